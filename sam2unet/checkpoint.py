@@ -1,0 +1,83 @@
+"""Reads and writes weights. Files are read with `weights_only=True`: a checkpoint cannot run code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .files import written_whole
+
+# A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
+KINDS = {
+    "encoder.blocks.0.prompt_learn.0.weight": ("a SAM2-UNet checkpoint", "--checkpoint of test.py"),
+    "sam.blocks.0.prompt_learn.0.weight": ("a SAM2-UNeXT checkpoint", "none of the flags here"),
+    "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
+    "image_encoder.blocks.0.attn.rel_pos_h": ("a checkpoint of the first SAM", "none of the flags here"),
+    "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "none of the flags here"),
+}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path` on the CPU, bare or under `model`. Raises UserError if the file is something else."""
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} ({size:,} bytes) is not a PyTorch file of weights alone, or only a part of one; "
+            "compare its size with the original and download it again"
+        ) from e
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{path} holds no state dict (names with tensors)")
+    return state
+
+
+def what_is(state: Mapping[str, Tensor]) -> str:
+    """One clause for an error line: what a state dict is and where it belongs."""
+    for name, (kind, flag) in KINDS.items():
+        if name in state:
+            return f"{kind}, which belongs to {flag}"
+    return f"no kind of checkpoint known here (its first name is {next(iter(state))})"
+
+
+def read_trunk(path: Path) -> tuple[dict[str, Tensor], str]:
+    """From a SAM 2 or 2.1 checkpoint: Hiera's weights under the names of `layers.hiera`, and the version in words."""
+    state = read_state(path)
+    prefix = "image_encoder.trunk."
+    trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    if not trunk:
+        raise UserError(f"{path} is {what_is(state)}; --hiera_path takes a SAM 2 checkpoint")
+    return trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
+
+
+def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Put `state` into `module` if every name and shape is the same; else UserError with counts and the first name."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in state.items()}
+    if wanted != found:
+        missing = [name for name in wanted if name not in found]
+        extra = [name for name in found if name not in wanted]
+        differ = [name for name in wanted if name in found and wanted[name] != found[name]]
+        first = (missing + extra + differ)[0]
+        raise UserError(
+            f"{path} does not fit {type(module).__name__}: {len(missing)} names are missing, {len(extra)} are unknown, "
+            f"{len(differ)} have another shape; first: {first}"
+        )
+    module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
+
+
+def save_state(module: nn.Module, path: Path) -> None:
+    """The bare state dict, on the CPU, as released checkpoints are."""
+    with written_whole(path) as file:
+        try:
+            torch.save({name: t.cpu() for name, t in module.state_dict().items()}, file)
+        except RuntimeError as e:  # how torch reports a full disk
+            raise OSError(str(e)) from e

@@ -1,0 +1,38 @@
+"""How the scripts read flags and end: bad input is one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from .engine.runtime import check_installation
+from .errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags are spelt out in full, and a wrong one gets one line instead of the whole usage."""
+
+    def __init__(self, **options: object):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
+    """Parse, run, and exit: 0, 2 on bad input, 130 on Ctrl-C."""
+    args = parser().parse_args()
+    check_installation()
+    try:
+        run(args)
+    except UserError as e:
+        # An error raised in a worker process arrives as that process's traceback, whose last line is ours.
+        line = str(e).strip().splitlines()[-1].removeprefix("sam2unet.errors.UserError: ")
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

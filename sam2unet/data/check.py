@@ -1,0 +1,69 @@
+"""A look at every file before a long run, so that a bad one costs seconds and not the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ..errors import UserError, some, warn
+from .pairs import Pair
+from .reading import WAY_OUT, MaskCoding, opened, read_mask, upright_size
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Size(NamedTuple):
+    width: int
+    height: int
+
+
+def check_pairs(pairs: Sequence[Pair], mask_threshold: int | None = None) -> None:
+    """UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image."""
+    images = each(look_at_image, [pair.image for pair in pairs])
+    masks = check_masks([pair.mask for pair in pairs], mask_threshold)
+    if turned := [pair.image.name for pair, (_, turns) in zip(pairs, images, strict=True) if turns]:
+        warn(f"{len(turned)} images are turned as their EXIF orientation says, which swaps their sides: {some(turned)}")
+    wrong = [
+        f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
+        for pair, (image, _), mask in zip(pairs, images, masks, strict=True)
+        if abs(image.width * mask.height / (image.height * mask.width) - 1) > 0.02
+    ]
+    if wrong:
+        raise UserError(f"{len(wrong)} masks have another aspect ratio than their image: {some(wrong)}; pair the files")
+
+
+def check_masks(paths: Sequence[Path], threshold: int | None = None) -> list[Size]:
+    """Their sizes. UserError if one cannot be read or, all of them named, is not 0/255."""
+
+    def look(path: Path) -> Size | MaskCoding:
+        try:
+            return Size(*read_mask(path, threshold).size)
+        except MaskCoding as e:
+            return e
+
+    looks = each(look, paths)
+    if bad := [(path.name, e.found) for path, e in zip(paths, looks, strict=True) if isinstance(e, MaskCoding)]:
+        raise UserError(
+            f"{len(bad)} of {len(paths)} masks are not 0/255: {some([name for name, _ in bad])} "
+            f"({bad[0][1]}; in {paths[0].parent}); {WAY_OUT}"
+        )
+    return looks
+
+
+def look_at_image(path: Path) -> tuple[Size, bool]:
+    """Size as `read_image` gives it, and whether EXIF swaps its sides. Decodes all of the file, JPEGs at low cost."""
+    with opened(path) as image:
+        size = Size(*upright_size(image))
+        turns = size != image.size
+        image.draft("RGB", (image.width // 8, image.height // 8))  # fewer pixels, but the whole stream is read
+        image.load()
+        return size, turns
+
+
+def each(look: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
+        return list(pool.map(look, items))

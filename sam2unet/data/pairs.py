@@ -1,0 +1,45 @@
+"""Which file belongs to which, by name, before any is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError, some, warn
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in upper case too
+
+
+class Pair(NamedTuple):
+    image: Path  # a photograph in training and prediction, a prediction map in scoring
+    mask: Path
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by stem, sorted. UserError: no such folder, none in it, or two with one stem."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    if not files:
+        raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
+    by_stem: dict[str, Path] = {}
+    twice: list[str] = []
+    for file in files:
+        if (first := by_stem.setdefault(file.stem, file)) is not file:
+            twice.append(f"{first.name} and {file.name}")
+    if twice:
+        raise UserError(f"files with the same stem in {folder}: {some(twice)}; remove or rename one of each")
+    return by_stem
+
+
+def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
+    """Every image with the mask of its stem, sorted; masks too many are a warning, images without mask an error."""
+    images, masks = list_images(image_folder), list_images(mask_folder)
+    if lonely := [path.name for stem, path in images.items() if stem not in masks]:
+        raise UserError(
+            f"{len(lonely)} of {len(images)} images have no mask: {some(lonely)} (masks looked for in {mask_folder}; "
+            "a mask has its image's name, whatever the extension)"
+        )
+    if spare := [path.name for stem, path in masks.items() if stem not in images]:
+        warn(f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {some(spare)}")
+    return [Pair(path, masks[stem]) for stem, path in images.items()]

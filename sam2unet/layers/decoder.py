@@ -1,0 +1,79 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, padded to keep the size, and BatchNorm. No activation, as released."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int], dilation: int = 1):
+        super().__init__()
+        padding = tuple(dilation * (side // 2) for side in kernel)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=padding, dilation=dilation, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+
+class RFB(nn.Module):
+    """Receptive-field block: four branches that look ever further around a pixel (arXiv 2408.08870, section 3.3)."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.branch0 = nn.Sequential(ConvBN(channels, width, (1, 1)))
+        self.branch1, self.branch2, self.branch3 = (
+            nn.Sequential(
+                ConvBN(channels, width, (1, 1)),
+                ConvBN(width, width, (1, n)),
+                ConvBN(width, width, (n, 1)),
+                ConvBN(width, width, (3, 3), dilation=n),
+            )
+            for n in (3, 5, 7)
+        )
+        self.conv_cat = ConvBN(4 * width, width, (3, 3))
+        self.conv_res = ConvBN(channels, width, (1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, width, h, w)"""
+        branches = [self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)]
+        return F.relu(self.conv_cat(torch.cat(branches, dim=1)) + self.conv_res(x))
+
+
+class DoubleConv(nn.Module):
+    """Twice 3x3 convolution, BatchNorm, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.double_conv = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.double_conv(x)
+
+
+class Up(nn.Module):
+    """U-Net's way up: double the coarse map, put the finer one beside it, convolve."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = DoubleConv(channels_in, channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, C, h, w) and skip (B, C', H, W), H about 2h -> (B, channels_out, H, W)"""
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        down, right = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+        if down or right:
+            x = F.pad(x, [right // 2, right - right // 2, down // 2, down - down // 2])
+        return self.conv(torch.cat([skip, x], dim=1))
+
+
+def enlarge(logits: Tensor, factor: int) -> Tensor:
+    """(B, 1, h, w) -> (B, 1, factor * h, factor * w), bilinear, corners not aligned."""
+    return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

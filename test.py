@@ -1,0 +1,37 @@
+"""Predict a map for every image of a folder."""
+
+import argparse
+from pathlib import Path
+
+from sam2unet.cli import Parser, main
+from sam2unet.engine import predict
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__)
+    p.add_argument("--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, released or trained here")
+    p.add_argument("--test_image_path", type=Path, required=True, help="folder of images")
+    p.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
+    p.add_argument("--save_path", type=Path, required=True, help="folder for the maps, 8-bit grey PNG")
+    p.add_argument("--size", type=int, help="input side; default: recipe.yaml's beside the checkpoint, or 352")
+    p.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
+    p.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
+    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    predict.run(
+        args.checkpoint,
+        args.test_image_path,
+        args.save_path,
+        gt_folder=args.test_gt_path,
+        size=args.size,
+        minmax=not args.no_minmax,
+        threshold=args.threshold,
+        device=args.device,
+    )
+
+
+if __name__ == "__main__":
+    main(parser, run)
