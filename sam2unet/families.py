@@ -29,7 +29,7 @@ class Family:
         parts: names of a model's parts and the parameters in each.
         step: a batch -> losses, one optimiser step each.
         predict: normalised images and a (height, width) -> probabilities of that size.
-        stride, smallest: input sides are multiples of `stride`, from `smallest` on.
+        stride: input sides are multiples of it.
     """
 
     title: str
@@ -40,7 +40,6 @@ class Family:
     step: Callable[[nn.Module, tuple[Tensor, Tensor]], Iterator[Tensor]]
     predict: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
     stride: int = 32
-    smallest: int = 64  # below it BatchNorm sees one value per channel when a batch holds one image
 
 
 def sam2unet(encoder: str | None = "large", hiera_path: str | Path | None = None) -> nn.Module:
@@ -114,12 +113,11 @@ def family_of(model: nn.Module) -> Family:
 
 def check_size(family: Family, size: int) -> None:
     """UserError for an input side that the model cannot take, with the nearest ones that it can."""
-    if size % family.stride or size < family.smallest:
-        below = max(size // family.stride * family.stride, family.smallest)
-        nearest = sorted({below, max(below, (size // family.stride + 1) * family.stride)})
+    if size % family.stride or size < family.stride:
+        below = size // family.stride * family.stride
+        nearest = [side for side in (below, below + family.stride) if side >= family.stride] or [family.stride]
         raise UserError(
-            f"size {size} is not a multiple of {family.stride} from {family.smallest} on; "
-            f"the nearest that work are {' and '.join(map(str, nearest))}"
+            f"size {size} is not a multiple of {family.stride}; give --size {' or '.join(map(str, nearest))}"
         )
 
 

@@ -41,6 +41,7 @@ def run(
         raise UserError(f"workers is {workers}; it must be 0 or above")
     target = pick_device(device)
     pairs = match(image_folder, mask_folder)
+    refuse_single_values(family, recipe, len(pairs))
     set_seed(recipe.seed)
     model = family.build(encoder=recipe.encoder, hiera_path=hiera_path)
     if hiera_path is None:
@@ -61,6 +62,15 @@ def run(
         persistent_workers=workers != 0,
     )
     fit(family, model.to(target), loader, recipe, save_path)
+
+
+def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
+    """At the smallest size the coarsest map is one value, of which a batch of one image has no variance."""
+    if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
+        raise UserError(
+            f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
+            f"batches of {recipe.batch_size}); give --size {2 * family.stride} or another --batch_size"
+        )
 
 
 def fit(family: Family, model: nn.Module, loader: DataLoader, recipe: Recipe, save_path: Path) -> None:

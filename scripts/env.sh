@@ -1,0 +1,13 @@
+# Sourced by the other scripts: makes .venv from requirements.txt and pyproject.toml once, and again when they change.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=.venv/bin/python
+
+wanted=$(cat requirements.txt pyproject.toml | sha256sum)
+if [ "$(cat .venv/installed-from 2>/dev/null)" != "$wanted" ]; then
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    { echo "error: $(python3 --version 2>&1) is too old; install Python 3.10 or newer" >&2; exit 2; }
+  echo "making .venv (a few minutes, once)"
+  python3 -m venv .venv && $python -m pip install --quiet --editable '.[dev]' ||
+    { echo "error: the packages of requirements.txt could not be installed; see the lines above" >&2; exit 2; }
+  echo "$wanted" > .venv/installed-from
+fi

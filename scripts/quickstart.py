@@ -1,0 +1,115 @@
+"""Train, predict and score on a sample data set or on your own folders, and leave a picture of the result."""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sam2unet.cli import Parser, main
+from sam2unet.data.pairs import Pair, match
+from sam2unet.data.reading import FOREGROUND, read_image, read_mask
+from sam2unet.engine.evaluate import read_prediction
+from sam2unet.errors import UserError
+from sam2unet.files import make_folder, written_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = ROOT / "runs/quickstart"
+PROMISED = 0.7  # of the best constant map's MAE, on the sample data
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__, prog="quickstart.sh")
+    p.add_argument("--images", type=Path, help="your own images; every fifth pair is held out; default: sample data")
+    p.add_argument("--masks", type=Path, help="their masks, named as the images")
+    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint to start from; without it, tiny from nothing")
+    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    p.add_argument("--from", dest="folder", type=Path, default=Path.cwd(), help="where relative paths start")
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.images is None) != (args.masks is None):
+        raise UserError("--images and --masks go together")
+    own = args.images is not None
+    train, test = RUN / "data/train", RUN / "data/test"
+    if own:
+        hold_out(match(args.folder / args.images, args.folder / args.masks), train, test)
+    else:
+        clear(RUN / "data")
+        call("scripts/make_sample_data.py", "--save_path", RUN / "data")
+    start = ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
+    coding = [] if args.mask_threshold is None else ["--mask_threshold", args.mask_threshold]
+    folders = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
+    call("train.py", "--config", "configs/quickstart.yaml", *start, *folders, "--save_path", RUN, *coding)
+    checkpoint = max(RUN.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+    maps = RUN / "maps"
+    clear(maps)
+    folders = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
+    call("test.py", "--checkpoint", checkpoint, *folders, "--save_path", maps)
+    call("eval.py", "--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks", *coding)
+
+    pairs = match(test / "images", test / "masks")
+    draw_overview(pairs, maps, args.mask_threshold)
+    ours, constant = errors(pairs, maps, args.mask_threshold)
+    print(f"\nheld-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
+    print(f"pictures: {os.path.relpath(RUN / 'overview.png', args.folder)}")
+    if not own and ours > PROMISED * constant:
+        raise UserError(f"the ratio should be at most {PROMISED} on the sample data; this installation trains worse")
+
+
+def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:
+    """Links to every fifth pair in `test` and to the others in `train`."""
+    if len(pairs) < 5:
+        raise UserError(f"{len(pairs)} pairs are too few to hold out every fifth; give at least 5")
+    clear(train.parent)
+    for number, pair in enumerate(pairs, start=1):
+        split = train if number % 5 else test
+        for kind, path in zip(("images", "masks"), pair, strict=True):
+            make_folder(split / kind)
+            (split / kind / path.name).symlink_to(path.resolve())
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier quickstart left in its own folder."""
+    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else []:
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def call(script: str, *flags: object) -> None:
+    """Run a script as a user would, after showing the command; its failure ends this one too."""
+    words = [script, *(str(flag) for flag in flags)]
+    print(f"\n$ python {shlex.join(word.removeprefix(f'{ROOT}/') for word in words)}", flush=True)
+    if code := subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
+        sys.exit(code)
+
+
+def errors(pairs: list[Pair], maps: Path, mask_threshold: int | None) -> tuple[float, float]:
+    """Mean absolute error of the maps, as scored, and of the better of all black and all white, which no grey beats."""
+    ours, share = [], []
+    for pair in pairs:
+        mask = np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND
+        ours.append(np.abs(read_prediction(maps / f"{pair.image.stem}.png") / 255 - mask).mean())
+        share.append(mask.mean())
+    return float(np.mean(ours)), float(min(np.mean(share), 1 - np.mean(share)))
+
+
+def draw_overview(pairs: list[Pair], maps: Path, mask_threshold: int | None, rows: int = 8, side: int = 160) -> None:
+    """Rows of image | mask | prediction, spread evenly over the held-out pairs."""
+    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, rows).astype(int))]
+    sheet = Image.new("RGB", (3 * side, len(chosen) * side), "white")
+    for row, pair in enumerate(chosen):
+        prediction = Image.open(maps / f"{pair.image.stem}.png")
+        for column, picture in enumerate((read_image(pair.image), read_mask(pair.mask, mask_threshold), prediction)):
+            small = picture.convert("RGB").resize((side - 4, side - 4), Image.Resampling.BILINEAR)
+            sheet.paste(small, (column * side + 2, row * side + 2))
+    with written_whole(RUN / "overview.png") as file:
+        sheet.save(file, "PNG")
+
+
+if __name__ == "__main__":
+    main(parser, run)

@@ -1,0 +1,82 @@
+"""Where the reference data is, and small folders of real files to work on."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference outputs and real images; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("SAM2UNET_SHARED", ROOT.parent / "shared"))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"no reference data at {folder}; set SAM2UNET_SHARED to its place")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(shared):
+    return shared / "reference"
+
+
+@pytest.fixture(scope="session")
+def fill(reference):
+    """The module that makes weights and inputs from names, shapes and a seed."""
+    spec = importlib.util.spec_from_file_location("fill", reference / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def polyps(shared) -> Path:
+    return shared / "data/polypgen_c1/test"
+
+
+@pytest.fixture(scope="session")
+def script():
+    """Run a script of the project as a process: `script("train.py", "--size", 64)`."""
+
+    def call(name: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        words = [sys.executable, str(ROOT / name), *map(str, flags)]
+        # One thread each: the machine's cores are shared by whatever else the tests run.
+        return subprocess.run(
+            words, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        )
+
+    return call
+
+
+def sam2_file(path: Path, keys: Path, extra: dict[str, list[int]] | None = None) -> Path:
+    """A file with the names and shapes of a SAM 2 checkpoint, all zero: one number stored per tensor."""
+    shapes = {name: shape for name, shape, _ in json.loads(keys.read_text())} | (extra or {})
+    torch.save({"model": {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}}, path)
+    return path
+
+
+def write_pairs(folder: Path, count: int = 4, size: tuple[int, int] = (60, 50)) -> tuple[Path, Path]:
+    """Folders images/ and masks/ with `count` noise images a.jpg, b.jpg, ... and 0/255 rectangles."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    for index in range(count):
+        stem = chr(ord("a") + index)
+        mask = np.zeros((height, width), np.uint8)
+        mask[10 : 20 + 5 * index, 10:30] = 255
+        save(folder / f"images/{stem}.jpg", rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        save(folder / f"masks/{stem}.png", mask)
+    return folder / "images", folder / "masks"
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)

@@ -1,0 +1,112 @@
+"""Files of weights: what is read from them, what is refused, and that a written file is whole."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import sam2_file
+
+import sam2unet
+from sam2unet.checkpoint import save_state
+from sam2unet.files import sha256, written_whole
+from sam2unet.layers.hiera import SIZES
+
+LETTERS = {"tiny": "t", "small": "s", "base_plus": "bplus", "large": "l"}
+
+
+@pytest.mark.parametrize("version", ["SAM 2", "SAM 2.1"])
+@pytest.mark.parametrize("size", SIZES)
+def test_sam2_files_of_every_size_and_version_give_the_trunk(size, version, reference, tmp_path, capsys):
+    letter = LETTERS[size]
+    difference = json.loads((reference / "sam21_checkpoint_differences.json").read_text())["sizes"][letter]
+    extra = difference["extra_in_21"] if version == "SAM 2.1" else None
+    path = sam2_file(tmp_path / "sam2.pt", reference / f"sam2_checkpoint_{letter}.keys.json", extra)
+    model = sam2unet.create_model("sam2unet", encoder=None, hiera_path=path)
+    assert capsys.readouterr().out == f"weights: sam2.pt, {version} {size}, SHA-256 {sha256(path)}\n"
+    assert all(not p.any() and not p.requires_grad for n, p in model.named_parameters() if ".block." in n)
+    assert all(p.any() for n, p in model.named_parameters() if "prompt_learn" in n)
+    with pytest.raises(sam2unet.UserError, match=rf"is {version} {size}, but the encoder asked for is .*--encoder"):
+        sam2unet.create_model("sam2unet", encoder="tiny" if size == "large" else "large", hiera_path=path)
+
+
+def test_trunk_weights_arrive_under_the_right_names(reference, fill, tmp_path):
+    keys = json.loads((reference / "sam2_checkpoint_t.keys.json").read_text())
+    state = fill.fill_state_dict({name: torch.empty(shape) for name, shape, _ in keys}, 0)
+    torch.save({"model": state}, tmp_path / "sam2.pt")
+    ours = sam2unet.create_model("sam2unet", encoder="tiny", hiera_path=tmp_path / "sam2.pt").state_dict()
+    for name, weight in state.items():
+        if name.startswith("image_encoder.trunk."):
+            name = re.sub(r"^image_encoder\.trunk\.(blocks\.\d+\.)?", lambda m: block(m[1]), name)
+            assert torch.equal(ours.pop(name), weight)
+    assert all(name.startswith(("rfb", "up", "side", "head")) or "prompt_learn" in name for name in ours)
+
+
+def block(name):
+    return f"encoder.{name}block." if name else "encoder."
+
+
+@pytest.mark.parametrize("size", ["tiny", "base_plus"])
+def test_a_checkpoint_is_a_bare_state_dict_and_loads_to_the_same_model(size, tmp_path):
+    torch.manual_seed(0)
+    model = sam2unet.create_model("sam2unet", encoder=size).eval()
+    save_state(model, tmp_path / "SAM2-UNet-5.pth")
+    state = torch.load(tmp_path / "SAM2-UNet-5.pth", weights_only=True)
+    assert list(state) == list(model.state_dict())
+    loaded = sam2unet.load_model(tmp_path / "SAM2-UNet-5.pth", device="cpu")
+    assert not loaded.training
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert all(torch.equal(a, b) for a, b in zip(loaded(image), model(image), strict=True))
+
+
+def test_a_checkpoint_that_does_not_fit_is_counted(tmp_path):
+    state = sam2unet.create_model("sam2unet", encoder="tiny").state_dict()
+    del state["up4.conv.double_conv.0.weight"]
+    state["head.weight"] = torch.zeros(2, 64, 1, 1)
+    state["extra"] = torch.zeros(1)
+    torch.save(state, tmp_path / "x.pth")
+    words = "1 names are missing, 1 are unknown, 1 have another shape; first: up4.conv.double_conv.0.weight"
+    with pytest.raises(sam2unet.UserError, match=words):
+        sam2unet.load_model(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("sam.blocks.0.prompt_learn.0.weight", "a SAM2-UNeXT checkpoint"),
+        ("image_encoder.trunk.pos_embed", "a SAM 2 checkpoint, which belongs to --hiera_path of train.py"),
+        ("image_encoder.blocks.0.attn.rel_pos_h", "a checkpoint of the first SAM"),
+        ("blocks.0.ls1.gamma", "a DINOv2 checkpoint"),
+        ("something.else", "no kind of checkpoint known here"),
+    ],
+)
+def test_files_of_another_kind_are_named(name, kind, tmp_path):
+    torch.save({name: torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(sam2unet.UserError, match=f"x.pth is {kind}"):
+        sam2unet.load_model(tmp_path / "x.pth")
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return open, (str(ran), "w")
+
+    torch.save({"model": Attack()}, tmp_path / "x.pth")
+    with pytest.raises(sam2unet.UserError, match="is not a PyTorch file of weights alone"):
+        sam2unet.load_model(tmp_path / "x.pth")
+    assert not ran.exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(sam2unet.UserError, match="cannot write .*No space left"), written_whole(path) as file:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

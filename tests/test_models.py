@@ -1,0 +1,106 @@
+"""The network: names, numbers, and the order of work in its attention."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import sam2unet
+from sam2unet.layers.hiera import SIZES, WindowAttention
+from sam2unet.models.sam2unet import SAM2UNet
+
+LETTERS = {"tiny": "t", "small": "s", "base_plus": "bplus", "large": "l"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_names_shapes_and_trained_set_are_those_of_released_checkpoints(size, reference):
+    with torch.device("meta"):
+        model = sam2unet.create_model("sam2unet", encoder=size)
+    parameters = dict(model.named_parameters())
+    ours = [
+        [name, list(t.shape), str(t.dtype).removeprefix("torch."), name in parameters, trains(parameters.get(name))]
+        for name, t in model.state_dict().items()
+    ]
+    assert ours == json.loads((reference / f"sam2unet_hiera_{LETTERS[size]}.keys.json").read_text())
+
+
+def trains(parameter):
+    return parameter is not None and parameter.requires_grad
+
+
+@pytest.mark.parametrize("size, shapes", [("tiny", ["352x352"]), ("large", ["352x352", "320x416", "350x350"])])
+def test_forward_agrees_with_the_released_system(size, shapes, reference, fill):
+    golden = np.load(reference / "sam2unet_forward.npz")
+    model = sam2unet.create_model("sam2unet", encoder=size).eval()
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
+    for shape in shapes:
+        case = f"{LETTERS[size]}_{shape}"
+        height, width = map(int, shape.split("x"))
+        with torch.inference_mode():
+            image = fill.fill_input((1, 3, height, width), 0)
+            outputs = model(image)
+            features = model.encoder(image)
+        for name, out in zip(("out", "out1", "out2"), outputs, strict=True):
+            # Rounding alone gives 5e-5 on outputs that spread over 2 to 5.
+            np.testing.assert_allclose(out[..., ::8, ::8], golden[f"{case}/{name}"], rtol=0, atol=5e-4)
+            moments = [out.double().mean(), out.double().std(correction=0)]
+            np.testing.assert_allclose(moments, golden[f"{case}/{name}.mean_std"], rtol=0, atol=1e-4)
+        for number, feature in enumerate(features, start=1):
+            expected = golden[f"{case}/feat{number}"]
+            np.testing.assert_allclose(feature[:, ::16, ::4, ::4], expected, rtol=1e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+@pytest.mark.parametrize("window", [0, 4, 14])
+def test_attention_on_real_tokens_equals_attention_on_padded_windows(window, pools):
+    torch.manual_seed(0)
+    attention = WindowAttention(6, 8, heads=2, window=window, pools=pools).double()
+    x = torch.randn(2, 10, 22, 6, dtype=torch.float64)  # 10 x 22 fills no window of 4 or 14
+    torch.testing.assert_close(attention(x), direct_attention(attention, x), rtol=0, atol=1e-13)
+
+
+def direct_attention(attention, x):
+    """Pad the tokens, cut windows, then everything on every token of a window, and cut the padding off at last."""
+    batch, height, width, _ = x.shape
+    rows, columns = (attention.window,) * 2 if attention.window else (height, width)
+    x = F.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))
+    windows = [
+        (i, j, x[:, i : i + rows, j : j + columns])
+        for i in range(0, x.shape[1], rows)
+        for j in range(0, x.shape[2], columns)
+    ]
+    step = 2 if attention.pools else 1
+    out = torch.zeros(batch, x.shape[1] // step, x.shape[2] // step, attention.proj.out_features, dtype=x.dtype)
+    for i, j, window in windows:
+        q, k, v = attention.qkv(window).chunk(3, dim=-1)
+        if attention.pools:
+            q = torch.stack([q[:, a::2, b::2] for a in (0, 1) for b in (0, 1)]).amax(0)
+        shape = q.shape
+        q, k, v = (t.reshape(batch, -1, attention.heads, t.shape[-1] // attention.heads) for t in (q, k, v))
+        weights = torch.einsum("bqnd,bknd->bnqk", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+        seen = torch.einsum("bnqk,bknd->bqnd", weights, v).reshape(shape)
+        out[:, i // step : (i + rows) // step, j // step : (j + columns) // step] = attention.proj(seen)
+    return out[:, : height // step, : width // step]
+
+
+def test_up4_has_weights_but_no_part_in_the_result():
+    torch.manual_seed(0)
+    model = sam2unet.create_model("sam2unet", encoder="tiny").eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = model(image)[0]
+        for parameter in model.up4.parameters():
+            parameter.fill_(torch.nan)
+        assert torch.equal(model(image)[0], before)
+
+
+def test_models_are_listed_and_unknown_ones_named():
+    assert sam2unet.list_models() == ["sam2unet"]
+    with torch.device("meta"):
+        assert isinstance(sam2unet.create_model("sam2unet"), SAM2UNet)
+    with pytest.raises(sam2unet.UserError, match="no model named sam3unet; there are sam2unet"):
+        sam2unet.create_model("sam3unet")
+    with pytest.raises(sam2unet.UserError, match="no encoder named huge"):
+        sam2unet.create_model("sam2unet", encoder="huge")

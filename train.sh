@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# TRAIN_IMAGES=... TRAIN_MASKS=... SAVE_PATH=... HIERA_PATH=sam2_hiera_large.pt bash train.sh [more flags of train.py]
+${PYTHON:-python} "$(dirname "$0")/train.py" \
+  --hiera_path "${HIERA_PATH:?set HIERA_PATH to a SAM 2 checkpoint}" \
+  --train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images}" \
+  --train_mask_path "${TRAIN_MASKS:?set TRAIN_MASKS to a folder of masks}" \
+  --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for checkpoints}" \
+  --epoch "${EPOCH:-20}" --lr "${LR:-0.001}" --batch_size "${BATCH_SIZE:-12}" "$@"
