@@ -1,7 +1,7 @@
 """Make a small data set with exact masks from the photographs that ship inside scikit-image and scikit-learn.
 
 A region of one photograph, cut by a smooth random silhouette, is pasted into another (salient), or moved within the
-same one (camouflaged, every third pair). Train and test pairs are different cuts of the same photographs, so the set
+same one (camouflaged, every fourth pair). Train and test pairs are different cuts of the same photographs, so the set
 shows that everything works, not how well a model generalises.
 """
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
             make_folder(args.save_path / split / kind)
         for index in range(count):
             rng = np.random.default_rng([args.seed, number, index])
-            camouflaged = index % 3 == 2
+            camouflaged = index % 4 == 3
             image, mask = paste(photographs, rng, camouflaged)
             name = f"{'camouflaged' if camouflaged else 'salient'}_{index:03d}"
             save(image, args.save_path / split / "images" / f"{name}.jpg")
@@ -89,7 +89,7 @@ def silhouette(rng: np.random.Generator, width: int, height: int) -> Image.Image
     """A closed smooth curve around a random centre, filled: a radius that varies with the angle by five harmonics."""
     y, x = np.mgrid[:height, :width]
     centre = rng.uniform(0.35, 0.65, size=2) * (width, height)
-    radius = rng.uniform(0.2, 0.35) * min(width, height)
+    radius = rng.uniform(0.25, 0.4) * min(width, height)
     stretch = rng.uniform(0.75, 1.35)
     dx, dy = (x - centre[0]) / stretch, (y - centre[1]) * stretch
     angle = np.arctan2(dy, dx)
