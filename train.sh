@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # TRAIN_IMAGES=... TRAIN_MASKS=... SAVE_PATH=... HIERA_PATH=sam2_hiera_large.pt bash train.sh [more flags of train.py]
-${PYTHON:-python} "$(dirname "$0")/train.py" \
-  --hiera_path "${HIERA_PATH:?set HIERA_PATH to a SAM 2 checkpoint}" \
+here=$(dirname "$0")
+python=$here/.venv/bin/python && [ -x "$python" ] || python=python
+"$python" "$here/train.py" \
+  ${HIERA_PATH:+--hiera_path "$HIERA_PATH"} \
   --train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images}" \
   --train_mask_path "${TRAIN_MASKS:?set TRAIN_MASKS to a folder of masks}" \
   --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for checkpoints}" \

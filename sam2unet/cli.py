@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -29,7 +30,7 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
         run(args)
     except UserError as e:
         # An error raised in a worker process arrives as that process's traceback, whose last line is ours.
-        line = str(e).strip().splitlines()[-1].removeprefix("sam2unet.errors.UserError: ")
+        line = re.sub(r"^sam2unet\.[\w.]+: ", "", str(e).strip().splitlines()[-1])
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

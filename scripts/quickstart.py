@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from sam2unet.cli import Parser, main
@@ -18,7 +19,6 @@ from sam2unet.errors import UserError
 from sam2unet.files import make_folder, written_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = ROOT / "runs/quickstart"
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
 
 
@@ -26,8 +26,11 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, prog="quickstart.sh")
     p.add_argument("--images", type=Path, help="your own images; every fifth pair is held out; default: sample data")
     p.add_argument("--masks", type=Path, help="their masks, named as the images")
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint to start from; without it, tiny from nothing")
+    p.add_argument(
+        "--hiera_path", type=Path, help="SAM 2 checkpoint to start from, on a GPU by the released recipe; none: tiny"
+    )
     p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    p.add_argument("--save_path", type=Path, default=ROOT / "runs/quickstart", help="gets all that is made")
     p.add_argument("--from", dest="folder", type=Path, default=Path.cwd(), help="where relative paths start")
     return p
 
@@ -36,28 +39,30 @@ def run(args: argparse.Namespace) -> None:
     if (args.images is None) != (args.masks is None):
         raise UserError("--images and --masks go together")
     own = args.images is not None
-    train, test = RUN / "data/train", RUN / "data/test"
+    folder = args.folder / args.save_path
+    train, test, maps = folder / "data/train", folder / "data/test", folder / "maps"
     if own:
         hold_out(match(args.folder / args.images, args.folder / args.masks), train, test)
     else:
-        clear(RUN / "data")
-        call("scripts/make_sample_data.py", "--save_path", RUN / "data")
-    start = ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
+        clear(folder / "data")
+        call("scripts/make_sample_data.py", "--save_path", folder / "data")
+    released = args.hiera_path and torch.cuda.is_available()
+    recipe = ["--config", f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
+    recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
     coding = [] if args.mask_threshold is None else ["--mask_threshold", args.mask_threshold]
-    folders = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
-    call("train.py", "--config", "configs/quickstart.yaml", *start, *folders, "--save_path", RUN, *coding)
-    checkpoint = max(RUN.glob("*.pth"), key=lambda path: path.stat().st_mtime)
-    maps = RUN / "maps"
+    inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
+    call("train.py", *recipe, *inputs, "--save_path", folder, *coding)
+    checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
     clear(maps)
-    folders = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
-    call("test.py", "--checkpoint", checkpoint, *folders, "--save_path", maps)
+    inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
+    call("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps)
     call("eval.py", "--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks", *coding)
 
     pairs = match(test / "images", test / "masks")
-    draw_overview(pairs, maps, args.mask_threshold)
+    draw_overview(pairs, maps, args.mask_threshold, folder / "overview.png")
     ours, constant = errors(pairs, maps, args.mask_threshold)
     print(f"\nheld-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
-    print(f"pictures: {os.path.relpath(RUN / 'overview.png', args.folder)}")
+    print(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
     if not own and ours > PROMISED * constant:
         raise UserError(f"the ratio should be at most {PROMISED} on the sample data; this installation trains worse")
 
@@ -98,7 +103,9 @@ def errors(pairs: list[Pair], maps: Path, mask_threshold: int | None) -> tuple[f
     return float(np.mean(ours)), float(min(np.mean(share), 1 - np.mean(share)))
 
 
-def draw_overview(pairs: list[Pair], maps: Path, mask_threshold: int | None, rows: int = 8, side: int = 160) -> None:
+def draw_overview(
+    pairs: list[Pair], maps: Path, mask_threshold: int | None, target: Path, rows: int = 8, side: int = 160
+) -> None:
     """Rows of image | mask | prediction, spread evenly over the held-out pairs."""
     chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, rows).astype(int))]
     sheet = Image.new("RGB", (3 * side, len(chosen) * side), "white")
@@ -107,7 +114,7 @@ def draw_overview(pairs: list[Pair], maps: Path, mask_threshold: int | None, row
         for column, picture in enumerate((read_image(pair.image), read_mask(pair.mask, mask_threshold), prediction)):
             small = picture.convert("RGB").resize((side - 4, side - 4), Image.Resampling.BILINEAR)
             sheet.paste(small, (column * side + 2, row * side + 2))
-    with written_whole(RUN / "overview.png") as file:
+    with written_whole(target) as file:
         sheet.save(file, "PNG")
 
 

@@ -86,3 +86,13 @@ def test_predictions_too_many_are_left_out_with_a_warning(script, shared, tmp_pa
         save(tmp_path / path.name, np.asarray(Image.open(path)))
     result = script("eval.py", "--dataset_name", "x", "--pred_path", folder / "preds", "--gt_path", tmp_path)
     assert result.stderr.startswith("warning: 1 predictions have no mask") and " 2 " in result.stdout
+
+
+def test_soft_masks_are_scored_at_128_with_a_warning(script, tmp_path):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 5:20], mask[4], mask[3] = 255, 129, 128
+    save(tmp_path / "masks/a.png", mask)
+    save(tmp_path / "maps/a.png", np.where(mask > 128, 255, 0).astype(np.uint8))
+    result = script("eval.py", "--dataset_name", "x", "--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks")
+    assert result.stderr.startswith("warning: 1 masks hold greys between 0 and 255; above 128 is foreground: a.png")
+    assert result.stdout.splitlines()[1].split()[-1] == "0.000"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from tqdm import tqdm
 
 from ..errors import UserError, some, warn
 from .pairs import Pair
@@ -64,6 +66,7 @@ def look_at_image(path: Path) -> tuple[Size, bool]:
         return size, turns
 
 
-def each(look: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def each(look: Callable[[T], R], items: Sequence[T]) -> list[R]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        return list(pool.map(look, items))
+        looks = pool.map(look, items)
+        return list(tqdm(looks, desc="checking files", total=len(items), leave=False, disable=None))

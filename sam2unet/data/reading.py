@@ -14,6 +14,9 @@ from ..errors import UserError
 FOREGROUND = 128  # a mask's grey value above which a pixel is foreground, as released
 
 
+WAY_OUT = "say which values are foreground with --mask_threshold N (those above N; 0 if 0 is the background)"
+
+
 class MaskCoding(UserError):
     """A mask that would train or score as something else than it shows.
 
@@ -21,12 +24,13 @@ class MaskCoding(UserError):
         found: the values in it, in words.
     """
 
-    def __init__(self, path: Path, found: str):
-        super().__init__(f"{path} is not a 0/255 mask ({found}); {WAY_OUT}")
-        self.found = found
+    found = ""
 
-
-WAY_OUT = "say which values are foreground with --mask_threshold N (those above N; 0 if 0 is the background)"
+    @classmethod
+    def of(cls, path: Path, found: str) -> MaskCoding:
+        error = cls(f"{path} is not a 0/255 mask ({found}); {WAY_OUT}")
+        error.found = found
+        return error
 
 
 @contextmanager
@@ -91,11 +95,11 @@ def check_coding(image: Image.Image, path: Path) -> None:
     if image.mode in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.int16), -1, 0)
         if max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32:  # JPEG shifts a grey by less
-            raise MaskCoding(path, "it has colours")
+            raise MaskCoding.of(path, "it has colours")
     grey = to_8_bit(image).convert("L")
     levels = [level for level, count in enumerate(grey.histogram()) if count]
     two_levels_but_not_white = len(levels) <= 2 and levels[-1] not in (0, 255)
     if two_levels_but_not_white or 0 < levels[-1] <= FOREGROUND:
         own = np.unique(np.asarray(image)) if image.mode.startswith(("I", "F")) else levels
         more = " and more" if len(own) > 6 else ""
-        raise MaskCoding(path, f"values found: {', '.join(f'{value:g}' for value in own[:6])}{more}")
+        raise MaskCoding.of(path, f"values found: {', '.join(f'{value:g}' for value in own[:6])}{more}")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..data.check import check_masks, each
 from ..data.pairs import Pair, list_images
-from ..data.reading import opened, read_mask, to_8_bit
+from ..data.reading import FOREGROUND, opened, read_mask, to_8_bit
 from ..errors import UserError, some, warn
 from ..metrics import COLUMNS, Scores
 
@@ -19,9 +19,14 @@ def run(dataset_name: str, prediction_folder: Path, mask_folder: Path, mask_thre
     """Print the released table, or raise UserError before anything is printed."""
     pairs = match_predictions(prediction_folder, mask_folder)
     check_sizes(pairs, check_masks([pair.mask for pair in pairs], mask_threshold))
-    scores = Scores()
+    scores, soft = Scores(), []
     for pair in tqdm(pairs, unit="img", disable=None):
-        scores.add(read_prediction(pair.image), np.asarray(read_mask(pair.mask, mask_threshold)))
+        mask = np.asarray(read_mask(pair.mask, mask_threshold))
+        if np.any((mask > 0) & (mask < 255)):
+            soft.append(pair.mask.name)
+        scores.add(read_prediction(pair.image), mask)
+    if soft:
+        warn(f"{len(soft)} masks hold greys between 0 and 255; above {FOREGROUND} is foreground: {some(soft)}")
     if undefined := [pairs[i].mask.name for i in scores.undefined()]:
         warn(
             f"S is not defined for {len(undefined)} images, whose foreground has its centre in the last row or column; "
