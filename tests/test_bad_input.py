@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, sam2_file, save, write_pairs
+from conftest import ROOT, save, write_pairs
 from PIL import Image
 
 import sam2unet
-from sam2unet.checkpoint import save_state
+from sam2unet.layers.hiera import hiera
 
 TRAIN = "train.py --encoder tiny --size 64 --train_image_path images --train_mask_path masks --save_path out"
 TEST = "test.py --checkpoint tiny.pth --size 64 --test_image_path images --save_path out"
@@ -131,16 +131,17 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(script, reference, tmp_path_factory):
+def outcomes(script, tmp_path_factory):
     """Every case run in a folder of its own, a few at a time: its result, and the files before and after."""
     clean = tmp_path_factory.mktemp("clean")
     write_pairs(clean)
     shutil.copytree(clean / "masks", clean / "preds")
-    sam2_file(clean / "sam2.pt", reference / "sam2_checkpoint_t.keys.json")
     with torch.device("meta"):
-        model = sam2unet.create_model("sam2unet", encoder="tiny")
-    model.load_state_dict({n: torch.zeros(()).expand(t.shape) for n, t in model.state_dict().items()}, assign=True)
-    save_state(model, clean / "tiny.pth")
+        trunk, model = hiera("tiny"), sam2unet.create_model("sam2unet", encoder="tiny")
+    zeros = {name: torch.zeros(()).expand(t.shape) for name, t in model.state_dict().items()}
+    torch.save(zeros, clean / "tiny.pth")  # one number stored per tensor
+    shapes = {f"image_encoder.trunk.{name}": t.shape for name, t in trunk.state_dict().items()}
+    torch.save({"model": {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}}, clean / "sam2.pt")
 
     def outcome(name):
         prepare, line, _ = CASES[name]
