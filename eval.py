@@ -1,23 +1,71 @@
-"""Score a folder of prediction maps against a folder of masks."""
+"""Score folders of prediction maps against folders of masks."""
 
 import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, main
 from sam2unet.engine import evaluate
+from sam2unet.errors import UserError
+from sam2unet.scoring.columns import METRICS, PROTOCOLS
+from sam2unet.scoring.tables import legend
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    p.add_argument("--dataset_name", required=True, help="what to call it in the table")
-    p.add_argument("--pred_path", type=Path, required=True, help="folder of prediction maps")
-    p.add_argument("--gt_path", type=Path, required=True, help="folder of masks; each must have a map of its name")
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    what = p.add_argument_group("what to score", "one --pred_path and --gt_path per --dataset_name, in the same order")
+    what.add_argument("--dataset_name", nargs="+", default=[], help="what to call each in the table")
+    what.add_argument("--pred_path", nargs="+", type=Path, default=[], help="folder of prediction maps")
+    what.add_argument("--gt_path", nargs="+", type=Path, default=[], help="folder of masks")
+    what.add_argument("--method", nargs="+", default=[], help="name of the method, one for all or one each")
+    what.add_argument("--image_path", nargs="+", type=Path, default=[], help="folder of photographs, for --report")
+    what.add_argument("--config", type=Path, help="YAML file that lists data sets and methods instead")
+    what.add_argument("--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run instead")
+    how = p.add_argument_group("how")
+    how.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    how.add_argument("--missing", choices=("error", "zero", "skip"), default="error", help="masks without prediction")
+    how.add_argument("--resize", action="store_true", help="bring maps to their mask's size, bilinear; default: error")
+    how.add_argument(
+        "--backend", choices=("fast", "pysodmetrics"), default="fast", help="same numbers, the second slowly"
+    )
+    how.add_argument("--verify", type=int, default=0, metavar="N", help="score N random pairs with pysodmetrics too")
+    how.add_argument("--workers", type=int, help="processes; default: one per core")
+    out = p.add_argument_group("output")
+    out.add_argument("--protocol", default="released", help=f"columns of a task's papers: {', '.join(PROTOCOLS)}")
+    out.add_argument("--expect", metavar="PAPER", help="published figures beside ours: sam2-unet or sam2-unext")
+    out.add_argument("--legend", action="store_true", help="print what every number is, and end")
+    out.add_argument("--save_dir", type=Path, help="folder for table.md, .tex, .csv, results.json and per_image.csv")
+    out.add_argument("--plots", action="store_true", help="precision-recall, F and E curves into --save_dir")
+    out.add_argument("--report", action="store_true", help="a page with tables, curves and a gallery into --save_dir")
     return p
 
 
 def run(args: argparse.Namespace) -> None:
-    evaluate.run(args.dataset_name, args.pred_path, args.gt_path, args.mask_threshold)
+    if args.legend:
+        print(legend(list(METRICS)))
+        return
+    arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
+    outputs = evaluate.Outputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)
+    if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
+        raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from")
+    if args.source is not None:
+        evaluate.rerun(args.source, outputs)
+        return
+    if args.config is not None:
+        entries = evaluate.entries_of_file(args.config)
+    else:
+        entries = evaluate.entries_of_flags(
+            args.dataset_name, args.pred_path, args.gt_path, args.method, args.image_path
+        )
+    evaluate.run(
+        entries,
+        outputs,
+        mask_threshold=args.mask_threshold,
+        missing=args.missing,
+        resize=args.resize,
+        library=args.backend == "pysodmetrics",
+        verified=args.verify,
+        workers=args.workers,
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,19 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from e
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled_together(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which move to `folder` once all are there; on any error it stays as it was."""
+    part = folder / f".{os.getpid()}.part"
+    make_folder(part)
+    try:
+        yield part
+        for file in part.iterdir():
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

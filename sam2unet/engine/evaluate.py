@@ -1,92 +1,195 @@
-"""Scores a folder of prediction maps against a folder of masks."""
+"""Scores folders of prediction maps against folders of masks, and writes what a paper or a reader needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from ..config import read_yaml
+from ..errors import UserError, warn
+from ..files import filled_together, make_folder, written_whole
+from ..scoring import compare, records, tables
+from ..scoring.aggregate import OF_CURVES
+from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.expected import figures
+from ..scoring.plots import write_plots
+from ..scoring.report import write_report
+from ..scoring.results import MethodResult
+from ..scoring.run import Entry, score_entries
+from ..scoring.scorer import How
+from ..scoring.verify import verify
 
-from ..data.check import check_masks, each
-from ..data.pairs import Pair, list_images
-from ..data.reading import FOREGROUND, opened, read_mask, to_8_bit
-from ..errors import UserError, some, warn
-from ..metrics import COLUMNS, Scores
+PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 
 
-def run(dataset_name: str, prediction_folder: Path, mask_folder: Path, mask_threshold: int | None = None) -> None:
-    """Print the released table, or raise UserError before anything is printed."""
-    pairs = match_predictions(prediction_folder, mask_folder)
-    check_sizes(pairs, check_masks([pair.mask for pair in pairs], mask_threshold))
-    scores, soft = Scores(), []
-    for pair in tqdm(pairs, unit="img", disable=None):
-        mask = np.asarray(read_mask(pair.mask, mask_threshold))
-        if np.any((mask > 0) & (mask < 255)):
-            soft.append(pair.mask.name)
-        scores.add(read_prediction(pair.image), mask)
-    if soft:
-        warn(f"{len(soft)} masks hold greys between 0 and 255; above {FOREGROUND} is foreground: {some(soft)}")
-    if undefined := [pairs[i].mask.name for i in scores.undefined()]:
-        warn(
-            f"S is not defined for {len(undefined)} images, whose foreground has its centre in the last row or column; "
-            f"they are left out of its mean: {some(undefined)}"
+@dataclass(frozen=True)
+class Outputs:
+    """What to make of the scores.
+
+    Attributes:
+        protocol: whose columns to print, a name of `columns.PROTOCOLS`.
+        expect: a paper whose figures are printed beside ours.
+        folder: gets the tables and the numbers; `plots` and `report` too.
+        arguments: what the run was asked for, for the record.
+    """
+
+    protocol: str = "released"
+    expect: str | None = None
+    folder: Path | None = None
+    plots: bool = False
+    report: bool = False
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UserError(f"no protocol named {self.protocol}; there are {', '.join(PROTOCOLS)}")
+        if self.folder is None and (self.plots or self.report):
+            raise UserError("--plots and --report need --save_dir, the folder that they go to")
+
+
+def run(
+    entries: Sequence[Entry],
+    outputs: Outputs,
+    mask_threshold: int | None = None,
+    missing: str = "error",
+    resize: bool = False,
+    library: bool = False,
+    verified: int = 0,
+    workers: int | None = None,
+) -> None:
+    """Score, print the table, write the files. UserError before anything is printed or written."""
+    columns = PROTOCOLS[outputs.protocol]
+    how = How(
+        mask_threshold=mask_threshold,
+        resize=resize,
+        library=library,
+        plain=outputs.plots
+        or outputs.report
+        or any(not key.startswith(("mirror_", "dichotomous_")) for key in columns),
+        mirror=any(key.startswith("mirror_") for key in columns),
+        effort="dichotomous_HCE" in columns,
+    )
+    check_names(entries)
+    expected = figures(outputs.expect) if outputs.expect else None
+    if outputs.folder:
+        make_folder(outputs.folder)
+    results = score_entries(entries, how, missing, workers)
+    line = verify(results, how, verified) if verified else ""
+    print_tables(results, columns, expected)
+    if line:
+        print(f"\n{line}")
+    if outputs.folder:
+        write_files(results, columns, outputs, mask_threshold)
+
+
+def rerun(path: Path, outputs: Outputs) -> None:
+    """The tables of an earlier run's `per_image.csv`, as far as means over images go."""
+    results = records.read_per_image_csv(path)
+    wanted = PROTOCOLS[outputs.protocol]
+    columns = [key for key in wanted if all(key in result.table for result in results)]
+    if not columns:
+        raise UserError(f"{path} holds none of the columns of {outputs.protocol}: {', '.join(wanted)}")
+    if left_out := [key for key in wanted if key not in columns]:
+        reason = (
+            "made of curves, which the file does not hold" if set(left_out) <= set(OF_CURVES) else "not in the file"
         )
-    print(table(dataset_name, len(pairs), scores.table()))
-    print()
-    print(legend())
+        warn(f"left out: {', '.join(left_out)} ({reason})")
+    print_tables(results, columns, figures(outputs.expect) if outputs.expect else None)
 
 
-def match_predictions(prediction_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Every mask with the prediction of its stem; missing ones are an error, ones too many a warning."""
-    masks, predictions = list_images(mask_folder), list_images(prediction_folder)
-    if prediction_folder.resolve() == mask_folder.resolve():
-        raise UserError(f"--pred_path and --gt_path are the same folder: {mask_folder}")
-    if missing := [path.name for stem, path in masks.items() if stem not in predictions]:
-        raise UserError(
-            f"{len(missing)} of {len(masks)} masks have no prediction: {some(missing)} "
-            f"(predictions looked for in {prediction_folder})"
-        )
-    if spare := [path.name for stem, path in predictions.items() if stem not in masks]:
-        warn(f"{len(spare)} predictions have no mask in {mask_folder} and are left out: {some(spare)}")
-    return [Pair(predictions[stem], mask) for stem, mask in masks.items()]
+def check_names(entries: Sequence[Entry]) -> None:
+    seen = [(entry.dataset, entry.method) for entry in entries]
+    if twice := sorted({f"{d} {m}".strip() for d, m in seen if seen.count((d, m)) > 1}):
+        raise UserError(f"named twice: {', '.join(twice)}; tell methods apart with --method")
 
 
-def check_sizes(pairs: list[Pair], mask_sizes: list[tuple[int, int]]) -> None:
-    def size(pair: Pair) -> tuple[int, int]:
-        with opened(pair.image) as image:
-            return image.size
-
-    wrong = [
-        f"{pair.image.name} ({found[0]}x{found[1]}, mask {mask[0]}x{mask[1]})"
-        for pair, found, mask in zip(pairs, each(size, pairs), mask_sizes, strict=True)
-        if tuple(found) != tuple(mask)
-    ]
-    if wrong:
-        raise UserError(
-            f"{len(wrong)} predictions have another size than their mask: {some(wrong)}; "
-            "predict with --test_gt_path, which gives each map its mask's size"
-        )
+def print_tables(
+    results: list[MethodResult], columns: Sequence[str], expected: Mapping[str, Mapping[str, float]] | None
+) -> None:
+    print(tables.text_table(results, columns, expected))
+    if differences := compare.compare(results, columns):
+        print(f"\n{compare.text(differences)}")
+    print(f"\n{tables.legend(columns)}")
 
 
-def read_prediction(path: Path) -> np.ndarray:
-    """8-bit grey (H, W)."""
-    with opened(path) as image:
-        return np.asarray(to_8_bit(image).convert("L"))
+def write_files(
+    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None
+) -> None:
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    differences = compare.compare(results, list(METRICS))
+    comparison = compare.as_dict(differences) if differences else None
+    contents = {
+        "table.md": tables.markdown(results, columns),
+        "table.tex": tables.latex(results, columns),
+        "table.csv": records.csv_table(results, columns),
+        "per_image.csv": records.per_image_csv(results),
+        "results.json": records.results_json(results, dict(outputs.arguments), versions, comparison),
+    }
+    with filled_together(outputs.folder) as folder:
+        for name, text in contents.items():
+            with written_whole(folder / name) as file:
+                file.write(text.encode())
+        if outputs.plots:
+            write_plots(results, folder)
+        if outputs.report:
+            write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
+        names = sorted(path.name for path in folder.iterdir())
+    print(f"\nin {outputs.folder}: {', '.join(names)}")
 
 
-def table(dataset_name: str, count: int, scores: Mapping[str, float]) -> str:
-    """Two aligned lines: titles and numbers, three decimals."""
-    titles = ["dataset", "images", *(COLUMNS[key].title for key in scores)]
-    cells = [dataset_name, str(count), *(f"{value:.3f}" for value in scores.values())]
-    widths = [max(len(title), len(cell)) for title, cell in zip(titles, cells, strict=True)]
-    lines = (row[0].ljust(widths[0]) + row_tail(row[1:], widths[1:]) for row in (titles, cells))
-    return "\n".join(lines)
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def row_tail(cells: list[str], widths: list[int]) -> str:
-    return "".join("  " + cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+def entries_of_flags(
+    datasets: Sequence[str],
+    predictions: Sequence[Path],
+    masks: Sequence[Path],
+    methods: Sequence[str],
+    photographs: Sequence[Path],
+) -> list[Entry]:
+    """One entry per data set named; `methods` and `photographs` may be none, `methods` one for all."""
+    counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
+    if photographs:
+        counts["--image_path"] = len(photographs)
+    if len(methods) > 1:
+        counts["--method"] = len(methods)
+    if wrong := [f"{count} {flag}" for flag, count in counts.items() if count != len(datasets)]:
+        raise UserError(f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order")
+    names = list(methods) * len(datasets) if len(methods) == 1 else list(methods) or [""] * len(datasets)
+    pictures = list(photographs) or [None] * len(datasets)
+    return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
 
 
-def legend() -> str:
-    return "\n".join(f"{column.title:<6} {column.legend}" for column in COLUMNS.values())
+def entries_of_file(path: Path) -> list[Entry]:
+    """From a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
+
+    Folders are relative to the file's; `images`, for the report, may be left out.
+    """
+    datasets = read_yaml(path).get("datasets")
+    if not isinstance(datasets, dict) or not datasets:
+        raise UserError(f"{path} needs `datasets:` with a block per data set")
+    entries = []
+    for name, block in datasets.items():
+        if not isinstance(block, dict) or not {"masks", "predictions"} <= set(block) <= {
+            "masks",
+            "images",
+            "predictions",
+        }:
+            raise UserError(f"{path}: {name} takes masks, predictions and perhaps images, and nothing else")
+        methods = block["predictions"]
+        methods = methods if isinstance(methods, dict) else {"": methods}
+        folders = [block["masks"], block.get("images") or "", *methods.values()]
+        if not all(isinstance(folder, str) for folder in folders):
+            raise UserError(f"{path}: masks, images and predictions of {name} are folders, written as text")
+        masks, images = path.parent / block["masks"], block.get("images")
+        for method, folder in methods.items():
+            photographs = path.parent / images if images else None
+            entries.append(Entry(str(name), str(method), path.parent / folder, masks, photographs))
+    return entries

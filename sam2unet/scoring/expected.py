@@ -1,0 +1,42 @@
+"""Published figures to hold one's own against."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from ..errors import UserError
+
+FILE = Path(__file__).with_name("expected.yaml")
+
+
+class Figures(Mapping[str, dict[str, float]]):
+    """Data set -> metric -> published figure; `cod10k` and `COD 10K` find COD10K."""
+
+    def __init__(self, datasets: dict[str, dict[str, float]]):
+        self.datasets = datasets
+        self.names = {plain(name): name for name in datasets}
+
+    def __getitem__(self, name: str) -> dict[str, float]:
+        return self.datasets[self.names[plain(name)]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.datasets)
+
+    def __len__(self) -> int:
+        return len(self.datasets)
+
+
+def figures(name: str) -> Figures:
+    """Those of the paper called `name`; UserError where there is none."""
+    papers = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    if name not in papers:
+        raise UserError(f"no published figures are known for {name!r}; there are those of {', '.join(papers)}.")
+    return Figures(papers[name])
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).casefold()

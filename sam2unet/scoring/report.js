@@ -1,0 +1,314 @@
+"use strict";
+const { metrics, datasets } = JSON.parse(document.getElementById("data").textContent);
+const METHODS = [...new Set(datasets.flatMap(set => set.methods.map(method => method.name)))];
+const byId = id => document.getElementById(id);
+
+// An element; text goes in as text, so that no name of a file can become markup.
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "text", "rect", "circle", "title", "g"].includes(tag);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value != null) element.setAttribute(name, value);
+  element.append(...children.filter(child => child != null));
+  return element;
+}
+
+const colour = method => `var(--m${METHODS.indexOf(method) % 8})`;
+const dash = method => (METHODS.indexOf(method) < 8 ? null : "5 3");
+const shown = value => (value == null ? "–" : value < 100 ? value.toFixed(3) : value.toFixed(0));
+const arrow = key => (metrics[key].higher ? "↑" : "↓");
+
+function methodKey(tag, method, ...more) {
+  const swatch = make("i", { style: `background: ${colour(method)}` });
+  return make(tag, {}, make("span", { class: "key" }, swatch, method), ...more);
+}
+
+// Entry i of every curve belongs to the cut "map >= 255 - i".
+const CURVES = [
+  { title: "Precision over recall", x: "recall", range: 1, needs: ["precision", "recall"],
+    points: curves => curves.recall.map((recall, i) => [recall, curves.precision[i]]) },
+  { title: "F-measure", note: "beta² 0.3", x: "threshold", range: 255, needs: ["F"],
+    points: curves => curves.F.map((value, i) => [255 - i, value]) },
+  { title: "E-measure", x: "threshold", range: 255, needs: ["E"],
+    points: curves => curves.E.map((value, i) => [255 - i, value]) },
+];
+
+function curveFigure(kind, methods) {
+  const [width, height, left, bottom] = [400, 290, 30, 34];
+  const x = value => left + (value / kind.range) * (width - left - 8);
+  const y = value => height - bottom - value * (height - bottom - 8);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${kind.title} curves` });
+  for (let step = 0; step <= 5; step++) {
+    const [share, at] = [step / 5, (kind.range * step) / 5];
+    const label = kind.range === 1 ? at.toFixed(1) : at;
+    svg.append(
+      make("line", { class: "grid", x1: x(0), x2: x(kind.range), y1: y(share), y2: y(share) }),
+      make("line", { class: "grid", x1: x(at), x2: x(at), y1: y(0), y2: y(1) }),
+      make("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, share.toFixed(1)),
+      make("text", { x: x(at), y: height - bottom + 15, "text-anchor": "middle" }, label),
+    );
+  }
+  svg.append(make("text", { x: x(kind.range), y: height - 4, "text-anchor": "end" }, kind.x));
+  const list = make("ul", { class: "methods readout" });
+  const lines = methods.map(method => {
+    const points = kind.points(method.curves).filter(([a, b]) => a != null && b != null);
+    const path = points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+    const dot = make("circle", { r: 3.5, fill: colour(method.name), visibility: "hidden" });
+    const paint = { stroke: colour(method.name), "stroke-dasharray": dash(method.name) };
+    svg.append(make("path", { class: "line", d: path, ...paint }), dot);
+    const readout = make("output");
+    list.append(methodKey("li", method.name, readout));
+    const peak = points.reduce((best, point) => (point[1] > best[1] ? point : best), [0, -1]);
+    const rest = kind.range === 1 || !points.length ? "" : `best ${shown(peak[1])} at ${peak[0]}`;
+    return { points, dot, readout, rest };
+  });
+  const rest = () => lines.forEach(line => {
+    line.dot.setAttribute("visibility", "hidden");
+    line.readout.value = line.rest;
+  });
+  svg.addEventListener("pointermove", event => {
+    const box = svg.getBoundingClientRect();
+    const at = (((event.clientX - box.left) / box.width) * width - left) / (width - left - 8) * kind.range;
+    for (const { points, dot, readout } of lines.filter(line => line.points.length)) {
+      const [a, b] = points.reduce((near, point) => (Math.abs(point[0] - at) < Math.abs(near[0] - at) ? point : near));
+      dot.setAttribute("cx", x(a));
+      dot.setAttribute("cy", y(b));
+      dot.setAttribute("visibility", "visible");
+      readout.value = `${shown(b)} at ${kind.range === 1 ? `${kind.x} ${shown(a)}` : a}`;
+    }
+  });
+  svg.addEventListener("pointerleave", rest);
+  rest();
+  const caption = make("figcaption", {}, kind.title, kind.note && make("span", {}, ` ${kind.note}`));
+  return make("figure", {}, caption, svg, list);
+}
+
+function drawCurves() {
+  for (const set of datasets) {
+    const having = names => set.methods.filter(method => names.every(name => method.curves[name]));
+    const figures = CURVES.map(kind => [kind, having(kind.needs)])
+      .filter(([, methods]) => methods.length)
+      .map(([kind, methods]) => curveFigure(kind, methods));
+    if (figures.length) byId("curves").append(make("h3", {}, set.name), make("div", { class: "charts" }, ...figures));
+  }
+  byId("curves").hidden = !byId("curves").querySelector("figure");
+}
+
+const BINS = 25;
+
+function histogramFigure(key, methods) {
+  const [width, height, bottom] = [220, 100, 16];
+  const series = methods.map(method => method.values[key].filter(value => value != null));
+  const largest = series.flat().reduce((a, b) => Math.max(a, b), 0);
+  const top = largest <= 1 ? 1 : largest;
+  const x = value => (value / top) * width;
+  const counts = series.map(values => {
+    const count = Array(BINS).fill(0);
+    for (const value of values) count[Math.min(BINS - 1, Math.floor((value / top) * BINS))]++;
+    return count;
+  });
+  const shares = counts.map((count, m) => count.map(n => n / Math.max(1, series[m].length)));
+  const highest = shares.flat().reduce((a, b) => Math.max(a, b), 1e-9);
+  const y = share => height - bottom - (share / highest) * (height - bottom - 4);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `distribution of ${key}` });
+  svg.append(make("line", { class: "grid", x1: 0, x2: width, y1: y(0), y2: y(0) }));
+  methods.forEach((method, m) => {
+    const right = bin => (((bin + 1) * width) / BINS).toFixed(1);
+    const steps = shares[m].map((share, bin) => `V${y(share).toFixed(1)}H${right(bin)}`).join("");
+    const paint = { stroke: colour(method.name), fill: colour(method.name), "stroke-dasharray": dash(method.name) };
+    svg.append(make("path", { class: "area", d: `M0 ${y(0)}${steps}V${y(0)}Z`, ...paint }));
+    if (!series[m].length) return;
+    const mean = x(series[m].reduce((a, b) => a + b) / series[m].length);
+    svg.append(make("line", { class: "mean", x1: mean, x2: mean, y1: 0, y2: y(0), stroke: paint.stroke }));
+  });
+  for (let bin = 0; bin < BINS; bin++) {
+    const place = { x: (bin * width) / BINS, width: width / BINS, y: 0, height: height - bottom };
+    const lines = methods.map((method, m) => `${method.name}: ${counts[m][bin]}`);
+    const range = `${shown((bin * top) / BINS)} to ${shown(((bin + 1) * top) / BINS)}`;
+    svg.append(make("rect", { class: "hit", ...place }, make("title", {}, [range, ...lines].join("\n"))));
+  }
+  svg.append(
+    make("text", { x: 0, y: height - 2 }, "0"),
+    make("text", { x: width, y: height - 2, "text-anchor": "end" }, top === 1 ? "1" : shown(top)),
+  );
+  const undefinedCount = methods.reduce((sum, method, m) => sum + method.values[key].length - series[m].length, 0);
+  const note = undefinedCount ? ` ${undefinedCount} undefined` : "";
+  const more = make("span", {}, ` ${arrow(key)}${note}`);
+  return make("figure", {}, make("figcaption", { title: metrics[key].legend }, metrics[key].title, more), svg);
+}
+
+function drawDistributions() {
+  datasets.forEach((set, s) => {
+    const figures = Object.keys(metrics)
+      .map(key => [key, set.methods.filter(method => method.values[key])])
+      .filter(([, methods]) => methods.length)
+      .map(([key, methods]) => histogramFigure(key, methods));
+    const legend = make("ul", { class: "methods" }, ...set.methods.map(method => methodKey("li", method.name)));
+    const body = [make("summary", {}, set.name), legend, make("div", { class: "charts small" }, ...figures)];
+    byId("distributions").append(make("details", { class: "set", ...(s ? {} : { open: "" }) }, ...body));
+  });
+}
+
+const controls = byId("controls").elements;
+const PAGE = 30; // rows drawn at a time
+const gallery = { s: 0, set: datasets[0], order: [], drawn: 0, at: 0 };
+
+const valueOf = (method, key, i) => method.values[key]?.[i] ?? null; // null for what was not a number
+
+function options(select, choices) {
+  const kept = select.value;
+  select.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
+  if (choices.some(([value]) => String(value) === kept)) select.value = kept;
+}
+
+// The choices that depend on the data set.
+function chooseSet() {
+  gallery.s = Number(controls.set.value);
+  gallery.set = datasets[gallery.s];
+  const keys = Object.keys(metrics).filter(key => gallery.set.methods.some(method => method.values[key]));
+  const titled = keys.map(key => [key, `${metrics[key].title} ${arrow(key)}`]);
+  for (const name of ["sort", "limited"]) options(controls[name], titled);
+  options(controls.by, gallery.set.methods.map((method, m) => [m, method.name]));
+  controls.by.parentElement.hidden = gallery.set.methods.length < 2;
+  refresh();
+}
+
+// Indices of the images to show: those that pass the filters, sorted, what has no value last.
+function ordered() {
+  const { set } = gallery;
+  const method = set.methods[controls.by.value];
+  const [key, text, limit] = [controls.sort.value, controls.text.value.toLowerCase(), controls.limit.valueAsNumber];
+  const passes = i => {
+    if (!set.images[i].toLowerCase().includes(text)) return false;
+    if (Number.isNaN(limit)) return true;
+    const value = valueOf(method, controls.limited.value, i);
+    return value != null && (controls.side.value === "below" ? value < limit : value > limit);
+  };
+  const direction = (metrics[key]?.higher === false ? -1 : 1) * (controls.order.value === "worst" ? 1 : -1);
+  const compare = (i, j) => {
+    const [a, b] = [valueOf(method, key, i), valueOf(method, key, j)];
+    if (a == null || b == null) return (a == null) - (b == null) || i - j;
+    return direction * (a - b) || i - j;
+  };
+  return [...set.images.keys()].filter(passes).sort(compare);
+}
+
+function refresh() {
+  gallery.order = ordered();
+  gallery.drawn = 0;
+  byId("rows").replaceChildren();
+  byId("count").value = `${gallery.order.length} of ${gallery.set.images.length} images`;
+  drawMore();
+}
+
+function drawMore() {
+  const next = gallery.order.slice(gallery.drawn, gallery.drawn + PAGE);
+  byId("rows").append(...next.map((i, n) => galleryRow(i, gallery.drawn + n)));
+  gallery.drawn += next.length;
+  byId("more").hidden = gallery.drawn >= gallery.order.length;
+}
+
+function galleryRow(i, position) {
+  const name = make("button", { type: "button", title: "Enlarge" }, gallery.set.images[i]);
+  const label = make("div", {}, name, make("span", { class: "rank" }, ` #${position + 1}`));
+  const row = make("article", { class: "row", "data-image": i }, label, pictures(i));
+  row.addEventListener("click", () => enlarge(position));
+  return row;
+}
+
+function pictures(i) {
+  const { s, set } = gallery;
+  const stored = JSON.parse(byId(`pictures-${s}-${i}`).textContent);
+  const [width, height] = stored.size;
+  const picture = (data, alt) =>
+    make("img", { src: `data:image/webp;base64,${data}`, alt, width, height, decoding: "async" });
+  const absent = (text, n) => make("div", { class: "absent", style: `aspect-ratio: ${n * width} / ${height}` }, text);
+  const group = (n, parts, caption) => {
+    const attributes = { style: `--n: ${n}`, class: n === 1 ? "lone" : null };
+    return make("figure", attributes, make("div", { class: "pair" }, ...parts), caption);
+  };
+  const mask = picture(stored.mask, "mask");
+  const photograph = stored.photograph ? picture(stored.photograph, "photograph") : absent("no photograph", 1);
+  const first = set.photographs
+    ? group(2, [photograph, mask], make("figcaption", {}, "image, mask"))
+    : group(1, [mask], make("figcaption", {}, "mask"));
+  const key = controls.sort.value;
+  const methods = set.methods.map((method, m) => {
+    const [map, error] = [stored.maps[m], stored.errors[m]];
+    const parts = map
+      ? [picture(map, `map of ${method.name}`), picture(error, `errors of ${method.name}`)]
+      : [absent("no prediction", 2)];
+    const value = key && make("b", {}, `${metrics[key].title} ${shown(valueOf(method, key, i))}`);
+    return group(2, parts, make("figcaption", {}, methodKey("span", method.name), value));
+  });
+  return make("div", { class: "pictures" }, first, ...methods);
+}
+
+function enlarge(position) {
+  const { set, order } = gallery;
+  gallery.at = position;
+  const i = order[position];
+  byId("enlarged-name").textContent = set.images[i];
+  byId("enlarged-place").textContent = `${position + 1} of ${order.length} in ${set.name}`;
+  byId("enlarged-pictures").replaceChildren(pictures(i));
+  byId("enlarged-numbers").replaceChildren(numbers(i));
+  byId("enlarged-body").classList.toggle("several", set.methods.length > 1);
+  for (const button of byId("enlarged").querySelectorAll("[data-step]")) {
+    button.disabled = order[position + Number(button.dataset.step)] === undefined;
+  }
+  if (!byId("enlarged").open) byId("enlarged").showModal();
+}
+
+function numbers(i) {
+  const { methods } = gallery.set;
+  const keys = Object.keys(metrics).filter(key => methods.some(method => method.values[key]));
+  const head = methods.map(method => make("th", { scope: "col" }, methodKey("span", method.name)));
+  const body = keys.map(key => make("tr", {},
+    make("th", { scope: "row", title: metrics[key].legend }, metrics[key].title, make("span", {}, ` ${arrow(key)}`)),
+    ...methods.map(method => make("td", {}, shown(valueOf(method, key, i))))));
+  const titles = make("tr", {}, make("th", { scope: "col" }, "Metric"), ...head);
+  return make("table", {}, make("thead", {}, titles), make("tbody", {}, ...body));
+}
+
+function step(by) {
+  if (gallery.order[gallery.at + by] !== undefined) enlarge(gallery.at + by);
+}
+
+// Back to the row last seen enlarged.
+function closed() {
+  while (gallery.drawn <= gallery.at) drawMore();
+  const row = byId("rows").children[gallery.at];
+  row.scrollIntoView({ block: "nearest" });
+  row.querySelector("button").focus({ preventScroll: true });
+}
+
+function listen() {
+  byId("controls").addEventListener("input", event => (event.target === controls.set ? chooseSet() : refresh()));
+  byId("controls").addEventListener("submit", event => event.preventDefault());
+  byId("controls").addEventListener("reset", () => setTimeout(chooseSet)); // the values change after the event
+  byId("more").addEventListener("click", drawMore);
+  const near = new IntersectionObserver(([more]) => {
+    if (!more.isIntersecting) return;
+    drawMore();
+    near.unobserve(more.target); // observed anew, it reports again if it is still near
+    near.observe(more.target);
+  }, { rootMargin: "800px" });
+  near.observe(byId("more"));
+  const dialog = byId("enlarged");
+  dialog.addEventListener("close", closed);
+  dialog.addEventListener("click", event => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", event => {
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  byId("close").addEventListener("click", () => dialog.close());
+  for (const button of dialog.querySelectorAll("[data-step]")) {
+    button.addEventListener("click", () => step(Number(button.dataset.step)));
+  }
+}
+
+drawCurves();
+drawDistributions();
+options(controls.set, datasets.map((set, s) => [s, set.name]));
+controls.set.parentElement.hidden = datasets.length < 2;
+listen();
+chooseSet();
