@@ -1,9 +1,24 @@
 """Segment Anything 2 adapted to binary segmentation: SAM2-UNet, trained, run and scored."""
 
-from .data.transforms import load_pair
-from .engine.predict import predict
+import importlib
+from typing import TYPE_CHECKING
+
 from .errors import UserError
-from .families import create_model, list_models, load_model
-from .losses import structure_loss
+
+if TYPE_CHECKING:
+    from .data.transforms import load_pair
+    from .engine.predict import predict
+    from .families import create_model, list_models, load_model
+    from .losses import structure_loss
 
 __all__ = ["UserError", "create_model", "list_models", "load_model", "load_pair", "predict", "structure_loss"]
+
+# Imported on first use: scoring needs no torch, which takes seconds to load.
+HOMES = {"load_pair": "data.transforms", "predict": "engine.predict", "structure_loss": "losses"}
+HOMES |= dict.fromkeys(("create_model", "list_models", "load_model"), "families")
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)

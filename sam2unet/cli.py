@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .engine.runtime import check_installation
-from .errors import UserError
+from .errors import UserError, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,3 +37,11 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
         print("stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def check_installation() -> None:
+    """Warn where two packages have written into one `cv2`."""
+    installed = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
+    both = sorted(installed & {"opencv-python", "opencv-python-headless", "opencv-contrib-python"})
+    if len(both) > 1:
+        warn(f"{' and '.join(both)} overwrite each other's cv2; pip uninstall all of them, then install the headless")

@@ -10,9 +10,9 @@ import pytest
 from conftest import ROOT, write_pairs
 from PIL import Image
 
+from sam2unet.cli import check_installation
 from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
-from sam2unet.engine.runtime import check_installation
 
 
 def test_sample_data_are_the_same_every_time_and_their_masks_exact(script, tmp_path):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import random
 
 import numpy as np
 import torch
 
-from ..errors import UserError, warn
+from ..errors import UserError
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -32,11 +31,3 @@ def set_seed(seed: int) -> None:
 
 def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
-
-
-def check_installation() -> None:
-    """Warn where two packages have written into one `cv2`."""
-    installed = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
-    both = sorted(installed & {"opencv-python", "opencv-python-headless", "opencv-contrib-python"})
-    if len(both) > 1:
-        warn(f"{' and '.join(both)} overwrite each other's cv2; pip uninstall all of them, then install the headless")
