@@ -14,9 +14,9 @@ from PIL import Image
 from sam2unet.cli import Parser, main
 from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
-from sam2unet.engine.evaluate import read_prediction
 from sam2unet.errors import UserError
 from sam2unet.files import make_folder, written_whole
+from sam2unet.scoring.scorer import read_prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data

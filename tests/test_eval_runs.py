@@ -146,3 +146,13 @@ def test_a_run_stopped_while_it_writes_leaves_the_old_files(script, sets, shared
         errors = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and errors.splitlines() == ["stopped"]
     assert {path.name: path.read_bytes() for path in (sets / "out").iterdir()} == before
+
+
+def test_a_pool_after_scoring_in_the_same_process_ends(sets):
+    """OpenCV's threads do not survive a fork; a pool made beside them would wait for ever."""
+    code = (
+        "import pathlib, sys; from sam2unet.scoring.run import *; folder = pathlib.Path(sys.argv[1])\n"
+        "entry = Entry('A', '', folder / 'good', folder / 'masks')\n"
+        "one, two = (score_entries([entry], How(), workers=n)[0].table for n in (1, 2)); assert one == two\n"
+    )
+    subprocess.run([sys.executable, "-c", code, sets / "A"], cwd=ROOT, check=True, timeout=60)

@@ -59,6 +59,7 @@ def pool_map(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
+    cv2.setNumThreads(1)  # ends OpenCV's threads; a process forked while they run waits for them for ever
     pool = ProcessPoolExecutor(workers, initializer=prepare_worker)
     try:
         yield lambda function, jobs: pool.map(function, jobs, chunksize=4)
@@ -68,7 +69,6 @@ def pool_map(workers: int) -> Iterator[Callable]:
 
 def prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
-    cv2.setNumThreads(1)
     keep_freed_memory()
 
 
