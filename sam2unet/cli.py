@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -33,6 +34,9 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
         line = re.sub(r"^sam2unet\.[\w.]+: ", "", str(e).strip().splitlines()[-1])
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
