@@ -126,6 +126,8 @@ def test_binary_faint_and_jpeg_files_are_told(script, sets):
         (["--plots"], "--plots and --report need --save_dir"),
         (["--config", "sets.yaml"], "give --dataset_name with --pred_path and --gt_path, or --config, or --from"),
         (["--missing", "guess"], "invalid choice: 'guess'"),
+        (["--workers", "-1"], "workers is -1"),
+        (["--verify", "-1"], "verify is -1"),
     ],
 )
 def test_flags_that_do_not_fit(words, text, script, sets):

@@ -61,6 +61,8 @@ def run(
     workers: int | None = None,
 ) -> None:
     """Score, print the table, write the files. UserError before anything is printed or written."""
+    if verified < 0:
+        raise UserError(f"verify is {verified}; it must be 0 or above")
     columns = PROTOCOLS[outputs.protocol]
     how = How(
         mask_threshold=mask_threshold,

@@ -37,12 +37,14 @@ class Entry:
 def score_entries(
     entries: Sequence[Entry], how: How, missing: str = "error", workers: int | None = None
 ) -> list[MethodResult]:
-    """UserError, with nothing scored in vain where it can be helped, for what does not fit.
+    """The scores of every entry, in order. UserError for what does not fit: names at once, contents once all are read.
 
     Args:
         missing: what a mask without prediction is: an `error`, a black map (`zero`), or left out (`skip`).
-        workers: processes; None for one per core.
+        workers: processes; None or 0 for one per core.
     """
+    if workers is not None and workers < 0:
+        raise UserError(f"workers is {workers}; it must be 0 or above")
     results = [match_predictions(entry, missing) for entry in entries]
     jobs = [Job(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
     with pool_map(workers or os.cpu_count() or 1) as run:
@@ -69,6 +71,7 @@ def pool_map(workers: int) -> Iterator[Callable]:
 
 def prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
+    cv2.setNumThreads(1)  # the cores are the processes'
     keep_freed_memory()
 
 
