@@ -54,9 +54,12 @@ def test_several_data_sets_and_methods_in_one_call(script, sets):
         rows = [row for row in csv.DictReader(file) if row["dataset"] == "A" and row["method"] == "good"]
     assert len(rows) == 6
     assert np.mean([float(row["Fw"]) for row in rows]) == pytest.approx(table["A", "good"]["Fw"], abs=1e-15)
-    again = script("eval.py", "--from", sets / "out/per_image.csv", "--protocol", "all")
+    words = ["--from", sets / "out/per_image.csv", "--protocol", "all", "--save_dir", sets / "again"]
+    again = script("eval.py", *words)
     assert "left out: E_max, F_max" in again.stderr
     assert f"{table['B', 'good']['Dice_05']:.3f}" in again.stdout
+    assert (sets / "again/per_image.csv").read_text() == (sets / "out/per_image.csv").read_text()
+    assert script("eval.py", *words, "--plots").stderr.startswith("error: --plots and --report need the images")
 
 
 def test_a_file_of_data_sets_says_the_same_as_flags(script, sets):

@@ -89,6 +89,8 @@ def run(
 
 def rerun(path: Path, outputs: Outputs) -> None:
     """The tables of an earlier run's `per_image.csv`, as far as means over images go."""
+    if outputs.plots or outputs.report:
+        raise UserError("--plots and --report need the images; --from has only their numbers")
     results = records.read_per_image_csv(path)
     wanted = PROTOCOLS[outputs.protocol]
     columns = [key for key in wanted if all(key in result.table for result in results)]
@@ -99,7 +101,11 @@ def rerun(path: Path, outputs: Outputs) -> None:
             "made of curves, which the file does not hold" if set(left_out) <= set(OF_CURVES) else "not in the file"
         )
         warn(f"left out: {', '.join(left_out)} ({reason})")
+    if outputs.folder:
+        make_folder(outputs.folder)
     print_tables(results, columns, figures(outputs.expect) if outputs.expect else None)
+    if outputs.folder:
+        write_files(results, columns, outputs)
 
 
 def check_names(entries: Sequence[Entry]) -> None:
@@ -118,7 +124,7 @@ def print_tables(
 
 
 def write_files(
-    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None
+    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None = None
 ) -> None:
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     differences = compare.compare(results, list(METRICS))
