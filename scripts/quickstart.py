@@ -1,6 +1,7 @@
 """Train, predict and score on a sample data set or on your own folders, and leave a picture of the result."""
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -16,7 +17,6 @@ from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.errors import UserError
 from sam2unet.files import make_folder, written_whole
-from sam2unet.scoring.scorer import read_prediction
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
@@ -56,11 +56,13 @@ def run(args: argparse.Namespace) -> None:
     clear(maps)
     inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
     call("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps)
-    call("eval.py", "--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks", *coding)
+    scores = ["--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks"]
+    call("eval.py", *scores, "--save_dir", folder / "scores", *coding)
 
     pairs = match(test / "images", test / "masks")
     draw_overview(pairs, maps, args.mask_threshold, folder / "overview.png")
-    ours, constant = errors(pairs, maps, args.mask_threshold)
+    results = json.loads((folder / "scores/results.json").read_text())
+    ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, args.mask_threshold)
     print(f"\nheld-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
     print(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
     if not own and ours > PROMISED * constant:
@@ -93,14 +95,11 @@ def call(script: str, *flags: object) -> None:
         sys.exit(code)
 
 
-def errors(pairs: list[Pair], maps: Path, mask_threshold: int | None) -> tuple[float, float]:
-    """Mean absolute error of the maps, as scored, and of the better of all black and all white, which no grey beats."""
-    ours, share = [], []
-    for pair in pairs:
-        mask = np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND
-        ours.append(np.abs(read_prediction(maps / f"{pair.image.stem}.png") / 255 - mask).mean())
-        share.append(mask.mean())
-    return float(np.mean(ours)), float(min(np.mean(share), 1 - np.mean(share)))
+def constant_error(pairs: list[Pair], mask_threshold: int | None) -> float:
+    """Mean absolute error of the better of all black and all white, which no constant grey beats."""
+    masks = (np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND for pair in pairs)
+    share = np.mean([mask.mean() for mask in masks])
+    return float(min(share, 1 - share))
 
 
 def draw_overview(

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sam2unet.scoring import pixel_kernels, pixel_scores
-from sam2unet.scoring.library import library_scores
 from sam2unet.scoring.pixel_scores import image_scores, mirror_f, mirror_scores
+from sam2unet.scoring.pysod import library_scores
 
 BOUNDS = {"Fw": 1e-5}  # where several foreground pixels are equally near, the choice among them is open
 BOUND = 1e-6

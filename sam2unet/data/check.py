@@ -28,7 +28,7 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: int | None = None) -> Non
     images = each(look_at_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
     if turned := [pair.image.name for pair, (_, turns) in zip(pairs, images, strict=True) if turns]:
-        warn(f"{len(turned)} images are turned as their EXIF orientation says, which swaps their sides: {some(turned)}")
+        warn_of_turned(turned)
     wrong = [
         f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
         for pair, (image, _), mask in zip(pairs, images, masks, strict=True)
@@ -36,6 +36,10 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: int | None = None) -> Non
     ]
     if wrong:
         raise UserError(f"{len(wrong)} masks have another aspect ratio than their image: {some(wrong)}; pair the files")
+
+
+def warn_of_turned(names: Sequence[str]) -> None:
+    warn(f"{len(names)} images are turned as their EXIF orientation says, which swaps their sides: {some(names)}")
 
 
 def check_masks(paths: Sequence[Path], threshold: int | None = None) -> list[Size]:

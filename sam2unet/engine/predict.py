@@ -13,10 +13,11 @@ from torch import nn
 from tqdm import tqdm
 
 from ..config import Recipe
+from ..data.check import warn_of_turned
 from ..data.pairs import list_images, match
 from ..data.reading import opened, read_image, upright, upright_size
 from ..data.transforms import grey_levels, image_tensor
-from ..errors import UserError, some, warn
+from ..errors import UserError
 from ..families import check_size, family_of, load_model
 from ..files import make_folder, written_whole
 from .runtime import pick_device
@@ -93,7 +94,7 @@ def run(
         out = probability_map(model, photo, size, wanted, minmax)
         write_map(out if threshold is None else (out > threshold).astype(np.float32), save_path / f"{path.stem}.png")
     if turned:
-        warn(f"{len(turned)} images are turned as their EXIF orientation says, which swaps their sides: {some(turned)}")
+        warn_of_turned(turned)
     seconds = time.perf_counter() - start
     print(f"{len(jobs)} maps in {save_path}, {seconds:.1f} s, {len(jobs) / seconds:.2f} images/s")
 

@@ -77,8 +77,6 @@ def prepare_worker() -> None:
 
 def match_predictions(entry: Entry, missing: str) -> MethodResult:
     """Which files belong together, by stem, before any is opened."""
-    if not entry.masks.is_dir() or not entry.predictions.is_dir():
-        raise UserError(f"no such folder: {entry.masks if not entry.masks.is_dir() else entry.predictions}")
     if entry.predictions.resolve() == entry.masks.resolve():
         raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
     masks, predictions = list_images(entry.masks), list_images(entry.predictions)

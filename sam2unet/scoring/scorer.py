@@ -14,8 +14,8 @@ from PIL import Image
 from ..data.reading import FOREGROUND, MaskCoding, opened, read_mask, to_8_bit
 from ..errors import UserError
 from .aggregate import curves, numbers
-from .library import correction_effort, library_scores
 from .pixel_scores import image_scores, mirror_scores
+from .pysod import correction_effort, library_scores
 
 
 @dataclass(frozen=True)
