@@ -13,44 +13,96 @@ from .errors import UserError
 from .files import written_whole
 
 
+CHOICES = {
+    "finetune": ("adapters", "decoder", "full"),
+    "loss": ("released", "weighted"),
+    "amp": ("off", "bf16", "fp16"),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Defaults are the released SAM2-UNet script's. Raises UserError for a value out of range."""
+    """What a run computes. Defaults are the released SAM2-UNet script's. Raises UserError for a value out of range."""
 
     model: str = "sam2unet"
     encoder: str | None = None  # none: the size of the weights in hiera_path, or large without them
     size: int = 352  # side in pixels that images are resized to
     epoch: int = 20
-    batch_size: int = 12
+    batch_size: int = 12  # images per optimiser step of one micro-batch, over all processes together
     lr: float = 1e-3  # falls along a cosine to 1e-7, a step per epoch
     weight_decay: float = 5e-4
     seed: int = 1024
     mask_threshold: int | None = None  # none: masks are 0/255 and may be soft at edges
+    finetune: str | None = None  # none: adapters (and decoder), or everything where there are no weights to keep
+    loss: str = "released"
+    amp: str = "off"
+    accumulate: int = 1  # batches per optimiser step
+    warmup: int = 0  # optimiser steps over which the learning rate rises to its value
+    multi_scale: tuple[float, ...] = ()  # an optimiser step for each, on the batch resized by it; none: as it is
+    ema: float = 0.0  # decay of the averaged weights that are validated and saved; 0: the weights themselves
+    sync_bn: bool = False  # BatchNorm over the batch of all processes
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "batch_size", "lr"):
+        for name in ("epoch", "batch_size", "lr", "accumulate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not self.weight_decay >= 0:
-            raise UserError(f"weight_decay is {self.weight_decay}; it must be 0 or above")
+        for name in ("weight_decay", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or above")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or above")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
+        if not all(scale > 0 for scale in self.multi_scale):
+            raise UserError("multi_scale takes factors above 0, e.g. 0.75 1 1.25")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in (*choices, getattr(type(self), name)):
+                raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
 
     @classmethod
     def read(cls, path: Path | None = None, **flags: object) -> Recipe:
-        """Defaults, then what the file says, then every flag that is not None."""
-        values = {} if path is None else read_yaml(path)
-        types = typing.get_type_hints(cls)
-        if unknown := sorted(set(values) - set(types)):
-            raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(types)}")
-        values = {key: coerce(path, key, types[key], value) for key, value in values.items()}
+        """Defaults, then what the file says, then every flag that is not None. Keys of `Study` are left to it."""
+        values = {} if path is None else read_fields(path, cls, beside=Study)
         return cls(**values | {key: value for key, value in flags.items() if value is not None})
 
     def write(self, path: Path) -> None:
         """As a file that `read` takes."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         with written_whole(path) as file:
             file.write(yaml.safe_dump(values, sort_keys=False).encode())
+
+
+@dataclass(frozen=True)
+class Study:
+    """The data of a published result: what a recipe file says beside the recipe.
+
+    Attributes:
+        train, test: names of folders with images/ and masks/ under a data root; a model trains on all of `train`.
+        train_count, test_count: pairs in all of `train` and in each of `test`, as published; none where unknown.
+        protocol: whose columns the result is reported in, a name of `scoring.columns.PROTOCOLS`.
+        expect: whose figures to compare with, a name in `scoring/expected.yaml`.
+    """
+
+    train: tuple[str, ...] = ()
+    train_count: int | None = None
+    test: tuple[str, ...] = ()
+    test_count: tuple[int, ...] = ()
+    protocol: str = "released"
+    expect: str | None = None
+
+    @classmethod
+    def read(cls, path: Path | None) -> Study:
+        return cls() if path is None else cls(**read_fields(path, cls, beside=Recipe))
+
+
+def read_fields(path: Path, wanted: type, beside: type) -> dict[str, object]:
+    """The fields of the dataclass `wanted` that the file gives; UserError for a key of neither it nor `beside`."""
+    values = read_yaml(path)
+    types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)
+    if unknown := sorted(set(values) - set(types) - set(others)):
+        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(types | others)}")
+    return {key: coerce(path, key, types[key], value) for key, value in values.items() if key in types}
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -67,12 +119,18 @@ def read_yaml(path: Path) -> dict[str, object]:
 
 def coerce(path: Path | None, key: str, wanted: object, value: object) -> object:
     """`value` as the field's type: PyYAML reads 2e-4 as text."""
+    if typing.get_origin(wanted) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{path}: {key} is {value!r}; wanted a list, e.g. [a, b]")
+        return tuple(coerce(path, key, typing.get_args(wanted)[0], item) for item in value)
     options = typing.get_args(wanted) or (wanted,)
     if value is None and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))
+    if kind is str and value is False:  # how YAML reads off
+        return "off"
     try:
-        if isinstance(value, bool) or (kind is int and float(value) != int(float(value))):
+        if isinstance(value, bool) != (kind is bool) or (kind is int and float(value) != int(float(value))):
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
