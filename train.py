@@ -1,49 +1,175 @@
-"""Train a model on a folder of images and a folder of masks."""
+"""Train a model on folders of images and masks. On several GPUs: torchrun --nproc_per_node=N train.py ..."""
 
 import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, main
-from sam2unet.config import Recipe
+from sam2unet.config import CHOICES, Recipe, Study
+from sam2unet.data.cache import PLACES
 from sam2unet.engine import train
+from sam2unet.engine.speed import Speed
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    files = p.add_argument_group("files")
-    files.add_argument(
+    data = p.add_argument_group("data")
+    data.add_argument("--train_image_path", type=Path, nargs="+", required=True, help="folders of images")
+    data.add_argument("--train_mask_path", type=Path, nargs="+", required=True, help="their masks, named as the images")
+    data.add_argument("--val_image_path", type=Path, help="images to validate with; default: no validation")
+    data.add_argument("--val_mask_path", type=Path, help="their masks")
+    data.add_argument(
+        "--val_fraction", type=float, default=0.0, metavar="F", help="hold out this part of the training pairs instead"
+    )
+    data.add_argument("--val_every", type=int, default=1, metavar="N", help="epochs between validations; default: 1")
+    data.add_argument(
+        "--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read; default: stop"
+    )
+    weights = p.add_argument_group("weights and results")
+    weights.add_argument(
         "--hiera_path", type=Path, help="SAM 2 checkpoint, e.g. sam2_hiera_large.pt; none: random weights"
     )
-    files.add_argument("--train_image_path", type=Path, required=True, help="folder of images")
-    files.add_argument("--train_mask_path", type=Path, required=True, help="folder of masks, named as the images")
-    files.add_argument("--save_path", type=Path, required=True, help="folder for checkpoints")
-    recipe = p.add_argument_group("recipe", "what is left out comes from --config")
+    weights.add_argument(
+        "--init_from", type=Path, help="checkpoint of this model whose weights the training starts from"
+    )
+    weights.add_argument("--save_path", type=Path, required=True, help="folder for checkpoints, logs and last.pt")
+    weights.add_argument(
+        "--save",
+        choices=("full", "trainable"),
+        default="full",
+        help="checkpoints: all weights, as released, or those that are not in --hiera_path; default: full",
+    )
+    weights.add_argument(
+        "--save_minutes",
+        type=float,
+        default=10,
+        metavar="M",
+        help="at most between two writings of last.pt, from which --resume goes on; default: 10",
+    )
+    weights.add_argument(
+        "--resume", metavar="auto|FILE", help="go on from last.pt in --save_path, if there is one, or from that file"
+    )
+    weights.add_argument(
+        "--best_metric", default="Dice_mean", help="column whose best epoch is kept as best; default: mDice"
+    )
+    weights.add_argument(
+        "--tensorboard", action="store_true", help="write what goes to metrics.jsonl for TensorBoard too"
+    )
+    recipe = p.add_argument_group("recipe", "what is left out comes from --config; defaults are the released recipe")
     recipe.add_argument("--config", type=Path, default=Path(__file__).parent / "configs/sam2unet.yaml")
     recipe.add_argument("--encoder", help="tiny, small, base_plus or large; default: that of --hiera_path, or large")
     recipe.add_argument("--epoch", type=int, help="passes over the data")
     recipe.add_argument("--lr", type=float, help="learning rate of the first epoch")
-    recipe.add_argument("--batch_size", type=int)
+    recipe.add_argument("--batch_size", type=int, help="images per batch, over all processes together")
     recipe.add_argument("--weight_decay", type=float)
     recipe.add_argument("--size", type=int, help="side in pixels that images are resized to, a multiple of 32")
-    recipe.add_argument("--seed", type=int, help="for weights, order and flips")
+    recipe.add_argument("--seed", type=int, help="for weights, order and flips, whatever --workers and --cache")
     recipe.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    more = p.add_argument_group("departures from the released recipe", "none of these is on by default")
+    more.add_argument(
+        "--finetune",
+        choices=CHOICES["finetune"],
+        help="what trains: adapters and decoder (released), the decoder alone, or the trunk too, which needs a lower --lr and more memory",
+    )
+    more.add_argument(
+        "--loss",
+        choices=CHOICES["loss"],
+        help="weighted: edges count more in the cross-entropy too, as the paper writes it",
+    )
+    more.add_argument(
+        "--accumulate",
+        type=int,
+        metavar="N",
+        help="batches per update: gradients as of N times the batch, BatchNorm as of one",
+    )
+    more.add_argument("--warmup", type=int, metavar="N", help="updates over which the learning rate rises from 0")
+    more.add_argument(
+        "--multi_scale",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="an update at each of these times --size, e.g. 0.75 1 1.25; that many times the work",
+    )
+    more.add_argument(
+        "--ema",
+        type=float,
+        metavar="D",
+        help="validate and save means of the weights that decay by D per update, e.g. 0.999",
+    )
+    more.add_argument(
+        "--sync_bn", action="store_const", const=True, help="under torchrun, BatchNorm over the images of all processes"
+    )
+    speed = p.add_argument_group("speed and memory", "without these a run computes what the released script computes")
+    speed.add_argument(
+        "--fast",
+        action="store_true",
+        help="turn on what suits the device of --amp, --compile, --channels_last, --fused, --cache, and say so",
+    )
+    speed.add_argument(
+        "--amp",
+        choices=CHOICES["amp"],
+        help="half precision in the model: faster, half the memory, losses close to the same; default: off",
+    )
+    speed.add_argument(
+        "--compile",
+        action="store_true",
+        help="let PyTorch fuse operations; minutes at the start; same result but for rounding",
+    )
+    speed.add_argument(
+        "--channels_last",
+        action="store_true",
+        help="another memory layout in the decoder; same result but for rounding",
+    )
+    speed.add_argument("--fused", action="store_true", help="AdamW in one kernel; same result but for rounding")
+    speed.add_argument(
+        "--grad_checkpointing",
+        action="store_true",
+        help="much less memory, a third more time: compute the trunk twice; same result",
+    )
+    speed.add_argument(
+        "--cache",
+        choices=PLACES,
+        default="off",
+        help="keep resized pairs, so that each file is decoded once; same result; default: off",
+    )
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
     machine.add_argument("--workers", type=int, help="processes that read images; default: one per core, at most 8")
+    machine.add_argument(
+        "--deterministic", action="store_true", help="the same bits every time on a GPU too; slower there"
+    )
     return p
 
 
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
-    given = {name: flags[name] for name in vars(Recipe()) if name in flags}
+    given = {name: flags[name] for name in vars(Recipe()) if flags.get(name) is not None}
+    if args.multi_scale:
+        given["multi_scale"] = tuple(args.multi_scale)
+    speed = Speed(args.compile, args.channels_last, args.fused, args.grad_checkpointing, args.cache)
     train.run(
         Recipe.read(args.config, **given),
-        args.train_image_path,
-        args.train_mask_path,
-        args.save_path,
+        train.Data(
+            images=args.train_image_path,
+            masks=args.train_mask_path,
+            val_images=args.val_image_path,
+            val_masks=args.val_mask_path,
+            val_fraction=args.val_fraction,
+            on_bad_image=args.on_bad_image,
+        ),
+        train.Keeping(
+            folder=args.save_path,
+            save=args.save,
+            save_minutes=args.save_minutes,
+            resume=args.resume,
+            val_every=args.val_every,
+            best_metric=args.best_metric,
+            tensorboard=args.tensorboard,
+            arguments={name: value for name, value in flags.items() if value not in (None, False)},
+        ),
+        train.Machine(args.device, args.workers, args.deterministic, speed, args.fast),
         hiera_path=args.hiera_path,
-        device=args.device,
-        workers=args.workers,
+        init_from=args.init_from,
+        study=Study.read(args.config),
     )
 
 

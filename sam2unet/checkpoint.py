@@ -1,20 +1,27 @@
-"""Reads and writes weights. Files are read with `weights_only=True`: a checkpoint cannot run code."""
+"""Reads and writes weights. PyTorch files are read with `weights_only=True`: a checkpoint cannot run code."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .errors import UserError
-from .files import written_whole
+from .files import sha256, written_whole
+from .trainable import Base, read_trainable
+
+RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 
 # A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
 KINDS = {
-    "encoder.blocks.0.prompt_learn.0.weight": ("a SAM2-UNet checkpoint", "--checkpoint of test.py"),
+    "encoder.blocks.0.prompt_learn.0.weight": (
+        "a SAM2-UNet checkpoint",
+        "--checkpoint of test.py or --init_from of train.py",
+    ),
     "sam.blocks.0.prompt_learn.0.weight": ("a SAM2-UNeXT checkpoint", "none of the flags here"),
     "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
     "image_encoder.blocks.0.attn.rel_pos_h": ("a checkpoint of the first SAM", "none of the flags here"),
@@ -23,9 +30,27 @@ KINDS = {
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in `path` on the CPU, bare or under `model`. Raises UserError if the file is something else."""
+    """The weights in `path` on the CPU: a state dict, bare or under `model`, or a safetensors file.
+
+    Raises UserError if the file is something else.
+    """
+    return read_weights(path)[0]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Base | None]:
+    """`read_state`, and the file that holds the weights left out of it; None if it has all of a model's."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        state, base = read_trainable(path)
+    else:
+        state, base = read_pickle(path), None
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{path} holds no state dict (names with tensors)")
+    return state, base
+
+
+def read_pickle(path: Path) -> object:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
@@ -34,10 +59,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} ({size:,} bytes) is not a PyTorch file of weights alone, or only a part of one; "
             "compare its size with the original and download it again"
         ) from e
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{path} holds no state dict (names with tensors)")
-    return state
+    if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
+        raise UserError(f"{path} is the state of a training run, which belongs to --resume of train.py")
+    return content.get("model", content) if isinstance(content, dict) else None
 
 
 def what_is(state: Mapping[str, Tensor]) -> str:
@@ -48,14 +72,23 @@ def what_is(state: Mapping[str, Tensor]) -> str:
     return f"no kind of checkpoint known here (its first name is {next(iter(state))})"
 
 
-def read_trunk(path: Path) -> tuple[dict[str, Tensor], str]:
-    """From a SAM 2 or 2.1 checkpoint: Hiera's weights under the names of `layers.hiera`, and the version in words."""
+@dataclass(frozen=True)
+class Trunk:
+    """Hiera's weights under the names of `layers.hiera`, the version of SAM 2 in words, and the file they are from."""
+
+    weights: dict[str, Tensor]
+    version: str
+    base: Base
+
+
+def read_trunk(path: Path) -> Trunk:
+    """From a SAM 2 or 2.1 checkpoint."""
     state = read_state(path)
     prefix = "image_encoder.trunk."
     trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     if not trunk:
         raise UserError(f"{path} is {what_is(state)}; --hiera_path takes a SAM 2 checkpoint")
-    return trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
+    return Trunk(trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2", Base(path.name, sha256(path)))
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -74,10 +107,17 @@ def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
     module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
 
 
-def save_state(module: nn.Module, path: Path) -> None:
-    """The bare state dict, on the CPU, as released checkpoints are."""
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Stricter than torch.equal, for which 0 is -0 and NaN differs from itself."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
+
+
+def save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    """A bare state dict, on the CPU, as released checkpoints are."""
     with written_whole(path) as file:
         try:
-            torch.save({name: t.cpu() for name, t in module.state_dict().items()}, file)
+            torch.save({name: t.cpu().contiguous() for name, t in state.items()}, file)
         except RuntimeError as e:  # how torch reports a full disk
             raise OSError(str(e)) from e

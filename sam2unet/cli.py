@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .errors import UserError, warn
+from .errors import Stopped, UserError, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
-    """Parse, run, and exit: 0, 2 on bad input, 130 on Ctrl-C."""
+    """Parse, run, and exit: 0, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM where it is waited for."""
     args = parser().parse_args()
     check_installation()
     try:
@@ -37,6 +37,9 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Stopped as e:
+        print(e, file=sys.stderr)
+        sys.exit(128 + e.signal)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

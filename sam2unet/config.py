@@ -12,7 +12,6 @@ import yaml
 from .errors import UserError
 from .files import written_whole
 
-
 CHOICES = {
     "finetune": ("adapters", "decoder", "full"),
     "loss": ("released", "weighted"),
@@ -90,6 +89,12 @@ class Study:
     test_count: tuple[int, ...] = ()
     protocol: str = "released"
     expect: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.test_count and len(self.test_count) != len(self.test):
+            raise UserError(
+                f"test_count has {len(self.test_count)} numbers for {len(self.test)} data sets in test; give one each"
+            )
 
     @classmethod
     def read(cls, path: Path | None) -> Study:

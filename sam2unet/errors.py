@@ -14,3 +14,11 @@ def some(names: Sequence[object], limit: int = 5) -> str:
     """`a.jpg, b.jpg and 7 more`: the first `limit` names and how many are left."""
     head = ", ".join(str(name) for name in names[:limit])
     return head if len(names) <= limit else f"{head} and {len(names) - limit} more"
+
+
+class Stopped(Exception):
+    """Ended by a signal, as the user wished. Exit status is 128 + `signal`."""
+
+    def __init__(self, signal: int, where: str = ""):
+        super().__init__(f"stopped{where}")
+        self.signal = signal

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,6 +13,7 @@ def structure_loss(logits: Tensor, mask: Tensor, weighted_bce: bool = False) -> 
         weighted_bce: weigh the cross-entropy too, as the paper writes it. Off by default, as in every released model:
             the released code's `reduce="none"` makes PyTorch take the plain mean over the batch.
     """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     weight = 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
     bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     bce = (weight * bce).sum((2, 3)) / weight.sum((2, 3)) if weighted_bce else bce.mean()

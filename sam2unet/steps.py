@@ -5,17 +5,21 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import Recipe
 from .losses import structure_loss
 
+OUTPUTS = ("main", "side1", "side2")  # what a mask model's outputs are called in logs
 
-def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-    """One loss: the structure loss of every output of `model`, added up with equal weight (deep supervision).
+
+def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+    """One step: the structure loss of every output of `model`, to be added up with equal weight (deep supervision).
 
     Args:
         batch: normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1].
     """
     images, masks = batch
-    yield sum(structure_loss(logits, masks) for logits in model(images))
+    weighted = recipe.loss == "weighted"
+    yield {name: structure_loss(logits, masks, weighted) for name, logits in zip(OUTPUTS, model(images), strict=False)}
 
 
 def mask_map(model: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:

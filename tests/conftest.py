@@ -80,3 +80,13 @@ def write_pairs(folder: Path, count: int = 4, size: tuple[int, int] = (60, 50)) 
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+@pytest.fixture(scope="session")
+def sam2_tiny(fill, reference, tmp_path_factory) -> Path:
+    """A SAM 2 tiny checkpoint with made-up weights, of which the trunk alone matters."""
+    keys = json.loads((reference / "sam2_checkpoint_t.keys.json").read_text())
+    trunk = {name: torch.empty(shape) for name, shape, _ in keys if name.startswith("image_encoder.trunk.")}
+    path = tmp_path_factory.mktemp("weights") / "sam2_hiera_tiny.pt"
+    torch.save({"model": fill.fill_state_dict(trunk, 0)}, path)
+    return path

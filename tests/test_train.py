@@ -9,20 +9,24 @@ from conftest import write_pairs
 
 import sam2unet
 from sam2unet.config import Recipe
-from sam2unet.engine.train import optimizer_of
+from sam2unet.engine.trainer import optimizer_of
 from sam2unet.families import find_family
+
+
+def trained(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def test_three_released_steps_train_adapters_and_decoder_alone(fill):
     model = sam2unet.create_model("sam2unet", encoder="tiny").train()
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    optimizer, _ = optimizer_of(model, Recipe())
+    optimizer, _ = optimizer_of(trained(model), Recipe())
     for seed in range(3):
         batch = fill.fill_input((2, 3, 96, 96), seed), fill.fill_mask((2, 1, 96, 96), seed)
-        for loss in find_family("sam2unet").step(model, batch):
+        for losses in find_family("sam2unet").step(model, batch, Recipe()):
             optimizer.zero_grad()
-            loss.backward()
+            sum(losses.values()).backward()
             optimizer.step()
     same = {name for name, t in model.state_dict().items() if torch.equal(t, before[name])}
     frozen = {name for name in before if name.startswith("encoder.") and "prompt_learn" not in name}
@@ -34,13 +38,14 @@ def test_steps_equal_the_released_script_s(fill):
     ours, theirs = (sam2unet.create_model("sam2unet", encoder="tiny").double() for _ in range(2))
     for model in (ours, theirs):
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
-    optimizer, schedule = optimizer_of(ours, Recipe(epoch=2))
+    optimizer, schedule = optimizer_of(trained(ours), Recipe(epoch=2))
     released = torch.optim.AdamW([{"params": theirs.parameters(), "initia_lr": 0.001}], lr=0.001, weight_decay=5e-4)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(released, 2, eta_min=1.0e-7)
     for seed in range(2):
         image = fill.fill_input((2, 3, 64, 64), seed).double()
         mask = fill.fill_mask((2, 1, 64, 64), seed).double()
-        (loss,) = find_family("sam2unet").step(ours, (image, mask))
+        (losses,) = find_family("sam2unet").step(ours, (image, mask), Recipe())
+        loss = sum(losses.values())
         main, side1, side2 = theirs(image)
         total = sum(sam2unet.structure_loss(out, mask) for out in (main, side1, side2))
         assert loss.item() == pytest.approx(total.item(), rel=1e-12)
@@ -55,7 +60,7 @@ def test_steps_equal_the_released_script_s(fill):
 
 def test_the_learning_rate_falls_along_a_cosine_to_1e_7():
     model = torch.nn.Linear(1, 1)
-    optimizer, schedule = optimizer_of(model, Recipe(epoch=20))
+    optimizer, schedule = optimizer_of(trained(model), Recipe(epoch=20))
     rates = []
     for _ in range(20):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -29,13 +29,34 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: int | None = None) -> Non
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
     if turned := [pair.image.name for pair, (_, turns) in zip(pairs, images, strict=True) if turns]:
         warn_of_turned(turned)
-    wrong = [
-        f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
-        for pair, (image, _), mask in zip(pairs, images, masks, strict=True)
-        if abs(image.width * mask.height / (image.height * mask.width) - 1) > 0.02
-    ]
-    if wrong:
+    looks = zip(pairs, images, masks, strict=True)
+    if wrong := [words for pair, (image, _), mask in looks if (words := other_shape(pair, image, mask))]:
         raise UserError(f"{len(wrong)} masks have another aspect ratio than their image: {some(wrong)}; pair the files")
+
+
+def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those whose image and mask can be read; the others are warned of. UserError if none can."""
+
+    def problem(pair: Pair) -> str | None:
+        try:
+            look_at_image(pair.image)
+            look_at_image(pair.mask)
+        except UserError as e:
+            return str(e)
+
+    problems = each(problem, pairs)
+    for text in filter(None, problems):
+        warn(f"left out: {text}")
+    if not (kept := [pair for pair, text in zip(pairs, problems, strict=True) if not text]):
+        raise UserError(f"none of {len(pairs)} pairs can be read")
+    return kept
+
+
+def other_shape(pair: Pair, image: Size, mask: Size) -> str | None:
+    """`a.jpg (60x50, mask 60x60)` where the aspect ratios differ by more than 2 %."""
+    if abs(image.width * mask.height / (image.height * mask.width) - 1) <= 0.02:
+        return None
+    return f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
 
 
 def warn_of_turned(names: Sequence[str]) -> None:

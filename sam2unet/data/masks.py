@@ -1,51 +1,94 @@
-"""Pairs of images and masks for training."""
+"""Pairs of images and masks for training: 8 bits as far as the device, flipped and normalised there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from ..errors import UserError, some
+from .batches import Draw
 from .pairs import Pair
-from .transforms import load_pair
+from .transforms import normalised, pair_bytes, unit
+
+
+class MaskBatch(NamedTuple):
+    """B pairs as they were resized.
+
+    Attributes:
+        images, masks: uint8 (B, 3, S, S) and (B, 1, S, S), not flipped.
+        flips: bool (B, 2): mirror left-right, mirror top-bottom.
+        indices: (B,) places in the list of pairs.
+        skipped: in words, what could not be read and is left out.
+    """
+
+    images: Tensor
+    masks: Tensor
+    flips: Tensor
+    indices: Tensor
+    skipped: tuple[str, ...] = ()
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S), flipped and normalised, and masks (B, 1, S, S) in [0, 1], on `device`."""
+        images, masks, flips = (part.to(device, non_blocking=True) for part in self[:3])
+        for axis, which in ((-1, flips[:, 0]), (-2, flips[:, 1])):
+            chosen = which.view(-1, 1, 1, 1)
+            images, masks = (torch.where(chosen, part.flip(axis), part) for part in (images, masks))
+        return normalised(images), unit(masks)
 
 
 class MaskFolder(Dataset):
-    """Pairs as `load_pair` gives them, flipped as the sampler says."""
+    """Batches of pairs, from the files or from a cache of them.
 
-    def __init__(self, pairs: Sequence[Pair], size: int, mask_threshold: int | None = None):
+    Args:
+        cache: uint8 (pairs, 4, S, S), red, green, blue and mask, as `data.cache` makes it.
+        skip_bad: leave out what cannot be read instead of stopping.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        mask_threshold: int | None = None,
+        cache: Tensor | None = None,
+        skip_bad: bool = False,
+    ):
         self.pairs = pairs
         self.size = size
         self.mask_threshold = mask_threshold
+        self.cache = cache
+        self.skip_bad = skip_bad
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, draw: tuple[int, bool, bool]) -> tuple[Tensor, Tensor]:
-        """(index, mirror left-right, mirror top-bottom) -> image (3, S, S), mask (1, S, S)."""
-        index, mirror, tip = draw
-        image, mask = load_pair(*self.pairs[index], self.size, self.mask_threshold)
-        axes = [axis for axis, flips in ((-1, mirror), (-2, tip)) if flips]
-        return image.flip(axes), mask.flip(axes)
+    def __getitems__(self, draws: Sequence[Draw]) -> MaskBatch:
+        skipped = []
+        if self.cache is None:
+            draws, images, masks, skipped = self.read(draws)
+        else:
+            pixels = self.cache[torch.tensor([draw.index for draw in draws])]
+            images, masks = pixels[:, :3], pixels[:, 3:]
+        flips = torch.tensor([(draw.mirror, draw.tip) for draw in draws])
+        return MaskBatch(images, masks, flips, torch.tensor([draw.index for draw in draws]), tuple(skipped))
 
-
-class ShuffledFlips(Sampler):
-    """Every index once per epoch in random order, with two flips of probability 1/2 each.
-
-    Order and flips are drawn here, in one process, so that a seed means the same run whatever the number of workers.
-    """
-
-    def __init__(self, length: int, seed: int):
-        self.length = length
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, bool, bool]]:
-        order = torch.randperm(self.length, generator=self.generator).tolist()
-        flips = torch.rand(self.length, 2, generator=self.generator) < 0.5
-        for index, (mirror, tip) in zip(order, flips.tolist(), strict=True):
-            yield index, mirror, tip
+    def read(self, draws: Sequence[Draw]) -> tuple[list[Draw], Tensor, Tensor, list[str]]:
+        kept, images, masks, skipped = [], [], [], []
+        for draw in draws:
+            try:
+                image, mask = pair_bytes(self.pairs[draw.index], self.size, self.mask_threshold)
+            except UserError as e:
+                if not self.skip_bad:
+                    raise UserError(f"{e} (--on_bad_image skip goes on without it)") from e
+                skipped.append(str(e))
+                continue
+            kept.append(draw)
+            images.append(image)
+            masks.append(mask)
+        if not kept:
+            names = [self.pairs[draw.index].image.name for draw in draws]
+            raise UserError(f"nothing in a batch could be read: {some(names)} ({skipped[0]}); is the disk still there?")
+        return kept, torch.stack(images), torch.stack(masks), skipped

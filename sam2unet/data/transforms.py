@@ -9,27 +9,49 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .pairs import Pair
 from .reading import read_image, read_mask
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)  # ImageNet's, RGB
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)  # ImageNet's, RGB
+STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
 
 
 def image_tensor(image: Image.Image, size: int) -> Tensor:
     """RGB -> (3, size, size), normalised: bilinear with antialiasing, the aspect ratio not kept."""
-    small = image.resize((size, size), Image.Resampling.BILINEAR)
-    return to_tensor(small).sub_(MEAN).div_(STD)
+    return normalised(image_bytes(image, size))
 
 
-def mask_tensor(mask: Image.Image, size: int) -> Tensor:
-    """Mode L -> (1, size, size) in [0, 1]: bicubic, which leaves labels soft near edges, as released."""
-    return to_tensor(mask.resize((size, size), Image.Resampling.BICUBIC))
+def image_bytes(image: Image.Image, size: int) -> Tensor:
+    """RGB -> uint8 (3, size, size)."""
+    return to_bytes(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """8-bit (H, W) or (H, W, C) -> float (C, H, W) in [0, 1]."""
+def mask_bytes(mask: Image.Image, size: int) -> Tensor:
+    """Mode L -> uint8 (1, size, size): bicubic, which leaves labels soft near edges, as released."""
+    return to_bytes(mask.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """8-bit (H, W) or (H, W, C) -> uint8 (C, H, W)."""
     array = np.array(image, dtype=np.uint8).reshape(image.height, image.width, -1)
-    return torch.from_numpy(array).permute(2, 0, 1).to(torch.float32).div_(255).contiguous()
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def normalised(image: Tensor) -> Tensor:
+    """uint8 (..., 3, H, W) -> float of the default type, ImageNet-normalised."""
+    x = unit(image)
+    return x.sub_(MEAN.to(x)).div_(STD.to(x))
+
+
+def unit(grey: Tensor) -> Tensor:
+    """uint8 -> float of the default type in [0, 1]."""
+    return grey.to(torch.get_default_dtype()).div_(255)
+
+
+def pair_bytes(pair: Pair, size: int, mask_threshold: int | None = None) -> tuple[Tensor, Tensor]:
+    """Image, uint8 (3, size, size), and mask, uint8 (1, size, size); UserError as `load_pair`."""
+    mask = read_mask(pair.mask, mask_threshold)
+    return image_bytes(read_image(pair.image), size), mask_bytes(mask, size)
 
 
 def load_pair(
@@ -43,8 +65,8 @@ def load_pair(
     Raises:
         UserError: an unreadable file, or a mask that is not 0/255 (unless `mask_threshold` says what is foreground).
     """
-    mask = read_mask(Path(mask_path), mask_threshold)
-    return image_tensor(read_image(Path(image_path)), size), mask_tensor(mask, size)
+    image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
+    return normalised(image), unit(mask)
 
 
 def grey_levels(probability: np.ndarray) -> np.ndarray:

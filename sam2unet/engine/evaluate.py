@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from ..scoring.results import MethodResult
 from ..scoring.run import Entry, score_entries
 from ..scoring.scorer import How
 from ..scoring.verify import verify
+from .versions import versions
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 
@@ -126,7 +125,6 @@ def print_tables(
 def write_files(
     results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None = None
 ) -> None:
-    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     differences = compare.compare(results, list(METRICS))
     comparison = compare.as_dict(differences) if differences else None
     contents = {
@@ -134,7 +132,7 @@ def write_files(
         "table.tex": tables.latex(results, columns),
         "table.csv": records.csv_table(results, columns),
         "per_image.csv": records.per_image_csv(results),
-        "results.json": records.results_json(results, dict(outputs.arguments), versions, comparison),
+        "results.json": records.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
     with filled_together(outputs.folder) as folder:
         for name, text in contents.items():
@@ -146,13 +144,6 @@ def write_files(
             write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
         names = sorted(path.name for path in folder.iterdir())
     print(f"\nin {outputs.folder}: {', '.join(names)}")
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def entries_of_flags(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -46,13 +48,23 @@ def probability_map(
     model: nn.Module, photo: Image.Image, size: int, map_size: tuple[int, int], minmax: bool
 ) -> np.ndarray:
     """`predict` for an upright RGB photograph and any `map_size` (height, width)."""
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     batch = image_tensor(photo, size)[None].to(device)
-    out = family_of(model).predict(model, batch, map_size)[0, 0].cpu().numpy()
-    model.train(was_training)
+    with evaluating(model):
+        out = family_of(model).predict(model, batch, map_size)[0, 0].cpu().numpy()
     return stretch(out) if minmax else out
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, all of the model is in evaluation mode; after it, each module is in the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def stretch(probability: np.ndarray) -> np.ndarray:
@@ -69,6 +81,7 @@ def run(
     minmax: bool = True,
     threshold: float | None = None,
     device: str | None = None,
+    hiera_path: Path | None = None,
 ) -> None:
     """A PNG per image, named after its stem, of its mask's size where `gt_folder` is given and else of its own."""
     if threshold is not None and not 0 <= threshold <= 1:
@@ -80,7 +93,7 @@ def run(
         jobs = {path: None for path in list_images(image_folder).values()}
     else:
         jobs = {pair.image: pair.mask for pair in match(image_folder, gt_folder)}
-    model = load_model(checkpoint, target)
+    model = load_model(checkpoint, target, hiera_path)
     check_size(family_of(model), size)
     sizes = {image: map_size(image if mask is None else mask) for image, mask in jobs.items()}
     make_folder(save_path)

@@ -8,15 +8,20 @@ import random
 import numpy as np
 import torch
 
+from ..config import Recipe
 from ..errors import UserError
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or a GPU if there is one and the CPU if not; UserError if it cannot be used."""
+def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device of that name, or a GPU if there is one and the CPU if not; UserError if it cannot be used.
+
+    Args:
+        local_rank: which of this machine's processes this is; each takes a GPU of its own.
+    """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise UserError(f"device {name} cannot be used here; leave --device out or give cpu") from e
@@ -31,3 +36,15 @@ def set_seed(seed: int) -> None:
 
 def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
+
+
+def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
+    """What helps, and what it costs, where memory did not suffice; None for any other error."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return None
+    half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
+    return UserError(
+        f"out of memory on {device} with batches of {recipe.batch_size} at {recipe.size}x{recipe.size}. What helps: "
+        "--grad_checkpointing (the trunk is computed twice; same result), --amp bf16 (half precision; close to the "
+        f"same), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
+    )

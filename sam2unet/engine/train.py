@@ -1,67 +1,272 @@
-"""Training, as released: AdamW, a cosine per epoch, every output's loss with equal weight."""
+"""Training: by default what the released script computes, AdamW with a cosine per epoch on every output's loss."""
 
 from __future__ import annotations
 
-import sys
-import time
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from ..checkpoint import save_state
-from ..config import Recipe
-from ..data.check import check_pairs
-from ..data.masks import MaskFolder, ShuffledFlips
-from ..data.pairs import match
-from ..errors import UserError
-from ..families import Family, check_size, find_family
-from ..files import make_folder
-from .runtime import default_workers, pick_device, set_seed
+from ..config import Recipe, Study
+from ..data.batches import Batches
+from ..data.cache import open_cache
+from ..data.check import check_pairs, readable_pairs
+from ..data.masks import MaskFolder
+from ..data.pairs import Pair, match
+from ..errors import UserError, warn
+from ..families import Family, check_size, find_family, own_names, save_checkpoint
+from ..files import make_folder, sha256
+from ..trainable import Base
+from .log import Log
+from .loop import Loop, Saving, Validation
+from .processes import Processes, another_failed
+from .record import fingerprint, run_record, write_record
+from .runstate import only_run_in, read_state
+from .runtime import default_workers, out_of_memory, pick_device, set_seed
+from .signals import leave_signals_to_the_parent
+from .speed import Speed, chosen_for
+from .trainer import Trainer
+from .validate import check_metric
+
+
+@dataclass(frozen=True)
+class Data:
+    """Folders. Several training folders are one set; a mask folder for each image folder."""
+
+    images: Sequence[Path]
+    masks: Sequence[Path]
+    val_images: Path | None = None
+    val_masks: Path | None = None
+    val_fraction: float = 0.0  # of the training pairs, drawn by the seed, in place of a folder
+    on_bad_image: str = "stop"  # or "skip"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What a run leaves and how it goes on.
+
+    Attributes:
+        save: `full`, as released, or `trainable`, what differs from the weights that it began with.
+        resume: `auto`, from the folder's last.pt if there is one; or such a file.
+    """
+
+    folder: Path
+    save: str = "full"
+    save_minutes: float = 10
+    resume: str | None = None
+    val_every: int = 1
+    best_metric: str = "Dice_mean"
+    tensorboard: bool = False
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str | None = None
+    workers: int | None = None
+    deterministic: bool = False
+    speed: Speed = Speed()
+    fast: bool = False  # choose for the device what `speed` leaves off, and half precision
 
 
 def run(
     recipe: Recipe,
-    image_folder: Path,
-    mask_folder: Path,
-    save_path: Path,
+    data: Data,
+    keeping: Keeping,
+    machine: Machine = Machine(),
     hiera_path: Path | None = None,
-    device: str | None = None,
-    workers: int | None = None,
+    init_from: Path | None = None,
+    study: Study | None = None,
 ) -> None:
-    """Train and leave `<title>-<epoch>.pth` every five epochs and at the end, `recipe.yaml` beside them.
+    """Train and leave `<title>-<epoch>.pth` every five epochs and at the end, and what describes the run.
 
     Nothing is written before all that the user gave has been looked at. UserError where it cannot work.
     """
+    processes = Processes.of_environment()
+    device = pick_device(machine.device, processes.local_rank)
+    if not processes.first:
+        processes.join(device)  # waits until the first process has found nothing wrong
     family = find_family(recipe.model)
-    check_size(family, recipe.size)
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or above")
-    target = pick_device(device)
-    pairs = match(image_folder, mask_folder)
-    refuse_single_values(family, recipe, len(pairs))
-    set_seed(recipe.seed)
-    model = family.build(encoder=recipe.encoder, hiera_path=hiera_path)
-    if hiera_path is None:
-        print("weights: none given (--hiera_path), so the whole network trains from random ones")
-        model.requires_grad_(True)
-    print_parts(family, model)
-    check_pairs(pairs, recipe.mask_threshold)
-    make_folder(save_path)
-    recipe.write(save_path / "recipe.yaml")
-    print(f"data: {len(pairs)} pairs at {recipe.size}x{recipe.size}, batch {recipe.batch_size}, on {target}")
+    check_options(family, recipe, data, keeping, machine)
+    metric = check_metric(keeping.best_metric)
+    if machine.deterministic:
+        make_deterministic()
+    pairs, held_out = split_pairs(data, recipe.seed)
+    if study and study.train_count not in (None, found := len(pairs) + len(held_out) * bool(data.val_fraction)):
+        warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
 
-    loader = DataLoader(
-        MaskFolder(pairs, recipe.size, recipe.mask_threshold),
-        batch_size=recipe.batch_size,
-        sampler=ShuffledFlips(len(pairs), recipe.seed),
-        num_workers=default_workers() if workers is None else workers,
-        pin_memory=target.type == "cuda",
-        persistent_workers=workers != 0,
+    set_seed(recipe.seed)
+    model, base = family.build(encoder=recipe.encoder, hiera_path=hiera_path)
+    choose_trained(family, model, recipe, whole=hiera_path is None and init_from is None)
+    print_parts(family, model)
+    pairs = looked_at(pairs, recipe.mask_threshold, data.on_bad_image == "skip")
+    if held_out:
+        check_pairs(held_out, recipe.mask_threshold)
+    refuse_single_values(family, recipe, len(pairs))
+    batches = Batches(len(pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+    make_folder(keeping.folder)
+    speed = machine.speed
+    if machine.fast:
+        recipe, speed = chosen_for(device, recipe, speed, len(pairs), keeping.folder, processes.local_world)
+
+    with ExitStack() as stack:
+        if processes.first:
+            stack.enter_context(only_run_in(keeping.folder))
+        facts = {"recipe": dataclasses.asdict(recipe), "data": fingerprint(pairs), "base": base and vars(base)}
+        state = state_to_resume(keeping, facts)
+        if processes.first:
+            processes.join(device)
+        stack.callback(processes.leave)
+        saving = Saving(
+            folder=keeping.folder,
+            minutes=keeping.save_minutes,
+            names=own_names(model, base),
+            facts=facts,
+            write=lambda stem: save_as(keeping, model, base, stem),
+        )
+        trainer = Trainer(family, model.to(device), recipe, speed, device, processes)
+        cache = open_caches(speed.cache, pairs, recipe, keeping.folder, processes)
+        dataset = MaskFolder(pairs, recipe.size, recipe.mask_threshold, cache, data.on_bad_image == "skip")
+        log = None
+        if processes.first:
+            recipe.write(keeping.folder / "recipe.yaml")
+            weights = {path.name: sha256(path) for path in (hiera_path, init_from) if path}
+            record = run_record(keeping.arguments, recipe, device, pairs, weights, held_out, processes.world)
+            write_record(keeping.folder, record)
+            log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
+            stack.callback(log.close)
+        validation = Validation(held_out, keeping.val_every, metric) if held_out else None
+        loader = loader_of(dataset, batches, machine.workers, device)
+        loop = Loop(trainer, batches, loader, saving, validation, log, processes)
+        if state:
+            loop.restore(state)
+            print(f"resumed at {loop.place()}")
+        print(f"data: {len(pairs)} pairs at {recipe.size}x{recipe.size}, batch {recipe.batch_size}, on {device}")
+        try:
+            loop.run()
+        except RuntimeError as e:
+            raise out_of_memory(e, recipe, device) or another_failed(e) or e from e
+
+
+def check_options(family: Family, recipe: Recipe, data: Data, keeping: Keeping, machine: Machine) -> None:
+    check_size(family, recipe.size)
+    if machine.workers is not None and machine.workers < 0:
+        raise UserError(f"workers is {machine.workers}; it must be 0 or above")
+    if keeping.save not in ("full", "trainable"):
+        raise UserError(f"save is {keeping.save}; there are full, trainable")
+    if data.on_bad_image not in ("stop", "skip"):
+        raise UserError(f"on_bad_image is {data.on_bad_image}; there are stop, skip")
+    if keeping.val_every < 1 or keeping.save_minutes < 0:
+        raise UserError("val_every must be above 0, save_minutes 0 or above")
+    if not 0 <= data.val_fraction < 1:
+        raise UserError(f"val_fraction is {data.val_fraction}; it must be from 0 to below 1, e.g. 0.1")
+    if (data.val_images is None) != (data.val_masks is None):
+        raise UserError("--val_image_path and --val_mask_path go together")
+    if data.val_images and data.val_fraction:
+        raise UserError("--val_fraction takes pairs from the training folders; it does not go with --val_image_path")
+
+
+def split_pairs(data: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs to validate with."""
+    if len(data.images) != len(data.masks):
+        raise UserError(
+            f"{len(data.images)} --train_image_path, but {len(data.masks)} --train_mask_path; give one each, in order"
+        )
+    pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
+    if data.val_images:
+        return pairs, match(data.val_images, data.val_masks)
+    count = round(len(pairs) * data.val_fraction) or int(data.val_fraction > 0)
+    if count >= len(pairs):
+        raise UserError(f"val_fraction {data.val_fraction} of {len(pairs)} pairs leaves none to train on")
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = set(order[:count])
+    return [p for i, p in enumerate(pairs) if i not in held_out], [pairs[i] for i in sorted(held_out)]
+
+
+def looked_at(pairs: list[Pair], mask_threshold: int | None, skip_bad: bool) -> list[Pair]:
+    pairs = readable_pairs(pairs) if skip_bad else pairs
+    check_pairs(pairs, mask_threshold)
+    return pairs
+
+
+def choose_trained(family: Family, model: nn.Module, recipe: Recipe, whole: bool) -> None:
+    """Freeze and free what `finetune` says; without it, the released choice, or all where there are no weights."""
+    if whole and recipe.finetune is None:
+        print("weights: none given (--hiera_path), so the whole network trains from random ones")
+    finetune = recipe.finetune or ("full" if whole else "adapters")
+    frozen = {"full": (), "adapters": ("trunk",), "decoder": ("trunk", "adapters")}[finetune]
+    for part, parameters in family.parts(model).items():
+        for parameter in parameters:
+            parameter.requires_grad_(part not in frozen)
+
+
+def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, object] | None:
+    """The state to go on from, of the same run; None to begin. UserError if that would overwrite a run."""
+    last = keeping.folder / "last.pt"
+    if keeping.resume is None:
+        if last.is_file():
+            raise UserError(f"{keeping.folder} holds a run; go on with --resume auto, or give another --save_path")
+        return None
+    path = last if keeping.resume == "auto" else Path(keeping.resume)
+    if keeping.resume == "auto" and not last.is_file():
+        return None
+    state = read_state(path)
+    for name, now in facts.items():
+        then = state[name]
+        if then != now:
+            keys = [key for key in now if then.get(key) != now[key]] if now and then else []
+            differ = ", ".join(f"{key} {then.get(key)} there, {now[key]} now" for key in keys)
+            raise UserError(
+                f"{path} is of a run with another {name} ({differ or 'given only once'}); resume with its own flags, "
+                "or start anew from a checkpoint of it with --init_from"
+            )
+    return state
+
+
+def save_as(keeping: Keeping, model: nn.Module, base: Base | None, stem: str) -> Path:
+    path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
+    save_checkpoint(model, path, base)
+    return path
+
+
+def open_caches(
+    place: str, pairs: Sequence[Pair], recipe: Recipe, folder: Path, processes: Processes
+) -> torch.Tensor | None:
+    """One of each machine's processes fills a cache on disk, the others read it."""
+    if place == "disk" and processes.local_rank:
+        processes.wait()
+    cache = open_cache(place, pairs, recipe.size, recipe.mask_threshold, folder, processes.local_world)
+    if place == "disk" and not processes.local_rank:
+        processes.wait()
+    return cache
+
+
+def loader_of(dataset: MaskFolder, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
+    workers = 0 if dataset.cache is not None else default_workers() if workers is None else workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=lambda batch: batch,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_the_parent,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # else each epoch would draw from the process's own
     )
-    fit(family, model.to(target), loader, recipe, save_path)
+
+
+def make_deterministic() -> None:
+    """Only operations that give the same bits every time, also on a GPU; some are slower there."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
@@ -71,42 +276,6 @@ def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
             f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
             f"batches of {recipe.batch_size}); give --size {2 * family.stride} or another --batch_size"
         )
-
-
-def fit(family: Family, model: nn.Module, loader: DataLoader, recipe: Recipe, save_path: Path) -> None:
-    device = next(model.parameters()).device
-    optimizer, schedule = optimizer_of(model, recipe)
-    for epoch in range(1, recipe.epoch + 1):
-        model.train()
-        total, seen, start = torch.zeros((), device=device), 0, time.perf_counter()
-        with tqdm(total=len(loader.dataset), unit="img", desc=f"{epoch}/{recipe.epoch}", disable=None) as bar:
-            for batch in loader:
-                batch = [part.to(device, non_blocking=True) for part in batch]
-                for loss in family.step(model, batch):
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
-                count = len(batch[0])
-                total += loss.detach() * count
-                seen += count
-                bar.set_postfix(loss=f"{total.item() / seen:.4f}", refresh=False)
-                bar.update(count)
-        schedule.step()
-        if not sys.stderr.isatty():
-            rate = seen / (time.perf_counter() - start)
-            print(f"epoch {epoch}/{recipe.epoch}  loss {total.item() / seen:.4f}  {rate:.1f} images/s", flush=True)
-        if epoch % 5 == 0 or epoch == recipe.epoch:
-            path = save_path / f"{family.title}-{epoch}.pth"
-            save_state(model, path)
-            print(f"saved {path}", flush=True)
-
-
-def optimizer_of(
-    model: nn.Module, recipe: Recipe
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epoch, eta_min=1e-7)
 
 
 def print_parts(family: Family, model: nn.Module) -> None:

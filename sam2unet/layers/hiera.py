@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # Blocks per stage, which blocks attend globally, the side of the background position map, window side per stage.
 SIZES = {
@@ -28,9 +29,10 @@ def hiera(size: str) -> Hiera:
 
 
 def size_of(state: Mapping[str, Tensor]) -> str | None:
-    """Which of `SIZES` a trunk's state dict is of, adapted or not; None if of none."""
+    """Which of `SIZES` a trunk's state dict is of, adapted or not, or that of its adapters alone; None if of none."""
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    dim = state["pos_embed"].shape[1] if "pos_embed" in state else 0
+    known = state.get("pos_embed", state.get("blocks.0.prompt_learn.0.weight"))
+    dim = known.shape[1] if known is not None and known.ndim > 1 else 0
     fits = (size for size, facts in SIZES.items() if (facts["dim"], sum(facts["depths"])) == (dim, depth))
     return next(fits, None)
 
@@ -40,6 +42,7 @@ class Hiera(nn.Module):
 
     Attributes:
         channels: width of each of the four outputs.
+        checkpointing: compute each block again for its gradients instead of keeping what they need (arXiv 1604.06174).
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Hiera(nn.Module):
                 )
             self.stage_ends.append(len(blocks) - 1)
         self.blocks = nn.ModuleList(blocks)
+        self.checkpointing = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, S, S'), sides divisible by 32 -> four maps (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
@@ -80,7 +84,10 @@ class Hiera(nn.Module):
         x = x + self.position(*x.shape[1:3])
         maps = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
             if i in self.stage_ends:
                 maps.append(x.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C, H, W)
         return maps

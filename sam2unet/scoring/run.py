@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,8 +105,22 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     )
 
 
-def collect(result: MethodResult, scored: Iterable[Scored]) -> None:
+def collect(result: MethodResult, scored: Iterator[Scored]) -> None:
     """Fill in `result` from the next of `scored`; UserError if any had a problem, warnings for what is peculiar."""
+    for note, images in fill(result, scored).items():
+        warn_of(note, images, result)
+    warn_of_undefined(result)
+
+
+def fill(result: MethodResult, scored: Iterator[Scored]) -> dict[str, list[str]]:
+    """Put the next of `scored` into `result`, in order; of each its curves are added up and forgotten.
+
+    Returns:
+        what was noted, and of which images.
+
+    Raises:
+        UserError: any had a problem.
+    """
     rows, sums, problems, notes = [], {}, {}, {}
     for image, mask in zip(result.images, result.masks, strict=True):
         one = next(scored)
@@ -118,11 +132,13 @@ def collect(result: MethodResult, scored: Iterable[Scored]) -> None:
         for name, curve in one.curves.items():
             sums[name] = sums.get(name, 0) + curve
     refuse(problems, result)
-    for note, images in notes.items():
-        warn_of(note, images, result)
     result.per_image = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     result.curves = {name: total / len(rows) for name, total in sums.items()}
     result.table = table(result.per_image, result.curves)
+    return notes
+
+
+def warn_of_undefined(result: MethodResult) -> None:
     for key, values in result.per_image.items():
         if undefined := [result.images[i] for i in np.flatnonzero(np.isnan(values))]:
             count = f"{len(undefined)} images ({some(undefined)})"

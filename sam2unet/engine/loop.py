@@ -1,0 +1,266 @@
+"""Epochs: batches in, checkpoints, scores and log lines out; at every moment `last.pt` says how to go on."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..data.batches import Batches
+from ..data.masks import MaskBatch
+from ..data.pairs import Pair
+from ..errors import Stopped, warn
+from ..files import make_folder
+from ..scoring import tables
+from ..scoring.columns import METRICS, RELEASED
+from ..scoring.results import MethodResult
+from .log import Log
+from .processes import Processes
+from .runstate import random_state, set_random_state, write_state
+from .signals import Signals
+from .trainer import Trainer, Watch
+from .validate import better, draw, validate
+
+LOG_EVERY = 20  # updates between lines of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Pairs to score after every `every`-th epoch and at the end; the best epoch by `metric` is kept."""
+
+    pairs: Sequence[Pair]
+    every: int
+    metric: str
+
+
+@dataclass(frozen=True)
+class Saving:
+    """
+    Attributes:
+        folder: gets all files.
+        minutes: at most between two writings of `last.pt`.
+        names: entries of the model's state that `last.pt` holds; the others are in the weights that the run began with.
+        facts: more for `last.pt`, to tell whether a run that resumes is the same.
+        write: model -> checkpoint file of that stem, which it returns.
+    """
+
+    folder: Path
+    minutes: float
+    names: Sequence[str]
+    facts: Mapping[str, object]
+    write: Callable[[str], Path]
+
+
+@dataclass
+class Progress:
+    """Where in the run.
+
+    Attributes:
+        batch: the next one of `epoch`; the epoch's work behind its last batch may still be to do.
+        seen: images of the epoch so far.
+        sums, weight: losses by name summed over these images and their optimiser steps, and how many that are.
+        scores: epoch -> metric -> value, of the epochs that were validated.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    seen: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    weight: float = 0
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+class Loop:
+    def __init__(
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        loader: DataLoader,
+        saving: Saving,
+        validation: Validation | None,
+        log: Log | None,
+        processes: Processes,
+    ):
+        self.trainer, self.batches, self.loader, self.processes = trainer, batches, loader, processes
+        self.saving, self.validation, self.log = saving, validation, log
+        self.recipe, self.pairs = trainer.recipe, loader.dataset.pairs
+        self.progress = Progress()
+        self.watch = Watch(late=trainer.device.type == "cuda")
+        self.skipped: set[str] = set()
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        self.trainer.restore(state)
+        self.progress = Progress(**state["progress"])
+        if self.processes.rank < len(state["random"]):
+            set_random_state(state["random"][self.processes.rank])
+
+    def run(self) -> None:
+        """To the recipe's last epoch. Raises Stopped after a signal, once the state is saved."""
+        with Signals() as self.signals:
+            if self.progress == Progress():
+                self.save()
+            while self.progress.epoch <= self.recipe.epoch:
+                self.train_epoch()
+                self.end_epoch()
+
+    def train_epoch(self) -> None:
+        progress, trainer = self.progress, self.trainer
+        self.batches.start(progress.epoch, progress.batch)
+        trainer.model.train()
+        self.sums = {name: torch.tensor(value, device=trainer.device) for name, value in progress.sums.items()}
+        self.saved, start, before = time.monotonic(), time.perf_counter(), progress.seen
+        title = f"{progress.epoch}/{self.recipe.epoch}"
+        off = None if self.processes.first else True
+        with tqdm(total=len(self.pairs), initial=before, unit="img", desc=title, disable=off) as bar:
+            for group in grouped(self.loader, self.recipe.accumulate):
+                seen = self.update(group)
+                progress.batch += len(group)
+                progress.seen += seen
+                bar.update(seen)
+                at_end = progress.batch == self.batches.count
+                if at_end or progress.batch % (LOG_EVERY * self.recipe.accumulate) == 0:
+                    losses = self.mean_losses()
+                    bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
+                    self.write_losses("train", losses, (progress.seen - before) / (time.perf_counter() - start))
+                if not at_end:
+                    self.save_if_wanted()
+        if progress.seen > before:
+            losses, rate = self.mean_losses(), (progress.seen - before) / (time.perf_counter() - start)
+            self.write_losses("epoch", losses, rate)
+            if not sys.stderr.isatty():
+                print(f"epoch {title}  loss {losses['total']:.4f}  {rate:.1f} images/s", flush=True)
+
+    def update(self, group: list[MaskBatch]) -> int:
+        """Take the group's optimiser steps; how many images it holds over all processes."""
+        first, world = self.progress.batch, self.processes.world
+        whole = sum(self.batches.images(first + number) for number in range(len(group)))
+        # Gradients are averaged over processes, so a loss counts by its share of the images, times the processes.
+        shares = [len(batch.images) * world / whole for batch in group]
+        for batch in group:
+            self.report_skipped(batch.skipped)
+        for found in self.trainer.update([batch.on(self.trainer.device) for batch in group], shares):
+            for batch, losses, share in zip(group, found, shares, strict=True):
+                where = f"epoch {self.progress.epoch}, step {self.trainer.step + 1}"
+                self.watch.look(losses["total"], where, [self.pairs[i].image.name for i in batch.indices.tolist()])
+                for name, loss in losses.items():
+                    self.sums[name] = self.sums.get(name, 0) + loss * (share * whole / world)
+            self.progress.weight += whole
+        return whole
+
+    def report_skipped(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            if line not in self.skipped:
+                warn(f"left out: {line}")
+                self.skipped.add(line)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Over the epoch's images so far, of all processes."""
+        values = self.processes.sum([value.item() for value in self.sums.values()])
+        return {name: value / self.progress.weight for name, value in zip(self.sums, values, strict=True)}
+
+    def write_losses(self, kind: str, losses: Mapping[str, float], rate: float) -> None:
+        if self.log:
+            facts = {"epoch": self.progress.epoch, "learning_rate": self.trainer.rate, "images_per_second": rate}
+            self.log.write(kind, self.trainer.step, losses=losses, **facts, memory_mib=memory(self.trainer.device))
+
+    def save_if_wanted(self) -> None:
+        due = time.monotonic() - self.saved >= 60 * self.saving.minutes
+        number, due = self.processes.any(self.signals.caught, due)
+        if number or due:
+            self.save()
+        if number:
+            raise Stopped(number, f" at {self.place()}; the state is in {self.saving.folder / 'last.pt'}")
+
+    def place(self) -> str:
+        return f"epoch {self.progress.epoch}, step {self.trainer.step}"
+
+    def save(self) -> None:
+        self.watch.settle()
+        self.progress.sums = {name: value.item() for name, value in self.sums.items()}
+        random = self.processes.gather(random_state())
+        if self.processes.first:
+            state = self.trainer.state(self.saving.names)
+            more = {"progress": vars(self.progress), "random": random}
+            write_state(self.saving.folder / "last.pt", dict(self.saving.facts) | state | more)
+        self.saved = time.monotonic()
+
+    def end_epoch(self) -> None:
+        """Checkpoint and validation; what is cut off here is done again by a run that resumes."""
+        epoch, last = self.progress.epoch, self.progress.epoch == self.recipe.epoch
+        validates = self.validation and (epoch % self.validation.every == 0 or last)
+        if validates:
+            self.save()
+        with self.trainer.averaged():
+            if self.processes.first and (epoch % 5 == 0 or last):
+                print(f"saved {self.saving.write(f'{self.trainer.family.title}-{epoch}')}", flush=True)
+            if validates:
+                with self.signals.at_once():
+                    self.validate(self.validation)
+        self.trainer.end_epoch()
+        self.progress = Progress(epoch=epoch + 1, scores=self.progress.scores)
+        self.sums = {}
+        self.save()
+        (number,) = self.processes.any(self.signals.caught)
+        if number and not last:
+            raise Stopped(number, f" after epoch {epoch}; the state is in {self.saving.folder / 'last.pt'}")
+
+    def validate(self, validation: Validation) -> None:
+        """Score, print the epoch's row, keep the best."""
+        epoch, scores = self.progress.epoch, self.progress.scores
+        best = max_by(validation.metric, scores)
+        model, recipe, processes = self.trainer.model, self.recipe, self.processes
+        result = validate(model, validation.pairs, recipe.size, recipe.mask_threshold, processes.rank, processes.world)
+        scores[epoch] = result.table
+        if not processes.first:
+            return
+        header, *rows = score_table(scores, len(validation.pairs)).splitlines()
+        print(*([header] if len(rows) == 1 else []), rows[-1], sep="\n", flush=True)
+        if best is None or better(validation.metric, result.table[validation.metric], scores[best][validation.metric]):
+            print(f"saved {self.saving.write('best')}: the best {METRICS[validation.metric].title} so far", flush=True)
+        picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
+        make_folder(picture.parent)
+        draw(model, validation.pairs, recipe.size, recipe.mask_threshold, picture)
+        self.log.write("validation", self.trainer.step, epoch=epoch, **result.table)
+        self.log.picture("validation", picture, self.trainer.step)
+
+
+def max_by(metric: str, scores: Mapping[int, Mapping[str, float]]) -> int | None:
+    """The first epoch with the best value."""
+    best = None
+    for epoch in sorted(scores):
+        if better(metric, scores[epoch][metric], None if best is None else scores[best][metric]):
+            best = epoch
+    return best
+
+
+def score_table(scores: Mapping[int, Mapping[str, float]], images: int) -> str:
+    """A line of titles and one per validated epoch."""
+    rows = [
+        MethodResult("validation", f"epoch {epoch}", [""] * images, [], [], [], {}, {}, dict(table))
+        for epoch, table in sorted(scores.items())
+    ]
+    return tables.text_table(rows, RELEASED)
+
+
+def grouped(loader: Iterable[MaskBatch], count: int) -> Iterator[list[MaskBatch]]:
+    """Lists of `count` batches; the last may hold fewer."""
+    batches = iter(loader)
+    while group := list(itertools.islice(batches, count)):
+        yield group
+
+
+def memory(device: torch.device) -> float:
+    """MiB that this process has had at most: PyTorch's on a GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

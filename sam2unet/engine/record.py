@@ -1,0 +1,121 @@
+"""What a run was made of, so that its numbers can be explained later."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from ..config import Recipe
+from ..data.check import each
+from ..data.pairs import Pair
+from ..data.reading import opened
+from ..files import written_whole
+from .versions import versions
+
+PACKAGES = ("sam2unet", "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def run_record(
+    arguments: Mapping[str, object],
+    recipe: Recipe,
+    device: torch.device,
+    pairs: Sequence[Pair],
+    weights: Mapping[str, str],
+    validation: Sequence[Pair] = (),
+    world: int = 1,
+) -> dict[str, object]:
+    """For `write_record`: arguments, recipe, software, hardware, data and start.
+
+    Args:
+        weights: SHA-256 by file name of what the training starts from.
+        world: processes.
+    """
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "arguments": dict(arguments),
+        "recipe": dataclasses.asdict(recipe),
+        "weights": dict(weights),
+        "data": fingerprint(pairs),
+        "validation": fingerprint(validation) if validation else None,
+        "device": device_record(device) | {"processes": world},
+        "versions": versions(PACKAGES),
+        "git": git_state(PROJECT),
+    }
+
+
+def write_record(folder: Path, record: Mapping[str, object]) -> None:
+    """As `run.json`. What JSON does not know, such as paths, is written as text."""
+    with written_whole(folder / "run.json") as file:
+        file.write((json.dumps(record, indent=2, default=str) + "\n").encode())
+
+
+def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
+    """What tells a set of pairs from another: names in their order, bytes, sizes. Only headers of files are read.
+
+    Returns:
+        "count"; "sizes" of the images as stored, "WxH" of the "min" and the "max" by area and how many are "distinct";
+        "bytes" of images and masks; "names_sha256" of the file names, wherever their folders are.
+
+    Raises:
+        UserError: an image cannot be opened.
+    """
+
+    def look(pair: Pair) -> tuple[tuple[int, int], int]:
+        with opened(pair.image) as image:
+            return image.size, pair.image.stat().st_size + pair.mask.stat().st_size
+
+    looks = each(look, pairs)
+    sizes = sorted({size for size, _ in looks}, key=lambda size: (size[0] * size[1], size))
+    names = "\n".join(f"{pair.image.name}\n{pair.mask.name}" for pair in pairs)
+    return {
+        "count": len(pairs),
+        "sizes": {"min": "{}x{}".format(*sizes[0]), "max": "{}x{}".format(*sizes[-1]), "distinct": len(sizes)},
+        "bytes": sum(count for _, count in looks),
+        "names_sha256": hashlib.sha256(os.fsencode(names)).hexdigest(),
+    }
+
+
+def device_record(device: torch.device) -> dict[str, object]:
+    cores = os.cpu_count()
+    found = {"type": device.type, "cpu": cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def cpu_name() -> str:
+    """On Linux the kernel's name for it, as `platform` often has none."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def git_state(project: Path) -> dict[str, object] | None:
+    """The commit, and whether the package or train.py is "dirty": not as committed. None outside a checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(project), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != project.resolve():
+            return None  # installed inside another project
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "sam2unet", "train.py"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,88 @@
+"""Options that change time and memory: the same mathematics in another order, or close to it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import Recipe
+from ..data.cache import PLACES, free_memory, shape_of
+from ..errors import UserError
+from ..layers.hiera import Hiera
+
+PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """None of these is in the released script.
+
+    Attributes:
+        compile: let PyTorch fuse the model's operations.
+        channels_last: the decoder's convolutions work on channels-last memory.
+        fused: one kernel for AdamW instead of several per parameter.
+        grad_checkpointing: the trunk's blocks are computed again for their gradients instead of kept.
+        cache: where resized pairs are kept: `off`, `ram` or `disk`.
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    fused: bool = False
+    grad_checkpointing: bool = False
+    cache: str = "off"
+
+    def __post_init__(self) -> None:
+        if self.cache not in PLACES:
+            raise UserError(f"cache is {self.cache}; there are {', '.join(PLACES)}")
+
+
+def chosen_for(
+    device: torch.device, recipe: Recipe, speed: Speed, pairs: int, folder: Path, copies: int
+) -> tuple[Recipe, Speed]:
+    """`recipe` and `speed` with what suits the device turned on, after saying what that is.
+
+    Args:
+        pairs, folder, copies: what would be cached, where on disk, and by how many processes of this machine.
+    """
+    on_gpu = device.type == "cuda"
+    need = math.prod(shape_of(pairs, recipe.size))
+    rooms = {"ram": need * copies < 0.5 * free_memory(), "disk": need < 0.5 * shutil.disk_usage(folder).free}
+    amp = half_type(device) if recipe.amp == "off" else recipe.amp
+    cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
+    compile = on_gpu and bool(shutil.which("cc"))  # compiled code gains nothing on CPUs, after minutes of compiling
+    speed = replace(speed, compile=compile or speed.compile, channels_last=True, fused=True, cache=cache)
+    switches = [f"--{name}" for name in ("compile", "channels_last", "fused") if getattr(speed, name)]
+    print(f"fast: --amp {amp} {' '.join(switches)} --cache {cache}")
+    return replace(recipe, amp=amp), speed
+
+
+def half_type(device: torch.device) -> str:
+    """The short floating-point type that the device computes with at speed; bf16 needs no loss scaling."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    table = Path("/proc/cpuinfo")
+    return "bf16" if table.is_file() and "bf16" in table.read_text() else "off"
+
+
+def autocast(device: torch.device, amp: str) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
+
+
+def checkpoint_trunks(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, Hiera):
+            module.checkpointing = True
+
+
+def channels_last(decoder: Iterable[nn.Parameter]) -> None:
+    """Lay out convolution weights channels-last; what the trunk hands over is already."""
+    for parameter in decoder:
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

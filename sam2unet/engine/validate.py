@@ -1,0 +1,157 @@
+"""Scores during training: those that test.py and eval.py would give the model as it is."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from ..data.pairs import Pair
+from ..data.reading import read_image, read_mask
+from ..data.transforms import grey_levels
+from ..errors import UserError
+from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.results import MethodResult
+from ..scoring.run import fill, warn_of_undefined
+from ..scoring.scorer import How, Scored, score_arrays
+from .pictures import overview, spread
+from .predict import evaluating, probability_map
+from .processes import Processes
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 4  # that decode and score; a GPU would wait for a single one
+ROUND = 16  # images of each process between two exchanges of scores
+
+
+def check_metric(name: str) -> str:
+    """The key in `METRICS` of a metric named by its key or title; UserError if validation has none of that name."""
+    keys = PROTOCOLS["all"]
+    titles = {METRICS[key].title: key for key in keys}
+    if name not in keys and name not in titles:
+        raise UserError(f"no metric named {name} for --best_metric; there are {', '.join(titles)}")
+    return titles.get(name, name)
+
+
+def better(metric: str, new: float, old: float | None) -> bool:
+    """Whether `new` is the best so far; a value that is not defined never is."""
+    if math.isnan(new) or old is None or math.isnan(old):
+        return not math.isnan(new)
+    return new > old if METRICS[metric].higher else new < old
+
+
+def validate(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    mask_threshold: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> MethodResult:
+    """Scores of the maps that the model predicts for `pairs`, in their order.
+
+    With several processes all must call this; each predicts its part, and all return the same, to the last bit
+    what one process alone would.
+
+    Args:
+        size: side that the model is trained at.
+        mask_threshold: mask values above it are foreground; None for 0/255 masks.
+        rank, world: which of how many processes this is.
+
+    Raises:
+        UserError: a file cannot be read any more; in every process.
+    """
+    result = MethodResult(
+        dataset="validation",
+        method="",
+        images=[pair.mask.stem for pair in pairs],
+        predictions=[None] * len(pairs),
+        masks=[pair.mask for pair in pairs],
+        photographs=[pair.image for pair in pairs],
+        per_image={},
+        curves={},
+    )
+    with ThreadPoolExecutor(THREADS) as pool, evaluating(model):
+        own = scores(model, pairs[rank::world], size, mask_threshold, pool)
+        fill(result, exchanged(own, len(pairs), Processes(rank, world)))
+    if rank == 0:
+        warn_of_undefined(result)
+    return result
+
+
+def scores(
+    model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: int | None, pool: ThreadPoolExecutor
+) -> Iterator[Scored]:
+    """Of each pair, in order. The pool reads the next pairs and scores the last maps while the model predicts."""
+
+    def read(pair: Pair) -> tuple[Image.Image, Image.Image] | UserError:
+        try:
+            return read_image(pair.image), read_mask(pair.mask, mask_threshold)
+        except UserError as e:
+            return e  # the other processes, which wait for this one's scores, shall hear of it
+
+    def score(found: tuple[np.ndarray, np.ndarray] | UserError) -> Scored:
+        if isinstance(found, UserError):
+            return Scored({}, {}, problem="unreadable", detail=str(found))
+        return score_arrays(*found, How(mask_threshold), ())
+
+    def predicted() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
+        for found in ahead(pool, read, pairs):
+            if isinstance(found, UserError):
+                yield found
+            else:
+                photo, mask = found
+                yield grey_map(model, photo, size, mask.size), np.asarray(mask)
+
+    return ahead(pool, score, predicted())
+
+
+def grey_map(model: nn.Module, photo: Image.Image, size: int, map_size: tuple[int, int]) -> np.ndarray:
+    """uint8 of `map_size` (width, height): the pixels of the PNG that test.py writes."""
+    return grey_levels(probability_map(model, photo, size, map_size[::-1], minmax=True))
+
+
+def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` in the pool's threads, at most THREADS results ahead of what is taken."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def exchanged(own: Iterator[Scored], count: int, processes: Processes) -> Iterator[Scored]:
+    """All processes' scores, in the order of all `count` pairs, a few at a time, so that memory holds few curves."""
+    for start in range(0, count, ROUND * processes.world):
+        mine = len(range(start + processes.rank, min(start + ROUND * processes.world, count), processes.world))
+        parts = processes.gather([next(own) for _ in range(mine)])
+        for place in range(min(ROUND * processes.world, count - start)):
+            yield parts[place % processes.world][place // processes.world]
+
+
+def draw(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    mask_threshold: int | None,
+    path: Path,
+    rows: int = 8,
+    side: int = 160,
+) -> None:
+    """A PNG with rows of image | mask | map, the same pairs every time; UserError where it cannot be written."""
+
+    def row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
+        photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
+        return photo, mask, Image.fromarray(grey_map(model, photo, size, mask.size))
+
+    overview(map(row, spread(pairs, rows)), path, side)

@@ -1,0 +1,150 @@
+"""What is left of a run that is stopped, killed, or finds its disk full: enough to end as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, write_pairs
+
+FLAGS = "--size 64 --batch_size 2 --epoch 3 --warmup 4 --ema 0.9 --save_minutes 0 --device cpu --workers 1".split()
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, sam2_tiny):
+    """Words that train on five images for nine steps, up to the folder to save to."""
+    images, masks = write_pairs(tmp_path_factory.mktemp("data"), count=5)
+    files = ["--hiera_path", sam2_tiny, "--train_image_path", images, "--train_mask_path", masks]
+    files += ["--val_image_path", images, "--val_mask_path", masks, "--val_every", 2]
+    return [str(word) for word in (sys.executable, ROOT / "train.py", *files, *FLAGS, "--save_path")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert finish(start(command, folder))[0] == 0
+    return folder
+
+
+def start(command, folder, *more, **options) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, str(folder), *more], env=environment, start_new_session=True, **pipes, **options)
+
+
+def finish(process) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def wait_for(process, happened) -> None:
+    deadline = time.monotonic() + 100
+    while not happened():
+        assert time.monotonic() < deadline and process.poll() is None, "it never happened"
+        time.sleep(0.001)
+
+
+def saved(folder) -> float:
+    return (folder / "last.pt").stat().st_mtime if (folder / "last.pt").exists() else 0.0
+
+
+def progress(folder):
+    return torch.load(folder / "last.pt", weights_only=True)["progress"]
+
+
+def same_end(folder, uninterrupted) -> bool:
+    """Checkpoint, best checkpoint and log are those of the run that nobody disturbed."""
+    for name in ("SAM2-UNet-3.pth", "best.pth"):
+        a, b = (torch.load(path / name, weights_only=True) for path in (folder, uninterrupted))
+        assert list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a), name
+    kinds = [
+        [line[:40] for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (folder, uninterrupted)
+    ]
+    return kinds[0] == kinds[1]
+
+
+def test_killed_at_five_moments_a_run_ends_in_the_same_bits(command, uninterrupted, tmp_path):
+    pauses = [random.uniform(0, 1.5) for _ in range(3)]
+    log = []
+    for moment in (*pauses, "in the middle of an epoch", "while last.pt is written"):
+        process = start(command, tmp_path, "--resume", "auto")
+        before = saved(tmp_path)
+        if moment == "while last.pt is written":
+            wait_for(process, lambda: list(tmp_path.glob(".last.pt.*.part")))
+        elif isinstance(moment, str):
+            wait_for(process, lambda before=before: saved(tmp_path) > before and progress(tmp_path)["batch"] > 0)
+        else:
+            wait_for(process, lambda before=before: saved(tmp_path) > before)
+            time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        finish(process)
+        left = list(tmp_path.glob(".last.pt.*.part"))
+        log.append(
+            (moment, {key: progress(tmp_path)[key] for key in ("epoch", "batch")}, "half-written" if left else "")
+        )
+    print(*log, sep="\n")
+    code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
+    assert code == 0, err
+    assert same_end(tmp_path, uninterrupted), log
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first(number, status, command, uninterrupted, tmp_path):
+    process = start(command, tmp_path)
+    wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
+    os.killpg(process.pid, number)  # to the workers too, as Ctrl-C in a terminal
+    code, out, err = finish(process)
+    assert code == status
+    assert err.splitlines()[-1].startswith("stopped") and "Traceback" not in err
+    code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
+    assert code == 0 and "resumed at epoch" in out
+    assert same_end(tmp_path, uninterrupted)
+
+
+def test_a_second_run_in_the_folder_is_refused(command, uninterrupted, tmp_path):
+    process = start(command, tmp_path)
+    wait_for(process, lambda: saved(tmp_path) > 0)
+    for flags in ((), ("--resume", "auto")):
+        code, _, err = finish(start(command, tmp_path, *flags))
+        assert code == 2 and "another run is writing into" in err.splitlines()[-1]
+    assert finish(process)[0] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    code, _, err = finish(start(command, tmp_path))
+    assert code == 2 and "holds a run; go on with --resume auto" in err.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert same_end(tmp_path, uninterrupted)
+
+
+def test_resuming_another_run_is_refused(command, uninterrupted, tmp_path):
+    for flags, words in {
+        ("--lr", "0.5"): "another recipe (lr 0.001 there, 0.5 now)",
+        ("--hiera_path", str(tmp_path / "none.pt")): "no such file",
+    }.items():
+        code, _, err = finish(start(command, uninterrupted, "--resume", "auto", *flags))
+        assert code == 2 and words in err.splitlines()[-1]
+
+
+def test_a_finished_run_resumes_to_nothing(command, uninterrupted):
+    before = (uninterrupted / "last.pt").read_bytes()
+    code, out, _ = finish(start(command, uninterrupted, "--resume", "auto"))
+    assert code == 0 and "complete" in out
+    assert (uninterrupted / "last.pt").read_bytes() == before
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_last_state(command, uninterrupted, tmp_path):
+    """A limit on the size of files stands in for the disk's end; it fails the same call."""
+    process = start(command, tmp_path, "--resume", "auto")
+    wait_for(process, lambda: saved(tmp_path) > 0)
+    import resource
+
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    code, _, err = finish(process)
+    assert code == 2 and "cannot write" in err.splitlines()[-1]
+    assert finish(start(command, tmp_path, "--resume", "auto"))[0] == 0
+    assert same_end(tmp_path, uninterrupted)
