@@ -9,7 +9,10 @@ from sam2unet.engine import predict
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    p.add_argument("--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, released or trained here")
+    p.add_argument(
+        "--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, released or ours; .safetensors"
+    )
+    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint that a .safetensors one was trained from")
     p.add_argument("--test_image_path", type=Path, required=True, help="folder of images")
     p.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
     p.add_argument("--save_path", type=Path, required=True, help="folder for the maps, 8-bit grey PNG")
@@ -30,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
         minmax=not args.no_minmax,
         threshold=args.threshold,
         device=args.device,
+        hiera_path=args.hiera_path,
     )
 
 

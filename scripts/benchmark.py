@@ -23,7 +23,7 @@ import numpy as np
 from sam2unet.cli import Parser, main
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_mask
-from sam2unet.engine.evaluate import version
+from sam2unet.engine.versions import version
 from sam2unet.errors import UserError
 from sam2unet.scoring.run import pool_map
 from sam2unet.scoring.scorer import How, Job, read_prediction, score

@@ -3,22 +3,20 @@
 import argparse
 import json
 import os
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from steps import ROOT, call
 
 from sam2unet.cli import Parser, main
 from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
+from sam2unet.engine.pictures import overview, spread
 from sam2unet.errors import UserError
-from sam2unet.files import make_folder, written_whole
+from sam2unet.files import make_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
 
 
@@ -47,10 +45,11 @@ def run(args: argparse.Namespace) -> None:
         clear(folder / "data")
         call("scripts/make_sample_data.py", "--save_path", folder / "data")
     released = args.hiera_path and torch.cuda.is_available()
-    recipe = ["--config", f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
+    recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
     recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
     coding = [] if args.mask_threshold is None else ["--mask_threshold", args.mask_threshold]
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
+    (folder / "last.pt").unlink(missing_ok=True)  # an earlier quickstart's; this one starts anew
     call("train.py", *recipe, *inputs, "--save_path", folder, *coding)
     checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
     clear(maps)
@@ -60,7 +59,11 @@ def run(args: argparse.Namespace) -> None:
     call("eval.py", *scores, "--save_dir", folder / "scores", *coding)
 
     pairs = match(test / "images", test / "masks")
-    draw_overview(pairs, maps, args.mask_threshold, folder / "overview.png")
+    shown = (
+        (read_image(pair.image), read_mask(pair.mask, args.mask_threshold), Image.open(maps / f"{pair.image.stem}.png"))
+        for pair in spread(pairs)
+    )
+    overview(shown, folder / "overview.png")
     results = json.loads((folder / "scores/results.json").read_text())
     ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, args.mask_threshold)
     print(f"\nheld-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
@@ -87,34 +90,11 @@ def clear(folder: Path) -> None:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def call(script: str, *flags: object) -> None:
-    """Run a script as a user would, after showing the command; its failure ends this one too."""
-    words = [script, *(str(flag) for flag in flags)]
-    print(f"\n$ python {shlex.join(word.removeprefix(f'{ROOT}/') for word in words)}", flush=True)
-    if code := subprocess.run([sys.executable, *words], cwd=ROOT).returncode:
-        sys.exit(code)
-
-
 def constant_error(pairs: list[Pair], mask_threshold: int | None) -> float:
     """Mean absolute error of the better of all black and all white, which no constant grey beats."""
     masks = (np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND for pair in pairs)
     share = np.mean([mask.mean() for mask in masks])
     return float(min(share, 1 - share))
-
-
-def draw_overview(
-    pairs: list[Pair], maps: Path, mask_threshold: int | None, target: Path, rows: int = 8, side: int = 160
-) -> None:
-    """Rows of image | mask | prediction, spread evenly over the held-out pairs."""
-    chosen = [pairs[i] for i in np.unique(np.linspace(0, len(pairs) - 1, rows).astype(int))]
-    sheet = Image.new("RGB", (3 * side, len(chosen) * side), "white")
-    for row, pair in enumerate(chosen):
-        prediction = Image.open(maps / f"{pair.image.stem}.png")
-        for column, picture in enumerate((read_image(pair.image), read_mask(pair.mask, mask_threshold), prediction)):
-            small = picture.convert("RGB").resize((side - 4, side - 4), Image.Resampling.BILINEAR)
-            sheet.paste(small, (column * side + 2, row * side + 2))
-    with written_whole(target) as file:
-        sheet.save(file, "PNG")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def block(name):
 def test_a_checkpoint_is_a_bare_state_dict_and_loads_to_the_same_model(size, tmp_path):
     torch.manual_seed(0)
     model = sam2unet.create_model("sam2unet", encoder=size).eval()
-    save_state(model, tmp_path / "SAM2-UNet-5.pth")
+    save_state(model.state_dict(), tmp_path / "SAM2-UNet-5.pth")
     state = torch.load(tmp_path / "SAM2-UNet-5.pth", weights_only=True)
     assert list(state) == list(model.state_dict())
     loaded = sam2unet.load_model(tmp_path / "SAM2-UNet-5.pth", device="cpu")

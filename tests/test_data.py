@@ -1,5 +1,7 @@
 """What reaches the network: which files belong together, how masks are read, the released pre-processing."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,9 @@ from PIL import Image
 from torchvision import transforms
 
 from sam2unet import UserError, load_pair
+from sam2unet.data.batches import Batches, Draw
 from sam2unet.data.check import check_pairs
-from sam2unet.data.masks import MaskFolder, ShuffledFlips
+from sam2unet.data.masks import MaskFolder
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_image, read_mask
 
@@ -125,18 +128,25 @@ def test_a_mask_of_another_size_is_fine_at_the_same_aspect_ratio(tmp_path):
         check_pairs(match(images, masks))
 
 
-def test_flips_move_image_and_mask_together(polyps):
-    folder = MaskFolder(match(polyps / "images", polyps / "masks"), 64)
-    image, mask = folder[3, False, False]
-    for mirror, tip, axes in [(True, False, [-1]), (False, True, [-2]), (True, True, [-1, -2])]:
-        flipped_image, flipped_mask = folder[3, mirror, tip]
-        assert torch.equal(flipped_image, image.flip(axes)) and torch.equal(flipped_mask, mask.flip(axes))
+def test_a_batch_is_flipped_and_normalised_as_its_draws_say(polyps):
+    pairs = match(polyps / "images", polyps / "masks")
+    draws = [Draw(index, mirror, tip) for index, (mirror, tip) in enumerate(itertools.product((False, True), repeat=2))]
+    batch = MaskFolder(pairs, 64).__getitems__(draws)
+    assert batch.images.dtype == batch.masks.dtype == torch.uint8
+    images, masks = batch.on(torch.device("cpu"))
+    for draw, image, mask in zip(draws, images, masks, strict=True):
+        axes = [axis for axis, flips in ((-1, draw.mirror), (-2, draw.tip)) if flips]
+        for found, wanted in zip((image, mask), load_pair(*pairs[draw.index], 64), strict=True):
+            assert torch.equal(found, wanted.flip(axes))
 
 
 def test_an_epoch_takes_every_pair_once_in_new_order_with_even_flips():
-    sampler = ShuffledFlips(1000, seed=0)
-    first, second = list(sampler), list(sampler)
-    for epoch in (first, second):
-        assert sorted(index for index, _, _ in epoch) == list(range(1000))
-        assert 420 < sum(mirror for _, mirror, _ in epoch) < 580 and 420 < sum(tip for _, _, tip in epoch) < 580
-    assert first != second and first == list(ShuffledFlips(1000, seed=0))
+    batches = Batches(1000, 12, seed=0)
+    first = [draw for batch in batches for draw in batch]
+    assert sorted(draw.index for draw in first) == list(range(1000))
+    assert 400 < sum(draw.mirror for draw in first) < 600 and 400 < sum(draw.tip for draw in first) < 600
+    batches.start(epoch=2)
+    second = [draw for batch in batches for draw in batch]
+    assert first != second and first == [draw for batch in Batches(1000, 12, seed=0) for draw in batch]
+    batches.start(epoch=2, batch=80)
+    assert [draw for batch in batches for draw in batch] == second[960:]

@@ -19,7 +19,7 @@ def checkpoint(fill, tmp_path_factory):
     model = sam2unet.create_model("sam2unet", encoder="tiny")
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
-    save_state(model, path)
+    save_state(model.state_dict(), path)
     return path
 
 

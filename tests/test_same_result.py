@@ -17,7 +17,7 @@ from sam2unet.data.masks import MaskFolder
 from sam2unet.data.pairs import match
 from sam2unet.engine.processes import Processes
 from sam2unet.engine.speed import Speed
-from sam2unet.engine.trainer import Trainer, optimizer_of
+from sam2unet.engine.trainer import Trainer
 from sam2unet.families import find_family
 
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -262,7 +262,7 @@ def repeated(images: Mapping[Path, ImageLook]) -> list[Finding]:
 
 
 def shared(images: Mapping[Path, ImageLook], others: Mapping[Path, ImageLook]) -> list[Finding]:
-    by_pixels = {look.pixels: path for path, look in images.items()}
+    by_pixels = {look.pixels: path for path, look in reversed(list(images.items()))}  # the first of equal ones
     same = {path: by_pixels[look.pixels] for path, look in others.items() if look.pixels in by_pixels}
     equal = [f"{image.name} = {other.name}" for other, image in same.items()]
     text = f"{listed(equal, others, MANY)}, pixel by pixel: leakage; take them out of one of the sets"

@@ -95,6 +95,7 @@ class Loop:
         self.progress = Progress()
         self.watch = Watch(late=trainer.device.type == "cuda")
         self.skipped: set[str] = set()
+        self.shown = False  # the titles above the rows of scores
         self.sums: dict[str, torch.Tensor] = {}
 
     def restore(self, state: Mapping[str, object]) -> None:
@@ -108,9 +109,14 @@ class Loop:
         with Signals() as self.signals:
             if self.progress == Progress():
                 self.save()
+            if self.progress.epoch > self.recipe.epoch:
+                print(f"the run is complete: {self.recipe.epoch} of {self.recipe.epoch} epochs")
             while self.progress.epoch <= self.recipe.epoch:
                 self.train_epoch()
                 self.end_epoch()
+        if self.validation and (epoch := best_epoch(self.validation.metric, self.progress.scores)):
+            value = self.progress.scores[epoch][self.validation.metric]
+            print(f"best: epoch {epoch}, {METRICS[self.validation.metric].title} {value:.3f}")
 
     def train_epoch(self) -> None:
         progress, trainer = self.progress, self.trainer
@@ -216,14 +222,15 @@ class Loop:
     def validate(self, validation: Validation) -> None:
         """Score, print the epoch's row, keep the best."""
         epoch, scores = self.progress.epoch, self.progress.scores
-        best = max_by(validation.metric, scores)
+        best, first_row = best_epoch(validation.metric, scores), not self.shown
         model, recipe, processes = self.trainer.model, self.recipe, self.processes
         result = validate(model, validation.pairs, recipe.size, recipe.mask_threshold, processes.rank, processes.world)
         scores[epoch] = result.table
         if not processes.first:
             return
         header, *rows = score_table(scores, len(validation.pairs)).splitlines()
-        print(*([header] if len(rows) == 1 else []), rows[-1], sep="\n", flush=True)
+        print(*[header] * first_row, rows[-1], sep="\n", flush=True)
+        self.shown = True
         if best is None or better(validation.metric, result.table[validation.metric], scores[best][validation.metric]):
             print(f"saved {self.saving.write('best')}: the best {METRICS[validation.metric].title} so far", flush=True)
         picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
@@ -233,7 +240,7 @@ class Loop:
         self.log.picture("validation", picture, self.trainer.step)
 
 
-def max_by(metric: str, scores: Mapping[int, Mapping[str, float]]) -> int | None:
+def best_epoch(metric: str, scores: Mapping[int, Mapping[str, float]]) -> int | None:
     """The first epoch with the best value."""
     best = None
     for epoch in sorted(scores):

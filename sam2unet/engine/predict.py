@@ -22,6 +22,7 @@ from ..data.transforms import grey_levels, image_tensor
 from ..errors import UserError
 from ..families import check_size, family_of, load_model
 from ..files import make_folder, written_whole
+from .processes import Processes
 from .runtime import pick_device
 
 
@@ -83,11 +84,15 @@ def run(
     device: str | None = None,
     hiera_path: Path | None = None,
 ) -> None:
-    """A PNG per image, named after its stem, of its mask's size where `gt_folder` is given and else of its own."""
+    """A PNG per image, named after its stem, of its mask's size where `gt_folder` is given and else of its own.
+
+    Under torchrun each process takes its share of the images.
+    """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold is {threshold}; it must be from 0 to 1")
     size = trained_size(checkpoint) if size is None else size
-    target = pick_device(device)
+    processes = Processes.of_environment()
+    target = pick_device(device, processes.local_rank)
     refuse_overwriting(save_path, image_folder, gt_folder)
     if gt_folder is None:
         jobs = {path: None for path in list_images(image_folder).values()}
@@ -95,12 +100,14 @@ def run(
         jobs = {pair.image: pair.mask for pair in match(image_folder, gt_folder)}
     model = load_model(checkpoint, target, hiera_path)
     check_size(family_of(model), size)
+    jobs = dict(list(jobs.items())[processes.rank :: processes.world])
     sizes = {image: map_size(image if mask is None else mask) for image, mask in jobs.items()}
     make_folder(save_path)
 
-    print(f"{len(jobs)} images at {size}x{size} on {target}")
+    share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
+    print(f"{share}{len(jobs)} images at {size}x{size} on {target}")
     start, turned = time.perf_counter(), []
-    for path, wanted in tqdm(sizes.items(), unit="img", disable=None):
+    for path, wanted in tqdm(sizes.items(), unit="img", disable=None if processes.first else True):
         photo = read_image(path)
         if not same_way_up(path, photo):
             turned.append(path.name)
@@ -109,7 +116,7 @@ def run(
     if turned:
         warn_of_turned(turned)
     seconds = time.perf_counter() - start
-    print(f"{len(jobs)} maps in {save_path}, {seconds:.1f} s, {len(jobs) / seconds:.2f} images/s")
+    print(f"{share}{len(jobs)} maps in {save_path}, {seconds:.1f} s, {len(jobs) / seconds:.2f} images/s")
 
 
 def trained_size(checkpoint: Path) -> int:

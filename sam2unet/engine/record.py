@@ -53,9 +53,13 @@ def run_record(
     }
 
 
-def write_record(folder: Path, record: Mapping[str, object]) -> None:
-    """As `run.json`. What JSON does not know, such as paths, is written as text."""
-    with written_whole(folder / "run.json") as file:
+def write_record(folder: Path, record: Mapping[str, object], resumed: bool = False) -> None:
+    """As `run.json`; of a run that resumes, behind the record of its start. What JSON does not know becomes text."""
+    path = folder / "run.json"
+    if resumed and path.is_file():
+        first = json.loads(path.read_text())
+        record = first | {"resumed": [*first.get("resumed", []), record]}
+    with written_whole(path) as file:
         file.write((json.dumps(record, indent=2, default=str) + "\n").encode())
 
 

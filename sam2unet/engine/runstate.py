@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..checkpoint import RUN_FORMAT
 from ..errors import UserError
 from ..files import written_whole
-
-FORMAT = "sam2unet-run"
 
 
 def write_state(path: Path, state: Mapping[str, object]) -> None:
     with written_whole(path) as file:
         try:
-            torch.save({"format": FORMAT} | dict(state), file)
+            torch.save({"format": RUN_FORMAT} | dict(state), file)
         except RuntimeError as e:  # how torch reports a full disk
             raise OSError(str(e)) from e
 
@@ -33,7 +32,7 @@ def read_state(path: Path) -> dict[str, object]:
         raise UserError(f"no such file: {path}") from e
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
         raise UserError(f"{path} is damaged or not the state of a run; --resume takes a last.pt") from e
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise UserError(f"{path} is not the state of a run; --resume takes a last.pt, weights go to --init_from")
     return state
 

@@ -103,6 +103,8 @@ def run(
 
     set_seed(recipe.seed)
     model, base = family.build(encoder=recipe.encoder, hiera_path=hiera_path)
+    if keeping.save == "trainable" and base is None:
+        raise UserError("--save trainable leaves out what is in --hiera_path; give that file, or leave --save out")
     choose_trained(family, model, recipe, whole=hiera_path is None and init_from is None)
     print_parts(family, model)
     pairs = looked_at(pairs, recipe.mask_threshold, data.on_bad_image == "skip")
@@ -138,7 +140,7 @@ def run(
             recipe.write(keeping.folder / "recipe.yaml")
             weights = {path.name: sha256(path) for path in (hiera_path, init_from) if path}
             record = run_record(keeping.arguments, recipe, device, pairs, weights, held_out, processes.world)
-            write_record(keeping.folder, record)
+            write_record(keeping.folder, record, resumed=state is not None)
             log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
             stack.callback(log.close)
         validation = Validation(held_out, keeping.val_every, metric) if held_out else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -93,7 +94,9 @@ class Trainer:
     def end_epoch(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = rate  # without the warm-up's factor
-        self.schedule.step()
+        with warnings.catch_warnings():  # of a step that the process before this one has taken
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            self.schedule.step()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

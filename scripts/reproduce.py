@@ -1,0 +1,136 @@
+"""Train, predict every test set and score them all: a published result, as a file of configs/ describes it.
+
+The data root has a folder for each data set that the file names, with images/ and masks/ in it; links will do. The part
+of a data set to train on has a name of its own: COD10K-train beside COD10K. Once stopped, the same command goes on.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from steps import call
+
+from sam2unet.cli import Parser, main
+from sam2unet.config import Recipe, Study
+from sam2unet.data.check import check_masks
+from sam2unet.data.pairs import Pair, list_images, match
+from sam2unet.engine.evaluate import Outputs
+from sam2unet.errors import UserError, some, warn
+from sam2unet.families import find_family
+from sam2unet.scoring.expected import figures
+
+
+class PassingOn(Parser):
+    """Leaves the flags that it does not know in `others`."""
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        known, others = self.parse_known_args(args, namespace)
+        known.others = others
+        return known
+
+
+def parser() -> argparse.ArgumentParser:
+    p = PassingOn(
+        description=__doc__,
+        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE] [flags of train.py]",
+        epilog="All other flags go to train.py, e.g. --epoch 20 or --batch_size 4.",
+    )
+    p.add_argument("config", type=Path, metavar="CONFIG", help="recipe that names its data, e.g. configs/polyp.yaml")
+    p.add_argument("--data_root", type=Path, required=True, help="has NAME/images and NAME/masks for each data set")
+    p.add_argument("--save_path", type=Path, help="gets checkpoints, maps/ and scores/; default: runs/<CONFIG's name>")
+    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint; the published ones start from large, not 2.1")
+    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    p.add_argument("--device", help="to train and predict on; default: a GPU if there is one")
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    study = Study.read(args.config)
+    threshold = Recipe.read(args.config, mask_threshold=args.mask_threshold).mask_threshold
+    folder = args.save_path or Path("runs", args.config.stem)
+    train, test = ([args.data_root / name for name in names] for names in (study.train, study.test))
+    sets = check(args.config, study, train, test, threshold)
+
+    coding = [] if threshold is None else ["--mask_threshold", threshold]
+    device = [] if args.device is None else ["--device", args.device]
+    weights = [] if args.hiera_path is None else ["--hiera_path", args.hiera_path]
+    inputs = ["--train_image_path", *(path / "images" for path in train)]
+    inputs += ["--train_mask_path", *(path / "masks" for path in train)]
+    resume = ["--save_path", folder, "--resume", "auto"]
+    call("train.py", "--config", args.config, *weights, *inputs, *resume, *coding, *device, *args.others)
+    trained = Recipe.read(folder / "recipe.yaml")  # flags of train.py included
+    title = find_family(trained.model).title
+    checkpoint, base = folder / f"{title}-{trained.epoch}.pth", []
+    if not checkpoint.is_file():  # --save trainable: the rest is in the file that the training started from
+        checkpoint, base = checkpoint.with_suffix(".safetensors"), weights
+
+    maps = [folder / "maps" / path.name for path in test]
+    for path, pairs, target in zip(test, sets, maps, strict=True):
+        if is_complete(pairs, target, checkpoint):
+            print(f"\n{path.name}: all {len(pairs)} maps are in {target}")
+            continue
+        inputs = ["--test_image_path", path / "images", "--test_gt_path", path / "masks"]
+        call("test.py", "--checkpoint", checkpoint, *base, *inputs, "--save_path", target, *device)
+
+    inputs = ["--dataset_name", *study.test, "--pred_path", *maps, "--gt_path", *(path / "masks" for path in test)]
+    columns = ["--protocol", study.protocol, *(["--expect", study.expect] if study.expect else [])]
+    call("eval.py", *inputs, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
+
+
+def check(
+    config: Path, study: Study, train: Sequence[Path], test: Sequence[Path], mask_threshold: int | None
+) -> list[list[Pair]]:
+    """The pairs of each test set. UserError for what would else end the run after the training."""
+    if not train or not test:
+        raise UserError(f"{config} does not name its data; add train: [NAME, ...] and test: [NAME, ...]")
+    Outputs(study.protocol)
+    if study.expect is not None:
+        figures(study.expect)
+    refuse_missing([*train, *test])
+    sets = [match(path / "images", path / "masks") for path in test]
+    for path, pairs in zip(test, sets, strict=True):
+        if spare := set(list_images(path / "masks")) - {pair.image.stem for pair in pairs}:
+            raise UserError(
+                f"{len(spare)} masks in {path / 'masks'} have no image, and a score needs every mask's map: "
+                f"{some(sorted(spare))}; add the images or remove the masks"
+            )
+    for path, pairs, count in zip(test, sets, study.test_count or [None] * len(test), strict=True):
+        if count not in (None, len(pairs)):
+            warn(f"{path.name} has {len(pairs)} pairs; {count} were published")
+    for pairs in sets:
+        check_masks([pair.mask for pair in pairs], mask_threshold)
+    return sets
+
+
+def refuse_missing(folders: Sequence[Path]) -> None:
+    """UserError that names all of the data sets that are not there, or not whole."""
+    missing = []
+    for folder in folders:
+        absent = [kind for kind in ("images", "masks") if not (folder / kind).is_dir()]
+        if absent:
+            missing.append(folder.name if len(absent) == 2 else f"{folder.name}/{absent[0]}")
+    if missing:
+        root = folders[0].parent
+        raise UserError(
+            f"not in {root}: {', '.join(missing)}; wanted are NAME/images and NAME/masks for "
+            f"{', '.join(folder.name for folder in folders)}"
+        )
+
+
+def is_complete(pairs: Sequence[Pair], maps: Path, checkpoint: Path) -> bool:
+    """Whether each pair has a map newer than what it was made from. A map is written whole or not at all."""
+    for pair in pairs:
+        path = maps / f"{pair.image.stem}.png"
+        if not path.is_file() or changed(path) < max(changed(source) for source in (checkpoint, *pair)):
+            return False
+    return True
+
+
+def changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+if __name__ == "__main__":
+    main(parser, run)
