@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     more.add_argument(
         "--finetune",
         choices=CHOICES["finetune"],
-        help="what trains: adapters and decoder (released), the decoder alone, or the trunk too, which needs a lower --lr and more memory",
+        help="what trains: adapters and decoder (released), the decoder alone, or the trunk too (lower --lr)",
     )
     more.add_argument(
         "--loss",

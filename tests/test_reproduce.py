@@ -209,6 +209,23 @@ def test_a_run_goes_on_where_it_stopped(script, study):
     assert table and (run_folder / "scores/table.md").is_file()
 
 
+def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(reproduce, study, monkeypatch):
+    calls = []
+
+    def call(*words):
+        calls.append([str(word) for word in words])
+        if words[0] == "train.py":
+            Recipe.read(study / "small.yaml").write(study / "recipe.yaml")
+            (study / "SAM2-UNet-3.safetensors").touch()
+
+    monkeypatch.setattr(reproduce, "call", call)
+    words = [study / "small.yaml", "--data_root", study / "data", "--save_path", study, "--hiera_path", "sam2.pt"]
+    reproduce.run(reproduce.parser().parse_args([*map(str, words), "--save", "trainable"]))
+    train, test, *_ = calls
+    assert train[-2:] == ["--save", "trainable"]
+    assert test[:5] == ["test.py", "--checkpoint", str(study / "SAM2-UNet-3.safetensors"), "--hiera_path", "sam2.pt"]
+
+
 def steps(result):
     """`test CAMO` and so on, by the commands that were shown."""
     shown = re.findall(r"^\$ python \S*?(\w+)\.py (?:.*--test_image_path data/(\w+)/)?", result.stdout, re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,11 @@ class Signals:
             self.immediate = False
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """For processes that read data: Ctrl-C and torchrun's SIGTERM reach the whole group."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def apart_from_signals(worker: int) -> None:
+    """For processes that read data: what is sent to the run's process group, as Ctrl-C is, is the parent's to handle.
+
+    SIGTERM keeps its own meaning, for that is how Python ends them when the parent fails.
+    """
+    os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

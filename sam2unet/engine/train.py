@@ -29,7 +29,7 @@ from .processes import Processes, another_failed
 from .record import fingerprint, run_record, write_record
 from .runstate import only_run_in, read_state
 from .runtime import default_workers, out_of_memory, pick_device, set_seed
-from .signals import leave_signals_to_the_parent
+from .signals import apart_from_signals
 from .speed import Speed, chosen_for
 from .trainer import Trainer
 from .validate import check_metric
@@ -148,6 +148,7 @@ def run(
         loop = Loop(trainer, batches, loader, saving, validation, log, processes)
         if state:
             loop.restore(state)
+        if state and loop.progress.epoch <= recipe.epoch:
             print(f"resumed at {loop.place()}")
         print(f"data: {len(pairs)} pairs at {recipe.size}x{recipe.size}, batch {recipe.batch_size}, on {device}")
         try:
@@ -258,7 +259,7 @@ def loader_of(dataset: MaskFolder, batches: Batches, workers: int | None, device
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=apart_from_signals,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else each epoch would draw from the process's own
     )
