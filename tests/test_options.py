@@ -213,6 +213,22 @@ def test_what_trains_is_what_finetune_says(finetune, sam2_tiny, batch, capsys):
     assert bool(changed & adapters) == (finetune != "decoder")
 
 
+def test_training_starts_from_a_checkpoint(script, tmp_path, sam2_tiny):
+    """With a learning rate too small to change a weight."""
+    first = run(script, tmp_path, "first", "--hiera_path", sam2_tiny, "--save", "trainable", "--workers", 0)
+    assert first.returncode == 0, first.stderr
+    start = tmp_path / "first/SAM2-UNet-1.safetensors"
+    flags = ["--init_from", start, "--hiera_path", sam2_tiny, "--lr", 1e-30, "--workers", 0]
+    second = run(script, tmp_path, "second", *flags)
+    assert second.returncode == 0, second.stderr
+    wanted = sam2unet.load_model(start, "cpu", hiera_path=sam2_tiny)
+    found = sam2unet.load_model(tmp_path / "second/SAM2-UNet-1.pth", "cpu")
+    for (name, a), b in zip(wanted.named_parameters(), found.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    record = json.loads((tmp_path / "second/run.json").read_text())
+    assert set(record["weights"]) == {sam2_tiny.name, start.name}
+
+
 def test_a_bad_image_stops_or_is_left_out(script, tmp_path):
     images, masks = write_pairs(tmp_path, count=6)
     (images / "b.jpg").write_bytes((images / "b.jpg").read_bytes()[:200])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,21 @@ class Processes:
         return self.rank == 0
 
     def join(self, device: torch.device) -> None:
-        """Wait for all the others. From here on only the first process speaks."""
+        """Wait for all the others. From here on only the first process prints."""
         if self.world > 1:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
         if not self.first:
             sys.stdout = open(os.devnull, "w")
+
+    @contextmanager
+    def one_voice(self) -> Iterator[None]:
+        """Around work that all do alike: the first process prints and warns, the others do it in silence."""
+        with ExitStack() as stack:
+            if not self.first:
+                stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+            yield
 
     def leave(self) -> None:
         if self.world > 1 and dist.is_initialized():

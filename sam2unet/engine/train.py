@@ -20,7 +20,7 @@ from ..data.check import check_pairs, readable_pairs
 from ..data.masks import MaskFolder
 from ..data.pairs import Pair, match
 from ..errors import UserError, warn
-from ..families import Family, check_size, find_family, own_names, save_checkpoint
+from ..families import Family, check_size, find_family, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
 from ..trainable import Base
 from .log import Log
@@ -92,30 +92,20 @@ def run(
     device = pick_device(machine.device, processes.local_rank)
     if not processes.first:
         processes.join(device)  # waits until the first process has found nothing wrong
-    family = find_family(recipe.model)
-    check_options(family, recipe, data, keeping, machine)
-    metric = check_metric(keeping.best_metric)
-    if machine.deterministic:
-        make_deterministic()
-    pairs, held_out = split_pairs(data, recipe.seed)
-    if study and study.train_count not in (None, found := len(pairs) + len(held_out) * bool(data.val_fraction)):
-        warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
-
-    set_seed(recipe.seed)
-    model, base = family.build(encoder=recipe.encoder, hiera_path=hiera_path)
-    if keeping.save == "trainable" and base is None:
-        raise UserError("--save trainable leaves out what is in --hiera_path; give that file, or leave --save out")
-    choose_trained(family, model, recipe, whole=hiera_path is None and init_from is None)
-    print_parts(family, model)
-    pairs = looked_at(pairs, recipe.mask_threshold, data.on_bad_image == "skip")
-    if held_out:
-        check_pairs(held_out, recipe.mask_threshold)
-    refuse_single_values(family, recipe, len(pairs))
-    batches = Batches(len(pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
-    make_folder(keeping.folder)
-    speed = machine.speed
-    if machine.fast:
-        recipe, speed = chosen_for(device, recipe, speed, len(pairs), keeping.folder, processes.local_world)
+    with processes.one_voice():
+        family = find_family(recipe.model)
+        check_options(family, recipe, data, keeping, machine)
+        pairs, held_out = split_pairs(data, recipe.seed)
+        refuse_single_values(family, recipe, len(pairs))
+        model, base = built(family, recipe, machine, hiera_path, init_from)
+        pairs = looked_at(pairs, held_out, data, recipe, study)
+        batches = Batches(len(pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+        if keeping.save == "trainable" and base is None:
+            raise UserError("--save trainable leaves out what is in --hiera_path; give that file, or leave --save out")
+        make_folder(keeping.folder)
+        speed = machine.speed
+        if machine.fast:
+            recipe, speed = chosen_for(device, recipe, speed, len(pairs), keeping.folder, processes.local_world)
 
     with ExitStack() as stack:
         if processes.first:
@@ -125,16 +115,6 @@ def run(
         if processes.first:
             processes.join(device)
         stack.callback(processes.leave)
-        saving = Saving(
-            folder=keeping.folder,
-            minutes=keeping.save_minutes,
-            names=own_names(model, base),
-            facts=facts,
-            write=lambda stem: save_as(keeping, model, base, stem),
-        )
-        trainer = Trainer(family, model.to(device), recipe, speed, device, processes)
-        cache = open_caches(speed.cache, pairs, recipe, keeping.folder, processes)
-        dataset = MaskFolder(pairs, recipe.size, recipe.mask_threshold, cache, data.on_bad_image == "skip")
         log = None
         if processes.first:
             recipe.write(keeping.folder / "recipe.yaml")
@@ -143,9 +123,17 @@ def run(
             write_record(keeping.folder, record, resumed=state is not None)
             log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
             stack.callback(log.close)
-        validation = Validation(held_out, keeping.val_every, metric) if held_out else None
-        loader = loader_of(dataset, batches, machine.workers, device)
-        loop = Loop(trainer, batches, loader, saving, validation, log, processes)
+        cache = open_caches(speed.cache, pairs, recipe, keeping.folder, processes)
+        dataset = MaskFolder(pairs, recipe.size, recipe.mask_threshold, cache, data.on_bad_image == "skip")
+        loop = Loop(
+            Trainer(family, model.to(device), recipe, speed, device, processes),
+            batches,
+            loader_of(dataset, batches, machine.workers, device),
+            saving_of(keeping, model, base, facts),
+            Validation(held_out, keeping.val_every, check_metric(keeping.best_metric)) if held_out else None,
+            log,
+            processes,
+        )
         if state:
             loop.restore(state)
         if state and loop.progress.epoch <= recipe.epoch:
@@ -165,6 +153,7 @@ def check_options(family: Family, recipe: Recipe, data: Data, keeping: Keeping, 
         raise UserError(f"save is {keeping.save}; there are full, trainable")
     if data.on_bad_image not in ("stop", "skip"):
         raise UserError(f"on_bad_image is {data.on_bad_image}; there are stop, skip")
+    check_metric(keeping.best_metric)
     if keeping.val_every < 1 or keeping.save_minutes < 0:
         raise UserError("val_every must be above 0, save_minutes 0 or above")
     if not 0 <= data.val_fraction < 1:
@@ -173,6 +162,17 @@ def check_options(family: Family, recipe: Recipe, data: Data, keeping: Keeping, 
         raise UserError("--val_image_path and --val_mask_path go together")
     if data.val_images and data.val_fraction:
         raise UserError("--val_fraction takes pairs from the training folders; it does not go with --val_image_path")
+
+
+def looked_at(pairs: list[Pair], held_out: list[Pair], data: Data, recipe: Recipe, study: Study | None) -> list[Pair]:
+    """Those to train on, once every file has been opened. UserError for what would train or score wrongly."""
+    if study and study.train_count not in (None, found := len(pairs) + len(held_out) * bool(data.val_fraction)):
+        warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
+    if data.on_bad_image == "skip":
+        pairs = readable_pairs(pairs)
+    for some in filter(None, (pairs, held_out)):
+        check_pairs(some, recipe.mask_threshold)
+    return pairs
 
 
 def split_pairs(data: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -192,10 +192,17 @@ def split_pairs(data: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
     return [p for i, p in enumerate(pairs) if i not in held_out], [pairs[i] for i in sorted(held_out)]
 
 
-def looked_at(pairs: list[Pair], mask_threshold: int | None, skip_bad: bool) -> list[Pair]:
-    pairs = readable_pairs(pairs) if skip_bad else pairs
-    check_pairs(pairs, mask_threshold)
-    return pairs
+def built(
+    family: Family, recipe: Recipe, machine: Machine, hiera_path: Path | None, init_from: Path | None
+) -> tuple[nn.Module, Base | None]:
+    """The model to train, what trains chosen, and the file that its frozen weights are from."""
+    if machine.deterministic:
+        make_deterministic()
+    set_seed(recipe.seed)
+    model, base = start_model(recipe.model, recipe.encoder, hiera_path, init_from)
+    choose_trained(family, model, recipe, whole=hiera_path is None and init_from is None)
+    print_parts(family, model)
+    return model, base
 
 
 def choose_trained(family: Family, model: nn.Module, recipe: Recipe, whole: bool) -> None:
@@ -232,10 +239,13 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
     return state
 
 
-def save_as(keeping: Keeping, model: nn.Module, base: Base | None, stem: str) -> Path:
-    path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
-    save_checkpoint(model, path, base)
-    return path
+def saving_of(keeping: Keeping, model: nn.Module, base: Base | None, facts: Mapping[str, object]) -> Saving:
+    def write(stem: str) -> Path:
+        path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
+        save_checkpoint(model, path, base)
+        return path
+
+    return Saving(keeping.folder, keeping.save_minutes, own_names(model, base), facts, write)
 
 
 def open_caches(
