@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from .errors import Stopped, UserError, warn
+from .errors import SomeFailed, Stopped, UserError, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
-    """Parse, run, and exit: 0, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM where it is waited for."""
+    """Parse, run, and exit: 0, 1 if part was left out, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM if waited for."""
     args = parser().parse_args()
     check_installation()
     try:
@@ -33,7 +33,7 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
         # An error raised in a worker process arrives as that process's traceback, whose last line is ours.
         line = re.sub(r"^sam2unet\.[\w.]+: ", "", str(e).strip().splitlines()[-1])
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(e, SomeFailed) else 2)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

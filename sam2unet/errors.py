@@ -22,3 +22,7 @@ class Stopped(Exception):
     def __init__(self, signal: int, where: str = ""):
         super().__init__(f"stopped{where}")
         self.signal = signal
+
+
+class SomeFailed(UserError):
+    """Most went well and is there; exit status 1 instead of 2."""

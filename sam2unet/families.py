@@ -15,7 +15,7 @@ from .errors import UserError
 from .files import sha256
 from .layers.hiera import SIZES, hiera, size_of
 from .models.sam2unet import SAM2UNet
-from .steps import mask_map, mask_step
+from .steps import mask_logits, mask_step
 from .trainable import Base, write_trainable
 
 
@@ -31,7 +31,7 @@ class Family:
         parts: names of a model's parts and the parameters in each; `trunk` is the part that comes from a file.
         step: a batch and a recipe -> named losses, to be added up; one optimiser step for each time that it yields.
         idle: parameters that no loss reaches.
-        predict: normalised images and a (height, width) -> probabilities of that size.
+        logits: normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
         stride: input sides are multiples of it.
     """
 
@@ -42,7 +42,7 @@ class Family:
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
     step: Callable[[nn.Module, tuple[Tensor, Tensor], Recipe], Iterator[dict[str, Tensor]]]
     idle: Callable[[nn.Module], list[nn.Parameter]]
-    predict: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
+    logits: Callable[[nn.Module, Tensor], Tensor]
     stride: int = 32
 
 
@@ -100,7 +100,7 @@ FAMILIES = {
         parts=parts_of_sam2unet,
         step=mask_step,
         idle=lambda model: list(model.up4.parameters()),
-        predict=mask_map,
+        logits=mask_logits,
     ),
 }
 

@@ -1,8 +1,7 @@
-"""From a batch to losses (training) or from an image to a map (prediction)."""
+"""From a batch to losses (training) or to logits (prediction)."""
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Recipe
@@ -22,10 +21,6 @@ def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) ->
     yield {name: structure_loss(logits, masks, weighted) for name, logits in zip(OUTPUTS, model(images), strict=False)}
 
 
-def mask_map(model: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Normalised images (B, 3, S, S) -> probabilities (B, 1, height, width) for `size` (height, width).
-
-    The logits are resized, then comes the sigmoid, as released.
-    """
-    logits = model(images)[0]
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False).sigmoid()
+def mask_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer; side outputs are not computed."""
+    return model(images, sides=False)[0]

@@ -67,8 +67,3 @@ def load_pair(
     """
     image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
     return normalised(image), unit(mask)
-
-
-def grey_levels(probability: np.ndarray) -> np.ndarray:
-    """Float map in [0, 1] -> 8 bits, truncated, as released."""
-    return (probability * 255).astype(np.uint8)

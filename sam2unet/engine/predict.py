@@ -1,59 +1,103 @@
-"""Prediction maps, as released: logits to the wanted size, sigmoid, stretched per image to the full grey range."""
+"""Prediction from Python: one image, or as many as there are."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from ..config import Recipe
-from ..data.check import warn_of_turned
-from ..data.pairs import list_images, match
-from ..data.reading import opened, read_image, upright, upright_size
-from ..data.transforms import grey_levels, image_tensor
+from ..data.inputs import find_inputs
+from ..data.reading import read_image, to_8_bit, upright
 from ..errors import UserError
-from ..families import check_size, family_of, load_model
-from ..files import make_folder, written_whole
-from .processes import Processes
-from .runtime import pick_device
+from .maps import Predictor, stretched
+from .runtime import ahead
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def predict(
-    model: nn.Module, image: str | Path | Image.Image, size: int = Recipe.size, minmax: bool = True
-) -> np.ndarray:
+def predict(model: nn.Module, image: Picture, size: int = Recipe.size, minmax: bool = True) -> np.ndarray:
     """A float32 map (height, width) in [0, 1] of the image's own size; 1 is foreground.
 
     Args:
-        image: a file or a Pillow image, turned upright as its EXIF orientation says.
+        image: a file; a Pillow image, turned upright as its EXIF orientation says; an array (H, W), (H, W, 3) or a
+            tensor (1, H, W), (3, H, W), RGB, of 8 bits or floats in [0, 1].
         size: side that the model was trained at.
         minmax: stretch to the full range, as released; without it, probabilities.
 
     Raises:
-        UserError: an unreadable file, or a size that the model cannot take.
+        UserError: an unreadable file, an array of another kind, or a size that the model cannot take.
     """
-    photo = upright(image).convert("RGB") if isinstance(image, Image.Image) else read_image(Path(image))
-    check_size(family_of(model), size)
-    return probability_map(model, photo, size, (photo.height, photo.width), minmax)
+    ((_, found),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
+    return found
 
 
-@torch.inference_mode()
-def probability_map(
-    model: nn.Module, photo: Image.Image, size: int, map_size: tuple[int, int], minmax: bool
-) -> np.ndarray:
-    """`predict` for an upright RGB photograph and any `map_size` (height, width)."""
-    device = next(model.parameters()).device
-    batch = image_tensor(photo, size)[None].to(device)
-    with evaluating(model):
-        out = family_of(model).predict(model, batch, map_size)[0, 0].cpu().numpy()
-    return stretch(out) if minmax else out
+def predict_many(
+    model: nn.Module,
+    images: str | Path | Iterable[Picture],
+    size: int = Recipe.size,
+    batch_size: int = 8,
+    amp: bool = False,
+    minmax: bool = True,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, map as of `predict`) for each image, in order; of an iterable, a few are read ahead.
+
+    Args:
+        images: a folder, a file, a list file or a pattern as `test.py --test_image_path` takes them; or any iterable of
+            what `predict` takes. A name is the file's without ending, or the place in the iterable.
+        amp: compute in bf16.
+    """
+    predictor = Predictor.of(model, size, amp="bf16" if amp else "off")
+    if isinstance(images, (str, Path)):
+        named = [(item.name, item.path) for item in find_inputs(Path(images))]
+    else:
+        named = ((name_of(image, place), image) for place, image in enumerate(images))
+
+    def read(item: tuple[str, Picture]) -> tuple[str, list[Tensor], tuple[int, int]]:
+        photo = photo_of(item[1])
+        return item[0], predictor.small(photo), (photo.height, photo.width)
+
+    with ThreadPoolExecutor(2) as pool, evaluating(model):
+        for batch in batched(ahead(pool, read, named, 2 * batch_size), batch_size):
+            names, smalls, sizes = zip(*batch, strict=True)
+            for name, found in zip(names, predictor.maps(smalls, sizes), strict=True):
+                yield name, (stretched(found) if minmax else found).cpu().numpy()
+
+
+def name_of(image: Picture, place: int) -> str:
+    return Path(image).stem if isinstance(image, (str, Path)) else str(place)
+
+
+def photo_of(image: Picture) -> Image.Image:
+    """An upright RGB photograph."""
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return upright(to_8_bit(image)).convert("RGB")
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.detach().cpu().numpy()
+    if image.dtype != np.uint8:
+        if not (np.issubdtype(image.dtype, np.floating) and 0 <= image.min() and image.max() <= 1):
+            raise UserError(f"an array of {image.dtype} is an image only with floats in [0, 1]; else give 8 bits")
+        image = np.rint(image * 255).astype(np.uint8)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
+        raise UserError(f"an array of shape {image.shape} is no image; wanted (H, W), (H, W, 3) or a tensor (3, H, W)")
+    return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+
+
+def batched(items: Iterable, count: int) -> Iterator[tuple]:
+    items = iter(items)
+    while batch := tuple(itertools.islice(items, count)):
+        yield batch
 
 
 @contextmanager
@@ -68,79 +112,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def stretch(probability: np.ndarray) -> np.ndarray:
-    low, high = probability.min(), probability.max()
-    return (probability - low) / (high - low + 1e-8)
+@torch.inference_mode()
+def grey_map(predictor: Predictor, photo: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (height, width): the pixels of the PNG that test.py writes."""
+    (found,) = predictor.maps([predictor.small(photo)], [size])
+    return grey_levels(stretched(found))
 
 
-def run(
-    checkpoint: Path,
-    image_folder: Path,
-    save_path: Path,
-    gt_folder: Path | None = None,
-    size: int | None = None,
-    minmax: bool = True,
-    threshold: float | None = None,
-    device: str | None = None,
-    hiera_path: Path | None = None,
-) -> None:
-    """A PNG per image, named after its stem, of its mask's size where `gt_folder` is given and else of its own.
-
-    Under torchrun each process takes its share of the images.
-    """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"threshold is {threshold}; it must be from 0 to 1")
-    size = trained_size(checkpoint) if size is None else size
-    processes = Processes.of_environment()
-    target = pick_device(device, processes.local_rank)
-    refuse_overwriting(save_path, image_folder, gt_folder)
-    if gt_folder is None:
-        jobs = {path: None for path in list_images(image_folder).values()}
-    else:
-        jobs = {pair.image: pair.mask for pair in match(image_folder, gt_folder)}
-    model = load_model(checkpoint, target, hiera_path)
-    check_size(family_of(model), size)
-    jobs = dict(list(jobs.items())[processes.rank :: processes.world])
-    sizes = {image: map_size(image if mask is None else mask) for image, mask in jobs.items()}
-    make_folder(save_path)
-
-    share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
-    print(f"{share}{len(jobs)} images at {size}x{size} on {target}")
-    start, turned = time.perf_counter(), []
-    for path, wanted in tqdm(sizes.items(), unit="img", disable=None if processes.first else True):
-        photo = read_image(path)
-        if not same_way_up(path, photo):
-            turned.append(path.name)
-        out = probability_map(model, photo, size, wanted, minmax)
-        write_map(out if threshold is None else (out > threshold).astype(np.float32), save_path / f"{path.stem}.png")
-    if turned:
-        warn_of_turned(turned)
-    seconds = time.perf_counter() - start
-    print(f"{share}{len(jobs)} maps in {save_path}, {seconds:.1f} s, {len(jobs) / seconds:.2f} images/s")
-
-
-def trained_size(checkpoint: Path) -> int:
-    """What `recipe.yaml` beside a checkpoint of ours says; else the released default."""
-    recipe = checkpoint.parent / "recipe.yaml"
-    return Recipe.read(recipe).size if recipe.is_file() else Recipe.size
-
-
-def refuse_overwriting(save_path: Path, *inputs: Path | None) -> None:
-    if any(folder is not None and save_path.resolve() == folder.resolve() for folder in inputs):
-        raise UserError(f"--save_path {save_path} is a folder of inputs, which maps would overwrite; give another")
-
-
-def map_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright file, without decoding it."""
-    with opened(path) as image:
-        return upright_size(image)[::-1]
-
-
-def same_way_up(path: Path, photo: Image.Image) -> bool:
-    with opened(path) as image:
-        return image.size == photo.size
-
-
-def write_map(probability: np.ndarray, path: Path) -> None:
-    with written_whole(path) as file:
-        file.write(iio.imwrite("<bytes>", grey_levels(probability), extension=".png"))
+def grey_levels(probability: Tensor) -> np.ndarray:
+    """Float map in [0, 1] -> 8 bits, truncated, as released."""
+    return (probability * 255).to(torch.uint8).cpu().numpy()

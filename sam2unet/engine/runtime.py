@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ..config import Recipe
 from ..errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -36,6 +43,17 @@ def set_seed(seed: int) -> None:
 
 def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
+
+
+def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """`map` in the pool, in order, at most `count` results ahead of what is taken."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:

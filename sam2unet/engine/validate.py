@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,18 +13,16 @@ from torch import nn
 
 from ..data.pairs import Pair
 from ..data.reading import read_image, read_mask
-from ..data.transforms import grey_levels
 from ..errors import UserError
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.results import MethodResult
 from ..scoring.run import fill, warn_of_undefined
 from ..scoring.scorer import How, Scored, score_arrays
+from .maps import Predictor
 from .pictures import overview, spread
-from .predict import evaluating, probability_map
+from .predict import evaluating, grey_map
 from .processes import Processes
-
-T = TypeVar("T")
-R = TypeVar("R")
+from .runtime import ahead
 
 THREADS = 4  # that decode and score; a GPU would wait for a single one
 ROUND = 16  # images of each process between two exchanges of scores
@@ -103,31 +99,17 @@ def scores(
             return Scored({}, {}, problem="unreadable", detail=str(found))
         return score_arrays(*found, How(mask_threshold), ())
 
+    predictor = Predictor.of(model, size)
+
     def predicted() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
-        for found in ahead(pool, read, pairs):
+        for found in ahead(pool, read, pairs, THREADS):
             if isinstance(found, UserError):
                 yield found
             else:
                 photo, mask = found
-                yield grey_map(model, photo, size, mask.size), np.asarray(mask)
+                yield grey_map(predictor, photo, mask.size[::-1]), np.asarray(mask)
 
-    return ahead(pool, score, predicted())
-
-
-def grey_map(model: nn.Module, photo: Image.Image, size: int, map_size: tuple[int, int]) -> np.ndarray:
-    """uint8 of `map_size` (width, height): the pixels of the PNG that test.py writes."""
-    return grey_levels(probability_map(model, photo, size, map_size[::-1], minmax=True))
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map` in the pool's threads, at most THREADS results ahead of what is taken."""
-    waiting = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > THREADS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    return ahead(pool, score, predicted(), THREADS)
 
 
 def exchanged(own: Iterator[Scored], count: int, processes: Processes) -> Iterator[Scored]:
@@ -150,8 +132,11 @@ def draw(
 ) -> None:
     """A PNG with rows of image | mask | map, the same pairs every time; UserError where it cannot be written."""
 
+    predictor = Predictor.of(model, size)
+
     def row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
         photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
-        return photo, mask, Image.fromarray(grey_map(model, photo, size, mask.size))
+        return photo, mask, Image.fromarray(grey_map(predictor, photo, mask.size[::-1]))
 
-    overview(map(row, spread(pairs, rows)), path, side)
+    with evaluating(model):
+        overview(map(row, spread(pairs, rows)), path, side)

@@ -19,10 +19,14 @@ class SAM2UNet(nn.Module):
         self.up4 = Up(2 * width, width)  # never called; released checkpoints carry its weights
         self.side1, self.side2, self.head = (nn.Conv2d(width, 1, kernel_size=1) for _ in range(3))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, H, W), sides divisible by 32 -> logits (B, 1, H, W): the map, then side outputs from 1/16 and 1/8."""
+    def forward(self, image: Tensor, sides: bool = True) -> tuple[Tensor, ...]:
+        """(B, 3, H, W), sides divisible by 32 -> logits (B, 1, H, W): the map, then side outputs from 1/16 and 1/8.
+
+        Without `sides` the map alone, which does not depend on them.
+        """
         f4, f8, f16, f32 = self.encoder(image)  # named by stride
         x16 = self.up1(self.rfb4(f32), skip=self.rfb3(f16))
         x8 = self.up2(x16, skip=self.rfb2(f8))
         x4 = self.up3(x8, skip=self.rfb1(f4))
-        return enlarge(self.head(x4), 4), enlarge(self.side1(x16), 16), enlarge(self.side2(x8), 8)
+        answer = enlarge(self.head(x4), 4)
+        return (answer, enlarge(self.side1(x16), 16), enlarge(self.side2(x8), 8)) if sides else (answer,)

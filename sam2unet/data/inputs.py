@@ -1,0 +1,71 @@
+"""What to predict for: a folder, a tree of folders, a file, a list of files or a pattern."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import UserError, some
+from .pairs import EXTENSIONS
+
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
+
+
+class Input(NamedTuple):
+    path: Path
+    name: str  # of its map, without ending; with the folders between the source and the file
+
+
+def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
+    """Sorted. `source` is a folder, an image, a text file with a path per line (relative to it), or a pattern with `*`.
+
+    Raises:
+        UserError: nothing there, no image among it, or two that their maps would be named alike.
+    """
+    if source.is_dir():
+        found = [(path, path.relative_to(source)) for path in files_below(source, recursive)]
+        where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
+        nothing = f"no images in {source} (looked for {', '.join(EXTENSIONS)}; {where})"
+    elif source.suffix.lower() == ".txt" and source.is_file():
+        paths = [source.parent / line.strip() for line in source.read_text().splitlines() if line.strip()]
+        if gone := [path for path in paths if not path.is_file()]:
+            raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {some(gone)}")
+        found = [(path, Path(path.name)) for path in paths]
+        nothing = f"{source} lists no files"
+    elif source.is_file():
+        found, nothing = [(source, Path(source.name))], ""
+    elif glob.has_magic(str(source)):
+        paths = [Path(path) for path in glob.glob(str(source), recursive=True)]
+        found = [(path, Path(path.name)) for path in paths if is_image(path)]
+        nothing = f"no images match {source}"
+    else:
+        raise UserError(f"no such folder: {source}" if not source.suffix else f"no such file or folder: {source}")
+    if not found:
+        raise UserError(nothing)
+    inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in found)
+    refuse_twins(inputs, source)
+    return inputs
+
+
+def files_below(folder: Path, recursive: bool) -> Iterable[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        yield from (path for name in files if is_image(path := Path(here, name)))
+
+
+def is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def refuse_twins(inputs: list[Input], source: Path) -> None:
+    by_name: dict[str, Path] = {}
+    twice = [
+        f"{first.name} and {item.path.name}"
+        for item in inputs
+        if (first := by_name.setdefault(item.name, item.path)) is not item.path
+    ]
+    if twice:
+        raise UserError(f"files with the same stem in {source}: {some(twice)}; their maps would have one name")

@@ -1,0 +1,145 @@
+"""From photographs to maps: batches, flips and scales averaged, tiles blended, whatever computes the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..config import Recipe
+from ..data.transforms import image_bytes, normalised
+from ..errors import UserError
+from ..families import check_size, family_of
+from .speed import autocast
+
+Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Side and overlap, in pixels of the photograph, of the squares that one larger than a square is cut into."""
+
+    side: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.side / 2:
+            raise UserError(f"tile {self.side},{self.overlap}: the overlap must be from 0 to below half of the side")
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """What is averaged over at test time, as probabilities: the mirrored image too, and factors of the input size."""
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+
+class Predictor:
+    """
+    Args:
+        size: side that photographs are resized to, as in training.
+        stride: input sides are multiples of it.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        size: int,
+        device: torch.device,
+        amp: str = "off",
+        averaging: Averaging = Averaging(),
+        tile: Tile | None = None,
+        stride: int = 32,
+    ):
+        self.forward, self.device, self.amp, self.tile = forward, device, amp, tile
+        sides = (max(stride, round(size * scale / stride) * stride) for scale in averaging.scales)
+        self.sides = tuple(dict.fromkeys(sides))
+        self.flips = (False, True) if averaging.flip else (False,)
+
+    @classmethod
+    def of(cls, model: nn.Module, size: int = Recipe.size, **options: object) -> Predictor:
+        """For a model in evaluation mode, where it is. UserError for a size that it cannot take."""
+        family = family_of(model)
+        check_size(family, size)
+        device = next(model.parameters()).device
+        return cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)
+
+    def small(self, photo: Image.Image) -> list[Tensor]:
+        """What the model is given of an upright RGB photograph: uint8 (crops, 3, S, S) for every input side S."""
+        crops = [photo.crop(box) for box in self.boxes(photo.width, photo.height)]
+        return [torch.stack([image_bytes(crop, side) for crop in crops]) for side in self.sides]
+
+    def boxes(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
+        """Left, top, right, bottom of every tile; the whole photograph where it needs none."""
+        if self.tile is None or max(width, height) <= self.tile.side:
+            return [(0, 0, width, height)]
+        columns, rows = (starts(length, self.tile) for length in (width, height))
+        side = self.tile.side
+        return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
+
+    @torch.inference_mode()
+    def maps(self, smalls: Sequence[list[Tensor]], sizes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """Probabilities (height, width) on the device for each photograph's `small`, of the `sizes` (height, width).
+
+        With tiles, a size must be the photograph's own.
+        """
+        counts = [len(small[0]) for small in smalls]
+        logits = [self.logits(torch.cat(parts)).split(counts) for parts in zip(*smalls, strict=True)]
+        for number, size in enumerate(sizes):
+            own = [scale[number] for scale in logits]  # (crops, flips, 1, S, S) per scale
+            if counts[number] == 1:
+                yield mean_map(own, 0, size)
+            else:
+                yield self.blended(own, size)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> (B, flips, 1, S, S)"""
+        images = normalised(images.to(self.device, non_blocking=True))
+        with autocast(self.device, self.amp):
+            found = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
+        return torch.stack(found, dim=1).float()
+
+    def blended(self, own: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Tiles put together; where they overlap, each fades out linearly towards its edge."""
+        total, weight = (torch.zeros(size, device=self.device) for _ in range(2))
+        for crop, (left, top, right, bottom) in enumerate(self.boxes(size[1], size[0])):
+            found = mean_map(own, crop, (bottom - top, right - left))
+            fade = fading(bottom - top, self.tile.overlap)[:, None] * fading(right - left, self.tile.overlap)
+            fade = fade.to(self.device)
+            total[top:bottom, left:right] += fade * found
+            weight[top:bottom, left:right] += fade
+        return total / weight
+
+
+def mean_map(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
+    """Logits (crops, flips, 1, S, S) per scale -> probabilities of `size`; logits are resized, as released."""
+    maps = [
+        F.interpolate(scale[crop], size=size, mode="bilinear", align_corners=False).sigmoid()[:, 0] for scale in own
+    ]
+    return maps[0][0] if len(maps) == len(maps[0]) == 1 else torch.cat(maps).mean(0)
+
+
+def starts(length: int, tile: Tile) -> list[int]:
+    """Where tiles begin along a side, evenly spread so that neighbours share at least the overlap."""
+    if length <= tile.side:
+        return [0]
+    count = math.ceil((length - tile.overlap) / (tile.side - tile.overlap))
+    return [round(number * (length - tile.side) / (count - 1)) for number in range(count)]
+
+
+def fading(length: int, overlap: int) -> Tensor:
+    """(length,) weights in (0, 1]: 1 in the middle, falling over `overlap` pixels towards both ends."""
+    place = torch.arange(length, dtype=torch.float32) + 0.5
+    return torch.minimum(place, length - place).div_(max(overlap, 1)).clamp_(max=1)
+
+
+def stretched(probability: Tensor) -> Tensor:
+    """To the full range of [0, 1], as released."""
+    low, high = probability.min(), probability.max()
+    return (probability - low) / (high - low + 1e-8)
