@@ -7,14 +7,24 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .data.transforms import load_pair
-    from .engine.predict import predict
+    from .engine.predict import predict, predict_many
     from .families import create_model, list_models, load_model
     from .losses import structure_loss
 
-__all__ = ["UserError", "create_model", "list_models", "load_model", "load_pair", "predict", "structure_loss"]
+__all__ = [
+    "UserError",
+    "create_model",
+    "list_models",
+    "load_model",
+    "load_pair",
+    "predict",
+    "predict_many",
+    "structure_loss",
+]
 
 # Imported on first use: scoring needs no torch, which takes seconds to load.
-HOMES = {"load_pair": "data.transforms", "predict": "engine.predict", "structure_loss": "losses"}
+HOMES = {"load_pair": "data.transforms", "structure_loss": "losses"}
+HOMES |= dict.fromkeys(("predict", "predict_many"), "engine.predict")
 HOMES |= dict.fromkeys(("create_model", "list_models", "load_model"), "families")
 
 

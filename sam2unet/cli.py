@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -27,6 +28,8 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
     """Parse, run, and exit: 0, 1 if part was left out, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM if waited for."""
     args = parser().parse_args()
     check_installation()
+    # Pillow's warnings of large images and odd metadata come as two lines of its code; what is wrong it raises.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         run(args)
     except UserError as e:

@@ -13,6 +13,7 @@ from .checkpoint import load_exact, read_trunk, read_weights, same_bits, save_st
 from .config import Recipe
 from .errors import UserError
 from .files import sha256
+from .hub import located
 from .layers.hiera import SIZES, hiera, size_of
 from .models.sam2unet import SAM2UNet
 from .steps import mask_logits, mask_step
@@ -175,12 +176,13 @@ def load_model(
     """The model that a checkpoint holds, in evaluation mode; kind and encoder size come from names and shapes.
 
     Args:
-        path: `SAM2-UNet-<epoch>.pth`, released or our own, or `.safetensors`.
+        path: `SAM2-UNet-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
+            `owner/name` there.
         device: where to put it; None for a GPU if there is one.
         hiera_path: for a file of trained weights alone, the SAM 2 checkpoint that they were trained from.
 
     Raises:
-        UserError: no such file, another kind of file, other names or shapes; not the right `hiera_path`.
+        UserError: no such file, another kind of file, other names or shapes; not the right `hiera_path`; no hub.
     """
     found = read_checkpoint(Path(path))
     if hiera_path is not None and found.base is None:
@@ -229,6 +231,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
+    path = located(path)
     state, base = read_weights(path)
     family = next((family for family in FAMILIES.values() if family.marker in state), None)
     if family is None:

@@ -2,7 +2,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,20 @@ def make_folder(path: Path) -> None:
         raise UserError(f"cannot make the folder {path}: {e.strerror}. Give another --save_path.") from e
     if not os.access(path, os.W_OK):
         raise UserError(f"no permission to write into {path}. Give another --save_path.")
+
+
+@contextmanager
+def folder_to_fill(path: Path) -> Iterator[None]:
+    """`path` is made now, so that one that cannot be made ends the run at its start; on an error it goes if empty."""
+    new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # it has something in it
+                path.rmdir()
+        raise
 
 
 def sha256(path: Path) -> str:

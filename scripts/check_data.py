@@ -122,11 +122,10 @@ def picture_of(tile: Tile, mask_threshold: int | None) -> Image.Image:
     inside = mask.point(lambda grey: 255 * (grey > FOREGROUND)).resize(picture.size, Image.Resampling.BOX)
     inside = ImageOps.expand(inside.point(lambda grey: 255 * (grey > 0)), 2)  # an outline also along the border
     border = (2, 2, 2 + picture.width, 2 + picture.height)
-    for colour, outer, inner in ((INK, 3, 1), (OUTLINE, 1, 3)):  # dark around bright, to be seen on any ground
-        ring = ImageChops.subtract(
-            inside.filter(ImageFilter.MaxFilter(outer)), inside.filter(ImageFilter.MinFilter(inner))
-        )
-        picture.paste(colour, mask=ring.crop(border))
+    wider, narrower = inside.filter(ImageFilter.MaxFilter(3)), inside.filter(ImageFilter.MinFilter(3))
+    # Dark around bright, to be seen on any ground.
+    for colour, outer, inner in ((INK, wider, inside), (OUTLINE, inside, narrower)):
+        picture.paste(colour, mask=ImageChops.subtract(outer, inner).crop(border))
     return picture
 
 

@@ -1,38 +1,57 @@
-"""Turn a .pth of all weights into a .safetensors of the trained ones alone, or back; nothing is lost either way."""
+"""Turn a .pth of all weights into a .safetensors of the trained ones alone, or back; nothing is lost either way.
+
+With --hub, make of either a folder for the Hugging Face hub: all weights, their sizes, and a model card.
+"""
 
 import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, main
+from sam2unet.engine.hub_folder import write_folder
 from sam2unet.errors import UserError
 from sam2unet.families import assemble, read_checkpoint, save_checkpoint
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(description=__doc__)
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument(
         "source", type=Path, metavar="SOURCE", help="SAM2-UNet-<epoch>.pth, released or trained here, or ..."
     )
-    p.add_argument("target", type=Path, metavar="TARGET", help="... .safetensors; each is known by its name's end")
+    p.add_argument(
+        "target", type=Path, metavar="TARGET", nargs="?", help="... .safetensors; each is known by its name's end"
+    )
     p.add_argument(
         "--hiera_path", type=Path, help="SAM 2 checkpoint that SOURCE was trained from; its trunk is checked"
     )
+    p.add_argument("--hub", type=Path, metavar="DIR", help="a new folder for the hub, instead of TARGET")
+    p.add_argument("--scores", type=Path, metavar="FILE", help="results.json of eval.py, for the model card of --hub")
     return p
 
 
 def run(args: argparse.Namespace) -> None:
-    if {args.source.suffix, args.target.suffix} != {".pth", ".safetensors"}:
-        raise UserError(f"{args.source.name} to {args.target.name}: one must be called .pth, the other .safetensors")
-    if args.target.exists() and any(
-        p and p.exists() and p.samefile(args.target) for p in (args.source, args.hiera_path)
-    ):
-        raise UserError(f"{args.target} is the file to read from; give another name to write to")
-    found = read_checkpoint(args.source)
-    if args.source.suffix == ".pth" and args.hiera_path is None:
-        raise UserError(f"give --hiera_path FILE, the weights that {args.source} was trained from, to leave them out")
-    model, base = assemble(found, args.hiera_path)
-    save_checkpoint(model, args.target, base)
-    print(f"{args.target}: {args.target.stat().st_size:,} bytes; {args.source}: {args.source.stat().st_size:,}")
+    if (args.target is None) == (args.hub is None):
+        raise UserError("give one of TARGET and --hub DIR")
+    if args.hub is not None:
+        found = read_checkpoint(args.source)
+        write_folder(args.hub, found, *assemble(found, args.hiera_path), args.scores)
+        print(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
+        return
+    if args.scores is not None:
+        raise UserError("--scores goes with --hub, whose model card shows them")
+    convert(args.source, args.target, args.hiera_path)
+
+
+def convert(source: Path, target: Path, hiera_path: Path | None) -> None:
+    if {source.suffix, target.suffix} != {".pth", ".safetensors"}:
+        raise UserError(f"{source.name} to {target.name}: one must be called .pth, the other .safetensors")
+    if target.exists() and any(p and p.exists() and p.samefile(target) for p in (source, hiera_path)):
+        raise UserError(f"{target} is the file to read from; give another name to write to")
+    found = read_checkpoint(source)
+    if source.suffix == ".pth" and hiera_path is None:
+        raise UserError(f"give --hiera_path FILE, the weights that {source} was trained from, to leave them out")
+    model, base = assemble(found, hiera_path)
+    save_checkpoint(model, target, base)
+    print(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 
 
 if __name__ == "__main__":

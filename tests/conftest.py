@@ -3,14 +3,19 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+import sam2unet
+from sam2unet.checkpoint import save_state
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +58,61 @@ def script():
         return subprocess.run(
             words, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
         )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def checkpoint(fill, tmp_path_factory) -> Path:
+    """Tiny, with generated weights whose maps use the whole grey range."""
+    model = sam2unet.create_model("sam2unet", encoder="tiny")
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
+    path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
+    save_state(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window; it logs its messages and its requests."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e .[dev]")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900", *quiet, profile):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_script_timeout(20)
+    yield browser
+    browser.quit()
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: list[str]  # lines
+
+
+@pytest.fixture
+def maps_of(checkpoint, monkeypatch, capsys):
+    """test.py in this process, at size 64: `maps_of(source, target, "--overlay")`."""
+    spec = importlib.util.spec_from_file_location("maps_script", ROOT / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def call(source: Path, target: Path, *flags: object) -> Ended:
+        words = ["--checkpoint", checkpoint, "--test_image_path", source, "--save_path", target, "--size", 64, *flags]
+        monkeypatch.setattr(sys, "argv", ["test.py", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            module.main(module.parser, module.run)
+        out, err = capsys.readouterr()
+        return Ended(ended.value.code, out, err.splitlines())
 
     return call
 

@@ -10,17 +10,6 @@ from PIL import Image
 from torchvision import transforms
 
 import sam2unet
-from sam2unet.checkpoint import save_state
-
-
-@pytest.fixture(scope="module")
-def checkpoint(fill, tmp_path_factory):
-    """Tiny, with generated weights whose maps use the whole grey range."""
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
-    path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
-    save_state(model.state_dict(), path)
-    return path
 
 
 def released_map(model, photo, size, wanted):
@@ -100,3 +89,42 @@ def test_the_size_of_training_is_the_size_of_prediction(script, checkpoint, tmp_
     (folder / "recipe.yaml").write_text("size: 96\n")
     assert "1 images at 96x96" in script("test.py", *flags).stdout
     assert "1 images at 64x64" in script("test.py", *flags, "--size", 64).stdout
+
+
+def test_many_images_give_the_maps_of_each_alone(checkpoint, polyps, tmp_path):
+    files = sorted((polyps / "images").iterdir())[:5]
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    alone = {path.stem: sam2unet.predict(model, path, size=64) for path in files}
+    folder = link(tmp_path / "images", files)
+    for images in (folder, str(folder), iter(files), folder / "*.jpg"):
+        found = list(sam2unet.predict_many(model, images, size=64, batch_size=2))
+        assert [name for name, _ in found] == list(alone)
+        for name, map_ in found:
+            assert map_.dtype == np.float32
+            np.testing.assert_allclose(map_, alone[name], atol=1e-4)  # another batch sums in another order
+    (half,) = (map_ for _, map_ in sam2unet.predict_many(model, files[:1], size=64, amp=True))
+    assert 0 < np.abs(half - alone[files[0].stem]).max() < 0.1
+
+
+def test_one_image_in_any_form_gives_one_map(checkpoint, polyps):
+    path = sorted((polyps / "images").iterdir())[0]
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    photo = Image.open(path).convert("RGB").resize((90, 70))
+    array = np.asarray(photo)
+    wanted = sam2unet.predict(model, photo, size=64)
+    assert wanted.shape == (70, 90)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for form in (array, array.astype(np.float64) / 255, array.astype(np.float32) / 255, tensor, tensor / 255):
+        assert np.array_equal(sam2unet.predict(model, form, size=64), wanted)
+    grey = array[..., 0]
+    as_colour = sam2unet.predict(model, np.stack([grey] * 3, axis=-1), size=64)
+    for form in (grey, torch.from_numpy(grey.copy()), torch.from_numpy(grey.copy())[None]):
+        assert np.array_equal(sam2unet.predict(model, form, size=64), as_colour)
+    assert [name for name, _ in sam2unet.predict_many(model, [array, path], size=64)] == ["0", path.stem]
+    for form, words in {
+        "int": (array.astype(np.int32), "an array of int32"),
+        "range": (array.astype(np.float32), "floats in"),
+        "shape": (array[None], r"shape \(1, 70, 90, 3\)"),
+    }.values():
+        with pytest.raises(sam2unet.UserError, match=words):
+            sam2unet.predict(model, form, size=64)

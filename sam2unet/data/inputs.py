@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, some
+from ..errors import UserError, some, warn
 from .pairs import EXTENSIONS
 
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".gif")
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 
 
 class Input(NamedTuple):
@@ -25,12 +25,16 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     Raises:
         UserError: nothing there, no image among it, or two that their maps would be named alike.
     """
+    videos = []
     if source.is_dir():
-        found = [(path, path.relative_to(source)) for path in files_below(source, recursive)]
+        files = list(files_below(source, recursive))
+        found = [(path, path.relative_to(source)) for path in files if is_image(path)]
+        videos = sorted(str(path.relative_to(source)) for path in files if is_video(path))
         where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
         nothing = f"no images in {source} (looked for {', '.join(EXTENSIONS)}; {where})"
     elif source.suffix.lower() == ".txt" and source.is_file():
-        paths = [source.parent / line.strip() for line in source.read_text().splitlines() if line.strip()]
+        lines = os.fsdecode(source.read_bytes()).removeprefix("\ufeff").splitlines()
+        paths = [source.parent / line.strip() for line in lines if line.strip()]
         if gone := [path for path in paths if not path.is_file()]:
             raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {some(gone)}")
         found = [(path, Path(path.name)) for path in paths]
@@ -44,7 +48,9 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     else:
         raise UserError(f"no such folder: {source}" if not source.suffix else f"no such file or folder: {source}")
     if not found:
-        raise UserError(nothing)
+        raise UserError(f"{nothing}; its videos go one by one: {some(videos)}" if videos else nothing)
+    if videos:
+        warn(f"{len(videos)} videos in {source} are left out, give each by itself: {some(videos)}")
     inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in found)
     refuse_twins(inputs, source)
     return inputs
@@ -53,11 +59,15 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
 def files_below(folder: Path, recursive: bool) -> Iterable[Path]:
     for here, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield from (path for name in files if is_image(path := Path(here, name)))
+        yield from (Path(here, name) for name in files if not name.startswith("."))
 
 
 def is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
 
 
 def refuse_twins(inputs: list[Input], source: Path) -> None:

@@ -40,9 +40,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except Image.DecompressionBombError as e:
-        raise UserError(f"{path} is too large: {e}") from e
+        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        raise UserError(f"{path} is too large: images have at most {limit} million pixels here; make it smaller") from e
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
+    except PermissionError as e:
+        raise UserError(f"no permission to read {path}") from e
     except (OSError, SyntaxError, ValueError) as e:  # Pillow's words for damaged files are of all three kinds
         raise UserError(f"cannot read {path}: not an image or damaged; replace or remove it") from e
 
@@ -62,7 +65,9 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def read_image(path: Path) -> Image.Image:
     """An upright RGB photograph."""
     with opened(path) as image:
-        return upright(to_8_bit(image)).convert("RGB")
+        image = upright(to_8_bit(image))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies what is RGB too
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:

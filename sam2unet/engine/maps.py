@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..families import check_size, family_of
 from .speed import autocast
 
+SCALES = (0.75, 1.0, 1.25)  # of the input size, for test-time averaging
 Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer
 
 
@@ -31,6 +32,15 @@ class Tile:
         if not 0 <= self.overlap < self.side / 2:
             raise UserError(f"tile {self.side},{self.overlap}: the overlap must be from 0 to below half of the side")
 
+    @classmethod
+    def read(cls, text: str) -> Tile:
+        """`side,overlap`, or the side alone with a quarter of it as overlap."""
+        try:
+            numbers = [int(word) for word in text.split(",")]
+            return cls(*numbers) if len(numbers) > 1 else cls(numbers[0], numbers[0] // 4)
+        except (TypeError, ValueError) as e:
+            raise UserError(f"tile is {text}; wanted SIDE,OVERLAP in pixels, such as 1024,128") from e
+
 
 @dataclass(frozen=True)
 class Averaging:
@@ -38,6 +48,14 @@ class Averaging:
 
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def read(cls, text: str) -> Averaging:
+        """`flip`, `scale` or both with a comma between them."""
+        words = text.split(",")
+        if unknown := [word for word in words if word not in ("flip", "scale")]:
+            raise UserError(f"tta is {text}, and there is no {unknown[0] or 'empty word'}; wanted flip, scale or both")
+        return cls("flip" in words, SCALES if "scale" in words else (1.0,))
 
 
 class Predictor:
@@ -72,8 +90,10 @@ class Predictor:
 
     def small(self, photo: Image.Image) -> list[Tensor]:
         """What the model is given of an upright RGB photograph: uint8 (crops, 3, S, S) for every input side S."""
-        crops = [photo.crop(box) for box in self.boxes(photo.width, photo.height)]
-        return [torch.stack([image_bytes(crop, side) for crop in crops]) for side in self.sides]
+        boxes = self.boxes(photo.width, photo.height)
+        crops = (photo.crop(box) for box in boxes) if len(boxes) > 1 else [photo]  # one at a time: they may be large
+        by_crop = [[image_bytes(crop, side) for side in self.sides] for crop in crops]
+        return [torch.stack(scale) for scale in zip(*by_crop, strict=True)]
 
     def boxes(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
         """Left, top, right, bottom of every tile; the whole photograph where it needs none."""
@@ -84,13 +104,17 @@ class Predictor:
         return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
     @torch.inference_mode()
-    def maps(self, smalls: Sequence[list[Tensor]], sizes: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+    def maps(
+        self, smalls: Sequence[list[Tensor]], sizes: Sequence[tuple[int, int]], at_once: int | None = None
+    ) -> Iterator[Tensor]:
         """Probabilities (height, width) on the device for each photograph's `small`, of the `sizes` (height, width).
 
-        With tiles, a size must be the photograph's own.
+        With tiles, a size must be the photograph's own, and the model is given `at_once` of them at a time, by default
+        as many as there are photographs.
         """
         counts = [len(small[0]) for small in smalls]
-        logits = [self.logits(torch.cat(parts)).split(counts) for parts in zip(*smalls, strict=True)]
+        scales = [torch.cat(parts).split(at_once or len(smalls)) for parts in zip(*smalls, strict=True)]
+        logits = [torch.cat([self.logits(part) for part in parts]).split(counts) for parts in scales]
         for number, size in enumerate(sizes):
             own = [scale[number] for scale in logits]  # (crops, flips, 1, S, S) per scale
             if counts[number] == 1:
@@ -119,10 +143,12 @@ class Predictor:
 
 def mean_map(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
     """Logits (crops, flips, 1, S, S) per scale -> probabilities of `size`; logits are resized, as released."""
-    maps = [
-        F.interpolate(scale[crop], size=size, mode="bilinear", align_corners=False).sigmoid()[:, 0] for scale in own
-    ]
-    return maps[0][0] if len(maps) == len(maps[0]) == 1 else torch.cat(maps).mean(0)
+    logits = [one[None] for scale in own for one in scale[crop]]
+    maps = (F.interpolate(one, size=size, mode="bilinear", align_corners=False).sigmoid_()[0, 0] for one in logits)
+    total = next(maps)
+    for one in maps:  # added up one by one: they may be large
+        total += one
+    return total.div_(len(logits)) if len(logits) > 1 else total
 
 
 def starts(length: int, tile: Tile) -> list[int]:
@@ -142,4 +168,4 @@ def fading(length: int, overlap: int) -> Tensor:
 def stretched(probability: Tensor) -> Tensor:
     """To the full range of [0, 1], as released."""
     low, high = probability.min(), probability.max()
-    return (probability - low) / (high - low + 1e-8)
+    return (probability - low).div_(high - low + 1e-8)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..config import Recipe
+from ..errors import UserError
 from ..families import load_model
+from ..hub import located, size_beside
+from .inference import can_pack, filled_up, folded, halved, packed
 from .maps import Averaging, Predictor, Tile
+from .onnx_model import onnx_predictor
+from .speed import can_compile, half_type
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class Way:
 
     Attributes:
         size: input side; None for the one that the checkpoint was trained at, as far as it says, else 352.
-        amp: off, bf16 or fp16.
-        fold: put BatchNorm into the convolutions before it, the same but for rounding.
+        amp: off, bf16 or fp16; auto is for `fast_way` to decide.
+        fold: rearrange the model as `inference.folded` and, on a CPU, `inference.packed`: the same but for rounding.
         compile: let PyTorch fuse operations, the same but for rounding.
     """
 
@@ -35,13 +41,41 @@ def open_predictor(
     checkpoint: Path, device: torch.device, hiera_path: Path | None = None, way: Way = Way()
 ) -> Predictor:
     """UserError for a file of another kind or a size that the model cannot take."""
+    if checkpoint.suffix == ".onnx":
+        return onnx_predictor(checkpoint, device, hiera_path, way)
+    if checkpoint.suffix == ".pt2":
+        raise UserError(f"{checkpoint}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
+    checkpoint = located(checkpoint)
     size = way.size or trained_size(checkpoint)
-    options = {"amp": way.amp, "averaging": way.averaging, "tile": way.tile}
-    model = load_model(checkpoint, device, hiera_path)
-    return Predictor.of(model, size, **options)
+    return predictor_of(load_model(checkpoint, device, hiera_path), size, way)
+
+
+def predictor_of(model: nn.Module, size: int, way: Way) -> Predictor:
+    """For a model in evaluation mode, which is changed in place where `way` says so."""
+    predictor = Predictor.of(model, size, amp=way.amp, averaging=way.averaging, tile=way.tile)
+    if way.fold:
+        folded(model)
+    if way.amp != "off":
+        halved(model, way.amp)
+    if way.compile:
+        model.compile(dynamic=False)
+        predictor.forward = filled_up(predictor.forward)
+    elif way.fold and can_pack(predictor.device, way.amp):
+        packed(model)
+    return predictor
+
+
+def fast_way(device: torch.device, way: Way, batch_size: int | None) -> tuple[Way, int]:
+    """`way` and `batch_size` with what suits the device turned on, after saying what that is."""
+    amp = half_type(device) if way.amp == "auto" else way.amp
+    way = replace(way, amp=amp, fold=True, compile=way.compile or can_compile(device))
+    batch_size = batch_size or (32 if device.type == "cuda" else 1)
+    also = "BatchNorm folded" + ", weights packed" * (can_pack(device, amp) and not way.compile)
+    print(f"fast: --amp {amp}{' --compile' * way.compile} --batch_size {batch_size}; {also}")
+    return way, batch_size
 
 
 def trained_size(checkpoint: Path) -> int:
-    """What `recipe.yaml` beside a checkpoint of ours says; else the released default."""
+    """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released default."""
     recipe = checkpoint.parent / "recipe.yaml"
-    return Recipe.read(recipe).size if recipe.is_file() else Recipe.size
+    return Recipe.read(recipe).size if recipe.is_file() else size_beside(checkpoint) or Recipe.size

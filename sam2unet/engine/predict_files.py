@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.check import warn_of_turned
-from ..data.inputs import Input, find_inputs
+from ..data.inputs import Input, find_inputs, is_video
 from ..data.reading import opened, read_image, upright_size
 from ..errors import SomeFailed, UserError, some, warn
-from ..files import make_folder
-from .maps import Predictor, stretched
-from .opening import Way, open_predictor
-from .outputs import Outputs, write_outputs
-from .predict import batched, grey_levels
+from ..files import folder_to_fill
+from .maps import Predictor
+from .opening import Way, fast_way, open_predictor
+from .outputs import Outputs, greys_of, write_outputs
+from .predict import batched
 from .processes import Processes
 from .runtime import ahead, default_workers, pick_device
+from .signals import Signals
+from .video import predict_video
+
+LARGE = 50_000_000  # pixels; only one image with more is read at a time, and one written
 
 
 @dataclass(frozen=True)
 class Files:
     """
     Attributes:
-        source: what `find_inputs` takes.
+        source: what `find_inputs` takes, or one video.
         masks: folder whose masks give the maps' sizes, instead of the images.
         skip_existing: leave out images whose map is there already.
         on_bad_image: `stop`, or `skip` and go on.
@@ -56,6 +62,23 @@ class Read:
     small: list[Tensor]
     size: tuple[int, int]
     turned: bool
+    several: bool  # frames or pages, of which this is the first
+
+
+class Done(NamedTuple):
+    item: Input
+    grey: np.ndarray
+    probability: np.ndarray | None
+
+
+@dataclass
+class Notes:
+    """What to tell at the end: images left out and why, and the names of those that were turned or have frames."""
+
+    bad: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    several: list[str] = field(default_factory=list)
+    stopped_by: UserError | None = None
 
 
 def run(
@@ -64,54 +87,93 @@ def run(
     way: Way,
     outputs: Outputs,
     minmax: bool = True,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
     hiera_path: Path | None = None,
+    fast: bool = False,
 ) -> None:
-    """A PNG per image, named after it, of its mask's size where there are masks and else of its own.
+    """A PNG per image, named after it, of its mask's size where there are masks and else of its own; or a video's maps.
 
     Under torchrun each process takes its share of the images. UserError where it cannot work, SomeFailed where images
-    were left out.
+    were left out, Stopped on a signal.
     """
-    check(batch_size, workers, outputs)
+    check(batch_size, workers)
     processes = Processes.of_environment()
     target = pick_device(device, processes.local_rank)
+    way, batch_size = fast_way(target, way, batch_size) if fast else (way, batch_size or 1)
+    if is_video(files.source) and files.source.is_file():
+        if files.masks is not None:
+            raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
+        predictor = open_predictor(checkpoint, target, hiera_path, way)
+        with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
+            predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
+        return
     jobs = jobs_of(files)
+    check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
     predictor = open_predictor(checkpoint, target, hiera_path, way)
     if files.skip_existing:
-        jobs = [job for job in jobs if not (files.target / f"{job.item.name}.png").is_file()]
-    make_folder(files.target)
+        jobs = [job for job in jobs if not all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))]
 
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
-    print(f"{share}{len(jobs)} images at {sides} on {target}", flush=True)
-    start, bad, turned = time.perf_counter(), [], []
+    print(f"{share}{len(jobs)} images at {sides} on {predictor.device}", flush=True)
+    start = time.perf_counter()
+    with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
+        notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
+    if notes.turned:
+        warn_of_turned(notes.turned)
+    if notes.several:
+        warn(f"of {len(notes.several)} images with several frames or pages the first is taken: {some(notes.several)}")
+    seconds = time.perf_counter() - start
+    done = len(jobs) - len(notes.bad)
+    print(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
+    if notes.bad:
+        raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {some(notes.bad, limit=20)}")
+
+
+def write_maps(
+    predictor: Predictor,
+    jobs: list[Job],
+    files: Files,
+    outputs: Outputs,
+    minmax: bool = True,
+    batch_size: int = 1,
+    workers: int | None = None,
+    show: bool = True,
+) -> Notes:
+    """Read, predict and write all `jobs`. UserError at a bad image, if so wished, after the maps before it."""
+    notes = Notes()
     threads = default_workers() if workers is None else max(1, workers)
     with (
         ThreadPoolExecutor(threads) as readers,
         ThreadPoolExecutor(threads) as writers,
-        tqdm(total=len(jobs), unit="img", disable=None if processes.first else True) as bar,
+        tqdm(total=len(jobs), unit="img", disable=None if show else True) as bar,
     ):
         found = ahead(readers, reading(predictor), jobs, 2 * batch_size + threads)
-        good = sorted_out(found, files.on_bad_image, bad, turned)
+        good = sorted_out(found, files.on_bad_image, notes)
         greys = predicted(predictor, good, batch_size, minmax, outputs)
-        for _ in ahead(writers, lambda made: write_outputs(files.target, *made), greys, 2 * threads):
-            bar.update()
-    if turned:
-        warn_of_turned(turned)
-    seconds = time.perf_counter() - start
-    done = len(jobs) - len(bad)
-    print(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
-    if bad:
-        raise SomeFailed(f"{len(bad)} of {len(jobs)} images were left out: {some(bad, limit=20)}")
+
+        def write(done: Done) -> None:
+            write_outputs(files.target, done.item.name, done.grey, outputs, done.item.path, done.probability)
+
+        try:
+            for _ in ahead(
+                writers, write, greys, 2 * threads, lambda done: 2 * threads if done.grey.size > LARGE else 1
+            ):
+                bar.update()
+        finally:
+            readers.shutdown(
+                cancel_futures=True
+            )  # after an error nothing more is read; maps that are there are written
+    if notes.stopped_by is not None:
+        raise notes.stopped_by
+    return notes
 
 
-def check(batch_size: int, workers: int | None, outputs: Outputs) -> None:
-    if outputs.threshold is not None and not 0 <= outputs.threshold <= 1:
-        raise UserError(f"threshold is {outputs.threshold}; it must be from 0 to 1")
-    if batch_size < 1:
+def check(batch_size: int | None, workers: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; it must be above 0")
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or above")
@@ -140,6 +202,20 @@ def jobs_of(files: Files) -> list[Job]:
     return [Job(item, size_of(masks[item.name])) for item in inputs]
 
 
+def check_targets(jobs: list[Job], files: Files, outputs: Outputs) -> None:
+    """UserError where something would be written among what is read, or pictures among maps."""
+    read = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
+    maps, others = set(), set()
+    for job in jobs:
+        paths = outputs.paths(files.target, job.item.name)
+        maps.add(paths.pop("map").parent)
+        others.update(path.parent for path in paths.values())
+    if joined := [folder for folder in sorted(maps | others) if folder.resolve() in read]:
+        raise UserError(f"{joined[0]}, which --save_path {files.target} writes to, is a folder of inputs; give another")
+    if shared := sorted(maps & others):
+        raise UserError(f"{shared[0]} would hold maps and other pictures; rename that folder of {files.source}")
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """(height, width) of an upright file."""
     with opened(path) as image:
@@ -148,44 +224,52 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def reading(predictor: Predictor):
     """A function that reads a job's image; what cannot be read comes back as its error."""
+    alone = threading.Lock()
 
     def read(job: Job) -> Read | UserError:
+        path = job.item.path
         try:
-            photo = read_image(job.item.path)
-            with opened(job.item.path) as image:
-                turned = image.size != photo.size
+            with opened(path) as image:
+                width, height = image.size
+                # A camera's MPO has previews beside the photograph.
+                several = image.format != "MPO" and getattr(image, "is_animated", False)
+            with alone if width * height > LARGE else nullcontext():
+                photo = read_image(path)
+                own = photo.height, photo.width
+                if predictor.tile is not None and job.size not in (None, own):
+                    raise UserError(
+                        f"{path} is {own[1]}x{own[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs them alike"
+                    )
+                return Read(job, predictor.small(photo), job.size or own, own != (height, width), several)
         except UserError as e:
             return e
-        return Read(job, predictor.small(photo), job.size or (photo.height, photo.width), turned)
 
     return read
 
 
-def sorted_out(
-    found: Iterator[Read | UserError], on_bad_image: str, bad: list[str], turned: list[str]
-) -> Iterator[Read]:
-    """What could be read; fills in the names of the others and of what was turned."""
+def sorted_out(found: Iterator[Read | UserError], on_bad_image: str, notes: Notes) -> Iterator[Read]:
+    """What could be read, as far as `on_bad_image` lets it go on."""
     for one in found:
         if isinstance(one, UserError):
             if on_bad_image == "stop":
-                raise UserError(f"{one} (--on_bad_image skip goes on without it)")
+                # Raised after what was read before it has been predicted and written.
+                notes.stopped_by = UserError(f"{one} (--on_bad_image skip goes on without it)")
+                return
             warn(f"left out: {one}")
-            bad.append(str(one))
+            notes.bad.append(str(one))
             continue
         if one.turned:
-            turned.append(one.job.item.path.name)
+            notes.turned.append(one.job.item.path.name)
+        if one.several:
+            notes.several.append(one.job.item.path.name)
         yield one
 
 
 def predicted(
     predictor: Predictor, found: Iterator[Read], batch_size: int, minmax: bool, outputs: Outputs
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and grey map, uint8 (height, width), of each image."""
+) -> Iterator[Done]:
     for batch in batched(found, batch_size):
-        maps = predictor.maps([one.small for one in batch], [one.size for one in batch])
+        maps = predictor.maps([one.small for one in batch], [one.size for one in batch], batch_size)
         for one, probability in zip(batch, maps, strict=True):
-            if minmax:
-                probability = stretched(probability)
-            if outputs.threshold is not None:
-                probability = (probability > outputs.threshold).to(torch.float32)
-            yield one.job.item.name, grey_levels(probability)
+            kept = None if outputs.probability is None else probability.cpu().numpy()
+            yield Done(one.job.item, greys_of(probability, minmax, outputs), kept)

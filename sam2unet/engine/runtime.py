@@ -45,15 +45,24 @@ def default_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """`map` in the pool, in order, at most `count` results ahead of what is taken."""
-    waiting = deque()
+def ahead(
+    pool: Executor,
+    function: Callable[[T], R],
+    items: Iterable[T],
+    count: int,
+    weight: Callable[[T], int] = lambda item: 1,
+) -> Iterator[R]:
+    """`map` in the pool, in order, at most `count` results ahead of what is taken; a heavy item counts for several."""
+    waiting, total = deque(), 0
     for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > count:
-            yield waiting.popleft().result()
+        waiting.append((weight(item), pool.submit(function, item)))
+        total += waiting[-1][0]
+        while total > count:
+            heavy, result = waiting.popleft()
+            yield result.result()
+            total -= heavy
     while waiting:
-        yield waiting.popleft().result()
+        yield waiting.popleft()[1].result()
 
 
 def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:

@@ -51,16 +51,19 @@ def chosen_for(
     Args:
         pairs, folder, copies: what would be cached, where on disk, and by how many processes of this machine.
     """
-    on_gpu = device.type == "cuda"
     need = math.prod(shape_of(pairs, recipe.size))
     rooms = {"ram": need * copies < 0.5 * free_memory(), "disk": need < 0.5 * shutil.disk_usage(folder).free}
     amp = half_type(device) if recipe.amp == "off" else recipe.amp
     cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
-    compile = on_gpu and bool(shutil.which("cc"))  # compiled code gains nothing on CPUs, after minutes of compiling
-    speed = replace(speed, compile=compile or speed.compile, channels_last=True, fused=True, cache=cache)
+    speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)
     switches = [f"--{name}" for name in ("compile", "channels_last", "fused") if getattr(speed, name)]
     print(f"fast: --amp {amp} {' '.join(switches)} --cache {cache}")
     return replace(recipe, amp=amp), speed
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether compiling is worth its minutes and there is what it needs; on CPUs it gains nothing."""
+    return device.type == "cuda" and bool(shutil.which("cc"))
 
 
 def half_type(device: torch.device) -> str:

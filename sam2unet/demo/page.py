@@ -1,0 +1,169 @@
+"""The page: what a visitor does, and what of a session is shown for it. All work is done in the modules beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gradio as gr
+
+from ..data.inputs import VIDEOS
+from ..data.pairs import EXTENSIONS
+from ..errors import UserError
+from .bundle import bundle
+from .draw import glow
+from .files import Example
+from .panel import panel
+from .session import Bench, Session
+from .words import failed, heading, went_well
+
+THRESHOLD, OPACITY = 0.5, 0.5
+MODEL, DRAWING = "model", "drawing"  # two queues: a slider never waits for another visitor's images
+DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, button').click()"
+
+
+def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
+    with gr.Blocks(title="SAM2-UNet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        session = gr.State(None, delete_callback=lambda left: left and left.close())
+        index = gr.State(0)
+        gr.HTML(heading(bench), elem_id="heading")
+        with gr.Row(equal_height=True):
+            images = gr.File(
+                label="Images, or a clip",
+                file_count="multiple",
+                file_types=[*EXTENSIONS, *VIDEOS],
+                height=130,
+                scale=3,
+                elem_id="images",
+            )
+            masks = gr.File(
+                label="Masks (optional)",
+                file_count="multiple",
+                file_types=list(EXTENSIONS),
+                height=130,
+                scale=2,
+                elem_id="masks",
+            )
+        if examples:
+            gr.HTML("<p>Or try one of these, which come with a mask:</p>", elem_id="or")
+            shown = gr.Gallery(
+                [(str(each.image), each.caption) for each in examples],
+                label="Or try one of these",
+                show_label=False,
+                columns=len(examples),
+                height="auto",
+                object_fit="cover",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="examples",
+            )
+        status = gr.HTML("", elem_id="status")
+        with gr.Column(visible=False, elem_id="results") as results:
+            with gr.Row(equal_height=True):
+                threshold = gr.Slider(0, 1, THRESHOLD, step=0.01, label="Threshold", buttons=[], elem_id="threshold")
+                opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
+                with gr.Column(min_width=230, scale=0, elem_id="actions"):
+                    download = gr.Button("Download PNGs (zip)", variant="primary", elem_id="download")
+                    clear = gr.Button("Clear", size="sm", elem_id="clear")
+            link = gr.DownloadButton("zip", elem_id="zip-link")
+            pictures = gr.HTML("", elem_id="panel")
+            gallery = gr.Gallery(
+                label="All images",
+                show_label=False,
+                columns=8,
+                height="auto",
+                object_fit="contain",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="gallery",
+            )
+
+        def start(visit: Session | None) -> Session:
+            return visit or Session(bench)
+
+        def view(visit: Session, at: int, cut: float, strength: float) -> dict:
+            thumbs = [
+                (glow(item.load("view_photo"), item.load("view_map0")), item.name + (" ✓" if item.has_mask else ""))
+                for item in visit.items
+            ]
+            return {
+                session: visit,
+                index: at,
+                results: gr.update(visible=bool(visit.items)),
+                pictures: panel(visit, at, cut, strength),
+                gallery: gr.update(value=thumbs, selected_index=at, visible=len(thumbs) > 1),
+            }
+
+        def attempt(work: Callable[[], str]) -> tuple[bool, str]:
+            """Whether `work` went well, and the line to show."""
+            try:
+                return True, work()
+            except UserError as e:
+                return False, failed(str(e).splitlines())
+
+        def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
+            visit = start(visit)
+
+            def work() -> str:
+                problems = visit.add_images(paths(files), lambda done, count: progress((done, count), unit="files"))
+                return went_well(visit, problems)
+
+            fine, line = attempt(work)
+            return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
+
+        def on_masks(files, visit, at, cut, strength):
+            visit = start(visit)
+            fine, line = attempt(lambda: went_well(visit, visit.add_masks(paths(files))))
+            return {masks: None, status: line, session: visit} | (view(visit, at, cut, strength) if fine else {})
+
+        def on_example(visit, cut, strength, event: gr.SelectData):
+            visit, chosen = start(visit), examples[int(event.index) % len(examples)]
+
+            def work() -> str:
+                return went_well(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
+
+            fine, line = attempt(work)
+            return {status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
+
+        def on_choice(visit, cut, strength, event: gr.SelectData):
+            at = int(event.index)
+            return at, panel(visit, at, cut, strength) if visit else ""
+
+        def on_slider(visit, at, cut, strength):
+            try:
+                return panel(visit, at, cut, strength) if visit else ""
+            except FileNotFoundError:  # the images were replaced while the slider moved
+                return gr.skip()
+
+        def on_download(visit, cut, strength):
+            try:
+                return str(bundle(start(visit), cut, strength)), gr.skip()
+            except UserError as e:
+                return gr.skip(), failed([str(e)])
+
+        def on_clear(visit, cut, strength):
+            visit = start(visit)
+            visit.clear()
+            return {status: ""} | view(visit, 0, cut, strength)
+
+        sliders, seen = [threshold, opacity], [session, index, results, pictures, gallery]
+        modelling = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
+        drawing = {"concurrency_id": DRAWING, "concurrency_limit": 4, "api_visibility": "private"}
+        at_once = drawing | {"show_progress": "hidden", "trigger_mode": "always_last"}
+        images.upload(on_images, [images, session, *sliders], [images, status, *seen], **modelling)
+        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *seen], **modelling)
+        if examples:
+            shown.select(on_example, [session, *sliders], [status, *seen], **modelling)
+        gallery.select(on_choice, [session, *sliders], [index, pictures], **at_once)
+        for slider in sliders:
+            slider.input(on_slider, [session, index, *sliders], pictures, **at_once)
+        made = download.click(on_download, [session, *sliders], [link, status], **drawing)
+        made.success(None, js=DOWNLOAD, api_visibility="private")
+        clear.click(on_clear, [session, *sliders], [status, *seen], **drawing)
+    return page
+
+
+def paths(files: Sequence[str] | None) -> list[Path]:
+    return [Path(file) for file in files or []]

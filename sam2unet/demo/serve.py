@@ -1,0 +1,175 @@
+"""From flags to a running page that keeps to itself: one temporary folder, no network but its own address."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..engine.opening import Way, open_predictor
+from ..engine.runtime import pick_device
+from ..engine.signals import Signals
+from ..errors import UserError, warn
+from .files import Example, Limits
+from .session import Bench, Method
+
+UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
+ASKS_ELSEWHERE = ("://", "%3a", ":/", "/proxy=")  # gradio would fetch such an address for any visitor
+
+
+def run(
+    checkpoints: Sequence[Path],
+    make_examples: Callable[[Path], list[Example]],
+    hiera_path: Path | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    mask_threshold: int | None = None,
+    limits: Limits | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+) -> None:
+    """Until Ctrl-C or SIGTERM; then the folder goes.
+
+    Args:
+        checkpoints: one, or two to compare.
+        make_examples: writes them into a folder and returns them.
+        port: 0 for a free one.
+    """
+    check_address(host, port)
+    with tempfile.TemporaryDirectory(prefix="sam2unet-demo-") as folder:
+        home = Path(folder).resolve()
+        keep_inside(home)
+        page = import_page()
+        methods = open_methods(checkpoints, hiera_path, size, device)
+        bench = Bench(methods, home, (home / UPLOADS, home / EXAMPLES), limits or Limits(), mask_threshold)
+        (home / EXAMPLES).mkdir()
+        blocks = page.build(bench, make_examples(home / EXAMPLES))
+        start(blocks, bench.limits, host, port or free_port(host))
+        try:
+            with Signals() as signals, signals.at_once():
+                threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def check_address(host: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise UserError(f"port is {port}; it must be from 0 (a free one) to 65535")
+    if not is_loopback(host):
+        warn(f"who reaches {host}:{port or '...'} can use this page; it has no password")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
+def keep_inside(home: Path) -> None:
+    """Uploads, copies and temporary files of all libraries go below `home`. Before gradio is imported."""
+    tempfile.tempdir = str(home)
+    os.environ |= {
+        "GRADIO_TEMP_DIR": str(home / UPLOADS),
+        "GRADIO_EXAMPLES_CACHE": str(home / UPLOADS),  # else files below ./.gradio could be read
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_OFFLINE": "1",
+        "MPLCONFIGDIR": str(home / "cache"),  # gradio imports matplotlib, which writes a list of fonts
+    }
+
+
+def import_page():
+    try:
+        from . import page
+    except ModuleNotFoundError as e:
+        if e.name != "gradio":
+            raise
+        raise UserError('the demo needs gradio, which is not installed: pip install -e ".[demo]"') from e
+    return page
+
+
+def open_methods(
+    checkpoints: Sequence[Path], hiera_path: Path | None, size: int | None, device: str | None
+) -> list[Method]:
+    if not 1 <= len(checkpoints) <= 2:
+        raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
+    target, partial = pick_device(device), any(path.suffix == ".safetensors" for path in checkpoints)
+    methods = []
+    for path, name in zip(checkpoints, names_of(checkpoints), strict=True):
+        base = hiera_path if path.suffix == ".safetensors" or not partial else None
+        methods.append(Method(name, open_predictor(path, target, base, Way(size=size))))
+    return methods
+
+
+def names_of(checkpoints: Sequence[Path]) -> list[str]:
+    """Stems; with the folder where two are the same, and numbered where that is not enough."""
+    names = [path.stem for path in checkpoints]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}/{path.stem}" for path in checkpoints]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return names
+
+
+class NoErrands:
+    """ASGI: requests whose path asks for another address are refused."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        path = (scope.get("path", "") + scope.get("raw_path", b"").decode("latin-1")).lower()
+        if any(mark in path for mark in ASKS_ELSEWHERE):
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"refused"})
+            return
+        await self.app(scope, receive, send)
+
+
+def start(blocks, limits: Limits, host: str, port: int) -> None:
+    """In threads of their own."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    middleware = [Middleware(NoErrands)]
+    if is_loopback(host):  # else a web page elsewhere could reach this one under a name of its own
+        own = ["localhost", "127.0.0.1", "[::1]", host]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=own))
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
+    mono = ["ui-monospace", "monospace"]
+    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            allowed_paths=[],
+            max_file_size=int(limits.megabytes * 1e6),
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            inbrowser=False,
+            theme=theme,
+            css=(Path(__file__).parent / "page.css").read_text(),
+            app_kwargs={"middleware": middleware},
+        )
+    except OSError as e:
+        raise UserError(f"cannot listen on {host}:{port}; give another --port, or 0 for a free one") from e
+    print(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)", flush=True)

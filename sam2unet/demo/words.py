@@ -1,0 +1,31 @@
+"""Lines of text on the page, as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from .session import Bench, Session
+
+
+def heading(bench: Bench) -> str:
+    names = " and ".join(f"<code>{html.escape(method.name)}</code>" for method in bench.methods)
+    limits = bench.limits
+    return (
+        f"<h1>SAM2-UNet</h1><p>Drop an image to see what {names} {'take' if len(bench.methods) > 1 else 'takes'} for "
+        "foreground: the map, and as an overlay the part of it above a threshold.</p>"
+        f"<p class=limits>Up to {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels and "
+        f"{limits.megabytes:g} MB each. A mask has its image's name. Files stay on the computer that runs this "
+        "page and are deleted when it stops.</p>"
+    )
+
+
+def failed(lines: Sequence[str]) -> str:
+    return f'<div class="bad" role="alert">{"<br>".join(html.escape(line) for line in lines)}</div>'
+
+
+def went_well(session: Session, problems: Sequence[str]) -> str:
+    """What there is now; and what was left out, if anything."""
+    count, scored = len(session.items), sum(item.has_mask for item in session.items)
+    line = f"{count} image{'s' * (count != 1)}" + (f", {scored} with a mask" if scored else "")
+    return f'<div class="good" role="status">{line}</div>' + (failed(problems) if problems else "")

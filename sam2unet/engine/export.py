@@ -1,0 +1,206 @@
+"""Models as files that run without this package: ONNX and torch.export, checked against torch as they are written."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.transforms import MEAN, STD, image_bytes, normalised
+from ..errors import UserError
+from ..families import FAMILIES, Checkpoint, Family, assemble, check_size, read_checkpoint
+from ..files import sha256, written_whole
+from ..trainable import Base
+from .maps import stretched
+from .onnx_model import FORMAT, VERSION, OnnxForward
+from .opening import trained_size
+from .predict import grey_levels
+
+LIMIT = 1e-3  # in probability; rounding alone gives about 1e-6
+FACTS_FILE = "sam2unet.json"  # in a .pt2, under extra/
+
+Exported = Callable[[Tensor], Tensor]
+
+
+class Logits(nn.Module):
+    """A model's main answer alone."""
+
+    def __init__(self, family: Family, model: nn.Module):
+        super().__init__()
+        self.family, self.model = family, model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S), normalised -> (B, 1, S, S)"""
+        return self.family.logits(self.model, image)
+
+
+class Whole(nn.Module):
+    """With the released pre- and post-processing, but for the resizing before and after."""
+
+    def __init__(self, logits: Logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S), each map stretched to 0..255."""
+        probability = self.logits(normalised(photo.permute(0, 3, 1, 2))).sigmoid()[:, 0]
+        low, high = probability.amin((1, 2), keepdim=True), probability.amax((1, 2), keepdim=True)
+        return ((probability - low) / (high - low + 1e-8) * 255).to(torch.uint8)  # `stretched`, for each of the batch
+
+
+def run(
+    checkpoint: Path,
+    output: Path,
+    pictures: Sequence[Image.Image],
+    size: int | None = None,
+    whole: bool = False,
+    hiera_path: Path | None = None,
+) -> None:
+    """Write `output`, .onnx or .pt2, if what it computes for the pictures, RGB, is what torch computes.
+
+    UserError where that is not so, and where anything is missing; then nothing is left behind.
+    """
+    writer, reader = kind_of(output)
+    found = read_checkpoint(checkpoint)
+    size = size or trained_size(found.path)
+    check_size(found.family, size)
+    model, base = assemble(found, hiera_path)
+    logits = Logits(found.family, model.eval())
+    graph = Whole(logits).eval() if whole else logits
+    facts = facts_of(found, base, size, whole)
+    images = torch.stack([image_bytes(picture, size) for picture in pictures])
+    with written_whole(output) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about themselves
+        writer(graph, given_to(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
+        file.flush()
+        difference = largest_difference(reader(Path(file.name)), graph, images)
+        if not difference <= LIMIT:  # NaN too
+            raise UserError(
+                f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
+                f"{output} was not written"
+            )
+    print(f"{output}: {output.stat().st_size:,} bytes; {facts['input']} -> {facts['output']}")
+    print(f"largest difference from torch over {len(images)} images, alone and in twos: {difference:.2g}")
+
+
+def kind_of(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
+    """What writes and what reads a file of that name; UserError where a package for it is missing."""
+    if output.suffix not in KINDS:
+        raise UserError(f"{output}: an exported model is called {' or '.join(KINDS)}")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; give a name for the file")
+    needed, writer, reader = KINDS[output.suffix]
+    for package in needed:
+        try:
+            importlib.import_module(package)
+        except ImportError as e:
+            raise UserError(f'{package} is not installed, which .onnx needs: pip install -e ".[export]"') from e
+    return writer, reader
+
+
+def facts_of(found: Checkpoint, base: Base | None, size: int, whole: bool) -> dict[str, str]:
+    """All that a program needs to know to use the file, and where the weights are from."""
+    resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
+    to_grey = "(p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
+    if whole:
+        given, made = f"photo uint8 (batch, {size}, {size}, 3)", f"map uint8 (batch, {size}, {size})"
+        before, after = resize, f"none but resizing; inside: p = sigmoid(logits), {to_grey}"
+    else:
+        given, made = f"image float32 (batch, 3, {size}, {size})", f"logits float32 (batch, 1, {size}, {size})"
+        before = f"{resize}, divided by 255, minus mean, divided by std"
+        after = f"logits resized to the photograph's size (bilinear, corners not aligned), p = sigmoid, {to_grey}"
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": next(name for name, family in FAMILIES.items() if family is found.family),
+        "encoder": found.encoder,
+        "size": str(size),
+        "whole": "yes" if whole else "no",
+        "input": given,
+        "output": made,
+        "preprocessing": before,
+        "mean": " ".join(f"{value:g}" for value in MEAN.flatten().tolist()),
+        "std": " ".join(f"{value:g}" for value in STD.flatten().tolist()),
+        "postprocessing": after,
+        "checkpoint": found.path.name,
+        "checkpoint_sha256": sha256(found.path),
+    }
+    return facts | ({"base": base.name, "base_sha256": base.sha256} if base else {})
+
+
+def write_onnx(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    given, made = (facts[key].split()[0] for key in ("input", "output"))
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        input_names=[given],
+        output_names=[made],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    ClearMetadataAndDocStringPass()(program.model)  # each node's lines of source, with this machine's paths
+    program.model.metadata_props.update(facts)
+    file.write(program.model_proto.SerializeToString())
+
+
+def write_pt2(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
+    program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # lines of source, with this machine's paths
+    torch.export.save(program, file, extra_files={FACTS_FILE: json.dumps(facts, indent=2)})
+
+
+def read_onnx(path: Path) -> Exported:
+    return OnnxForward(path, torch.device("cpu"))
+
+
+def read_pt2(path: Path) -> Exported:
+    with open(path, "rb") as file:
+        return torch.export.load(file).module()
+
+
+# The end of a file's name -> packages that it needs, what writes it, what reads it.
+KINDS = {
+    ".onnx": (("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
+    ".pt2": ((), write_pt2, read_pt2),
+}
+
+
+def given_to(graph: nn.Module, images: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) -> what `graph` takes."""
+    return images.permute(0, 2, 3, 1).contiguous() if isinstance(graph, Whole) else normalised(images)
+
+
+@torch.inference_mode()
+def largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> float:
+    """In probability, over uint8 images (N, 3, S, S), given one by one and in twos.
+
+    The maps of a whole graph are compared with those of the steps that test.py takes. There truncation turns any
+    difference into a grey level, so that one level counts as none.
+    """
+    if len(images) % 2:
+        images = torch.cat([images, images[-1:].flip(-1)])
+    logits = graph.logits if isinstance(graph, Whole) else graph
+    wanted = torch.cat([logits(normalised(image[None])) for image in images]).sigmoid()[:, 0]
+    worst = []
+    for count in (1, 2):
+        found = torch.cat([exported(given_to(graph, part)) for part in images.split(count)])
+        if isinstance(graph, Whole):
+            greys = torch.stack([torch.from_numpy(grey_levels(stretched(map_))) for map_ in wanted])
+            span = wanted.amax((1, 2), keepdim=True) - wanted.amin((1, 2), keepdim=True)
+            levels = (found.int() - greys.int()).abs()
+            worst.append(((levels - 1).clamp(min=0) / 255 * span).max())
+        else:
+            worst.append((found.sigmoid()[:, 0] - wanted).abs().max())
+    return torch.stack(worst).max().item()

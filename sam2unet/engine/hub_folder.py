@@ -1,0 +1,153 @@
+"""A folder ready for the Hugging Face hub: all weights, what they are, and a model card with the scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from ..data.transforms import MEAN, STD
+from ..errors import UserError
+from ..families import FAMILIES, Checkpoint
+from ..files import filled_together, sha256, written_whole
+from ..hub import CONFIG, WEIGHTS, read_json
+from ..scoring.columns import METRICS, PROTOCOLS
+from ..trainable import Base
+from .opening import trained_size
+
+CARD = """---
+{facts}
+---
+
+# {title}
+
+{family} with a Hiera {encoder} encoder, for binary segmentation of images; input {size}x{size}.
+Paper: [SAM2-UNet: Segment Anything 2 Makes Strong Encoder for Natural and Medical Image
+Segmentation](https://arxiv.org/abs/2408.08870).
+
+## Use
+
+```python
+import sam2unet
+
+model = sam2unet.load_model("OWNER/NAME")  # or this folder
+map_ = sam2unet.predict(model, "photo.jpg", size={size})  # float32 in [0, 1], the photograph's size
+```
+
+Or without it: `config.json` has the sizes and the pre-processing, `model.safetensors` every weight under the released
+names (`huggingface_hub.load_torch_model`).
+
+## Scores
+
+{scores}
+## Weights
+
+{origin}
+
+## Licence
+
+The code and SAM 2's weights are under the Apache License 2.0. The pictures that a model was trained on may have terms
+of their own.
+"""
+
+
+def write_folder(folder: Path, found: Checkpoint, model: nn.Module, base: Base | None, scores: Path | None) -> None:
+    """Fill `folder`, which must be new or empty, or leave it as it was.
+
+    Args:
+        found: what `model` was read from.
+        base: the SAM 2 file that its trunk is from, if known.
+        scores: a results.json of eval.py for this model.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not an empty folder; give another")
+    kind = next(name for name, family in FAMILIES.items() if family is found.family)
+    results, columns = ({}, ()) if scores is None else scores_in(scores)
+    title = f"{found.family.title} {found.encoder}"
+    checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
+    config = {
+        "model": kind,
+        "encoder": found.encoder,
+        "size": trained_size(found.path),
+        "resize": "bilinear with antialiasing, aspect ratio not kept",
+        "mean": MEAN.flatten().tolist(),
+        "std": STD.flatten().tolist(),
+        "checkpoint": checkpoint,
+    } | ({"sam2": {"name": base.name, "sha256": base.sha256}} if base else {})
+    origin = [f"Converted from `{checkpoint['name']}`, SHA-256 `{checkpoint['sha256']}`."]
+    origin += [f"The encoder's own weights are those of `{base.name}`, SHA-256 `{base.sha256}`."] if base else []
+    card = CARD.format(
+        facts=front_matter(kind, title, results, columns),
+        title=title,
+        family=found.family.title,
+        encoder=found.encoder,
+        size=config["size"],
+        scores=table(results, columns),
+        origin="\n".join(origin),
+    )
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    with filled_together(folder) as part:
+        for name, content in (
+            (CONFIG, json.dumps(config, indent=2).encode() + b"\n"),
+            ("README.md", card.encode()),
+            (WEIGHTS, safetensors.torch.save(state, {"format": "pt"})),  # the format that the hub's readers ask for
+        ):
+            with written_whole(part / name) as file:
+                file.write(content)
+
+
+def scores_in(path: Path) -> tuple[Mapping, Sequence[str]]:
+    """Data set -> metric -> number, counts of images among them, and the columns that the results were made for."""
+    content = read_json(path)
+    try:
+        columns = PROTOCOLS[content["arguments"].get("protocol") or "released"]
+        several = next((names for names in content["datasets"].values() if len(names) != 1), None)
+        if several is not None:
+            raise UserError(f"{path} scores several models ({', '.join(several)}); score this one alone")
+        results = {}
+        for dataset, ((method, numbers),) in ((name, row.items()) for name, row in content["datasets"].items()):
+            results[dataset] = numbers | {"images": content["files"][dataset][method]["images"]}
+    except (KeyError, AttributeError, TypeError) as e:
+        raise UserError(f"{path} is not a results.json that eval.py --save_dir wrote") from e
+    return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
+
+
+def front_matter(kind: str, title: str, results: Mapping, columns: Sequence[str]) -> str:
+    """What the hub reads, as YAML; the scores in its own form too."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    scored = [
+        EvalResult(
+            task_type="image-segmentation",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=key,
+            metric_name=METRICS[key].title,
+            metric_value=numbers[key],
+        )
+        for dataset, numbers in results.items()
+        for key in columns
+    ]
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="sam2unet",
+        pipeline_tag="image-segmentation",
+        tags=[kind, "sam2", "binary-segmentation"],
+        model_name=title if scored else None,
+        eval_results=scored or None,
+    )
+    return data.to_yaml()
+
+
+def table(results: Mapping, columns: Sequence[str]) -> str:
+    if not results:
+        return "Not given.\n"
+    titles = [f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}" for key in columns]
+    rows = [["data set", "images", *titles], ["---", *["---:"] * (len(columns) + 1)]]
+    for dataset, numbers in results.items():
+        rows.append([dataset.replace("|", r"\|"), str(numbers["images"]), *(f"{numbers[key]:.3f}" for key in columns)])
+    legend = "; ".join(f"{METRICS[key].title}: {METRICS[key].legend}" for key in columns)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{legend}.\n"

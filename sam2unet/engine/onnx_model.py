@@ -1,0 +1,83 @@
+"""ONNX files that `export` made: predicting with them through onnxruntime, without the model's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError, warn
+from .maps import Predictor
+
+if TYPE_CHECKING:
+    from .opening import Way
+
+FORMAT, VERSION = "sam2unet-export", "1"
+
+
+class OnnxForward:
+    """Calls an exported model with a tensor, (B, ...), on any device, and gives its output on the device it ran on.
+
+    Attributes:
+        facts: what the file says about itself, from `export.facts_of`.
+        size: the one input side that it takes.
+        whole: from uint8 photographs to uint8 maps, not from normalised images to logits.
+        device: where it runs: a GPU if onnxruntime can use it, else the CPU.
+
+    Raises UserError without onnxruntime, and for a file that is damaged or not ours.
+    """
+
+    def __init__(self, path: Path, device: torch.device):
+        try:
+            import onnxruntime as ort
+        except ImportError as e:
+            raise UserError(f"{path} needs onnxruntime, which is not installed: pip install onnxruntime") from e
+        if not path.is_file():
+            raise UserError(f"no such file: {path}")
+        on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers()
+        if device.type != "cpu" and not on_gpu:
+            warn(f"onnxruntime cannot use {device} here, {path.name} runs on the CPU (pip install onnxruntime-gpu)")
+        gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()  # which OMP_NUM_THREADS sets; of itself it takes all
+        options.log_severity_level = 3  # errors, no warnings
+        try:
+            self.session = ort.InferenceSession(path, options, providers=[*gpu, "CPUExecutionProvider"])
+        except Exception as e:  # its errors have no class in common
+            raise UserError(
+                f"{path} ({path.stat().st_size:,} bytes) is not an ONNX file, or only a part of one; compare its size "
+                "with the original or export it again"
+            ) from e
+        self.facts = self.session.get_modelmeta().custom_metadata_map
+        if self.facts.get("format") != FORMAT:
+            raise UserError(f"{path} is not a model that scripts/export.py made; give such a file or a checkpoint")
+        if (version := self.facts["version"]) != VERSION:
+            raise UserError(f"{path} has version {version} of the format, known here is {VERSION}; update")
+        self.size, self.whole = int(self.facts["size"]), self.facts["whole"] == "yes"
+        self.device = device if on_gpu else torch.device("cpu")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        (name,) = (given.name for given in self.session.get_inputs())
+        (found,) = self.session.run(None, {name: images.cpu().contiguous().numpy()})
+        return torch.from_numpy(found).to(self.device)
+
+
+def onnx_predictor(path: Path, device: torch.device, hiera_path: Path | None, way: Way) -> Predictor:
+    """As `open_predictor`; UserError for what a file that was computed before cannot do."""
+    asked = {
+        "--amp": way.amp != "off",
+        "--compile": way.compile,
+        "--fast": way.fold,
+        "--hiera_path": hiera_path is not None,
+        "--tta scale": way.averaging.scales != (1.0,),
+    }
+    if wrong := [flag for flag, given in asked.items() if given]:
+        raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
+    forward = OnnxForward(path, device)
+    if forward.whole:
+        raise UserError(f"{path} was exported with --whole, for programs that need grey maps; export it without")
+    if way.size not in (None, forward.size):
+        raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {way.size}")
+    return Predictor(forward, forward.size, forward.device, averaging=way.averaging, tile=way.tile)

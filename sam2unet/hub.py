@@ -1,0 +1,67 @@
+"""Folders for the Hugging Face hub: writing them, and finding the weights in one, here or there. No code is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import UserError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
+
+
+def located(source: str | Path) -> Path:
+    """The file with the weights: `source` itself, `model.safetensors` in a folder, or the hub's where nothing is there.
+
+    The hub is asked for `owner/name` alone, and never if there is a folder `owner` here: that is a misspelt path.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if not (path / WEIGHTS).is_file():
+            raise UserError(f"{path} is a folder without {WEIGHTS}; give a checkpoint, or a folder for the hub")
+        return path / WEIGHTS
+    part = r"[A-Za-z0-9][\w.-]*"
+    is_name = re.fullmatch(f"{part}/{part}", str(source)) and path.suffix not in FILE_ENDINGS
+    if path.exists() or not is_name or path.parent.is_dir():
+        return path
+    return downloaded(str(source))
+
+
+def downloaded(name: str) -> Path:
+    """`model.safetensors` of the hub's repository, with its configuration beside it; kept in the hub's own cache."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG])
+    except Exception as e:  # of several network packages, with no class in common
+        why = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UserError(f"no such file: {name}; nor could it be had from the Hugging Face hub: {why}") from e
+    if not (Path(folder) / WEIGHTS).is_file():
+        raise UserError(f"{name} on the Hugging Face hub has no {WEIGHTS}")
+    return Path(folder) / WEIGHTS
+
+
+def size_beside(weights: Path) -> int | None:
+    """The input side that the configuration beside a hub's file says; None for any other file."""
+    config = weights.parent / CONFIG
+    if weights.name != WEIGHTS or not config.is_file():
+        return None
+    size = read_json(config).get("size")
+    if not isinstance(size, int):
+        raise UserError(f"{config}: size is {size!r}; wanted the side in pixels that the model was trained at")
+    return size
+
+
+def read_json(path: Path) -> Mapping:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON: {e}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold names with values")
+    return content
