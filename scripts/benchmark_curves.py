@@ -1,11 +1,12 @@
 """Losses of the first updates as one picture: the released way, ours, and ours in bf16, from the same weights.
 
-Same images in the same order, same flips, trunk frozen. A point per update, and their running mean as a line.
+Same images in the same order, same flips, trunk frozen. The numbers are written beside the picture, as CSV.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from benchmark_train import add_training_flags, job_of, measured
 
 from sam2unet.errors import UserError
 from sam2unet.files import make_folder, written_whole
-from sam2unet.scoring.plots import COLOURS, LINES, STYLE
+from sam2unet.scoring.plots import COLOURS, STYLE
 
 ROWS = {"released": "released way, fp32", "ours": "ours, fp32", "ours+bf16": "ours, bf16"}
 LAST = 50  # updates whose mean loss is printed
+WINDOW = 15  # updates in a running mean
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -47,27 +49,34 @@ def run(args: argparse.Namespace) -> None:
             f"{title:<20} first loss {curves[title][0]:.5f}, mean of the last {len(last)} {np.mean(last):.4f}",
             flush=True,
         )
-    picture = io.BytesIO()
+    picture, numbers = io.BytesIO(), io.StringIO()
     with matplotlib.style.context(["default", STYLE]):
-        figure = matplotlib.figure.Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(6.8, 4.6), layout="constrained")
         draw(figure, curves)
         figure.savefig(picture, format="png", metadata={"Software": None})
+    csv.writer(numbers, lineterminator="\n").writerows([curves, *zip(*curves.values(), strict=True)])
     make_folder(args.save_path.resolve().parent)
-    with written_whole(args.save_path) as file:
+    with written_whole(args.save_path) as file, written_whole(args.save_path.with_suffix(".csv")) as table:
         file.write(picture.getvalue())
+        table.write(numbers.getvalue().encode())
 
 
-def draw(figure, curves: dict[str, list[float]], window: int = 15) -> None:
-    axes = figure.subplots()
-    for (title, losses), colour, line in zip(curves.items(), COLOURS, LINES, strict=False):
-        updates = np.arange(1, len(losses) + 1)
-        axes.plot(updates, losses, ".", color=colour, markersize=2.5, alpha=0.35, markeredgewidth=0)
-        axes.plot(updates, running_mean(losses, window), color=colour, linestyle=line, label=title)
-    axes.set(xlabel="update", ylabel="loss, sum of the three outputs", xlim=(0, None))
-    axes.legend()
+def draw(figure, curves: dict[str, list[float]]) -> None:
+    """Above the losses, faint, and their running means; below how far these are from the first curve's."""
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    first = running_mean(next(iter(curves.values())))
+    # Curves that lie on each other are all seen when each is thinner than the one before.
+    for (title, losses), colour, width in zip(curves.items(), COLOURS, (5, 2.5, 1), strict=False):
+        updates, means = np.arange(1, len(losses) + 1), running_mean(losses)
+        above.plot(updates, losses, color=colour, linewidth=width / 3, alpha=0.3)
+        above.plot(updates, means, color=colour, linewidth=width, label=title)
+        below.plot(updates, means - first, color=colour, linewidth=width / 2 + 0.5)
+    above.set(ylabel="loss, sum of three outputs", xlim=(0, len(first)))
+    below.set(xlabel="update", ylabel="less the first", ylim=(-0.1, 0.1))
+    above.legend(title=f"running means of {WINDOW}")
 
 
-def running_mean(values: list[float], window: int) -> np.ndarray:
-    """Of the `window` values around each; of fewer at the ends."""
-    kernel = np.ones(min(window, len(values)))
+def running_mean(values: list[float]) -> np.ndarray:
+    """Of the `WINDOW` values around each; of fewer at the ends."""
+    kernel = np.ones(min(WINDOW, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

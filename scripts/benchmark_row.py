@@ -47,6 +47,8 @@ def machine(job: Job) -> dict[str, object]:
     """What the rows have in common. UserError for what no row could work with."""
     device = pick_device(job.device)
     check_size(FAMILY, job.size)
+    if workers_of(job) < 0:
+        raise UserError(f"workers is {job.workers}; it must be 0 or above")
     pairs = match(Path(job.train_image_path), Path(job.train_mask_path))
     model, _ = FAMILY.build(encoder=job.encoder, hiera_path=job.hiera_path)
     encoder = FAMILY.encoder(model.state_dict())

@@ -84,5 +84,8 @@ def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
     flags = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
     benchmark_curves.run(p.parse_args([*flags, str(tmp_path / "a/curves.png")]))
     assert Image.open(tmp_path / "a/curves.png").width > 1000
+    numbers = (tmp_path / "a/curves.csv").read_text().splitlines()
+    assert numbers[0] == '"released way, fp32","ours, fp32","ours, bf16"' and numbers[-1] == "2.0,2.0,2.0"
+    assert len(numbers) == 61
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[-1] == "ours, bf16           first loss 4.00000, mean of the last 50 2.0000"
