@@ -105,6 +105,8 @@ def run(
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
+        if not processes.first:
+            return  # a video is not shared out
         predictor = open_predictor(checkpoint, target, hiera_path, way)
         with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
