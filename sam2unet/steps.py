@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from .config import Recipe
-from .losses import structure_loss
+from .losses import edge_weight, structure_loss
 
 OUTPUTS = ("main", "side1", "side2")  # what a mask model's outputs are called in logs
 
@@ -17,8 +17,9 @@ def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) ->
         batch: normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1].
     """
     images, masks = batch
-    weighted = recipe.loss == "weighted"
-    yield {name: structure_loss(logits, masks, weighted) for name, logits in zip(OUTPUTS, model(images), strict=False)}
+    weighted, weight = recipe.loss == "weighted", edge_weight(masks)
+    outputs = zip(OUTPUTS, model(images), strict=False)
+    yield {name: structure_loss(logits, masks, weighted, weight) for name, logits in outputs}
 
 
 def mask_logits(model: nn.Module, images: Tensor) -> Tensor:
