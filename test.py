@@ -10,6 +10,7 @@ from sam2unet.engine.opening import Way
 from sam2unet.engine.outputs import NUMBERS, Outputs
 from sam2unet.engine.predict_files import Files
 from sam2unet.engine.speed import PRECISIONS
+from sam2unet.sources import add_sources, sources_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, released or ours; .safetensors; .onnx"
     )
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint that a .safetensors one was trained from")
+    add_sources(p)
     p.add_argument(
         "--test_image_path", type=Path, required=True, help="folder, image, video, list of files (.txt), quoted pattern"
     )
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         workers=args.workers,
         device=args.device,
-        hiera_path=args.hiera_path,
+        sources=sources_of(args),
         fast=args.fast,
     )
 

@@ -8,6 +8,7 @@ from sam2unet.config import CHOICES, Recipe, Study
 from sam2unet.data.cache import PLACES
 from sam2unet.engine import train
 from sam2unet.engine.speed import Speed
+from sam2unet.sources import add_sources, sources_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,9 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read; default: stop"
     )
     weights = p.add_argument_group("weights and results")
-    weights.add_argument(
-        "--hiera_path", type=Path, help="SAM 2 checkpoint, e.g. sam2_hiera_large.pt; none: random weights"
-    )
+    add_sources(weights, " to start from; none: random weights")
     weights.add_argument(
         "--init_from", type=Path, help="checkpoint of this model whose weights the training starts from"
     )
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "--save",
         choices=("full", "trainable"),
         default="full",
-        help="checkpoints: all weights, as released, or those that are not in --hiera_path; default: full",
+        help="checkpoints: all weights, as released, or those that are not in the files to start from; default: full",
     )
     weights.add_argument(
         "--save_minutes",
@@ -55,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--tensorboard", action="store_true", help="write what goes to metrics.jsonl for TensorBoard too"
     )
     recipe = p.add_argument_group("recipe", "what is left out comes from --config; defaults are the released recipe")
-    recipe.add_argument("--config", type=Path, default=Path(__file__).parent / "configs/sam2unet.yaml")
+    recipe.add_argument("--config", type=Path, help="a file of configs/; default: the model's released recipe")
+    recipe.add_argument("--model", help="sam2unet (default)")
     recipe.add_argument("--encoder", help="tiny, small, base_plus or large; default: that of --hiera_path, or large")
     recipe.add_argument("--epoch", type=int, help="passes over the data")
     recipe.add_argument("--lr", type=float, help="learning rate of the first epoch")
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> None:
             arguments={name: value for name, value in flags.items() if value not in (None, False)},
         ),
         train.Machine(args.device, args.workers, args.deterministic, speed, args.fast),
-        hiera_path=args.hiera_path,
+        sources=sources_of(args),
         init_from=args.init_from,
         study=Study.read(args.config),
     )

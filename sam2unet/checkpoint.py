@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .files import sha256, written_whole
-from .trainable import Base, read_trainable
+from .sources import Base
+from .trainable import read_trainable
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 
@@ -37,17 +38,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return read_weights(path)[0]
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Base | None]:
-    """`read_state`, and the file that holds the weights left out of it; None if it has all of a model's."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`read_state`, and the facts of a file of trained weights alone, as `trainable` writes them."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if path.suffix == ".safetensors":
-        state, base = read_trainable(path)
+        state, facts = read_trainable(path)
     else:
-        state, base = read_pickle(path), None
+        state, facts = read_pickle(path), {}
     if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{path} holds no state dict (names with tensors)")
-    return state, base
+    return state, facts
 
 
 def read_pickle(path: Path) -> object:

@@ -17,6 +17,8 @@ CHOICES = {
     "loss": ("released", "weighted"),
     "amp": ("off", "bf16", "fp16"),
 }
+SIZES = ("encoder",)  # options that are the sizes of a model's parts
+RELEASED: dict[str, dict[str, object]] = {}  # model -> where its released recipe is not the defaults below
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Recipe:
     """What a run computes. Defaults are the released SAM2-UNet script's. Raises UserError for a value out of range."""
 
     model: str = "sam2unet"
-    encoder: str | None = None  # none: the size of the weights in hiera_path, or large without them
+    encoder: str | None = None  # size of the trunk; none: that of the weights in hiera_path, or large without them
     size: int = 352  # side in pixels that images are resized to
     epoch: int = 20
     batch_size: int = 12  # images per optimiser step of one micro-batch, over all processes together
@@ -58,11 +60,20 @@ class Recipe:
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
 
+    @property
+    def sizes(self) -> dict[str, str]:
+        """Those of the model's parts that are given, by option."""
+        return {name: size for name in SIZES if (size := getattr(self, name)) is not None}
+
     @classmethod
     def read(cls, path: Path | None = None, **flags: object) -> Recipe:
-        """Defaults, then what the file says, then every flag that is not None. Keys of `Study` are left to it."""
+        """The model's released recipe, then what the file says, then every flag that is not None.
+
+        Keys of `Study` are left to it.
+        """
         values = {} if path is None else read_fields(path, cls, beside=Study)
-        return cls(**values | {key: value for key, value in flags.items() if value is not None})
+        values |= {key: value for key, value in flags.items() if value is not None}
+        return cls(**RELEASED.get(values.get("model"), {}) | values)
 
     def write(self, path: Path) -> None:
         """As a file that `read` takes."""

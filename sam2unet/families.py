@@ -9,15 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import load_exact, read_trunk, read_weights, same_bits, save_state, what_is
+from . import building
+from .building import Built, Sizes
+from .checkpoint import load_exact, read_weights, same_bits, save_state, what_is
 from .config import Recipe
 from .errors import UserError
 from .files import sha256
 from .hub import located
-from .layers.hiera import SIZES, hiera, size_of
-from .models.sam2unet import SAM2UNet
+from .sources import NONE, Base, Bases, Sources, bases_in
 from .steps import mask_logits, mask_step
-from .trainable import Base, write_trainable
+from .trainable import write_trainable
+
+
+@dataclass(frozen=True)
+class Source:
+    """A frozen part whose weights come from a file: the file's flag, and the option that is the part's size."""
+
+    flag: str
+    part: str
+    option: str
 
 
 @dataclass(frozen=True)
@@ -26,10 +36,12 @@ class Family:
 
     Attributes:
         title: the published name; checkpoints are called `<title>-<epoch>.pth`.
-        build: a new model from its sizes and the files that training starts from; and the file that its trunk is of.
-        encoder: from a checkpoint's state dict, with or without the trunk, the encoder's size; None if of none.
+        paper: its title and arXiv number.
+        sources: the frozen parts.
+        build: a new model; of an option that is not given, the size found in the part's file, else the released one.
+        sizes: from a complete state dict, the size of each frozen part by its option; None if of none known.
         marker: a name that only this model's checkpoints hold.
-        parts: names of a model's parts and the parameters in each; `trunk` is the part that comes from a file.
+        parts: names of a model's parts and the parameters in each: frozen ones, adapters, decoder.
         step: a batch and a recipe -> named losses, to be added up; one optimiser step for each time that it yields.
         idle: parameters that no loss reaches.
         logits: normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
@@ -37,8 +49,10 @@ class Family:
     """
 
     title: str
-    build: Callable[..., tuple[nn.Module, Base | None]]
-    encoder: Callable[[Mapping[str, Tensor]], str | None]
+    paper: tuple[str, str]
+    sources: tuple[Source, ...]
+    build: Callable[[Sizes, Sources], Built]
+    sizes: Callable[[Mapping[str, Tensor]], dict[str, str] | None]
     marker: str
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
     step: Callable[[nn.Module, tuple[Tensor, Tensor], Recipe], Iterator[dict[str, Tensor]]]
@@ -46,59 +60,31 @@ class Family:
     logits: Callable[[nn.Module, Tensor], Tensor]
     stride: int = 32
 
+    @property
+    def name(self) -> str:
+        """As `create_model` takes it."""
+        return next(name for name, family in FAMILIES.items() if family is self)
 
-def sam2unet(encoder: str | None = "large", hiera_path: str | Path | None = None) -> tuple[nn.Module, Base | None]:
-    """SAM2-UNet with SAM 2's trunk weights to start training from, or random ones; the trunk is frozen.
-
-    Args:
-        encoder: tiny, small, base_plus or large; None for the size of the weights in `hiera_path`, else large.
-        hiera_path: a SAM 2 or SAM 2.1 checkpoint, of which the trunk is taken.
-    """
-    if hiera_path is None:
-        return SAM2UNet(hiera(known(encoder or "large"))), None
-    path = Path(hiera_path)
-    found = read_trunk(path)
-    size = size_of(found.weights)
-    if size is None:
-        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(SIZES)}")
-    check_encoder(path, f"{found.version} {size}", size, encoder)
-    with torch.device("meta"):
-        trunk = hiera(size)
-    load_exact(trunk, found.weights, path)  # before the adapters rename its blocks
-    print(f"weights: {path.name}, {found.version} {size}, SHA-256 {found.base.sha256}")
-    return SAM2UNet(trunk), found.base
+    def named(self, sizes: Sizes) -> str:
+        """For people: SAM2-UNet large."""
+        first, *others = self.sources
+        return " ".join((self.title, sizes[first.option], *(f"with {s.part} {sizes[s.option]}" for s in others)))
 
 
-def known(encoder: str) -> str:
-    if encoder not in SIZES:
-        raise UserError(f"no encoder named {encoder}; there are {', '.join(SIZES)}")
-    return encoder
-
-
-def check_encoder(path: Path, what: str, size: str, wanted: str | None) -> None:
-    if wanted is not None and known(wanted) != size:
-        raise UserError(f"{path} is {what}, but the encoder asked for is {wanted}; give --encoder {size}")
-
-
-def encoder_of_sam2unet(state: Mapping[str, Tensor]) -> str | None:
-    return size_of({name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")})
-
-
-def parts_of_sam2unet(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    parts: dict[str, list[nn.Parameter]] = {"trunk": [], "adapters": [], "decoder": []}
-    for name, parameter in model.named_parameters():
-        part = "decoder" if not name.startswith("encoder.") else "adapters" if "prompt_learn" in name else "trunk"
-        parts[part].append(parameter)
-    return parts
-
+TRUNK = Source("hiera_path", "trunk", "encoder")
 
 FAMILIES = {
     "sam2unet": Family(
         title="SAM2-UNet",
-        build=sam2unet,
-        encoder=encoder_of_sam2unet,
+        paper=(
+            "SAM2-UNet: Segment Anything 2 Makes Strong Encoder for Natural and Medical Image Segmentation",
+            "2408.08870",
+        ),
+        sources=(TRUNK,),
+        build=building.sam2unet,
+        sizes=building.sizes_of_sam2unet,
         marker="encoder.blocks.0.prompt_learn.0.weight",
-        parts=parts_of_sam2unet,
+        parts=building.parts_by(("encoder.", "trunk")),
         step=mask_step,
         idle=lambda model: list(model.up4.parameters()),
         logits=mask_logits,
@@ -135,45 +121,63 @@ def list_models() -> list[str]:
 
 def create_model(
     name: str,
-    encoder: str | None = "large",
+    encoder: str | None = None,
     hiera_path: str | Path | None = None,
     init_from: str | Path | None = None,
 ) -> nn.Module:
-    """A new model, ready to train: trunk frozen, adapters and decoder trainable, random but for the files given.
+    """A new model, ready to train: frozen parts frozen, adapters and decoder trainable, random but for the files given.
 
     Args:
         name: one of `list_models()`.
-        encoder: size of the trunk: tiny, small, base_plus or large; None for the size found in the files.
+        encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint.
-        init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs `hiera_path`.
+        init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs the files
+            that they were trained from.
 
     Raises:
-        UserError: no such model or encoder, a file of the wrong kind or of another size than `encoder`.
+        UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
     """
-    return start_model(name, encoder, hiera_path, init_from)[0]
+    sources = given(hiera_path=hiera_path)
+    return start_model(name, given(encoder=encoder), sources, init_from)[0]
 
 
-def start_model(
-    name: str, encoder: str | None, hiera_path: str | Path | None, init_from: str | Path | None = None
-) -> tuple[nn.Module, Base | None]:
-    """`create_model`, and the file that the trunk is an unchanged copy of, for `save_checkpoint`; None if not known."""
+def given(**values: str | Path | None) -> dict[str, str | Path]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def start_model(name: str, sizes: Sizes = NONE, sources: Sources = NONE, init_from: str | Path | None = None) -> Built:
+    """`create_model`, and the files that its frozen parts are unchanged copies of, for `save_checkpoint`."""
     family = find_family(name)
+    check_options(family, sizes, sources)
     if init_from is None:
-        return family.build(encoder=encoder, hiera_path=hiera_path)
+        return family.build(sizes, sources)
     found = read_checkpoint(Path(init_from))
     if found.family is not family:
         raise UserError(f"{init_from} is a checkpoint of {found.family.title}; wanted one of {family.title}")
-    what = f"{family.title} {found.encoder}"
-    check_encoder(found.path, what, found.encoder, encoder)
-    model, base = assemble(found, hiera_path)
+    what = family.named(found.sizes)
+    for option, size in sizes.items():
+        if size != found.sizes[option]:
+            raise UserError(
+                f"{found.path} is {what}, but the {option} asked for is {size}; give --{option} {found.sizes[option]}"
+            )
+    model, bases = assemble(found, sources)
     print(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
-    return model, base
+    return model, bases
+
+
+def check_options(family: Family, sizes: Sizes, sources: Sources) -> None:
+    """UserError for a size or a file of a part that the model does not have."""
+    for kind, options in (("option", sizes), ("flag", sources)):
+        known = [getattr(source, kind) for source in family.sources]
+        for option in options:
+            if option not in known:
+                raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
 
 
 def load_model(
     path: str | Path, device: str | torch.device | None = None, hiera_path: str | Path | None = None
 ) -> nn.Module:
-    """The model that a checkpoint holds, in evaluation mode; kind and encoder size come from names and shapes.
+    """The model that a checkpoint holds, in evaluation mode; kind and sizes come from names and shapes.
 
     Args:
         path: `SAM2-UNet-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
@@ -184,20 +188,28 @@ def load_model(
     Raises:
         UserError: no such file, another kind of file, other names or shapes; not the right `hiera_path`; no hub.
     """
-    found = read_checkpoint(Path(path))
-    if hiera_path is not None and found.base is None:
-        raise UserError(f"{path} holds all weights, those of the trunk too; leave --hiera_path out")
-    model, _ = assemble(found, hiera_path)
+    return open_model(read_checkpoint(Path(path)), given(hiera_path=hiera_path), device)
+
+
+def open_model(found: Checkpoint, sources: Sources, device: str | torch.device | None) -> nn.Module:
+    """`load_model` of a checkpoint that has been read."""
+    check_options(found.family, {}, sources)
+    for source in found.family.sources:
+        if source.flag in sources and source.flag not in found.bases:
+            raise UserError(
+                f"{found.path} holds all weights, those of the {source.part} too; leave --{source.flag} out"
+            )
+    model, _ = assemble(found, sources)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def save_checkpoint(
-    model: nn.Module, path: Path, base: Base | None = None, state: Mapping[str, Tensor] | None = None
+    model: nn.Module, path: Path, bases: Bases = NONE, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write `.pth`, all weights as released ones are, or `.safetensors`, without those that `base` holds.
+    """Write `.pth`, all weights as released ones are, or `.safetensors`, without those that `bases` hold.
 
     Args:
-        base: the file that the trunk is from; what of the trunk was trained is written all the same.
+        bases: the files that frozen parts are from; what of these parts was trained is written all the same.
         state: weights to write in place of the model's, under its names.
     """
     state = model.state_dict() if state is None else state
@@ -205,61 +217,79 @@ def save_checkpoint(
         save_state(state, path)
     elif path.suffix == ".safetensors":
         family = family_of(model)
-        kind = next(name for name, row in FAMILIES.items() if row is family)
-        own = {name: state[name] for name in own_names(model, base)}
-        write_trainable(path, own, kind, family.encoder(own), base if len(own) < len(state) else None)
+        own = {name: state[name] for name in own_names(model, bases)}
+        left_out = bases if len(own) < len(state) else {}
+        write_trainable(path, own, family.name, family.sizes(state), left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
 
-def own_names(model: nn.Module, base: Base | None) -> list[str]:
-    """Names in the model's state dict that are not in `base`: all but the frozen weights of the trunk."""
-    trunk = {id(p) for p in family_of(model).parts(model)["trunk"] if base is not None and not p.requires_grad}
-    left_out = {name for name, p in model.named_parameters() if id(p) in trunk}
+def own_names(model: nn.Module, bases: Bases) -> list[str]:
+    """Names in the model's state dict that are not in `bases`: all but the frozen weights of their parts."""
+    family = family_of(model)
+    parts = family.parts(model)
+    frozen = {id(p) for s in family.sources if s.flag in bases for p in parts[s.part] if not p.requires_grad}
+    left_out = {name for name, p in model.named_parameters() if id(p) in frozen}
     return [name for name in model.state_dict() if name not in left_out]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. `base` is the file with the weights left out of `state`; None if it has all."""
+    """What a file holds. `bases` are the files with the weights left out of `state`."""
 
     path: Path
     family: Family
-    encoder: str
+    sizes: dict[str, str]
     state: dict[str, Tensor]
-    base: Base | None
+    bases: dict[str, Base]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     path = located(path)
-    state, base = read_weights(path)
+    state, facts = read_weights(path)
     family = next((family for family in FAMILIES.values() if family.marker in state), None)
     if family is None:
         raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
-    encoder = family.encoder(state)
-    if encoder is None:
-        raise UserError(f"{path}: a {family.title} checkpoint of none of the encoder sizes {', '.join(SIZES)}")
-    return Checkpoint(path, family, encoder, state, base)
+    bases = bases_in(facts)
+    options = [source.option for source in family.sources]
+    sizes = {name: facts[name] for name in options} if facts.keys() >= set(options) else family.sizes(state)
+    if sizes is None:
+        raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
+    return Checkpoint(path, family, sizes, state, bases)
 
 
-def assemble(found: Checkpoint, hiera_path: str | Path | None) -> tuple[nn.Module, Base | None]:
-    """The model with a checkpoint's weights, and the file given for its trunk, which is the same there bit for bit."""
-    path, base = found.path, found.base
-    if base is not None and hiera_path is None:
+def assemble(found: Checkpoint, sources: Sources) -> Built:
+    """The model with a checkpoint's weights, and the files given for its frozen parts, the same there bit for bit."""
+    path = found.path
+    if missing := [flag for flag in found.bases if flag not in sources]:
+        flags = " ".join(f"--{flag} FILE" for flag in missing)
+        bases = "; ".join(str(found.bases[flag]) for flag in missing)
         raise UserError(
-            f"{path} holds trained weights alone; give --hiera_path FILE, the weights that it was trained from: {base}"
+            f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {bases}"
         )
+    options = {source.flag: source.option for source in found.family.sources}
+    asked = {option: found.sizes[option] for flag, option in options.items() if flag not in sources}
     with torch.device("meta"):
-        model, given = found.family.build(encoder=None if hiera_path else found.encoder, hiera_path=hiera_path)
+        model, bases = found.family.build(asked, sources)
+    for flag, base in found.bases.items():
+        if base.sha256 != bases[flag].sha256:
+            raise UserError(f"{path} was trained from {base}; --{flag} is another file: {bases[flag]}")
     taken = {name: t for name, t in model.state_dict().items() if not t.is_meta}
-    if base is None:
-        differ = [name for name, t in taken.items() if name not in found.state or not same_bits(t, found.state[name])]
-        if differ:
-            raise UserError(
-                f"{path} has another trunk than {hiera_path}: {len(differ)} of {len(taken)} weights differ, first "
-                f"{differ[0]}; give the file that it was trained from. There is none if its trunk was trained too."
-            )
-    elif base.sha256 != given.sha256:
-        raise UserError(f"{path} was trained from {base}; --hiera_path is another file: {given}")
+    for source in found.family.sources:
+        if source.flag in sources and source.flag not in found.bases:
+            check_same(found, model, source, sources[source.flag])
     load_exact(model, taken | found.state, path)
-    return model, given
+    return model, bases
+
+
+def check_same(found: Checkpoint, model: nn.Module, source: Source, file: Path) -> None:
+    """UserError if a part of the checkpoint is not as in `model`, where it is as in the file."""
+    part = {id(p) for p in found.family.parts(model)[source.part]}
+    names = [name for name, p in model.named_parameters() if id(p) in part]
+    values = model.state_dict()
+    differ = [name for name in names if name not in found.state or not same_bits(values[name], found.state[name])]
+    if differ:
+        raise UserError(
+            f"{found.path} has another {source.part} than {file}: {len(differ)} of {len(names)} weights differ, first "
+            f"{differ[0]}; give the file that it was trained from. There is none if its {source.part} was trained too."
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -13,30 +12,21 @@ from torch import Tensor
 
 from .errors import UserError
 from .files import written_whole
+from .sources import Base, Bases, bases_in, facts_of_bases
 
-FORMAT, VERSION = "sam2unet-weights", "1"
-
-
-@dataclass(frozen=True)
-class Base:
-    """The SAM 2 file that a frozen trunk was taken from. The SHA-256 decides; the name is for people."""
-
-    name: str
-    sha256: str
-
-    def __str__(self) -> str:
-        return f"{self.name}, SHA-256 {self.sha256[:16]}..."
+FORMAT, VERSION = "sam2unet-weights", "2"
 
 
-def write_trainable(path: Path, state: Mapping[str, Tensor], model: str, encoder: str, base: Base | None) -> None:
+def write_trainable(
+    path: Path, state: Mapping[str, Tensor], model: str, sizes: Mapping[str, str], bases: Bases
+) -> None:
     """Write `state` with what is needed to use it again.
 
     Args:
-        model, encoder: a name of `families.FAMILIES` and its encoder size.
-        base: the file that has all other weights of the model; None if there are none.
+        model, sizes: a name of `families.FAMILIES` and the sizes of its parts.
+        bases: the files that have all other weights of the model.
     """
-    facts = {"format": FORMAT, "version": VERSION, "model": model, "encoder": encoder}
-    facts |= {"base": base.name, "base_sha256": base.sha256} if base else {}
+    facts = {"format": FORMAT, "version": VERSION, "model": model, **sizes, **facts_of_bases(bases)}
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)
     # The library orders the facts by chance; in a fixed order, equal weights make equal files.
     start = 8 + int.from_bytes(content[:8], "little")
@@ -47,8 +37,13 @@ def write_trainable(path: Path, state: Mapping[str, Tensor], model: str, encoder
         file.write(memoryview(content)[start:])
 
 
-def read_trainable(path: Path) -> tuple[dict[str, Tensor], Base | None]:
-    """The tensors of a safetensors file, ours or not, and the file that the model's other weights are in, if named."""
+def named_bases(path: Path) -> dict[str, Base]:
+    """The files that the weights left out of a file are in, by flag; none for a file of another kind."""
+    return bases_in(read_trainable(path)[1]) if path.suffix == ".safetensors" and path.is_file() else {}
+
+
+def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the facts that `write_trainable` put beside them; none if not ours."""
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
@@ -60,7 +55,9 @@ def read_trainable(path: Path) -> tuple[dict[str, Tensor], Base | None]:
             "copy it again"
         ) from e
     if facts.get("format") != FORMAT:
-        return state, None
-    if facts.get("version") != VERSION:
+        return state, {}
+    if facts.get("version") == "1":  # named the file of the trunk alone
+        facts |= {new: facts[old] for old, new in (("base", "hiera"), ("base_sha256", "hiera_sha256")) if old in facts}
+    elif facts.get("version") != VERSION:
         raise UserError(f"{path} has version {facts.get('version')} of the format, known here is {VERSION}; update")
-    return state, Base(facts["base"], facts.get("base_sha256", "")) if "base" in facts else None
+    return state, facts

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as e:
         raise UserError('curves need matplotlib, which is not installed: pip install -e ".[plots]"') from e
     machine = measured(job_of(args, "machine"))
-    print(f"{machine['encoder']} at {args.size}x{args.size}, batch {args.batch_size}, on {machine['device']}")
+    print(f"{machine['model']} at {args.size}x{args.size}, batch {args.batch_size}, on {machine['device']}")
     curves = {}
     for row, title in ROWS.items():
         found = measured(job_of(args, row, batch_size=args.batch_size))

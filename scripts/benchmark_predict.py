@@ -11,7 +11,6 @@ attention on padded windows, fp32, PNG by imageio.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import math
 import sys
@@ -19,11 +18,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark_train import measured
+from benchmark_train import add_model, fields_of, measured
 
 from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
+from sam2unet.sources import add_sources
 
 ROWS = ("released", "ours", "fast")
 OPTIONS = ("fp32", "bf16", "fp16", "compile", "fold")
@@ -38,9 +38,10 @@ class Job:
     row: str
     folder: str
     checkpoint: str | None
-    hiera_path: str | None
-    encoder: str | None
-    size: int
+    model: str
+    sizes: dict[str, str]
+    sources: dict[str, str]
+    size: int | None
     device: str | None
     workers: int | None
     batch_size: int | None
@@ -49,9 +50,9 @@ class Job:
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--test_image_path", type=Path, required=True, help="folder of photographs")
     p.add_argument("--checkpoint", type=Path, help="default: random weights, which take as long")
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint that a .safetensors one was trained from")
-    p.add_argument("--encoder", default="large", help="of random weights: tiny, small, base_plus, large (default)")
-    p.add_argument("--size", type=int, default=352, help="input side in pixels; default: 352")
+    add_sources(p)
+    add_model(p)
+    p.add_argument("--size", type=int, help="input side in pixels; default: the model's released one")
     p.add_argument("--megapixels", type=float, default=0.7, help="photographs are resized to this; default: 0.7")
     p.add_argument("--count", type=int, default=32, help="photographs, repeated if there are fewer; default: 32")
     p.add_argument("--rounds", type=int, default=3, help="default: 3")
@@ -105,9 +106,7 @@ def write_photographs(source: Path, folder: Path, count: int, megapixels: float)
 
 
 def found_by(row: str, args: argparse.Namespace, folder: str) -> dict:
-    names = {field.name for field in dataclasses.fields(Job)}
-    given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items() if name in names}
-    return measured(Job(**given | {"row": row, "folder": folder}), "benchmark_predict_row.py")
+    return measured(Job(**fields_of(args, Job) | {"row": row, "folder": folder}), "benchmark_predict_row.py")
 
 
 def better(best: dict | None, found: dict) -> dict:
@@ -123,8 +122,9 @@ def describe(machine: dict, args: argparse.Namespace, sizes: list[tuple[int, int
     return "\n".join(
         (
             "; ".join((machine["device"], ", ".join(map(" ".join, machine["versions"].items())), machine["date"])),
-            f"{machine['encoder']} at {args.size}x{args.size}, {len(sizes)} photographs of {mean:.2f} megapixels, "
-            f"workers {machine['workers']}; best of {args.rounds} rounds",
+            f"{machine['model']} at {machine['size']}x{machine['size']}, "
+            f"{len(sizes)} photographs of {mean:.2f} megapixels, workers {machine['workers']}; "
+            f"best of {args.rounds} rounds",
             "arithmetic of one forward pass, GFLOP: "
             + ", ".join(f"{way} {flops / 1e9:.1f}" for way, flops in machine["flops"].items()),
             "device's peak, TFLOP/s: "

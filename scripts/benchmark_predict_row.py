@@ -18,7 +18,7 @@ import released
 import torch
 import torch.nn.functional as F
 from benchmark_predict import Job
-from benchmark_row import FAMILY, KINDS, PEAKS, measured_peak, wait
+from benchmark_row import KINDS, PEAKS, measured_peak, paths, size_of, wait
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +34,7 @@ from sam2unet.engine.record import cpu_name
 from sam2unet.engine.runtime import default_workers, pick_device, set_seed
 from sam2unet.engine.versions import versions
 from sam2unet.errors import UserError
-from sam2unet.families import check_size, load_model
+from sam2unet.families import check_size, family_of, open_model, read_checkpoint, start_model
 
 PARTS = 16  # photographs whose parts are measured, or a batch of them
 
@@ -45,7 +45,7 @@ class Released:
     batch_size, kind, chosen = 1, "fp32", ""
 
     def __init__(self, model: nn.Module, size: int, device: torch.device):
-        self.model, self.device = released.windows_first(model), device
+        self.model, self.device = released.in_released_order(model), device
         normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         self.steps = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalise])
 
@@ -56,7 +56,7 @@ class Released:
 
     @torch.no_grad()
     def forward(self, images: list[Tensor]) -> list[Tensor]:
-        logits, _, _ = self.model(images[0].to(self.device))
+        logits, *_ = self.model(images[0].to(self.device))
         return [logits]
 
     def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -115,27 +115,29 @@ class Ours:
 def model_of(job: Job) -> nn.Module:
     """In evaluation mode, on the CPU."""
     if job.checkpoint:
-        return load_model(job.checkpoint, "cpu", job.hiera_path)
+        return open_model(read_checkpoint(Path(job.checkpoint)), paths(job.sources), "cpu")
     set_seed(0)
-    return FAMILY.build(encoder=job.encoder)[0].eval()
+    return start_model(job.model, job.sizes)[0].eval()
 
 
 def machine(job: Job) -> dict[str, object]:
     """What the rows have in common. UserError for what no row could work with."""
     device = pick_device(job.device)
-    check_size(FAMILY, job.size)
-    model = model_of(job)
-    encoder = FAMILY.encoder(model.state_dict())
-    model, images = model.to("meta"), torch.empty(1, 3, job.size, job.size, device="meta")
-    flops = {"ours": arithmetic(lambda: FAMILY.logits(model, images))}
-    flops = {"released": arithmetic(lambda: released.windows_first(model)(images))} | flops
+    model, size = model_of(job), size_of(job)
+    family = family_of(model)
+    check_size(family, size)
+    name_of_model = family.named(family.sizes(model.state_dict()))
+    model, images = model.to("meta"), torch.empty(1, 3, size, size, device="meta")
+    flops = {"ours": arithmetic(lambda: family.logits(model, images))}
+    flops = {"released": arithmetic(lambda: released.in_released_order(model)(images))} | flops
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     return {
         "device": name if on_gpu else f"{name}, {torch.get_num_threads()} threads",
         "versions": versions(("torch", "pillow", "opencv-python-headless", "imageio")),
         "date": datetime.date.today().isoformat(),
-        "encoder": encoder,
+        "model": name_of_model,
+        "size": size,
         "workers": default_workers() if job.workers is None else job.workers,
         "flops": flops,
         "peaks": PEAKS.get(name) or {kind: measured_peak(device, dtype) for kind, dtype in KINDS.items()},
@@ -154,9 +156,9 @@ def measure(job: Job) -> dict[str, object]:
     device = pick_device(job.device)
     model = model_of(job).to(device)
     if job.row == "released":
-        way = Released(model, job.size, device)
+        way = Released(model, size_of(job), device)
     else:
-        way = Ours(model, job.size, device, job.row, job.batch_size)
+        way = Ours(model, size_of(job), device, job.row, job.batch_size)
         way.workers = job.workers
     source = Path(job.folder)
     paths = list(list_images(source).values())

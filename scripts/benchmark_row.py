@@ -34,9 +34,8 @@ from sam2unet.engine.train import loader_of
 from sam2unet.engine.trainer import Trainer, Watch
 from sam2unet.engine.versions import versions
 from sam2unet.errors import UserError
-from sam2unet.families import check_size, find_family
+from sam2unet.families import Family, check_size, find_family, start_model
 
-FAMILY = find_family(Recipe().model)
 WARM_UP = {"cpu": 2, "cuda": 20}
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # FLOP/s without sparsity, from the data sheets. fp32 is that of matrices in PyTorch's default, without TF32.
@@ -46,22 +45,24 @@ PEAKS = dict.fromkeys(("NVIDIA H200", "NVIDIA H100 80GB HBM3"), {"fp32": 67e12, 
 def machine(job: Job) -> dict[str, object]:
     """What the rows have in common. UserError for what no row could work with."""
     device = pick_device(job.device)
-    check_size(FAMILY, job.size)
+    family, size = find_family(job.model), size_of(job)
+    check_size(family, size)
     if workers_of(job) < 0:
         raise UserError(f"workers is {job.workers}; it must be 0 or above")
     pairs = match(Path(job.train_image_path), Path(job.train_mask_path))
-    model, _ = FAMILY.build(encoder=job.encoder, hiera_path=job.hiera_path)
-    encoder = FAMILY.encoder(model.state_dict())
+    model, _ = start_model(job.model, job.sizes, paths(job.sources))
+    name_of_model = family.named(family.sizes(model.state_dict()))
     model = model.to("meta")
-    flops = {"ours": arithmetic(model, job.size)}
-    flops = {"released": arithmetic(released.windows_first(model), job.size)} | flops
+    flops = {"ours": arithmetic(family, model, size)}
+    flops = {"released": arithmetic(family, released.in_released_order(model), size)} | flops
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     return {
         "device": name if on_gpu else f"{name}, {torch.get_num_threads()} threads",
         "versions": versions(("torch", "torchvision", "pillow")),
         "date": datetime.date.today().isoformat(),
-        "encoder": encoder,
+        "model": name_of_model,
+        "size": size,
         "pairs": len(pairs),
         "workers": workers_of(job),
         "flops": flops,
@@ -74,14 +75,22 @@ def workers_of(job: Job) -> int:
     return default_workers() if job.workers is None else job.workers
 
 
-def arithmetic(model: nn.Module, size: int) -> tuple[int, int]:
+def size_of(job: Job) -> int:
+    return Recipe.read(model=job.model, size=job.size).size
+
+
+def paths(sources: dict[str, str]) -> dict[str, Path]:
+    return {flag: Path(path) for flag, path in sources.items()}
+
+
+def arithmetic(family: Family, model: nn.Module, size: int) -> tuple[int, int]:
     """Floating-point operations per image of a model without memory: forward, and forward and backward.
 
     Matrix products and convolutions; what checkpointing computes again is not counted.
     """
     batch = torch.empty(1, 3, size, size, device="meta"), torch.empty(1, 1, size, size, device="meta")
     with FlopCounterMode(display=False) as counter:
-        losses = next(FAMILY.step(model.train(), batch, Recipe()))
+        losses = next(family.step(model.train(), batch, Recipe()))
         forward = counter.get_total_flops()
         sum(losses.values()).backward()
     return forward, counter.get_total_flops()
@@ -108,9 +117,10 @@ def wait(device: torch.device) -> None:
 def measure(job: Job) -> dict[str, object]:
     device, workers = pick_device(job.device), workers_of(job)
     pairs = match(Path(job.train_image_path), Path(job.train_mask_path))
-    recipe = Recipe(encoder=job.encoder, size=job.size, batch_size=job.batch_size, seed=job.seed)
+    family = find_family(job.model)
+    recipe = Recipe.read(model=job.model, size=job.size, batch_size=job.batch_size, seed=job.seed)
     set_seed(job.seed)
-    model, _ = FAMILY.build(encoder=job.encoder, hiera_path=job.hiera_path)
+    model, _ = start_model(job.model, job.sizes, paths(job.sources))
     model = model.to(device).train()
     warm_up = WARM_UP[device.type]
     # Workers read two batches ahead each: as many more, so that they are busy to the end, as in a long run.
@@ -122,7 +132,7 @@ def measure(job: Job) -> dict[str, object]:
             recipe, speed, chosen = settings(job.row, recipe, device, len(pairs), Path(folder))
             cache = open_cache(speed.cache, pairs, recipe.size, None, Path(folder))
             loader = loader_of(MaskFolder(pairs, recipe.size, cache=cache), draws, workers, device)
-            updates = our_updates(Trainer(FAMILY, model, recipe, speed, device, Processes()), loader)
+            updates = our_updates(Trainer(family, model, recipe, speed, device, Processes()), loader)
         start_mib = memory(device)
         losses = [next(updates) for _ in range(warm_up)]
         wait(device)
@@ -161,7 +171,7 @@ def released_updates(
     workers: int,
 ) -> Iterator[Tensor]:
     """The loss of each update, in the released way."""
-    optimizer = released.optimizer_of_everything(released.windows_first(model), recipe.lr, recipe.weight_decay)
+    optimizer = released.optimizer_of_everything(released.in_released_order(model), recipe.lr, recipe.weight_decay)
     folder = released.ReleasedFolder(pairs, recipe.size)
     for images, masks in DataLoader(folder, batch_sampler=draws, num_workers=workers):
         yield released.step(model, optimizer, images.to(device), masks.to(device))

@@ -16,7 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sam2unet.config import SIZES, Recipe
 from sam2unet.errors import UserError
+from sam2unet.families import list_models
+from sam2unet.sources import add_sources, sources_of
 
 ROWS = ("released", "ours", "ours+grad_checkpointing", "fast", "fast+grad_checkpointing")
 OPTIONS = ("bf16", "fp16", "compile", "channels_last", "fused", "grad_checkpointing", "ram")
@@ -30,9 +33,10 @@ class Job:
     row: str
     train_image_path: str
     train_mask_path: str
-    hiera_path: str | None
-    encoder: str | None
-    size: int
+    model: str
+    sizes: dict[str, str]
+    sources: dict[str, str]
+    size: int | None
     batch_size: int
     steps: int
     device: str | None
@@ -42,8 +46,8 @@ class Job:
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     add_training_flags(p)
-    p.add_argument("--size", type=int, default=352, help="side in pixels; default: 352")
-    p.add_argument("--batch_size", type=int, nargs="+", default=[12], metavar="N", help="a table each; default: 12")
+    p.add_argument("--size", type=int, help="side in pixels; default: the model's released one")
+    p.add_argument("--batch_size", type=int, nargs="+", metavar="N", help="a table each; default: the released one")
     p.add_argument("--steps", type=int, default=20, help="updates inside the clock; default: 20")
     p.add_argument("--rounds", type=int, default=3, help="default: 3")
     p.add_argument(
@@ -58,10 +62,8 @@ def add_flags(p: argparse.ArgumentParser) -> None:
 def add_training_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--train_image_path", type=Path, required=True)
     p.add_argument("--train_mask_path", type=Path, required=True)
-    p.add_argument(
-        "--hiera_path", type=Path, help="SAM 2 checkpoint; default: random weights, the trunk frozen all the same"
-    )
-    p.add_argument("--encoder", help="tiny, small, base_plus or large; default: large, or the size of --hiera_path")
+    add_sources(p, " to start from; default: random weights, frozen all the same")
+    add_model(p)
     p.add_argument("--device", help="default: a GPU if there is one")
     p.add_argument("--workers", type=int, help="processes that read images; default: one per core, at most 8")
     p.add_argument("--seed", type=int, default=1024, help="of weights, order and flips")
@@ -69,6 +71,7 @@ def add_training_flags(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_rows(args.rows)
+    args.batch_size = args.batch_size or [Recipe.read(model=args.model).batch_size]
     if min(args.steps, args.rounds, *args.batch_size) < 1:
         raise UserError("batch_size, steps and rounds must be above 0")
     machine = measured(job_of(args, "machine"))
@@ -91,10 +94,24 @@ def check_rows(rows: list[str]) -> None:
             raise UserError(f"no row {row}; there are released, and ours or fast with any of +{', +'.join(OPTIONS)}")
 
 
+def add_model(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", default="sam2unet", help=f"{' or '.join(list_models())}; default: sam2unet")
+    for option in SIZES:
+        p.add_argument(f"--{option}", help="size of that part; default: the released one, or that of its file")
+
+
 def job_of(args: argparse.Namespace, row: str, **other: object) -> Job:
-    fields = {field.name for field in dataclasses.fields(Job)}
-    given = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items() if name in fields}
-    return Job(**given | {"row": row, "batch_size": 1} | other)
+    return Job(**fields_of(args, Job) | {"row": row, "batch_size": 1} | other)
+
+
+def fields_of(args: argparse.Namespace, job: type) -> dict[str, object]:
+    """Those of a Job that are flags, in a form that JSON takes."""
+    flags = vars(args) | {
+        "sizes": {option: size for option in SIZES if (size := getattr(args, option)) is not None},
+        "sources": {flag: str(path) for flag, path in sources_of(args).items()},
+    }
+    fields = {field.name for field in dataclasses.fields(job)}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in flags.items() if name in fields}
 
 
 def measured(job: object, script: str = "benchmark_row.py") -> dict:
@@ -114,8 +131,8 @@ def measured(job: object, script: str = "benchmark_row.py") -> dict:
 def describe(machine: dict, args: argparse.Namespace) -> str:
     lines = [
         "; ".join((machine["device"], ", ".join(map(" ".join, machine["versions"].items())), machine["date"])),
-        f"{machine['encoder']} at {args.size}x{args.size}, {machine['pairs']} pairs, workers {machine['workers']}; "
-        f"{args.steps} updates, best of {args.rounds} rounds",
+        f"{machine['model']} at {machine['size']}x{machine['size']}, "
+        f"{machine['pairs']} pairs, workers {machine['workers']}; {args.steps} updates, best of {args.rounds} rounds",
         "arithmetic per image, forward and in training, GFLOP: "
         + ", ".join(f"{way} {f / 1e9:.1f} and {t / 1e9:.1f}" for way, (f, t) in machine["flops"].items()),
         "device's peak, TFLOP/s: "

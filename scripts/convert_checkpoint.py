@@ -10,6 +10,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.engine.hub_folder import write_folder
 from sam2unet.errors import UserError
 from sam2unet.families import assemble, read_checkpoint, save_checkpoint
+from sam2unet.sources import Sources, add_sources, sources_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,9 +21,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "target", type=Path, metavar="TARGET", nargs="?", help="... .safetensors; each is known by its name's end"
     )
-    p.add_argument(
-        "--hiera_path", type=Path, help="SAM 2 checkpoint that SOURCE was trained from; its trunk is checked"
-    )
+    add_sources(p, " that SOURCE was trained from; its weights are compared")
     p.add_argument("--hub", type=Path, metavar="DIR", help="a new folder for the hub, instead of TARGET")
     p.add_argument("--scores", type=Path, metavar="FILE", help="results.json of eval.py, for the model card of --hub")
     return p
@@ -33,24 +32,25 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("give one of TARGET and --hub DIR")
     if args.hub is not None:
         found = read_checkpoint(args.source)
-        write_folder(args.hub, found, *assemble(found, args.hiera_path), args.scores)
+        write_folder(args.hub, found, *assemble(found, sources_of(args)), args.scores)
         print(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
         return
     if args.scores is not None:
         raise UserError("--scores goes with --hub, whose model card shows them")
-    convert(args.source, args.target, args.hiera_path)
+    convert(args.source, args.target, sources_of(args))
 
 
-def convert(source: Path, target: Path, hiera_path: Path | None) -> None:
+def convert(source: Path, target: Path, sources: Sources) -> None:
     if {source.suffix, target.suffix} != {".pth", ".safetensors"}:
         raise UserError(f"{source.name} to {target.name}: one must be called .pth, the other .safetensors")
-    if target.exists() and any(p and p.exists() and p.samefile(target) for p in (source, hiera_path)):
+    if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *sources.values())):
         raise UserError(f"{target} is the file to read from; give another name to write to")
     found = read_checkpoint(source)
-    if source.suffix == ".pth" and hiera_path is None:
-        raise UserError(f"give --hiera_path FILE, the weights that {source} was trained from, to leave them out")
-    model, base = assemble(found, hiera_path)
-    save_checkpoint(model, target, base)
+    if source.suffix == ".pth" and not sources:
+        flags = " and ".join(f"--{source.flag} FILE" for source in found.family.sources)
+        raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
+    model, bases = assemble(found, sources)
+    save_checkpoint(model, target, bases)
     print(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from sam2unet.cli import Parser, main
 from sam2unet.demo import serve
 from sam2unet.demo.files import Example, Limits
+from sam2unet.sources import add_sources, sources_of
 
 EXAMPLES = (0, 6, 8, 14, 15, 21)  # places in the sample data's test part; the one before the last is camouflaged
 
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="SAM2-UNet-<epoch>.pth; or two files"
     )
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint that a .safetensors one was trained from")
+    add_sources(p)
     p.add_argument("--size", type=int, help="input side; default: recipe.yaml's beside the checkpoint, or 352")
     p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     serve.run(
         args.checkpoint,
         make_examples,
-        hiera_path=args.hiera_path,
+        sources=sources_of(args),
         size=args.size,
         device=args.device,
         mask_threshold=args.mask_threshold,

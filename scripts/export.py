@@ -13,6 +13,7 @@ from sam2unet.data.reading import read_image
 from sam2unet.engine import export
 from sam2unet.engine.pictures import spread
 from sam2unet.errors import UserError
+from sam2unet.sources import add_sources, sources_of
 
 COUNT = 4  # pictures to check on
 
@@ -20,7 +21,7 @@ COUNT = 4  # pictures to check on
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument("--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, .safetensors or hub folder")
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint that a .safetensors one was trained from")
+    add_sources(p)
     p.add_argument("--output", type=Path, required=True, help="model.onnx or model.pt2")
     p.add_argument("--format", choices=("onnx", "pt2"), help="default: what --output ends in")
     p.add_argument("--size", type=int, help="input side, fixed; default: recipe.yaml's beside the checkpoint, or 352")
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         if output.suffix:
             raise UserError(f"--format {args.format} and --output {output.name} say different things; leave one out")
         output = output.with_suffix(f".{args.format}")
-    export.run(args.checkpoint, output, pictures(args.images), args.size, args.whole, args.hiera_path)
+    export.run(args.checkpoint, output, pictures(args.images), args.size, args.whole, sources_of(args))
 
 
 def pictures(source: Path | None) -> list[Image.Image]:

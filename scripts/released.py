@@ -40,7 +40,7 @@ class ReleasedFolder(Dataset):
         return self.normalise(self.to_tensor(image)), self.to_tensor(mask)
 
 
-def windows_first(model: nn.Module) -> nn.Module:
+def in_released_order(model: nn.Module) -> nn.Module:
     """In place: attention in the released order."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
@@ -74,8 +74,7 @@ def optimizer_of_everything(model: nn.Module, lr: float = 1e-3, weight_decay: fl
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
     """One update; the loss before it."""
     optimizer.zero_grad()
-    main, side1, side2 = model(images)
-    loss = structure_loss(main, masks) + structure_loss(side1, masks) + structure_loss(side2, masks)
+    loss = sum(structure_loss(logits, masks) for logits in model(images))
     loss.backward()
     optimizer.step()
     return loss.detach()

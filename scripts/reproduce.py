@@ -18,6 +18,7 @@ from sam2unet.engine.evaluate import Outputs
 from sam2unet.errors import UserError, some, warn
 from sam2unet.families import find_family
 from sam2unet.scoring.expected import figures
+from sam2unet.sources import add_sources, as_flags, sources_of
 
 
 class PassingOn(Parser):
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("config", type=Path, metavar="CONFIG", help="recipe that names its data, e.g. configs/polyp.yaml")
     p.add_argument("--data_root", type=Path, required=True, help="has NAME/images and NAME/masks for each data set")
     p.add_argument("--save_path", type=Path, help="gets checkpoints, maps/ and scores/; default: runs/<CONFIG's name>")
-    p.add_argument("--hiera_path", type=Path, help="SAM 2 checkpoint; the published ones start from large, not 2.1")
+    add_sources(p, " to start from; the published models start from large ones, and not from SAM 2.1")
     p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
     p.add_argument("--device", help="to train and predict on; default: a GPU if there is one")
     return p
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
     coding = [] if threshold is None else ["--mask_threshold", threshold]
     device = [] if args.device is None else ["--device", args.device]
-    weights = [] if args.hiera_path is None else ["--hiera_path", args.hiera_path]
+    weights = as_flags(sources_of(args))
     inputs = ["--train_image_path", *(path / "images" for path in train)]
     inputs += ["--train_mask_path", *(path / "masks" for path in train)]
     resume = ["--save_path", folder, "--resume", "auto"]

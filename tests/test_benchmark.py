@@ -75,7 +75,7 @@ def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_rati
 def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
     def measured(job):
         if job.row == "machine":
-            return {"encoder": "tiny", "device": "a processor"}
+            return {"model": "SAM2-UNet tiny", "size": 32, "device": "a processor"}
         return {"losses": [4.0] * 10 + [2.0] * job.steps}
 
     monkeypatch.setattr(benchmark_curves, "measured", measured)

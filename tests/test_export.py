@@ -181,7 +181,7 @@ def test_flips_are_averaged_as_in_torch(onnx_file, checkpoint, photos):
 )
 def test_what_a_fixed_file_cannot_do(way, hiera_path, words, onnx_file):
     with pytest.raises(sam2unet.UserError, match=words):
-        open_predictor(onnx_file, CPU, hiera_path, way)
+        open_predictor(onnx_file, CPU, {"hiera_path": hiera_path} if hiera_path else {}, way)
 
 
 def test_other_files_are_one_line(onnx_file, whole_file, pt2_file, script, tmp_path):

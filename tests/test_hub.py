@@ -94,7 +94,7 @@ def test_every_way_to_load_it_gives_the_same_model(folder, checkpoint, script, t
     ours = sam2unet.load_model(folder, "cpu")
     hubs = sam2unet.create_model("sam2unet", json.loads((folder / "config.json").read_text())["encoder"])
     huggingface_hub.load_torch_model(hubs, folder, strict=True)
-    started, _ = start_model("sam2unet", None, None, folder)
+    started, _ = start_model("sam2unet", init_from=folder)
     for model in (ours, hubs, started):
         assert all(same_bits(t, wanted[name]) for name, t in model.state_dict().items())
     images, _ = write_pairs(tmp_path, count=1)
@@ -106,16 +106,16 @@ def test_every_way_to_load_it_gives_the_same_model(folder, checkpoint, script, t
 
 
 def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_tiny, tmp_path):
-    model, base = start_model("sam2unet", None, sam2_tiny)
-    save_checkpoint(model, tmp_path / "trained.safetensors", base)
+    model, bases = start_model("sam2unet", {}, {"hiera_path": sam2_tiny})
+    save_checkpoint(model, tmp_path / "trained.safetensors", bases)
     with pytest.raises(sam2unet.UserError, match="holds trained weights alone; give --hiera_path"):
         convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub")
     assert not (tmp_path / "hub").exists()
     convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub", "--hiera_path", sam2_tiny)
     found = sam2unet.load_model(tmp_path / "hub", "cpu").state_dict()
     assert all(same_bits(t, found[name]) for name, t in model.state_dict().items())
-    assert json.loads((tmp_path / "hub/config.json").read_text())["sam2"]["sha256"] == base.sha256
-    assert f"those of `{sam2_tiny.name}`, SHA-256 `{base.sha256}`" in (tmp_path / "hub/README.md").read_text()
+    assert json.loads((tmp_path / "hub/config.json").read_text())["hiera_sha256"] == bases["hiera_path"].sha256
+    assert f"Those of its trunk are from `{sam2_tiny.name}`" in (tmp_path / "hub/README.md").read_text()
 
 
 def test_the_hub_is_asked_for_owner_and_name_alone(folder, monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ def files(tmp_path_factory):
         torch.manual_seed(seed)
         trunk = {f"image_encoder.trunk.{name}": torch.randn(t.shape) / 20 for name, t in shapes(hiera, "tiny").items()}
         torch.save({"model": trunk}, folder / name)
-    model, base = start_model("sam2unet", None, folder / "sam2.pt")
+    model, base = start_model("sam2unet", {}, {"hiera_path": folder / "sam2.pt"})
     with torch.no_grad():  # so that nothing has its first value, the counts of BatchNorm's batches included
         for name, t in model.state_dict().items():
             if name in own_names(model, base):
@@ -57,7 +57,7 @@ def test_large_takes_18_megabytes_instead_of_866(tmp_path):
         model = sam2unet.create_model("sam2unet", encoder="large")
     zeros = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in model.state_dict().items()}
     assert 865e6 < sum(t.nbytes for t in model.state_dict().values()) < 867e6
-    save_checkpoint(model, tmp_path / "x.safetensors", Base("sam2_hiera_large.pt", "3f"), zeros)
+    save_checkpoint(model, tmp_path / "x.safetensors", {"hiera_path": Base("sam2_hiera_large.pt", "3f")}, zeros)
     assert 17.5e6 < (tmp_path / "x.safetensors").stat().st_size < 18.5e6
 
 
@@ -66,11 +66,11 @@ def test_the_file_holds_all_but_the_trunk_and_says_what_it_needs(files):
     with safe_open(files / "trained.safetensors", "pt") as file:
         assert file.metadata() == {
             "format": "sam2unet-weights",
-            "version": "1",
+            "version": "2",
             "model": "sam2unet",
             "encoder": "tiny",
-            "base": "sam2.pt",
-            "base_sha256": sha256(files / "sam2.pt"),
+            "hiera": "sam2.pt",
+            "hiera_sha256": sha256(files / "sam2.pt"),
         }
     full, trained = torch.load(files / "full.pth"), load_file(files / "trained.safetensors")
     trunk = [name for name in full if name.startswith("encoder.") and "prompt_learn" not in name]
@@ -80,7 +80,7 @@ def test_the_file_holds_all_but_the_trunk_and_says_what_it_needs(files):
 
 
 def test_equal_weights_make_equal_files(files, tmp_path):
-    model, base = start_model("sam2unet", None, files / "sam2.pt", files / "full.pth")
+    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"}, files / "full.pth")
     for _ in range(3):
         save_checkpoint(model, tmp_path / "x.safetensors", base)
         assert (tmp_path / "x.safetensors").read_bytes() == (files / "trained.safetensors").read_bytes()
@@ -197,8 +197,8 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
         facts = file.metadata()
     state = load_file(files / "trained.safetensors")
     path, base = tmp_path / "x.safetensors", files / "sam2.pt"
-    save_file(state, path, facts | {"version": "2"})
-    with pytest.raises(sam2unet.UserError, match="has version 2 of the format, known here is 1"):
+    save_file(state, path, facts | {"version": "3"})
+    with pytest.raises(sam2unet.UserError, match="has version 3 of the format, known here is 2"):
         sam2unet.load_model(path, "cpu", hiera_path=base)
     save_file({name: t for name, t in state.items() if name != "head.bias"} | {"new": torch.ones(1)}, path, facts)
     with pytest.raises(sam2unet.UserError, match="1 names are missing, 1 are unknown, 0 have .*; first: head.bias"):
@@ -215,11 +215,12 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
 )
 def test_new_training_starts_from_any_of_them(name, base, files, capsys):
     given = base and files / base
-    model, found = start_model("sam2unet", None, given, files / name)
+    model, found = start_model("sam2unet", {}, {"hiera_path": given} if given else {}, files / name)
     assert equal(model.state_dict(), torch.load(files / "full.pth"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"weights: {name}, SAM2-UNet tiny, SHA-256 {sha256(files / name)}"
-    assert found == (base and Base("sam2.pt", sha256(files / "sam2.pt"))) and len(lines) == (2 if base else 1)
+    assert found == ({"hiera_path": Base("sam2.pt", sha256(files / "sam2.pt"))} if base else {})
+    assert len(lines) == (2 if base else 1)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {n for n, _ in model.named_parameters() if n.startswith("encoder.") and "prompt_learn" not in n}
     assert equal(sam2unet.create_model("sam2unet", None, given, files / name).state_dict(), model.state_dict())
@@ -256,7 +257,7 @@ def test_the_state_of_a_run_is_named(files, tmp_path):
 
 
 def test_what_was_trained_of_the_trunk_is_in_the_file(files, tmp_path):
-    model, base = start_model("sam2unet", None, files / "sam2.pt")
+    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
     model.encoder.pos_embed.requires_grad_(True).data.add_(1)
     save_checkpoint(model, tmp_path / "x.safetensors", base)
     loaded = sam2unet.load_model(tmp_path / "x.safetensors", "cpu", hiera_path=files / "sam2.pt")
@@ -267,15 +268,15 @@ def test_what_was_trained_of_the_trunk_is_in_the_file(files, tmp_path):
 
 
 def test_frozen_adapters_are_in_the_file(files):
-    model, base = start_model("sam2unet", None, files / "sam2.pt")
+    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
     names = own_names(model, base)
     assert own_names(model.requires_grad_(False), base) == names
-    assert own_names(model, None) == list(model.state_dict())
+    assert own_names(model, {}) == list(model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_other_weights_than_the_model_s_can_be_written(name, files, tmp_path):
-    model, base = start_model("sam2unet", None, files / "sam2.pt")
+    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
     averaged = torch.load(files / "full.pth")
     save_checkpoint(model, tmp_path / name, base, averaged)
     hiera_path = files / "sam2.pt" if name == "x.safetensors" else None
@@ -284,7 +285,7 @@ def test_other_weights_than_the_model_s_can_be_written(name, files, tmp_path):
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, files, tmp_path):
-    model, base = start_model("sam2unet", None, files / "sam2.pt", files / "trained.safetensors")
+    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"}, files / "trained.safetensors")
     (tmp_path / name).write_text("old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))

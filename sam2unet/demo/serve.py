@@ -14,6 +14,8 @@ from ..engine.opening import Way, open_predictor
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
 from ..errors import UserError, warn
+from ..sources import NONE, Sources
+from ..trainable import named_bases
 from .files import Example, Limits
 from .session import Bench, Method
 
@@ -24,7 +26,7 @@ ASKS_ELSEWHERE = ("://", "%3a", ":/", "/proxy=")  # gradio would fetch such an a
 def run(
     checkpoints: Sequence[Path],
     make_examples: Callable[[Path], list[Example]],
-    hiera_path: Path | None = None,
+    sources: Sources = NONE,
     size: int | None = None,
     device: str | None = None,
     mask_threshold: int | None = None,
@@ -44,7 +46,7 @@ def run(
         home = Path(folder).resolve()
         keep_inside(home)
         page = import_page()
-        methods = open_methods(checkpoints, hiera_path, size, device)
+        methods = open_methods(checkpoints, sources, size, device)
         bench = Bench(methods, home, (home / UPLOADS, home / EXAMPLES), limits or Limits(), mask_threshold)
         (home / EXAMPLES).mkdir()
         blocks = page.build(bench, make_examples(home / EXAMPLES))
@@ -99,16 +101,14 @@ def import_page():
     return page
 
 
-def open_methods(
-    checkpoints: Sequence[Path], hiera_path: Path | None, size: int | None, device: str | None
-) -> list[Method]:
+def open_methods(checkpoints: Sequence[Path], sources: Sources, size: int | None, device: str | None) -> list[Method]:
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
     target, partial = pick_device(device), any(path.suffix == ".safetensors" for path in checkpoints)
     methods = []
     for path, name in zip(checkpoints, names_of(checkpoints), strict=True):
-        base = hiera_path if path.suffix == ".safetensors" or not partial else None
-        methods.append(Method(name, open_predictor(path, target, base, Way(size=size))))
+        own = {flag: file for flag, file in sources.items() if flag in named_bases(path)} if partial else sources
+        methods.append(Method(name, open_predictor(path, target, own, Way(size=size))))
     return methods
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..data.transforms import MEAN, STD, image_bytes, normalised
 from ..errors import UserError
-from ..families import FAMILIES, Checkpoint, Family, assemble, check_size, read_checkpoint
+from ..families import Checkpoint, Family, assemble, check_size, read_checkpoint
 from ..files import sha256, written_whole
-from ..trainable import Base
+from ..sources import NONE, Bases, Sources, facts_of_bases
 from .maps import stretched
 from .onnx_model import FORMAT, VERSION, OnnxForward
 from .opening import trained_size
@@ -61,7 +61,7 @@ def run(
     pictures: Sequence[Image.Image],
     size: int | None = None,
     whole: bool = False,
-    hiera_path: Path | None = None,
+    sources: Sources = NONE,
 ) -> None:
     """Write `output`, .onnx or .pt2, if what it computes for the pictures, RGB, is what torch computes.
 
@@ -69,12 +69,12 @@ def run(
     """
     writer, reader = kind_of(output)
     found = read_checkpoint(checkpoint)
-    size = size or trained_size(found.path)
+    size = size or trained_size(found)
     check_size(found.family, size)
-    model, base = assemble(found, hiera_path)
+    model, bases = assemble(found, sources)
     logits = Logits(found.family, model.eval())
     graph = Whole(logits).eval() if whole else logits
-    facts = facts_of(found, base, size, whole)
+    facts = facts_of(found, bases, size, whole)
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with written_whole(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
@@ -105,7 +105,7 @@ def kind_of(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
     return writer, reader
 
 
-def facts_of(found: Checkpoint, base: Base | None, size: int, whole: bool) -> dict[str, str]:
+def facts_of(found: Checkpoint, bases: Bases, size: int, whole: bool) -> dict[str, str]:
     """All that a program needs to know to use the file, and where the weights are from."""
     resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
     to_grey = "(p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
@@ -119,8 +119,8 @@ def facts_of(found: Checkpoint, base: Base | None, size: int, whole: bool) -> di
     facts = {
         "format": FORMAT,
         "version": VERSION,
-        "model": next(name for name, family in FAMILIES.items() if family is found.family),
-        "encoder": found.encoder,
+        "model": found.family.name,
+        **found.sizes,
         "size": str(size),
         "whole": "yes" if whole else "no",
         "input": given,
@@ -132,7 +132,7 @@ def facts_of(found: Checkpoint, base: Base | None, size: int, whole: bool) -> di
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),
     }
-    return facts | ({"base": base.name, "base_sha256": base.sha256} if base else {})
+    return facts | facts_of_bases(bases)
 
 
 def write_onnx(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:

@@ -11,11 +11,11 @@ from torch import nn
 
 from ..data.transforms import MEAN, STD
 from ..errors import UserError
-from ..families import FAMILIES, Checkpoint
+from ..families import Checkpoint
 from ..files import filled_together, sha256, written_whole
 from ..hub import CONFIG, WEIGHTS, read_json
 from ..scoring.columns import METRICS, PROTOCOLS
-from ..trainable import Base
+from ..sources import Bases, facts_of_bases
 from .opening import trained_size
 
 CARD = """---
@@ -24,9 +24,8 @@ CARD = """---
 
 # {title}
 
-{family} with a Hiera {encoder} encoder, for binary segmentation of images; input {size}x{size}.
-Paper: [SAM2-UNet: Segment Anything 2 Makes Strong Encoder for Natural and Medical Image
-Segmentation](https://arxiv.org/abs/2408.08870).
+{title}, for binary segmentation of images; input {size}x{size}.
+Paper: [{paper}](https://arxiv.org/abs/{number}).
 
 ## Use
 
@@ -54,36 +53,40 @@ of their own.
 """
 
 
-def write_folder(folder: Path, found: Checkpoint, model: nn.Module, base: Base | None, scores: Path | None) -> None:
+def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases, scores: Path | None) -> None:
     """Fill `folder`, which must be new or empty, or leave it as it was.
 
     Args:
         found: what `model` was read from.
-        base: the SAM 2 file that its trunk is from, if known.
+        bases: the files that its frozen parts are from, as far as known.
         scores: a results.json of eval.py for this model.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not an empty folder; give another")
-    kind = next(name for name, family in FAMILIES.items() if family is found.family)
+    kind = found.family.name
     results, columns = ({}, ()) if scores is None else scores_in(scores)
-    title = f"{found.family.title} {found.encoder}"
+    title = found.family.named(found.sizes)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
     config = {
         "model": kind,
-        "encoder": found.encoder,
-        "size": trained_size(found.path),
+        **found.sizes,
+        "size": trained_size(found),
         "resize": "bilinear with antialiasing, aspect ratio not kept",
         "mean": MEAN.flatten().tolist(),
         "std": STD.flatten().tolist(),
         "checkpoint": checkpoint,
-    } | ({"sam2": {"name": base.name, "sha256": base.sha256}} if base else {})
+    } | facts_of_bases(bases)
     origin = [f"Converted from `{checkpoint['name']}`, SHA-256 `{checkpoint['sha256']}`."]
-    origin += [f"The encoder's own weights are those of `{base.name}`, SHA-256 `{base.sha256}`."] if base else []
+    origin += [
+        f"Those of its {source.part} are from `{base.name}`, SHA-256 `{base.sha256}`."
+        for source in found.family.sources
+        if (base := bases.get(source.flag))
+    ]
     card = CARD.format(
         facts=front_matter(kind, title, results, columns),
         title=title,
-        family=found.family.title,
-        encoder=found.encoder,
+        paper=found.family.paper[0],
+        number=found.family.paper[1],
         size=config["size"],
         scores=table(results, columns),
         origin="\n".join(origin),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, warn
+from ..sources import Sources
 from .maps import Predictor
 
 if TYPE_CHECKING:
@@ -64,15 +65,14 @@ class OnnxForward:
         return torch.from_numpy(found).to(self.device)
 
 
-def onnx_predictor(path: Path, device: torch.device, hiera_path: Path | None, way: Way) -> Predictor:
+def onnx_predictor(path: Path, device: torch.device, sources: Sources, way: Way) -> Predictor:
     """As `open_predictor`; UserError for what a file that was computed before cannot do."""
     asked = {
         "--amp": way.amp != "off",
         "--compile": way.compile,
         "--fast": way.fold,
-        "--hiera_path": hiera_path is not None,
         "--tta scale": way.averaging.scales != (1.0,),
-    }
+    } | {f"--{flag}": True for flag in sources}
     if wrong := [flag for flag, given in asked.items() if given]:
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)

@@ -10,8 +10,9 @@ from torch import nn
 
 from ..config import Recipe
 from ..errors import UserError
-from ..families import load_model
-from ..hub import located, size_beside
+from ..families import Checkpoint, open_model, read_checkpoint
+from ..hub import size_beside
+from ..sources import NONE, Sources
 from .inference import can_pack, filled_up, folded, halved, packed
 from .maps import Averaging, Predictor, Tile
 from .onnx_model import onnx_predictor
@@ -23,7 +24,7 @@ class Way:
     """How maps are computed; the defaults are the released way.
 
     Attributes:
-        size: input side; None for the one that the checkpoint was trained at, as far as it says, else 352.
+        size: input side; None for the one that the checkpoint was trained at, as far as it says, else the released one.
         amp: off, bf16 or fp16; auto is for `fast_way` to decide.
         fold: rearrange the model as `inference.folded` and, on a CPU, `inference.packed`: the same but for rounding.
         compile: let PyTorch fuse operations, the same but for rounding.
@@ -37,17 +38,14 @@ class Way:
     compile: bool = False
 
 
-def open_predictor(
-    checkpoint: Path, device: torch.device, hiera_path: Path | None = None, way: Way = Way()
-) -> Predictor:
+def open_predictor(checkpoint: Path, device: torch.device, sources: Sources = NONE, way: Way = Way()) -> Predictor:
     """UserError for a file of another kind or a size that the model cannot take."""
     if checkpoint.suffix == ".onnx":
-        return onnx_predictor(checkpoint, device, hiera_path, way)
+        return onnx_predictor(checkpoint, device, sources, way)
     if checkpoint.suffix == ".pt2":
         raise UserError(f"{checkpoint}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
-    checkpoint = located(checkpoint)
-    size = way.size or trained_size(checkpoint)
-    return predictor_of(load_model(checkpoint, device, hiera_path), size, way)
+    found = read_checkpoint(checkpoint)
+    return predictor_of(open_model(found, sources, device), way.size or trained_size(found), way)
 
 
 def predictor_of(model: nn.Module, size: int, way: Way) -> Predictor:
@@ -75,7 +73,9 @@ def fast_way(device: torch.device, way: Way, batch_size: int | None) -> tuple[Wa
     return way, batch_size
 
 
-def trained_size(checkpoint: Path) -> int:
-    """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released default."""
-    recipe = checkpoint.parent / "recipe.yaml"
-    return Recipe.read(recipe).size if recipe.is_file() else size_beside(checkpoint) or Recipe.size
+def trained_size(found: Checkpoint) -> int:
+    """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
+    recipe = found.path.parent / "recipe.yaml"
+    if recipe.is_file():
+        return Recipe.read(recipe).size
+    return size_beside(found.path) or Recipe.read(model=found.family.name).size

@@ -20,6 +20,7 @@ from ..data.inputs import Input, find_inputs, is_video
 from ..data.reading import opened, read_image, upright_size
 from ..errors import SomeFailed, UserError, some, warn
 from ..files import folder_to_fill
+from ..sources import NONE, Sources
 from .maps import Predictor
 from .opening import Way, fast_way, open_predictor
 from .outputs import Outputs, greys_of, write_outputs
@@ -90,7 +91,7 @@ def run(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    hiera_path: Path | None = None,
+    sources: Sources = NONE,
     fast: bool = False,
 ) -> None:
     """A PNG per image, named after it, of its mask's size where there are masks and else of its own; or a video's maps.
@@ -107,14 +108,14 @@ def run(
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if not processes.first:
             return  # a video is not shared out
-        predictor = open_predictor(checkpoint, target, hiera_path, way)
+        predictor = open_predictor(checkpoint, target, sources, way)
         with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = jobs_of(files)
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
-    predictor = open_predictor(checkpoint, target, hiera_path, way)
+    predictor = open_predictor(checkpoint, target, sources, way)
     if files.skip_existing:
         jobs = [job for job in jobs if not all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))]
 

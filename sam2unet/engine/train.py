@@ -20,9 +20,9 @@ from ..data.check import check_pairs, readable_pairs
 from ..data.masks import MaskFolder
 from ..data.pairs import Pair, match
 from ..errors import UserError, warn
-from ..families import Family, check_size, find_family, own_names, save_checkpoint, start_model
+from ..families import Family, Source, check_size, find_family, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
-from ..trainable import Base
+from ..sources import NONE, Bases, Sources
 from .log import Log
 from .loop import Loop, Saving, Validation
 from .processes import Processes, another_failed
@@ -80,7 +80,7 @@ def run(
     data: Data,
     keeping: Keeping,
     machine: Machine = Machine(),
-    hiera_path: Path | None = None,
+    sources: Sources = NONE,
     init_from: Path | None = None,
     study: Study | None = None,
 ) -> None:
@@ -97,11 +97,12 @@ def run(
         check_options(family, recipe, data, keeping, machine)
         pairs, held_out = split_pairs(data, recipe.seed)
         refuse_single_values(family, recipe, len(pairs))
-        model, base = built(family, recipe, machine, hiera_path, init_from)
+        model, bases = built(family, recipe, machine, sources, init_from)
         pairs = looked_at(pairs, held_out, data, recipe, study)
         batches = Batches(len(pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
-        if keeping.save == "trainable" and base is None:
-            raise UserError("--save trainable leaves out what is in --hiera_path; give that file, or leave --save out")
+        if keeping.save == "trainable" and not bases:
+            flags = " and ".join(f"--{source.flag}" for source in family.sources)
+            raise UserError(f"--save trainable leaves out what is in {flags}; give what it starts from, or no --save")
         make_folder(keeping.folder)
         speed = machine.speed
         if machine.fast:
@@ -110,7 +111,11 @@ def run(
     with ExitStack() as stack:
         if processes.first:
             stack.enter_context(only_run_in(keeping.folder))
-        facts = {"recipe": dataclasses.asdict(recipe), "data": fingerprint(pairs), "base": base and vars(base)}
+        facts = {
+            "recipe": dataclasses.asdict(recipe),
+            "data": fingerprint(pairs),
+            "weights": {f: vars(b) for f, b in bases.items()},
+        }
         state = state_to_resume(keeping, facts)
         if processes.first:
             processes.join(device)
@@ -118,7 +123,7 @@ def run(
         log = None
         if processes.first:
             recipe.write(keeping.folder / "recipe.yaml")
-            weights = {path.name: sha256(path) for path in (hiera_path, init_from) if path}
+            weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}
             record = run_record(keeping.arguments, recipe, device, pairs, weights, held_out, processes.world)
             write_record(keeping.folder, record, resumed=state is not None)
             log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
@@ -129,7 +134,7 @@ def run(
             Trainer(family, model.to(device), recipe, speed, device, processes),
             batches,
             loader_of(dataset, batches, machine.workers, device),
-            saving_of(keeping, model, base, facts),
+            saving_of(keeping, model, bases, facts),
             Validation(held_out, keeping.val_every, check_metric(keeping.best_metric)) if held_out else None,
             log,
             processes,
@@ -193,24 +198,30 @@ def split_pairs(data: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
 
 
 def built(
-    family: Family, recipe: Recipe, machine: Machine, hiera_path: Path | None, init_from: Path | None
-) -> tuple[nn.Module, Base | None]:
-    """The model to train, what trains chosen, and the file that its frozen weights are from."""
+    family: Family, recipe: Recipe, machine: Machine, sources: Sources, init_from: Path | None
+) -> tuple[nn.Module, Bases]:
+    """The model to train, what trains chosen, and the files that its frozen weights are from."""
     if machine.deterministic:
         make_deterministic()
     set_seed(recipe.seed)
-    model, base = start_model(recipe.model, recipe.encoder, hiera_path, init_from)
-    choose_trained(family, model, recipe, whole=hiera_path is None and init_from is None)
+    model, bases = start_model(recipe.model, recipe.sizes, sources, init_from)
+    choose_trained(family, model, recipe, [s for s in family.sources if s.flag not in sources and init_from is None])
     print_parts(family, model)
-    return model, base
+    return model, bases
 
 
-def choose_trained(family: Family, model: nn.Module, recipe: Recipe, whole: bool) -> None:
-    """Freeze and free what `finetune` says; without it, the released choice, or all where there are no weights."""
-    if whole and recipe.finetune is None:
-        print("weights: none given (--hiera_path), so the whole network trains from random ones")
-    finetune = recipe.finetune or ("full" if whole else "adapters")
-    frozen = {"full": (), "adapters": ("trunk",), "decoder": ("trunk", "adapters")}[finetune]
+def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[Source]) -> None:
+    """Freeze and free what `finetune` says; without it, the released choice, but for parts that are `random`."""
+    frozen = {source.part for source in family.sources}
+    if random and recipe.finetune is None:
+        flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
+        what = "whole network" if len(random) == len(family.sources) else parts
+        print(f"weights: none given ({flags}), so the {what} trains from random ones")
+        frozen -= {source.part for source in random}
+    elif recipe.finetune == "full":
+        frozen = set()
+    elif recipe.finetune == "decoder":
+        frozen.add("adapters")
     for part, parameters in family.parts(model).items():
         for parameter in parameters:
             parameter.requires_grad_(part not in frozen)
@@ -239,13 +250,13 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
     return state
 
 
-def saving_of(keeping: Keeping, model: nn.Module, base: Base | None, facts: Mapping[str, object]) -> Saving:
+def saving_of(keeping: Keeping, model: nn.Module, bases: Bases, facts: Mapping[str, object]) -> Saving:
     def write(stem: str) -> Path:
         path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
-        save_checkpoint(model, path, base)
+        save_checkpoint(model, path, bases)
         return path
 
-    return Saving(keeping.folder, keeping.save_minutes, own_names(model, base), facts, write)
+    return Saving(keeping.folder, keeping.save_minutes, own_names(model, bases), facts, write)
 
 
 def open_caches(

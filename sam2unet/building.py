@@ -1,0 +1,80 @@
+"""New models from the sizes of their parts and the files that training starts from; frozen parts are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import load_exact, read_trunk
+from .errors import UserError
+from .layers import hiera
+from .layers.hiera import Hiera
+from .models.sam2unet import SAM2UNet
+from .sources import Base, Sources
+
+Sizes = Mapping[str, str]  # by option: encoder
+Built = tuple[nn.Module, dict[str, Base]]  # a model, and the files that parts of it were taken from, by flag
+
+
+def sam2unet(sizes: Sizes, sources: Sources) -> Built:
+    trunk, bases = trunk_of(sizes.get("encoder"), sources.get("hiera_path"))
+    return SAM2UNet(trunk), bases
+
+
+def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base]]:
+    """SAM 2's encoder: random without a file, and then large unless said otherwise."""
+    if path is None:
+        return hiera.hiera(known(size or "large", hiera.SIZES, "encoder")), {}
+    found = read_trunk(path)
+    own = hiera.size_of(found.weights)
+    if own is None:
+        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(hiera.SIZES)}")
+    check_size_of(path, f"{found.version} {own}", own, size, hiera.SIZES, "encoder")
+    with torch.device("meta"):
+        trunk = hiera.hiera(own)
+    load_exact(trunk, found.weights, path)  # before the adapters rename its blocks
+    print(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
+    return trunk, {"hiera_path": found.base}
+
+
+def known(size: str, sizes: Mapping[str, object], option: str) -> str:
+    if size not in sizes:
+        raise UserError(f"no {option} named {size}; there are {', '.join(sizes)}")
+    return size
+
+
+def check_size_of(
+    path: Path, what: str, found: str, wanted: str | None, sizes: Mapping[str, object], option: str
+) -> None:
+    if wanted is not None and known(wanted, sizes, option) != found:
+        raise UserError(f"{path} is {what}, but the {option} asked for is {wanted}; give --{option} {found}")
+
+
+def sizes_of_sam2unet(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    return named(encoder=hiera.size_of(below(state, "encoder.")))
+
+
+def named(**sizes: str | None) -> dict[str, str] | None:
+    """None where one is not known."""
+    return None if None in sizes.values() else sizes
+
+
+def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+
+
+def parts_by(*prefixes: tuple[str, str]) -> Callable[[nn.Module], dict[str, list[nn.Parameter]]]:
+    """The parameters of each part: frozen ones by the start of their names, adapters in them, and the decoder."""
+
+    def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        found: dict[str, list[nn.Parameter]] = {part: [] for _, part in prefixes}
+        found |= {"adapters": [], "decoder": []}
+        for name, parameter in model.named_parameters():
+            part = next((part for prefix, part in prefixes if name.startswith(prefix)), "decoder")
+            found["adapters" if "prompt_learn" in name else part].append(parameter)
+        return found
+
+    return parts
