@@ -8,20 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import load_exact, read_trunk
+from .checkpoint import load_exact, read_dino, read_trunk
 from .errors import UserError
-from .layers import hiera
+from .layers import dino, hiera
+from .layers.dino import Dino
 from .layers.hiera import Hiera
 from .models.sam2unet import SAM2UNet
+from .models.sam2unext import SAM2UNeXT
 from .sources import Base, Sources
 
-Sizes = Mapping[str, str]  # by option: encoder
+Sizes = Mapping[str, str]  # by option: encoder, dino
 Built = tuple[nn.Module, dict[str, Base]]  # a model, and the files that parts of it were taken from, by flag
 
 
 def sam2unet(sizes: Sizes, sources: Sources) -> Built:
     trunk, bases = trunk_of(sizes.get("encoder"), sources.get("hiera_path"))
     return SAM2UNet(trunk), bases
+
+
+def sam2unext(sizes: Sizes, sources: Sources) -> Built:
+    trunk, bases = trunk_of(sizes.get("encoder"), sources.get("hiera_path"))
+    frozen, more = dino_of(sizes.get("dino"), sources.get("dinov2_path"))
+    return SAM2UNeXT(trunk, frozen), bases | more
 
 
 def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base]]:
@@ -40,6 +48,22 @@ def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base
     return trunk, {"hiera_path": found.base}
 
 
+def dino_of(size: str | None, path: Path | None) -> tuple[Dino, dict[str, Base]]:
+    """DINO: random without a file, and then large unless said otherwise. Positions are resampled to its grid."""
+    if path is None:
+        return Dino(known(size or "large", dino.SIZES, "dino")), {}
+    found = read_dino(path)
+    own = dino.size_of(found.weights)
+    if own is None:
+        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(dino.SIZES)}")
+    check_size_of(path, f"{found.version} {own}", own, size, dino.SIZES, "dino")
+    with torch.device("meta"):
+        frozen = Dino(own)
+    load_exact(frozen.model, dino.resampled(found.weights, frozen.grid), path)
+    print(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
+    return frozen, {"dinov2_path": found.base}
+
+
 def known(size: str, sizes: Mapping[str, object], option: str) -> str:
     if size not in sizes:
         raise UserError(f"no {option} named {size}; there are {', '.join(sizes)}")
@@ -55,6 +79,10 @@ def check_size_of(
 
 def sizes_of_sam2unet(state: Mapping[str, Tensor]) -> dict[str, str] | None:
     return named(encoder=hiera.size_of(below(state, "encoder.")))
+
+
+def sizes_of_sam2unext(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    return named(encoder=hiera.size_of(below(state, "sam.")), dino=dino.size_of(below(state, "dino.model.")))
 
 
 def named(**sizes: str | None) -> dict[str, str] | None:

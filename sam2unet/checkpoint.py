@@ -23,10 +23,14 @@ KINDS = {
         "a SAM2-UNet checkpoint",
         "--checkpoint of test.py or --init_from of train.py",
     ),
-    "sam.blocks.0.prompt_learn.0.weight": ("a SAM2-UNeXT checkpoint", "none of the flags here"),
+    "sam.blocks.0.prompt_learn.0.weight": (
+        "a SAM2-UNeXT checkpoint",
+        "--checkpoint of test.py or --init_from of train.py",
+    ),
     "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
     "image_encoder.blocks.0.attn.rel_pos_h": ("a checkpoint of the first SAM", "none of the flags here"),
-    "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "none of the flags here"),
+    "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "--dinov2_path of train.py"),
+    "blocks.0.gamma_1": ("a DINOv3 checkpoint", "--dinov2_path of train.py"),
 }
 
 
@@ -74,22 +78,40 @@ def what_is(state: Mapping[str, Tensor]) -> str:
 
 
 @dataclass(frozen=True)
-class Trunk:
-    """Hiera's weights under the names of `layers.hiera`, the version of SAM 2 in words, and the file they are from."""
+class Pretrained:
+    """A part's weights under the names that it has here, what they are of in words, and the file they are from."""
 
     weights: dict[str, Tensor]
     version: str
     base: Base
 
 
-def read_trunk(path: Path) -> Trunk:
+def read_trunk(path: Path) -> Pretrained:
     """From a SAM 2 or 2.1 checkpoint."""
     state = read_state(path)
     prefix = "image_encoder.trunk."
     trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     if not trunk:
         raise UserError(f"{path} is {what_is(state)}; --hiera_path takes a SAM 2 checkpoint")
-    return Trunk(trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2", Base(path.name, sha256(path)))
+    return Pretrained(trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2", Base(path.name, sha256(path)))
+
+
+def read_dino(path: Path) -> Pretrained:
+    """From timm's file of a DINOv2 or DINOv3 without registers of its own choice, or Meta's of a DINOv2.
+
+    Left out are the last norm and what training alone needs.
+    """
+    state = read_state(path)
+    kinds = {"storage_tokens": "Meta's", "blocks.0.gamma_1": "DINOv3", "blocks.0.ls1.gamma": "DINOv2"}
+    version = next((kind for name, kind in kinds.items() if name in state), None)
+    if version is None:
+        raise UserError(f"{path} is {what_is(state)}; --dinov2_path takes a DINOv2 or DINOv3 checkpoint")
+    if version == "Meta's":
+        raise UserError(f"{path} is Meta's file of a DINOv3; give timm's, model.safetensors")
+    if version == "DINOv2" and state.keys() & {"register_tokens", "reg_token"}:
+        raise UserError(f"{path} is a DINOv2 with registers; give the one without")
+    weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
+    return Pretrained(weights, version, Base(path.name, sha256(path)))
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -17,16 +17,19 @@ CHOICES = {
     "loss": ("released", "weighted"),
     "amp": ("off", "bf16", "fp16"),
 }
-SIZES = ("encoder",)  # options that are the sizes of a model's parts
-RELEASED: dict[str, dict[str, object]] = {}  # model -> where its released recipe is not the defaults below
+SIZES = ("encoder", "dino")  # options that are the sizes of a model's parts
+RELEASED: dict[str, dict[str, object]] = {  # model -> where its released recipe is not the defaults below
+    "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run computes. Defaults are the released SAM2-UNet script's. Raises UserError for a value out of range."""
+    """What a run computes; defaults are the released SAM2-UNet script's. UserError for a value out of range."""
 
     model: str = "sam2unet"
     encoder: str | None = None  # size of the trunk; none: that of the weights in hiera_path, or large without them
+    dino: str | None = None  # size of DINO, for sam2unext; none: that of the weights in dinov2_path, or large
     size: int = 352  # side in pixels that images are resized to
     epoch: int = 20
     batch_size: int = 12  # images per optimiser step of one micro-batch, over all processes together

@@ -17,7 +17,7 @@ from .errors import UserError
 from .files import sha256
 from .hub import located
 from .sources import NONE, Base, Bases, Sources, bases_in
-from .steps import mask_logits, mask_step
+from .steps import mask_step
 from .trainable import write_trainable
 
 
@@ -87,7 +87,23 @@ FAMILIES = {
         parts=building.parts_by(("encoder.", "trunk")),
         step=mask_step,
         idle=lambda model: list(model.up4.parameters()),
-        logits=mask_logits,
+        logits=lambda model, images: model(images, sides=False)[0],
+    ),
+    "sam2unext": Family(
+        title="SAM2-UNeXT",
+        paper=(
+            "SAM2-UNeXT: An Improved High-Resolution Baseline for Adapting Foundation Models to Downstream "
+            "Segmentation Tasks",
+            "2508.03566",
+        ),
+        sources=(TRUNK, Source("dinov2_path", "dino", "dino")),
+        build=building.sam2unext,
+        sizes=building.sizes_of_sam2unext,
+        marker="sam.blocks.0.prompt_learn.0.weight",
+        parts=building.parts_by(("sam.", "trunk"), ("dino.", "dino")),
+        step=mask_step,
+        idle=lambda model: [],
+        logits=lambda model, images: model(images)[0],
     ),
 }
 
@@ -123,6 +139,8 @@ def create_model(
     name: str,
     encoder: str | None = None,
     hiera_path: str | Path | None = None,
+    dino: str | None = None,
+    dinov2_path: str | Path | None = None,
     init_from: str | Path | None = None,
 ) -> nn.Module:
     """A new model, ready to train: frozen parts frozen, adapters and decoder trainable, random but for the files given.
@@ -131,14 +149,16 @@ def create_model(
         name: one of `list_models()`.
         encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint.
+        dino: of sam2unext: small, base or large for DINOv2, v3_small, v3_base or v3_large; none: likewise.
+        dinov2_path: its weights: timm's model.safetensors, or for DINOv2 Meta's .pth.
         init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs the files
             that they were trained from.
 
     Raises:
         UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
     """
-    sources = given(hiera_path=hiera_path)
-    return start_model(name, given(encoder=encoder), sources, init_from)[0]
+    sources = given(hiera_path=hiera_path, dinov2_path=dinov2_path)
+    return start_model(name, given(encoder=encoder, dino=dino), sources, init_from)[0]
 
 
 def given(**values: str | Path | None) -> dict[str, str | Path]:
@@ -175,20 +195,23 @@ def check_options(family: Family, sizes: Sizes, sources: Sources) -> None:
 
 
 def load_model(
-    path: str | Path, device: str | torch.device | None = None, hiera_path: str | Path | None = None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    hiera_path: str | Path | None = None,
+    dinov2_path: str | Path | None = None,
 ) -> nn.Module:
     """The model that a checkpoint holds, in evaluation mode; kind and sizes come from names and shapes.
 
     Args:
-        path: `SAM2-UNet-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
+        path: `<title>-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
             `owner/name` there.
         device: where to put it; None for a GPU if there is one.
-        hiera_path: for a file of trained weights alone, the SAM 2 checkpoint that they were trained from.
+        hiera_path, dinov2_path: for a file of trained weights alone, the files that they were trained from.
 
     Raises:
-        UserError: no such file, another kind of file, other names or shapes; not the right `hiera_path`; no hub.
+        UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub.
     """
-    return open_model(read_checkpoint(Path(path)), given(hiera_path=hiera_path), device)
+    return open_model(read_checkpoint(Path(path)), given(hiera_path=hiera_path, dinov2_path=dinov2_path), device)
 
 
 def open_model(found: Checkpoint, sources: Sources, device: str | torch.device | None) -> nn.Module:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-SOURCES = {"hiera_path": "SAM 2 checkpoint"}  # flag -> what the file is
+SOURCES = {  # flag -> what the file is
+    "hiera_path": "SAM 2 checkpoint",
+    "dinov2_path": "for SAM2-UNeXT, DINOv2 weights, timm's or Meta's file,",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From a batch to losses (training) or to logits (prediction)."""
+"""From a batch to losses."""
 
 from collections.abc import Iterator
 
@@ -20,8 +20,3 @@ def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) ->
     weighted, weight = recipe.loss == "weighted", edge_weight(masks)
     outputs = zip(OUTPUTS, model(images), strict=False)
     yield {name: structure_loss(logits, masks, weighted, weight) for name, logits in outputs}
-
-
-def mask_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer; side outputs are not computed."""
-    return model(images, sides=False)[0]

@@ -1,7 +1,8 @@
 """The released way of training, written out for comparison: the same mathematics in the order of the released script.
 
 Files are decoded, resized, flipped and normalised as Pillow images in worker processes; attention cuts its windows
-before anything else, so that padding is computed like the image; AdamW is given every parameter.
+before anything else, so that padding is computed like the image; DINO's map is resized before it is reduced; AdamW
+is given every parameter.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sam2unet.data.pairs import Pair
 from sam2unet.data.reading import read_image, read_mask
 from sam2unet.layers.hiera import WindowAttention, cut_windows, join_windows, max_pool
 from sam2unet.losses import structure_loss
+from sam2unet.models.sam2unext import SAM2UNeXT
 
 
 class ReleasedFolder(Dataset):
@@ -41,10 +43,12 @@ class ReleasedFolder(Dataset):
 
 
 def in_released_order(model: nn.Module) -> nn.Module:
-    """In place: attention in the released order."""
+    """In place: attention, and SAM2-UNeXT's glue, in the released order."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.forward = types.MethodType(attend_to_windows, module)
+        elif isinstance(module, SAM2UNeXT):
+            module.glued = join_and_reduce
     return model
 
 
@@ -65,6 +69,11 @@ def attend_to_windows(self: WindowAttention, x: Tensor) -> Tensor:
     if not side:
         return out
     return join_windows(out.flatten(1, 2), (rows, columns), (batch, height, width))
+
+
+def join_and_reduce(x: Tensor, seen: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
+    seen = F.interpolate(align(seen), size=x.shape[2:], mode="bilinear", align_corners=False)
+    return reduce(torch.cat([x, seen], dim=1))
 
 
 def optimizer_of_everything(model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
 
 import sam2unet
@@ -51,15 +52,13 @@ def polyps(shared) -> Path:
 @pytest.fixture(scope="session")
 def script():
     """Run a script of the project as a process: `script("train.py", "--size", 64)`."""
+    forked = Forked()
 
     def call(name: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-        words = [sys.executable, str(ROOT / name), *map(str, flags)]
-        # One thread each: the machine's cores are shared by whatever else the tests run.
-        return subprocess.run(
-            words, cwd=cwd, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
-        )
+        return forked.run([str(ROOT / name), *map(str, flags)], cwd)
 
-    return call
+    yield call
+    forked.close()
 
 
 @pytest.fixture(scope="session")

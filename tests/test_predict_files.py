@@ -1,8 +1,9 @@
 """What test.py reads, writes, averages and refuses, beside the released maps themselves."""
 
-import os
 import resource
 import signal
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,13 +11,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from conftest import save
+from conftest import ROOT, save
 from PIL import Image
 
 import sam2unet
 from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
-from sam2unet.engine import predict_files
 from sam2unet.engine.maps import Predictor, Tile
 from sam2unet.engine.outputs import without_small
 from sam2unet.engine.pictures import outlined
@@ -323,22 +323,31 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(maps_of, photos, tmp_pat
     assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").iterdir())
 
 
+STOPPED_AT_B = """
+import os, runpy, sys
+from sam2unet.engine import predict_files
+
+written = predict_files.write_outputs
+
+def write_and_be_stopped(folder, name, *rest):
+    if name == "b":
+        os.kill(os.getpid(), number)
+    written(folder, name, *rest)
+
+predict_files.write_outputs = write_and_be_stopped
+number, sys.argv = int(sys.argv[1]), sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_whole_files(maps_of, photos, tmp_path, monkeypatch, number, status):
-    written = predict_files.write_outputs
-
-    def write_and_be_stopped(folder, name, *rest):
-        if name == "b":
-            os.kill(os.getpid(), number)
-        written(folder, name, *rest)
-
-    monkeypatch.setattr(predict_files, "write_outputs", write_and_be_stopped)
-    handler = signal.getsignal(number)
-    ended = maps_of(photos, tmp_path / "out", "--overlay")
-    assert ended.status == status and ended.err == ["stopped"]
+def test_a_signal_leaves_whole_files(checkpoint, photos, tmp_path, number, status):
+    flags = ["--checkpoint", checkpoint, "--test_image_path", photos, "--save_path", tmp_path / "out", "--size", 64]
+    words = [sys.executable, "-c", STOPPED_AT_B, number, ROOT / "test.py", *flags, "--overlay"]
+    ended = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == status and ended.stderr.splitlines()[-1] == "stopped", ended.stderr
     found = files_in(tmp_path / "out")
     assert {"a.png", "b.png", "overlay/b.jpg"} <= found and not [name for name in found if "part" in name]
-    assert signal.getsignal(number) is handler
 
 
 @pytest.mark.parametrize(

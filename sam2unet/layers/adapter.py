@@ -18,8 +18,17 @@ class Adapted(nn.Module):
         return self.block(x + self.prompt_learn(x))
 
 
-def add_adapters(trunk: Hiera) -> Hiera:
-    """Freeze `trunk` and put an adapter before each of its blocks, in place: `blocks.N` becomes `blocks.N.block`."""
+def add_adapters(trunk: Hiera, std: float | None = None) -> Hiera:
+    """Freeze `trunk` and put an adapter before each of its blocks, in place: `blocks.N` becomes `blocks.N.block`.
+
+    Args:
+        std: of the adapters' first weights, biases zero; None for PyTorch's own initialisation.
+    """
     trunk.requires_grad_(False)
     trunk.blocks = nn.ModuleList(Adapted(block) for block in trunk.blocks)
+    if std is not None:
+        for block in trunk.blocks:
+            for linear in (block.prompt_learn[0], block.prompt_learn[2]):
+                nn.init.trunc_normal_(linear.weight, std=std)
+                nn.init.zeros_(linear.bias)
     return trunk

@@ -41,15 +41,15 @@ class RFB(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Twice 3x3 convolution, BatchNorm, ReLU."""
+    """Twice 3x3 convolution, BatchNorm, ReLU; between them half as many channels as before."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.double_conv = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            nn.Conv2d(channels_in, channels_in // 2, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_in // 2),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.Conv2d(channels_in // 2, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
         )
@@ -72,6 +72,19 @@ class Up(nn.Module):
         if down or right:
             x = F.pad(x, [right // 2, right - right // 2, down // 2, down - down // 2])
         return self.conv(torch.cat([skip, x], dim=1))
+
+
+class JoinUp(nn.Module):
+    """SAM2-UNeXT's way up: put the finer map beside the coarse one first, then double both, convolve."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = DoubleConv(channels_in, channels_out)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """(B, C, h, w) and skip (B, C', h, w) -> (B, channels_out, 2h, 2w)"""
+        x = x if skip is None else torch.cat([x, skip], dim=1)
+        return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
 
 
 def enlarge(logits: Tensor, factor: int) -> Tensor:
