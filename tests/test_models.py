@@ -97,10 +97,10 @@ def test_up4_has_weights_but_no_part_in_the_result():
 
 
 def test_models_are_listed_and_unknown_ones_named():
-    assert sam2unet.list_models() == ["sam2unet"]
+    assert sam2unet.list_models() == ["sam2unet", "sam2unext"]
     with torch.device("meta"):
         assert isinstance(sam2unet.create_model("sam2unet"), SAM2UNet)
-    with pytest.raises(sam2unet.UserError, match="no model named sam3unet; there are sam2unet"):
+    with pytest.raises(sam2unet.UserError, match="no model named sam3unet; there are sam2unet, sam2unext"):
         sam2unet.create_model("sam3unet")
     with pytest.raises(sam2unet.UserError, match="no encoder named huge"):
         sam2unet.create_model("sam2unet", encoder="huge")

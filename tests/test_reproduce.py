@@ -47,6 +47,24 @@ POLYP = Study(
     protocol="polyp",
     expect="sam2-unet",
 )
+UNEXT = {"model": "sam2unext", "size": 1024, "batch_size": 1, "lr": 2e-4}
+NEXT = {
+    name: dataclasses.replace(study, expect="sam2-unext")
+    for name, study in {
+        "unext_camouflaged": CAMOUFLAGED,
+        "unext_marine_mas3k": MAS3K,
+        "unext_marine_rmas": RMAS,
+        "unext_dichotomous": Study(
+            train=("DIS-TR",),
+            train_count=3000,
+            test=("DIS-VD", "DIS-TE1", "DIS-TE2", "DIS-TE3", "DIS-TE4"),
+            test_count=(470, 500, 500, 500, 500),
+            protocol="dichotomous",
+        ),
+        "unext_remote_eorssd": Study(("EORSSD-train",), 1400, ("EORSSD",), (600,), "remote_sensing"),
+        "unext_remote_orsi4199": Study(("ORSI-4199-train",), 2000, ("ORSI-4199",), (2199,), "remote_sensing"),
+    }.items()
+}
 STUDIES = {  # and what the recipe has other than the released script
     "camouflaged": (CAMOUFLAGED, {"epoch": 50}),
     "salient": (SALIENT, {}),
@@ -55,7 +73,7 @@ STUDIES = {  # and what the recipe has other than the released script
     "mirror_msd": (MSD, {}),
     "mirror_pmd": (PMD, {}),
     "polyp": (POLYP, {}),
-}
+} | {name: (study, UNEXT) for name, study in NEXT.items()}
 UNKNOWN = {"CVC-ColonDB", "CVC-300"}  # data sets of the paper whose figures no source gave
 RELEASED = Recipe(
     model="sam2unet", encoder=None, size=352, epoch=20, batch_size=12, lr=1e-3, weight_decay=5e-4, loss="released"
