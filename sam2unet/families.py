@@ -139,9 +139,9 @@ def create_model(
     name: str,
     encoder: str | None = None,
     hiera_path: str | Path | None = None,
+    init_from: str | Path | None = None,
     dino: str | None = None,
     dinov2_path: str | Path | None = None,
-    init_from: str | Path | None = None,
 ) -> nn.Module:
     """A new model, ready to train: frozen parts frozen, adapters and decoder trainable, random but for the files given.
 
@@ -149,10 +149,10 @@ def create_model(
         name: one of `list_models()`.
         encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint.
-        dino: of sam2unext: small, base or large for DINOv2, v3_small, v3_base or v3_large; none: likewise.
-        dinov2_path: its weights: timm's model.safetensors, or for DINOv2 Meta's .pth.
         init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs the files
             that they were trained from.
+        dino: of sam2unext: small, base or large for DINOv2, v3_small, v3_base or v3_large; none: likewise.
+        dinov2_path: its weights: timm's model.safetensors, or for DINOv2 Meta's .pth.
 
     Raises:
         UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.

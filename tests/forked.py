@@ -6,6 +6,7 @@ started = Forked(); started.run([script, *flags], folder) -> subprocess.Complete
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,29 +16,33 @@ from pathlib import Path
 TIMEOUT = 300  # seconds
 
 
+# One thread each: the machine's cores are shared by whatever else the tests run.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
 class Forked:
     def __init__(self):
-        # One thread each: the machine's cores are shared by whatever else the tests run.
-        own = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        self.server = subprocess.Popen([sys.executable, __file__], **own)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.server = subprocess.Popen([sys.executable, __file__], env=os.environ | ONE_THREAD, **pipes)
         self.lock = threading.Lock()
 
     def run(self, words: list[str], folder: Path) -> subprocess.CompletedProcess:
-        with self.lock, tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-            job = {
-                "words": words,
-                "folder": str(folder),
-                "files": [out.name, err.name],
-                "environment": dict(os.environ),
-            }
-            print(json.dumps(job | {"environment": dict(os.environ)}), file=self.server.stdin, flush=True)
-            number = int(self.server.stdout.readline())
-            overdue = threading.Timer(TIMEOUT, os.kill, (number, 9))
-            overdue.start()
-            status = int(self.server.stdout.readline())
-            overdue.cancel()
-            texts = out.read(), err.read()
-        return subprocess.CompletedProcess(words, status, *texts)
+        environment = os.environ | ONE_THREAD
+        if not self.lock.acquire(blocking=False):  # one after another there; who runs beside them starts anew
+            options = dict(cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+            return subprocess.run([sys.executable, *words], **options)
+        try:
+            with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+                job = {"words": words, "folder": str(folder), "files": [out.name, err.name]}
+                print(json.dumps(job | {"environment": dict(environment)}), file=self.server.stdin, flush=True)
+                number = int(self.server.stdout.readline())
+                overdue = threading.Timer(TIMEOUT, os.kill, (number, signal.SIGKILL))
+                overdue.start()
+                status = int(self.server.stdout.readline())
+                overdue.cancel()
+                return subprocess.CompletedProcess(words, status, out.read(), err.read())
+        finally:
+            self.lock.release()
 
     def close(self):
         self.server.stdin.close()
@@ -69,7 +74,7 @@ if __name__ == "__main__":
         os.dup2(os.open(path, os.O_RDWR), number)
     os.chdir(job["folder"])
     os.environ.clear()
-    os.environ.update(job["environment"] | {"OMP_NUM_THREADS": "1"})
+    os.environ.update(job["environment"])
     sys.argv = job["words"]
     sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")

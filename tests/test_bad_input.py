@@ -1,7 +1,6 @@
 """Every bad input ends with status 2 and one line that helps, and nothing is written."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -132,7 +131,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def outcomes(script, tmp_path_factory):
-    """Every case run in a folder of its own, a few at a time: its result, and the files before and after."""
+    """Every case run in a folder of its own: its result, and the files before and after."""
     clean = tmp_path_factory.mktemp("clean")
     write_pairs(clean)
     shutil.copytree(clean / "masks", clean / "preds")
@@ -152,8 +151,7 @@ def outcomes(script, tmp_path_factory):
         result = script(*line.split(), cwd=folder)
         return result, before, contents(folder)
 
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CASES, pool.map(outcome, CASES), strict=True))
+    return {name: outcome(name) for name in CASES}
 
 
 def contents(folder):

@@ -40,7 +40,9 @@ def losses(tmp_path_factory):
     images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
 
     def measured(row):
-        job = benchmark_train.Job(row, images, masks, None, "tiny", 64, 2, steps=1, device="cpu", workers=0, seed=3)
+        job = benchmark_train.Job(
+            row, images, masks, "sam2unet", {"encoder": "tiny"}, {}, 64, 2, steps=1, device="cpu", workers=0, seed=3
+        )
         return benchmark_row.measure(job)["losses"]
 
     return {row: measured(row) for row in benchmark_train.ROWS}

@@ -74,10 +74,9 @@ def test_a_checkpoint_that_does_not_fit_is_counted(tmp_path):
 @pytest.mark.parametrize(
     "name, kind",
     [
-        ("sam.blocks.0.prompt_learn.0.weight", "a SAM2-UNeXT checkpoint"),
         ("image_encoder.trunk.pos_embed", "a SAM 2 checkpoint, which belongs to --hiera_path of train.py"),
         ("image_encoder.blocks.0.attn.rel_pos_h", "a checkpoint of the first SAM"),
-        ("blocks.0.ls1.gamma", "a DINOv2 checkpoint"),
+        ("blocks.0.ls1.gamma", "a DINOv2 checkpoint, which belongs to --dinov2_path of train.py"),
         ("something.else", "no kind of checkpoint known here"),
     ],
 )

@@ -201,7 +201,7 @@ def test_workers_and_cache_change_no_bit(script, tmp_path):
 def test_what_trains_is_what_finetune_says(finetune, sam2_tiny, batch, capsys):
     family, recipe = find_family("sam2unet"), Recipe(finetune=finetune)
     model = sam2unet.create_model("sam2unet", encoder="tiny", hiera_path=sam2_tiny)
-    choose_trained(family, model, recipe, whole=False)
+    choose_trained(family, model, recipe, random=[])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer = Trainer(family, model.train(), recipe, Speed(), torch.device("cpu"), Processes())
     update(trainer, [tuple(part.float() for part in batch(0))])

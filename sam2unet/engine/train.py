@@ -114,7 +114,7 @@ def run(
         facts = {
             "recipe": dataclasses.asdict(recipe),
             "data": fingerprint(pairs),
-            "weights": {f: vars(b) for f, b in bases.items()},
+            "base": {flag: f"{base.name}, {base.sha256}" for flag, base in bases.items()},
         }
         state = state_to_resume(keeping, facts)
         if processes.first:
@@ -239,7 +239,7 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
         return None
     state = read_state(path)
     for name, now in facts.items():
-        then = state[name]
+        then = state.get(name) or {}
         if then != now:
             keys = [key for key in now if then.get(key) != now[key]] if now and then else []
             differ = ", ".join(f"{key} {then.get(key)} there, {now[key]} now" for key in keys)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-
 SIDE = 448  # images are resized to it
 SIZES = {
     "small": "vit_small_patch14_dinov2",
@@ -52,8 +50,6 @@ class Dino(nn.Module):
         import timm  # takes two seconds, which what needs no DINO need not wait
 
         name = SIZES[size]
-        if not timm.is_model(name):
-            raise UserError(f"timm {timm.__version__} has no {name}; update it: pip install -U timm")
         self.model = timm.create_model(name, num_classes=0, img_size=SIDE)
         self.model.norm = nn.Identity()
         if any(buffer.is_meta for buffer in self.model.buffers()):  # not in a state dict, so nothing would fill them
