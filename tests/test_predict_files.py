@@ -323,6 +323,23 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(maps_of, photos, tmp_pat
     assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").iterdir())
 
 
+def test_too_little_memory_is_answered_with_what_helps(checkpoint, photos, tmp_path):
+    """A limit on the process's address space, which allocations then really exceed."""
+    code = (
+        "import resource, runpy, sys, torch\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), used + (3 << 30)))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    flags = ["--checkpoint", checkpoint, "--test_image_path", photos, "--save_path", tmp_path / "out"]
+    words = [sys.executable, "-c", code, ROOT / "test.py", *flags, "--size", 2048, "--batch_size", 4, "--device", "cpu"]
+    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 2, ended.stderr
+    line = ended.stderr.splitlines()[-1]
+    assert line.startswith("error: out of memory on cpu with batches of 4") and "--batch_size 2, --amp bf16" in line
+
+
 STOPPED_AT_B = """
 import os, runpy, sys
 from sam2unet.engine import predict_files

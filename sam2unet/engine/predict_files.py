@@ -26,7 +26,7 @@ from .opening import Way, fast_way, open_predictor
 from .outputs import Outputs, greys_of, write_outputs
 from .predict import batched
 from .processes import Processes
-from .runtime import ahead, default_workers, pick_device
+from .runtime import ahead, default_workers, memory_for_maps, pick_device
 from .signals import Signals
 from .video import predict_video
 
@@ -103,13 +103,14 @@ def run(
     processes = Processes.of_environment()
     target = pick_device(device, processes.local_rank)
     way, batch_size = fast_way(target, way, batch_size) if fast else (way, batch_size or 1)
+    memory = memory_for_maps(target, batch_size)
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if not processes.first:
             return  # a video is not shared out
         predictor = open_predictor(checkpoint, target, sources, way)
-        with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
+        with Signals() as signals, signals.at_once(), memory, folder_to_fill(files.target):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = jobs_of(files)
@@ -123,7 +124,7 @@ def run(
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print(f"{share}{len(jobs)} images at {sides} on {predictor.device}", flush=True)
     start = time.perf_counter()
-    with Signals() as signals, signals.at_once(), folder_to_fill(files.target):
+    with Signals() as signals, signals.at_once(), memory, folder_to_fill(files.target):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
     if notes.turned:
         warn_of_turned(notes.turned)

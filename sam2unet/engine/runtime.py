@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -65,9 +66,28 @@ def ahead(
         yield waiting.popleft()[1].result()
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_for_maps(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Inside, too little memory for prediction is a line with what helps."""
+    try:
+        yield
+    except RuntimeError as e:
+        if not is_out_of_memory(e):
+            raise
+        smaller = f"--batch_size {batch_size // 2}, " if batch_size > 1 else ""
+        raise UserError(
+            f"out of memory on {device} with batches of {batch_size}. What helps: {smaller}--amp bf16 (half precision, "
+            "close to the same), a smaller --size (other maps), --device cpu (slower)"
+        ) from e
+
+
 def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
     """What helps, and what it costs, where memory did not suffice; None for any other error."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    if not is_out_of_memory(error):
         return None
     half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
     return UserError(
