@@ -16,7 +16,7 @@ from sam2unet.sources import add_sources, sources_of
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument(
-        "--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, released or ours; .safetensors; .onnx"
+        "--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx"
     )
     add_sources(p)
     p.add_argument(
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
     p.add_argument("--save_path", type=Path, required=True, help="folder for the maps, 8-bit grey PNG")
-    p.add_argument("--size", type=int, help="input side; default: recipe.yaml's beside the checkpoint, or 352")
+    p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
     p.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
     p.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
     p.add_argument("--components", type=int, default=0, metavar="MIN_AREA", help="blacken parts of fewer pixels")

@@ -77,6 +77,11 @@ def check_size_of(
         raise UserError(f"{path} is {what}, but the {option} asked for is {wanted}; give --{option} {found}")
 
 
+def licence_of(sizes: Sizes) -> str:
+    """That of the frozen parts' published weights, as the Hugging Face hub calls it."""
+    return "other" if sizes.get("dino", "").startswith("v3_") else "apache-2.0"
+
+
 def sizes_of_sam2unet(state: Mapping[str, Tensor]) -> dict[str, str] | None:
     return named(encoder=hiera.size_of(below(state, "encoder.")))
 

@@ -15,9 +15,7 @@ from sam2unet.sources import Sources, add_sources, sources_of
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument(
-        "source", type=Path, metavar="SOURCE", help="SAM2-UNet-<epoch>.pth, released or trained here, or ..."
-    )
+    p.add_argument("source", type=Path, metavar="SOURCE", help="<title>-<epoch>.pth, released or trained here, or ...")
     p.add_argument(
         "target", type=Path, metavar="TARGET", nargs="?", help="... .safetensors; each is known by its name's end"
     )

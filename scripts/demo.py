@@ -17,10 +17,10 @@ EXAMPLES = (0, 6, 8, 14, 15, 21)  # places in the sample data's test part; the o
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="SAM2-UNet-<epoch>.pth; or two files"
+        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="<title>-<epoch>.pth; or two files"
     )
     add_sources(p)
-    p.add_argument("--size", type=int, help="input side; default: recipe.yaml's beside the checkpoint, or 352")
+    p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
     p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
     page = p.add_argument_group("page")

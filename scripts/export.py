@@ -20,11 +20,13 @@ COUNT = 4  # pictures to check on
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    p.add_argument("--checkpoint", type=Path, required=True, help="SAM2-UNet-<epoch>.pth, .safetensors or hub folder")
+    p.add_argument("--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, .safetensors or hub folder")
     add_sources(p)
     p.add_argument("--output", type=Path, required=True, help="model.onnx or model.pt2")
     p.add_argument("--format", choices=("onnx", "pt2"), help="default: what --output ends in")
-    p.add_argument("--size", type=int, help="input side, fixed; default: recipe.yaml's beside the checkpoint, or 352")
+    p.add_argument(
+        "--size", type=int, help="input side, fixed; default: that of the training, if known, or the released one"
+    )
     p.add_argument("--whole", action="store_true", help="uint8 photographs in, uint8 maps out, both of the input side")
     p.add_argument("--images", type=Path, help=f"folder to take {COUNT} pictures for the check from; default: made up")
     return p

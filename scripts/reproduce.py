@@ -35,7 +35,7 @@ class PassingOn(Parser):
 def parser() -> argparse.ArgumentParser:
     p = PassingOn(
         description=__doc__,
-        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE] [flags of train.py]",
+        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE ...] [flags of train.py]",
         epilog="All other flags go to train.py, e.g. --epoch 20 or --batch_size 4.",
     )
     p.add_argument("config", type=Path, metavar="CONFIG", help="recipe that names its data, e.g. configs/polyp.yaml")

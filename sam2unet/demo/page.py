@@ -23,7 +23,7 @@ DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, 
 
 
 def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
-    with gr.Blocks(title="SAM2-UNet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
         index = gr.State(0)
         gr.HTML(heading(bench), elem_id="heading")

@@ -12,7 +12,7 @@ def heading(bench: Bench) -> str:
     names = " and ".join(f"<code>{html.escape(method.name)}</code>" for method in bench.methods)
     limits = bench.limits
     return (
-        f"<h1>SAM2-UNet</h1><p>Drop an image to see what {names} {'take' if len(bench.methods) > 1 else 'takes'} for "
+        f"<h1>sam2unet</h1><p>Drop an image to see what {names} {'take' if len(bench.methods) > 1 else 'takes'} for "
         "foreground: the map, and as an overlay the part of it above a threshold.</p>"
         f"<p class=limits>Up to {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels and "
         f"{limits.megabytes:g} MB each. A mask has its image's name. Files stay on the computer that runs this "

@@ -9,6 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
+from ..building import licence_of
 from ..data.transforms import MEAN, STD
 from ..errors import UserError
 from ..families import Checkpoint
@@ -48,8 +49,8 @@ names (`huggingface_hub.load_torch_model`).
 
 ## Licence
 
-The code and SAM 2's weights are under the Apache License 2.0. The pictures that a model was trained on may have terms
-of their own.
+The code, SAM 2's and DINOv2's weights are under the Apache License 2.0; DINOv3's, and the pictures that a model was
+trained on, have terms of their own.
 """
 
 
@@ -83,7 +84,7 @@ def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases
         if (base := bases.get(source.flag))
     ]
     card = CARD.format(
-        facts=front_matter(kind, title, results, columns),
+        facts=front_matter(kind, title, licence_of(found.sizes), results, columns),
         title=title,
         paper=found.family.paper[0],
         number=found.family.paper[1],
@@ -118,7 +119,7 @@ def scores_in(path: Path) -> tuple[Mapping, Sequence[str]]:
     return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
 
 
-def front_matter(kind: str, title: str, results: Mapping, columns: Sequence[str]) -> str:
+def front_matter(kind: str, title: str, licence: str, results: Mapping, columns: Sequence[str]) -> str:
     """What the hub reads, as YAML; the scores in its own form too."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -135,7 +136,7 @@ def front_matter(kind: str, title: str, results: Mapping, columns: Sequence[str]
         for key in columns
     ]
     data = ModelCardData(
-        license="apache-2.0",
+        license=licence,
         library_name="sam2unet",
         pipeline_tag="image-segmentation",
         tags=[kind, "sam2", "binary-segmentation"],

@@ -81,9 +81,10 @@ class Predictor:
         self.flips = (False, True) if averaging.flip else (False,)
 
     @classmethod
-    def of(cls, model: nn.Module, size: int = Recipe.size, **options: object) -> Predictor:
+    def of(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
         """For a model in evaluation mode, where it is. UserError for a size that it cannot take."""
         family = family_of(model)
+        size = size or Recipe.read(model=family.name).size
         check_size(family, size)
         device = next(model.parameters()).device
         return cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)

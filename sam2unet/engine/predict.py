@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config import Recipe
 from ..data.inputs import find_inputs
 from ..data.reading import read_image, to_8_bit, upright
 from ..errors import UserError
@@ -23,13 +22,13 @@ from .runtime import ahead
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def predict(model: nn.Module, image: Picture, size: int = Recipe.size, minmax: bool = True) -> np.ndarray:
+def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: bool = True) -> np.ndarray:
     """A float32 map (height, width) in [0, 1] of the image's own size; 1 is foreground.
 
     Args:
         image: a file; a Pillow image, turned upright as its EXIF orientation says; an array (H, W), (H, W, 3) or a
             tensor (1, H, W), (3, H, W), RGB, of 8 bits or floats in [0, 1].
-        size: side that the model was trained at.
+        size: side that the model was trained at; none: the released one, 352 for SAM2-UNet, 1024 for SAM2-UNeXT.
         minmax: stretch to the full range, as released; without it, probabilities.
 
     Raises:
@@ -42,7 +41,7 @@ def predict(model: nn.Module, image: Picture, size: int = Recipe.size, minmax: b
 def predict_many(
     model: nn.Module,
     images: str | Path | Iterable[Picture],
-    size: int = Recipe.size,
+    size: int | None = None,
     batch_size: int = 8,
     amp: bool = False,
     minmax: bool = True,
