@@ -4,8 +4,12 @@ from torch import Tensor
 
 
 def edge_weight(mask: Tensor) -> Tensor:
-    """(B, 1, H, W) in [0, 1] -> 1 far from edges, up to 6 beside them, by the mean over 31 x 31 pixels."""
-    return 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+    """(B, 1, H, W) in [0, 1] -> 1 far from edges, up to 6 beside them, by the mean over 31 x 31 pixels.
+
+    Taken over columns, then over rows, which is the same mean in a fifteenth of the additions.
+    """
+    mean = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), stride=1, padding=(15, 0)), (1, 31), stride=1, padding=(0, 15))
+    return 1 + 5 * (mean - mask).abs()
 
 
 def structure_loss(logits: Tensor, mask: Tensor, weighted_bce: bool = False, weight: Tensor | None = None) -> Tensor:

@@ -162,7 +162,7 @@ class WindowAttention(nn.Module):
         """(B, H, W, dim_in), normed -> (B, H, W, dim_out), or (B, H/2, W/2, dim_out) with `pools`."""
         qkv = self.qkv(x)
         dim = qkv.shape[-1] // 3
-        queries, keys_values = qkv[..., :dim], qkv[..., dim:]
+        queries, keys_values = qkv.split([dim, 2 * dim], dim=-1)  # backward in one piece, which slices are not
         if self.pools:
             queries = max_pool(queries)
         batch, height, width, _ = queries.shape
@@ -173,7 +173,7 @@ class WindowAttention(nn.Module):
         k, v = cut_windows(keys_values, key_window, self.qkv.bias[dim:]).chunk(2, dim=-1)
         out = F.scaled_dot_product_attention(self.by_head(q), self.by_head(k), self.by_head(v))
         out = out.transpose(1, 2).flatten(2)  # (windows, N, tokens, head width) -> (windows, tokens, C)
-        return self.proj(join_windows(out, query_window, (batch, height, width)))
+        return self.proj(join_windows(out, query_window, (batch, height, width)).contiguous())
 
     def by_head(self, x: Tensor) -> Tensor:
         """(windows, tokens, C) -> (windows, N, tokens, head width)"""
