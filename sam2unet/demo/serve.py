@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from ..engine.opening import Way, open_predictor
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
@@ -46,7 +48,9 @@ def run(
         home = Path(folder).resolve()
         keep_inside(home)
         page = import_page()
-        methods = open_methods(checkpoints, sources, size, device)
+        methods, computing = open_methods(checkpoints, sources, size, device), threading.Lock()
+        for method in methods:
+            method.predictor.forward = one_at_a_time(method.predictor.forward, computing)
         bench = Bench(methods, home, (home / UPLOADS, home / EXAMPLES), limits or Limits(), mask_threshold)
         (home / EXAMPLES).mkdir()
         blocks = page.build(bench, make_examples(home / EXAMPLES))
@@ -56,6 +60,15 @@ def run(
                 threading.Event().wait()
         finally:
             blocks.close(verbose=False)
+            computing.acquire(timeout=60)  # and never let go: PyTorch aborts a process that ends while it computes
+
+
+def one_at_a_time(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> Callable[[Tensor], Tensor]:
+    def call(images: Tensor) -> Tensor:
+        with lock:
+            return forward(images)
+
+    return call
 
 
 def check_address(host: str, port: int) -> None:
