@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import load_exact, read_dino, read_trunk
+from .checkpoint import load_exact, read_dino, read_sam, read_trunk
 from .errors import UserError
-from .layers import dino, hiera
+from .layers import dino, hiera, sam_vit
 from .layers.dino import Dino
 from .layers.hiera import Hiera
 from .models.sam2unet import SAM2UNet
 from .models.sam2unext import SAM2UNeXT
+from .models.sam_med2d import SAMMed2D
 from .sources import Base, Sources
 
 Sizes = Mapping[str, str]  # by option: encoder, dino
 Built = tuple[nn.Module, dict[str, Base]]  # a model, and the files that parts of it were taken from, by flag
+SAM_ENCODER = "image_encoder."  # how names of the encoder start in a file of SAM or SAM-Med2D
 
 
 def sam2unet(sizes: Sizes, sources: Sources) -> Built:
@@ -30,6 +32,42 @@ def sam2unext(sizes: Sizes, sources: Sources) -> Built:
     trunk, bases = trunk_of(sizes.get("encoder"), sources.get("hiera_path"))
     frozen, more = dino_of(sizes.get("dino"), sources.get("dinov2_path"))
     return SAM2UNeXT(trunk, frozen), bases | more
+
+
+def sam_med2d(
+    sizes: Sizes, sources: Sources, side: int = 256, adapters: bool = True, new_adapters: bool = False
+) -> Built:
+    """SAM-Med2D for images of `side` pixels: random without a file, and then vit_b unless said otherwise.
+
+    All weights come from the file, one of SAM or of SAM-Med2D, with position tables resized to `side`.
+
+    Args:
+        adapters: have them in the model; without, those in the file are left out.
+        new_adapters: start with random ones where the file has none, as SAM's has none.
+    """
+    size, path = sizes.get("encoder"), sources.get("sam_checkpoint")
+    if path is None:
+        return SAMMed2D(sam_vit.sam_vit(known(size or "vit_b", sam_vit.SIZES, "encoder"), side, adapters)), {}
+    found = read_sam(path)
+    own = sam_vit.size_of(below(found.weights, SAM_ENCODER))
+    if own is None:
+        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(sam_vit.SIZES)}")
+    check_size_of(path, f"{found.version} {own}", own, size, sam_vit.SIZES, "encoder")
+    adds = adapters and found.version == "SAM"
+    if adds and not new_adapters:
+        raise UserError(f"{path} has no adapters; start training from it, or use the model without adapters")
+    encoder = sam_vit.resampled(below(found.weights, SAM_ENCODER), own, side // sam_vit.PATCH)
+    weights = found.weights | {SAM_ENCODER + name: t for name, t in encoder.items()}
+    with torch.device("cpu" if adds else "meta"):
+        model = SAMMed2D(sam_vit.sam_vit(own, side, adapters))
+    if adds:
+        weights |= {name: t for name, t in model.state_dict().items() if ".Adapter." in name}
+    if not adapters:
+        weights = {name: t for name, t in weights.items() if ".Adapter." not in name}
+    load_exact(model, weights, path)
+    note = ", new adapters" if adds else "" if adapters else ", no adapters"
+    print(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.base.sha256}")
+    return model, {"sam_checkpoint": found.base}
 
 
 def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ def read_pickle(path: Path) -> object:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+        if "GLOBAL torch.optim." in str(e):
+            raise UserError(
+                f"{path} holds an optimiser as a Python object, which can run code when it is read, and is not opened. "
+                f"If you trust it, keep its weights alone: {weights_alone(path)}"
+            ) from e
         size = path.stat().st_size
         raise UserError(
             f"{path} ({size:,} bytes) is not a PyTorch file of weights alone, or only a part of one; "
@@ -67,6 +73,13 @@ def read_pickle(path: Path) -> object:
     if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
         raise UserError(f"{path} is the state of a training run, which belongs to --resume of train.py")
     return content.get("model", content) if isinstance(content, dict) else None
+
+
+def weights_alone(path: Path) -> str:
+    """A command that writes a second file with what a training script of SAM-Med2D saved under `model`."""
+    target = path.with_name(f"{path.stem}_weights.pth")
+    code = f"import torch; torch.save(torch.load({str(path)!r}, 'cpu', weights_only=False)['model'], {str(target)!r})"
+    return f"python -c {shlex.quote(code)}"
 
 
 def what_is(state: Mapping[str, Tensor]) -> str:
@@ -112,6 +125,15 @@ def read_dino(path: Path) -> Pretrained:
         raise UserError(f"{path} is a DINOv2 with registers; give the one without")
     weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
     return Pretrained(weights, version, Base(path.name, sha256(path)))
+
+
+def read_sam(path: Path) -> Pretrained:
+    """From a checkpoint of the first SAM or of SAM-Med2D, all of it."""
+    state = read_state(path)
+    if "image_encoder.blocks.0.attn.rel_pos_h" not in state:
+        raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of SAM or SAM-Med2D")
+    adapted = any(".Adapter." in name for name in state)
+    return Pretrained(state, "SAM-Med2D" if adapted else "SAM", Base(path.name, sha256(path)))
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
