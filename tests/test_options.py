@@ -277,7 +277,7 @@ def test_too_little_memory_is_answered_with_what_helps(tmp_path):
     code = (
         "import resource, runpy, torch\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), used + (4 << 30)))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), used + (2 << 30)))\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
     script = tmp_path / "limited.py"

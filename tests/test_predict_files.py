@@ -328,7 +328,7 @@ def test_too_little_memory_is_answered_with_what_helps(checkpoint, photos, tmp_p
     code = (
         "import resource, runpy, sys, torch\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), used + (3 << 30)))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )

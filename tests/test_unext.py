@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sam2unet
-from sam2unet.checkpoint import same_bits, save_state
+from sam2unet.checkpoint import read_state, same_bits, save_state
 from sam2unet.config import Recipe
 from sam2unet.families import FAMILIES, load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.layers.dino import SIDE, SIZES, Dino
@@ -47,6 +47,17 @@ def dino_file(fill, tmp_path_factory):
     path = tmp_path_factory.mktemp("dino") / "model.safetensors"
     save_file(fill.fill_state_dict(shapes, 1), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def files(sam2_tiny, dino_file, tmp_path_factory):
+    """sam2.pt; d.pth, a DINOv2 as Meta publishes it; r.pth, one with registers."""
+    folder = tmp_path_factory.mktemp("files")
+    state = read_state(dino_file) | {"mask_token": torch.zeros(1, 384)}
+    torch.save(state, folder / "d.pth")
+    torch.save(state | {"register_tokens": torch.zeros(1, 4, 384)}, folder / "r.pth")
+    (folder / "sam2.pt").symlink_to(sam2_tiny)
+    return folder
 
 
 def test_names_shapes_and_trained_set_are_those_of_released_checkpoints(reference):
@@ -100,7 +111,7 @@ def test_dino_sees_the_image_at_448_without_its_last_norm(fill):
         assert ours(image[..., ::2, ::3]).shape == (1, 384, 32, 32)
 
 
-def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill, tmp_path):
+def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill, files):
     own = dict(pretrained=True, pretrained_cfg_overlay={"file": str(dino_file)})
     theirs = timm.create_model(SIZES["small"], num_classes=0, img_size=SIDE, **own)
     model = sam2unet.create_model("sam2unext", encoder="tiny", dinov2_path=dino_file)
@@ -109,9 +120,7 @@ def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill
         (expected,) = theirs.get_intermediate_layers(image, n=1, reshape=True)
         torch.testing.assert_close(model.dino(image), expected, rtol=0, atol=1e-5)
     # Meta's file of the same weights has one more tensor and is a PyTorch file.
-    state = sam2unet.checkpoint.read_state(dino_file) | {"mask_token": torch.zeros(1, 384)}
-    torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
-    metas = sam2unet.create_model("sam2unext", encoder="tiny", dinov2_path=tmp_path / "dinov2_vits14_pretrain.pth")
+    metas = sam2unet.create_model("sam2unext", encoder="tiny", dinov2_path=files / "d.pth")
     assert all(same_bits(a, b) for a, b in zip(metas.dino.parameters(), model.dino.parameters(), strict=True))
 
 
@@ -201,14 +210,10 @@ def test_trained_weights_alone_need_both_files_again(sam2_tiny, dino_file, tmp_p
         (["--model", "sam2unext", "--dinov2_path", "r.pth"], "r.pth is a DINOv2 with registers; give the one without"),
     ],
 )
-def test_what_does_not_fit_is_one_line(flags, line, script, sam2_tiny, dino_file, tmp_path):
+def test_what_does_not_fit_is_one_line(flags, line, script, files, tmp_path):
     images, masks = write_pairs(tmp_path)
-    state = sam2unet.checkpoint.read_state(dino_file)
-    torch.save(state, tmp_path / "d.pth")
-    torch.save(state | {"register_tokens": torch.zeros(1, 4, 384)}, tmp_path / "r.pth")
-    (tmp_path / "sam2.pt").symlink_to(sam2_tiny)
     folders = ["--train_image_path", images, "--train_mask_path", masks, "--save_path", tmp_path / "run"]
-    result = script("train.py", *folders, *flags, cwd=tmp_path)
+    result = script("train.py", *folders, *flags, cwd=files)
     assert result.returncode == 2 and line in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -233,15 +238,3 @@ def test_the_three_scripts_take_it_as_they_take_the_other(script, sam2_tiny, din
     assert Image.open(tmp_path / "maps/a.png").size == (60, 50)
     result = script("eval.py", "--dataset_name", "X", "--pred_path", tmp_path / "maps", "--gt_path", masks)
     assert result.returncode == 0 and "MAE" in result.stdout
-
-
-def test_it_can_be_exported(script, small, polyps, tmp_path):
-    save_state(small.state_dict(), tmp_path / "SAM2-UNeXT-20.pth")
-    flags = ["--checkpoint", tmp_path / "SAM2-UNeXT-20.pth", "--size", 64]
-    result = script("scripts/export.py", *flags, "--output", tmp_path / "m.onnx")
-    assert result.returncode == 0, result.stderr
-    pictures = ["--test_image_path", sorted((polyps / "images").iterdir())[0], "--save_path"]
-    for name, given in (("torch", flags), ("onnx", ["--checkpoint", tmp_path / "m.onnx"])):
-        assert script("test.py", *given, *pictures, tmp_path / name).returncode == 0
-    a, b = (np.asarray(Image.open(*(tmp_path / name).iterdir())).astype(int) for name in ("torch", "onnx"))
-    assert np.abs(a - b).max() <= 1 and a.max() == 255
