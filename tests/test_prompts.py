@@ -27,7 +27,7 @@ from sam2unet.data.prompt_files import (
     write_test_list,
     write_train_list,
 )
-from sam2unet.data.prompts import PromptBatches, PromptFolder, PromptTest
+from sam2unet.data.prompts import PromptBatches, PromptDraw, PromptFolder, PromptTest
 
 CPU = torch.device("cpu")
 
@@ -322,7 +322,10 @@ def test_an_epoch_is_the_same_whatever_the_workers_and_from_any_batch_on(lists):
     alone = epoch_of(lists)
     assert same(tuple(alone), tuple(epoch_of(lists, workers=2)))
     assert same(tuple(alone[1:]), tuple(epoch_of(lists, first=1)))
-    assert not same(alone[0], epoch_of(lists, epoch=2)[0]) and not same(alone[0], epoch_of(lists, seed=1)[0])
+    data = PromptFolder(lists, Framing(64))
+    draw = PromptDraw(index=0, seed=0, epoch=1, batch=0)
+    first, *others = (data.__getitems__([draw._replace(**new)]) for new in ({}, {"epoch": 2}, {"seed": 1}))
+    assert all(not torch.equal(first.points.coords, other.points.coords) for other in others)
 
 
 def test_a_step_draws_anew_in_each_batch_and_again_when_resumed(lists):
