@@ -12,6 +12,12 @@ from torch.utils.data import Sampler
 from ..errors import UserError
 
 
+def generator_of(*key: int) -> torch.Generator:
+    """On the CPU. Streams of different keys have nothing in common, but zeros at a key's end do not count."""
+    words = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> 1))
+
+
 class Draw(NamedTuple):
     index: int
     mirror: bool  # left-right
@@ -64,8 +70,7 @@ class Batches(Sampler):
         return end - begin
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        words = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(words[0] >> 1))
+        generator = generator_of(self.seed, self.epoch)
         order = torch.randperm(self.length, generator=generator).tolist()
         flips = (torch.rand(self.length, 2, generator=generator) < 0.5).tolist()
         draws = [Draw(index, *flip) for index, flip in zip(order, flips, strict=True)]

@@ -1,0 +1,257 @@
+"""SAM-Med2D's items: in training an image with some of its masks and a first prompt for each, in test one mask's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import UserError, some
+from .batches import Batches, generator_of
+from .clicks import Points, box_of, first_points, moved
+from .framing import Frame, Framing, normalised
+from .pairs import Pair
+from .prompt_files import ImageMasks, Prompts, names_of
+
+RELEASED = Framing()
+ITEM, STEP = 1, 2  # in keys: streams of the data set and of the training step
+
+
+class PromptDraw(NamedTuple):
+    """Which image, and from which streams its masks and prompts are drawn."""
+
+    index: int
+    seed: int
+    epoch: int
+    batch: int  # place in the epoch, the same in all processes
+
+
+class PromptBatches(Batches):
+    """Every image once per epoch in random order, without flips: the released training augments nothing."""
+
+    def __iter__(self) -> Iterator[list[PromptDraw]]:
+        for batch, draws in enumerate(super().__iter__(), self.first):
+            yield [PromptDraw(draw.index, self.seed, self.epoch, batch) for draw in draws]
+
+
+class PromptTensors(NamedTuple):
+    """What a training step takes. B images, M masks, as many of each image, those of the first image first.
+
+    Attributes:
+        images: float32 (B, 3, S, S), normalised.
+        labels: float32 (M, 1, S, S), 0 or 1.
+        boxes: float32 (M, 1, 4), x0, y0, x1, y1 in pixels of the square.
+        points: of each mask, coordinates (M, N, 2) and labels (M, N).
+        shared: for what all processes must draw alike, `training_rounds`.
+        own: for this process's clicks, `error_points`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    boxes: Tensor
+    points: Points
+    shared: torch.Generator
+    own: torch.Generator
+
+
+class PromptBatch(NamedTuple):
+    """B images and M masks as they were framed.
+
+    Attributes:
+        images, labels: uint8 (B, 3, S, S), not normalised, and (M, 1, S, S), 0 or 1.
+        frames: how each image lies in the square, and its original size.
+        boxes, points: as in `PromptTensors`.
+        indices: (B,) places in the list of images, in test in that of masks.
+        names: of the M masks, for prompts and predictions.
+        wholes: in test, the M masks at original size, uint8 (1, h, w); in training none.
+        key: what the step's draws depend on: the seed, the epoch, the batch.
+        skipped: in words, what could not be used and is left out.
+    """
+
+    images: Tensor
+    labels: Tensor
+    frames: tuple[Frame, ...]
+    boxes: Tensor
+    points: Points
+    indices: Tensor
+    names: tuple[str, ...]
+    wholes: tuple[Tensor, ...] = ()
+    key: tuple[int, ...] = (0,)
+    skipped: tuple[str, ...] = ()
+
+    def on(self, device: torch.device) -> PromptTensors:
+        """Normalised, on `device`; generators as new."""
+        images, labels, boxes, coords, point_labels = (
+            part.to(device, non_blocking=True) for part in (self.images, self.labels, self.boxes, *self.points)
+        )
+        return PromptTensors(
+            normalised(images, self.frames),
+            labels.float(),
+            boxes,
+            Points(coords, point_labels),
+            generator_of(*self.key, STEP),
+            generator_of(*self.key, STEP, 1 + int(self.indices[0])),
+        )
+
+    def prompts(self) -> dict[str, Prompts]:
+        """By name, for `write_prompts`."""
+        coords, labels = self.points
+        return {
+            name: Prompts(self.boxes[i], Points(coords[i : i + 1], labels[i : i + 1]))
+            for i, name in enumerate(self.names)
+        }
+
+
+class PromptFolder(Dataset):
+    """Training batches: of each image `mask_num` masks drawn with replacement, a moved box and one point for each.
+
+    An item depends on the seed, the epoch and its place in the list alone.
+
+    Args:
+        skip_bad: leave out masks that cannot be used, others of the image in their place, and images without any.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[ImageMasks],
+        framing: Framing = RELEASED,
+        mask_num: int = 5,
+        skip_bad: bool = False,
+    ):
+        if mask_num < 1:
+            raise UserError(f"mask_num is {mask_num}; it must be 1 or more")
+        self.pairs = pairs
+        self.framing = framing
+        self.mask_num = mask_num
+        self.skip_bad = skip_bad
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitems__(self, draws: Sequence[PromptDraw]) -> PromptBatch:
+        items, indices, skipped = [], [], []
+        for draw in draws:
+            try:
+                items.append(self.item(draw, skipped))
+                indices.append(draw.index)
+            except UserError as e:
+                if not self.skip_bad:
+                    raise UserError(f"{e} (--on_bad_image skip goes on without it)") from e
+                skipped.append(str(e))
+        if not items:
+            names = [self.pairs[draw.index].image.name for draw in draws]
+            raise UserError(f"nothing in a batch could be used: {some(names)} ({skipped[0]}); is the disk still there?")
+        _, seed, epoch, batch = draws[0]
+        return stacked(items, indices, key=(seed, epoch, batch), skipped=skipped)
+
+    def item(self, draw: PromptDraw, skipped: list[str]) -> Item:
+        generator = generator_of(draw.seed, draw.epoch, draw.index, ITEM)
+        path, masks = self.pairs[draw.index]
+        image, frame = self.framing.image(path)
+        known: dict[Path, np.ndarray] = {}
+        left, chosen = list(masks), []
+        while len(chosen) < self.mask_num:
+            mask = left[int(torch.randint(len(left), (), generator=generator))]
+            try:
+                if mask not in known:
+                    known[mask], _ = self.framing.label(mask, frame)
+            except UserError as e:
+                left.remove(mask)
+                if not (self.skip_bad and left):
+                    raise
+                skipped.append(str(e))
+                continue
+            chosen.append(mask)
+        labels = np.stack([known[mask] for mask in chosen])
+        boxes = np.stack([moved(box_of(label), generator) for label in labels])
+        points = first_points(torch.from_numpy(labels), 1, generator)
+        return Item(image, frame, labels, boxes, points, tuple(mask.name for mask in chosen))
+
+
+class PromptTest(Dataset):
+    """Test batches: one mask each, its box as it is, and `point_num` points, or the prompts given.
+
+    An item depends on the seed and its place in the list alone.
+
+    Args:
+        prompts: of each mask, in their order; none: drawn here.
+
+    Attributes:
+        names: of the masks, which `read_prompts` and `write_prompts` take.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        framing: Framing = RELEASED,
+        point_num: int = 1,
+        seed: int = 0,
+        prompts: Sequence[Prompts] | None = None,
+    ):
+        if point_num < 1:
+            raise UserError(f"point_num is {point_num}; it must be 1 or more")
+        assert prompts is None or len(prompts) == len(pairs)
+        self.pairs = pairs
+        self.framing = framing
+        self.point_num = point_num
+        self.seed = seed
+        self.prompts = prompts
+        self.names = names_of([pair.mask for pair in pairs])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitems__(self, indices: Sequence[int]) -> PromptBatch:
+        """All with as many points, as `read_prompts` sees to."""
+        items, wholes = zip(*(self.item(index) for index in indices), strict=True)
+        return stacked(items, indices, wholes, key=(self.seed, indices[0]))
+
+    def item(self, index: int) -> tuple[Item, Tensor]:
+        pair = self.pairs[index]
+        image, frame = self.framing.image(pair.image)
+        label, whole = self.framing.label(pair.mask, frame, strict=True)
+        if self.prompts is None:
+            generator = generator_of(self.seed, index, ITEM)
+            box, points = box_of(label)[None], first_points(torch.from_numpy(label)[None], self.point_num, generator)
+        else:
+            box, points = self.prompts[index].boxes.numpy(), self.prompts[index].points
+        item = Item(image, frame, label[None], box, points, (self.names[index],))
+        return item, torch.from_numpy(whole[None].astype(np.uint8))
+
+
+class Item(NamedTuple):
+    """One image: uint8 (3, S, S); of its K masks bool (K, S, S), boxes (K, 4), points (K, N, 2) and (K, N), names."""
+
+    image: Tensor
+    frame: Frame
+    labels: np.ndarray
+    boxes: np.ndarray
+    points: Points
+    names: tuple[str, ...]
+
+
+def stacked(
+    items: Sequence[Item],
+    indices: Sequence[int],
+    wholes: Sequence[Tensor] = (),
+    key: tuple[int, ...] = (0,),
+    skipped: Sequence[str] = (),
+) -> PromptBatch:
+    images, frames, labels, boxes, points, names = zip(*items, strict=True)
+    return PromptBatch(
+        torch.stack(images),
+        torch.from_numpy(np.concatenate(labels).astype(np.uint8)[:, None]),
+        frames,
+        torch.from_numpy(np.concatenate(boxes)[:, None]),
+        Points(*(torch.cat(parts) for parts in zip(*points, strict=True))),
+        torch.tensor(indices),
+        sum(names, ()),
+        tuple(wholes),
+        key,
+        tuple(skipped),
+    )

@@ -1,0 +1,526 @@
+"""SAM-Med2D's data: the released framing, prompts that are where they should be, lists that are refused in one line."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import save
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from sam2unet import UserError
+from sam2unet.data.clicks import Points, box_of, error_points, first_points, moved, pixels_of, training_rounds
+from sam2unet.data.framing import Frame, Framing, normalised, read_label
+from sam2unet.data.pairs import Pair
+from sam2unet.data.prompt_files import (
+    TEST_LIST,
+    TRAIN_LIST,
+    ImageMasks,
+    check_masks_of,
+    read_prompts,
+    read_test_list,
+    read_train_list,
+    write_prompts,
+    write_test_list,
+    write_train_list,
+)
+from sam2unet.data.prompts import PromptBatches, PromptDraw, PromptFolder, PromptTest
+
+CPU = torch.device("cpu")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def procedures(reference):
+    return np.load(reference / "sammed2d_procedures.npz")
+
+
+@pytest.fixture
+def demo(shared, monkeypatch) -> Path:
+    """The folder with the released lists, whose paths are relative to the one above it."""
+    monkeypatch.chdir(shared / "data/sammed2d_demo")
+    return Path("data_demo")
+
+
+@pytest.fixture
+def lists(tmp_path) -> list[ImageMasks]:
+    """Three images of the three size rules at S = 64, with three rectangles each."""
+    rng = np.random.default_rng(0)
+    items = []
+    for number, (height, width) in enumerate([(50, 41), (50, 90), (128, 100)]):
+        image = tmp_path / f"images/i{number}.png"
+        save(image, rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        masks = []
+        for k in range(3):
+            mask = np.zeros((height, width), np.uint8)
+            mask[4 + 8 * k : 20 + 9 * k, 6:30] = 255
+            masks.append(tmp_path / f"masks/i{number}_{k}.png")
+            save(masks[-1], mask)
+        items.append(ImageMasks(image, tuple(masks)))
+    return items
+
+
+def flat(items):
+    return [Pair(item.image, mask) for item in items for mask in item.masks]
+
+
+def same(a, b) -> bool:
+    """Whether two batches are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+# Against the released code
+
+
+@pytest.mark.parametrize("name", ["amos_0004_75_liver_000", "s0619_32_colon_000"])
+def test_prepared_test_items_are_the_released_ones(name, demo, procedures):
+    data = PromptTest(read_test_list(demo))
+    batch = data.__getitems__([data.names.index(f"{name}.png")])
+    golden = {key: procedures[f"test.{name}.{key}"] for key in ("image_s8", "label_packed", "boxes", "original_size")}
+    image = batch.on(CPU).images[0]
+    assert np.array_equal(image[:, ::8, ::8], golden["image_s8"])  # of 256 values rounded once: no tolerance
+    mean, std = procedures[f"test.{name}.image_mean_std"]
+    assert image.double().mean() == pytest.approx(mean, abs=1e-6)
+    assert image.double().std(correction=0) == pytest.approx(std, abs=1e-5)
+    assert np.array_equal(np.packbits(batch.labels.numpy()), golden["label_packed"])
+    assert np.array_equal(batch.boxes[0], golden["boxes"])
+    assert batch.frames[0][:2] == tuple(golden["original_size"])
+    assert batch.wholes[0].shape == (1, *golden["original_size"])
+    assert batch.wholes[0].sum() == procedures[f"test.{name}.ori_label_sum"]
+
+
+def test_boxes_of_a_training_image_are_the_released_ones_before_the_noise(demo, procedures):
+    item = read_train_list(demo)[0]
+    image, frame = Framing().image(item.image)
+    assert np.array_equal(normalised(image[None], [frame])[0, :, ::8, ::8], procedures["train.amos_0006_90.image_s8"])
+    assert len(item.masks) == 4
+    for mask in item.masks:
+        label, _ = Framing().label(mask, frame)
+        assert label.sum() == procedures[f"train.amos_0006_90.area.{mask.stem}"]
+        assert np.array_equal(box_of(label)[None], procedures[f"train.amos_0006_90.box.{mask.stem}"])
+
+
+def test_boxes_of_all_test_masks_are_the_released_prompts_and_their_points_are_inside(demo, reference):
+    data = PromptTest(read_test_list(demo))
+    released = read_prompts(reference / "sammed2d_prompts.json", data.names)
+    batch = data.__getitems__(range(len(data)))
+    assert torch.equal(batch.boxes[:, 0], torch.cat([one.boxes for one in released]))
+    for label, (_, points) in zip(batch.labels, released, strict=True):
+        x, y = points.coords[0, 0].int().tolist()
+        assert label[0, y, x] == 1 and points.labels.tolist() == [[1]]
+    given = PromptTest(read_test_list(demo), prompts=released).__getitems__(range(len(data)))
+    assert torch.equal(given.points.coords, torch.cat([one.points.coords for one in released]))
+
+
+@pytest.mark.parametrize("case", ["pad", "pad_odd", "resize_one_small", "equal", "large"])
+def test_the_way_back_has_the_released_offsets_and_sizes(case, reference):
+    golden = np.load(reference / "sammed2d_forward.npz")
+    height, width = golden[f"postprocess.{case}.size"].tolist()
+    frame = Frame(height, width, 256)
+    assert (frame.corner if frame.pads else (-1, -1)) == tuple(golden[f"postprocess.{case}.pad"])
+    maps = frame.restore(torch.zeros(1, 1, 64, 64))
+    assert maps.shape[2:] == (height, width)
+    assert maps[..., ::8, ::8].shape == golden[f"postprocess.{case}.masks_s8"].shape
+
+
+# Framing
+
+
+@pytest.mark.parametrize("size", [(50, 41), (50, 90), (64, 64), (63, 64), (200, 131)])
+def test_an_image_is_what_opencv_reads_resized_or_padded(size, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    save(tmp_path / "a.png", pixels)
+    wanted = cv2.imread(str(tmp_path / "a.png")).astype(np.float64)
+    wanted = ((wanted - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).astype(np.float32)
+    if max(size) < 64:
+        top, left = (64 - size[0]) // 2, (64 - size[1]) // 2
+        wanted = np.pad(wanted, ((top, 64 - size[0] - top), (left, 64 - size[1] - left), (0, 0)))
+    else:
+        wanted = cv2.resize(wanted, (64, 64), interpolation=cv2.INTER_NEAREST)
+    image, frame = Framing(64).image(tmp_path / "a.png")
+    assert np.array_equal(normalised(image[None], [frame])[0], wanted.transpose(2, 0, 1))
+
+
+def test_mended_forms_are_options(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 70, 3), dtype=np.uint8)
+    save(tmp_path / "a.png", pixels)
+    released, _ = Framing(64).image(tmp_path / "a.png")
+    assert torch.equal(Framing(64, rgb=True).image(tmp_path / "a.png")[0], released.flip(0))
+    smooth = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))
+    found = Framing(64, rgb=True, smooth=True).image(tmp_path / "a.png")[0]
+    assert np.array_equal(found.permute(1, 2, 0), smooth)
+
+
+@pytest.mark.parametrize("size", [(20, 31), (63, 40), (64, 30), (100, 200)])
+def test_the_way_back_undoes_the_way_there(size):
+    frame = Frame(*size, side=64)
+    points = torch.tensor([[3.0, 5.0], [30.0, 19.0]])
+    assert torch.allclose(frame.to_original(frame.to_square(points)), points)
+    array = np.zeros(size, np.float32)
+    array[4:15, 6:25] = 1
+    there = frame.place(array)
+    x, y = frame.to_square(torch.tensor([15.0, 10.0])).int().tolist()
+    assert there[y, x] == 1
+    back = frame.restore(torch.from_numpy(there)[None, None])[0, 0].numpy()
+    if frame.pads:
+        assert np.array_equal(back, array)
+    else:
+        assert ((back > 0.5) == (array > 0.5)).mean() > 0.9
+
+
+def test_masks_are_0_1_or_0_255_and_soft_edges_background(tmp_path):
+    values = np.zeros((8, 10), np.uint8)
+    values[2:6, 3:7] = 255
+    for high in (1, 255):
+        save(tmp_path / "mask.png", values // 255 * high)
+        assert np.array_equal(read_label(tmp_path / "mask.png", strict=True), values > 0)
+    soft = values.copy()
+    soft[1, 3:7] = 200
+    save(tmp_path / "mask.png", soft)
+    assert np.array_equal(read_label(tmp_path / "mask.png"), values > 0)
+    assert np.array_equal(read_label(tmp_path / "mask.png", threshold=128), soft > 0)
+    with pytest.raises(UserError, match="4 pixels are between 0 and 255"):
+        read_label(tmp_path / "mask.png", strict=True)
+    for high, found in ((128, "values found: 0, 128"), (3, "values found: 0, 3")):
+        save(tmp_path / "mask.png", values // 255 * high)
+        with pytest.raises(UserError, match=found):
+            read_label(tmp_path / "mask.png")
+
+
+# Points and boxes
+
+
+def test_pixels_are_drawn_evenly_from_the_region_alone():
+    region = torch.zeros(2, 6, 7, dtype=torch.bool)
+    region[0, 1:4, 2:5] = True
+    region[0, 5, 6] = True
+    pixels = pixels_of(region, 10000, seeded())
+    found, counts = pixels[0].unique(dim=0, return_counts=True)
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, region[0].nonzero().flip(1).tolist()))
+    assert counts.min() > 850 and counts.max() < 1150
+    _, counts = pixels[1].unique(dim=0, return_counts=True)  # an empty region: anywhere in the image
+    assert len(counts) == 42 and counts.min() > 150
+
+
+@pytest.mark.parametrize("count, inside", [(1, 1), (3, 1), (5, 2), (9, 4)])
+def test_first_points_lie_where_their_labels_say(count, inside):
+    masks = torch.rand(6, 40, 48, generator=seeded()) > 0.6
+    coords, labels = first_points(masks, count, seeded())
+    assert coords.dtype == torch.float32 and coords.shape == (6, count, 2) and labels.shape == (6, count)
+    assert labels.sum(1).tolist() == [inside] * 6
+    x, y = coords.long().unbind(-1)
+    assert torch.equal(masks[torch.arange(6)[:, None], y, x].long(), labels)
+    if count > 1:
+        assert len(labels.unique(dim=0)) > 1  # shuffled
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("value", [False, True])
+def test_masks_without_object_or_background_have_points_all_the_same(value, count):
+    assert first_points(torch.full((2, 8, 8), value), count, seeded()).labels.tolist() == [[int(value)] * count] * 2
+
+
+def test_clicks_are_where_the_prediction_is_wrong_with_the_true_label():
+    labels, predicted = (torch.rand(2, 4, 1, 32, 40, generator=seeded()) > 0.6).float()
+    predicted[0] = 0  # all of the object is missed
+    predicted[1] = 1  # all of the background is taken
+    coords, found = error_points(predicted * 8 - 4, labels, 200, seeded())
+    x, y = coords.long().unbind(-1)
+    rows = torch.arange(4)[:, None]
+    assert torch.equal(labels[rows, 0, y, x].long(), found)
+    assert torch.equal(predicted[rows, 0, y, x].long(), 1 - found)
+    assert found[0].all() and not found[1].any() and 0 < found[2].sum() < 200
+
+
+@pytest.mark.parametrize("side", [40, 300])
+def test_where_nothing_is_wrong_points_are_anywhere_and_none(side):
+    labels = torch.zeros(3, 1, side, side)
+    labels[..., 5:20, 5:9] = 1
+    coords, found = error_points(labels * 8 - 4, labels, 500, seeded())
+    assert (found == -1).all()
+    assert coords.min() >= 0 and 0.9 * side < coords.max() < side
+
+
+def test_a_box_is_around_the_largest_region_with_exclusive_ends():
+    mask = np.zeros((30, 40), bool)
+    mask[2:5, 3:9] = True
+    mask[10:20, 20:24] = mask[20:24, 24:30] = True  # one region by its corner
+    assert box_of(mask).tolist() == [20, 10, 30, 24]
+    mask = np.zeros((8, 9), bool)
+    mask[1, 0] = mask[0, 2] = True  # equal: the first by rows, which is not the one OpenCV numbers first
+    assert box_of(mask).tolist() == [2, 0, 3, 1]
+    with pytest.raises(ValueError):
+        box_of(np.zeros((8, 9), bool))
+
+
+@pytest.mark.parametrize("box, most", [((10, 10, 60, 70), 5), ((0, 0, 7, 40), 3), ((4, 4, 5, 30), 0)])
+def test_noise_moves_a_whole_box_by_whole_pixels(box, most):
+    box, generator = np.array(box, np.float32), seeded()
+    shifts = np.array([moved(box, generator) - box for _ in range(2000)])
+    assert np.array_equal(shifts[:, :2], shifts[:, 2:])
+    for axis in (0, 1):
+        assert np.array_equal(np.unique(shifts[:, axis]), np.arange(-most, max(most, 1)))
+
+
+def test_rounds_are_eight_of_which_the_last_and_one_before_are_bare():
+    draws = [training_rounds(seeded(seed)) for seed in range(400)]
+    assert 150 < sum(draw.boxes for draw in draws) < 250
+    assert all(len(draw.points) == 8 and draw.points[0] and not draw.points[7] for draw in draws)
+    bare = [draw.points[:7].index(0) for draw in draws if draw.points[:7].count(0) == 1]
+    assert len(bare) == 400 and set(bare) == {1, 2, 3, 4, 5, 6}
+    assert {n for draw in draws for n in draw.points} == {0, 1, 3, 5, 9}
+
+
+def test_fewer_than_three_rounds_work_and_none_is_refused():
+    assert [training_rounds(seeded(), n, (3,)).points for n in (1, 2, 3)] == [(0,), (3, 0), (3, 0, 0)]
+    for flags, words in (((0,), "iter_point is 0"), ((8, ()), "point_list"), ((8, (1, 0)), "point_list")):
+        with pytest.raises(UserError, match=words):
+            training_rounds(seeded(), *flags)
+
+
+# Batches
+
+
+def epoch_of(items, workers=0, epoch=1, first=0, seed=0, rank=0, world=1):
+    batches = PromptBatches(len(items), 2, seed, rank, world)
+    batches.start(epoch, first)
+    data = PromptFolder(items, Framing(64))
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=lambda batch: batch, num_workers=workers)
+    return list(loader)
+
+
+def test_a_training_batch_holds_masks_of_its_images_with_a_prompt_each(lists):
+    for batch in epoch_of(lists):
+        images = len(batch.indices)
+        given = batch.on(CPU)
+        assert given.images.shape == (images, 3, 64, 64) and given.images.dtype == torch.float32
+        assert given.labels.shape == (images * 5, 1, 64, 64) and set(given.labels.unique().tolist()) == {0, 1}
+        assert given.boxes.shape == (images * 5, 1, 4) and given.boxes.dtype == torch.float32
+        assert given.points.coords.shape == (images * 5, 1, 2) and given.points.labels.shape == (images * 5, 1)
+        for number in range(images * 5):
+            item = lists[batch.indices[number // 5]]
+            mask = next(path for path in item.masks if path.name == batch.names[number])
+            label, _ = Framing(64).label(mask, batch.frames[number // 5])
+            assert np.array_equal(batch.labels[number, 0], label)
+            shift = batch.boxes[number, 0].numpy() - box_of(label)
+            assert shift[0] == shift[2] and shift[1] == shift[3] and np.abs(shift).max() <= 5
+            x, y = batch.points.coords[number, 0].int().tolist()
+            assert label[y, x] and batch.points.labels[number] == 1
+
+
+def test_an_epoch_is_the_same_whatever_the_workers_and_from_any_batch_on(lists):
+    alone = epoch_of(lists)
+    assert same(tuple(alone), tuple(epoch_of(lists, workers=2)))
+    assert same(tuple(alone[1:]), tuple(epoch_of(lists, first=1)))
+    data = PromptFolder(lists, Framing(64))
+    draw = PromptDraw(index=0, seed=0, epoch=1, batch=0)
+    first, *others = (data.__getitems__([draw._replace(**new)]) for new in ({}, {"epoch": 2}, {"seed": 1}))
+    assert all(not torch.equal(first.points.coords, other.points.coords) for other in others)
+
+
+def test_a_step_draws_anew_in_each_batch_and_again_when_resumed(lists):
+    def draws(batches):
+        return [(training_rounds(given.shared), given.own.get_state()) for given in (b.on(CPU) for b in batches)]
+
+    first, again = draws(epoch_of(lists)), draws(epoch_of(lists, first=1))
+    assert same(first[1], again[0])
+    assert first[0][0] != first[1][0]
+    one, two = (draws(epoch_of(lists, rank=rank, world=2))[0] for rank in (0, 1))
+    assert one[0] == two[0] and not torch.equal(one[1], two[1])  # processes share rounds, not clicks
+
+
+@pytest.mark.parametrize("points", [1, 3, 5])
+def test_prompts_of_a_test_come_back_from_their_file(points, lists, tmp_path):
+    pairs = flat(lists)
+    data = PromptTest(pairs, Framing(64), points, seed=3)
+    whole = data.__getitems__(range(9))
+    write_prompts(tmp_path / "64_prompt.json", whole.prompts())
+    prompts = read_prompts(tmp_path / "64_prompt.json", data.names)
+    again = PromptTest(pairs, Framing(64), prompts=prompts)
+    for batch in DataLoader(again, batch_size=2, collate_fn=lambda batch: batch, num_workers=2):
+        for number, index in enumerate(batch.indices.tolist()):
+            assert torch.equal(batch.boxes[number], whole.boxes[index])
+            for found, wanted in zip(batch.points, whole.points, strict=True):
+                assert torch.equal(found[number], wanted[index])
+    assert same(data.__getitems__([4]).points, Points(*(part[4:5] for part in whole.points)))
+    entry = json.loads((tmp_path / "64_prompt.json").read_text())["i0_0.png"]
+    assert np.shape(entry["point_coords"]) == (points, 2) and np.shape(entry["point_labels"]) == (points,)
+
+
+def test_prompts_nested_one_deeper_are_read_too(tmp_path):
+    entry = {"boxes": [[1, 2, 3, 4]], "point_coords": [[[5, 6], [7, 8], [9, 1]]], "point_labels": [[1, 0, 0]]}
+    (tmp_path / "p.json").write_text(json.dumps({"a.png": entry}))
+    [one] = read_prompts(tmp_path / "p.json", ["a.png"])
+    assert one.points.coords.tolist() == [[[5, 6], [7, 8], [9, 1]]] and one.points.labels.tolist() == [[1, 0, 0]]
+
+
+def test_masks_with_one_file_name_keep_their_prompts_apart(lists):
+    folders = [path.parent for path in lists[0].masks[:2]]
+    pairs = [Pair(lists[0].image, folder / name / "m.png") for folder, name in zip(folders, "ab", strict=True)]
+    names = PromptTest(pairs).names
+    assert len(set(names)) == 2 and all(name.endswith("/m.png") for name in names)
+
+
+# Refusals
+
+
+def test_lists_come_back_as_written(lists, tmp_path):
+    write_train_list(tmp_path, lists)
+    write_test_list(tmp_path, flat(lists))
+    assert read_train_list(tmp_path) == lists and read_test_list(tmp_path) == flat(lists)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "no such file"),
+        ("{", "is not JSON"),
+        ("[]", "holds a list"),
+        ("{}", "is empty"),
+        ('{"a.png": []}', "1 of 1 images have an empty list of masks: a.png"),
+        ('{"a.png": "m.png"}', "1 of 1 images have no list of mask paths: a.png"),
+        ('{"a.png": ["m.png"]}', "1 of 1 images do not exist: a.png"),
+        ('{"here.png": ["m.png", "here.png", "n.png"]}', "2 of 3 masks do not exist: m.png, n.png"),
+    ],
+)
+def test_a_bad_train_list_is_refused_in_one_line(text, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "here.png", np.zeros((4, 4), np.uint8))
+    if text is not None:
+        (tmp_path / TRAIN_LIST).write_text(text)
+    with pytest.raises(UserError, match=words) as e:
+        read_train_list(Path())
+    assert "\n" not in str(e.value)
+
+
+def test_a_bad_test_list_is_refused(tmp_path):
+    (tmp_path / TEST_LIST).write_text('{"m.png": ["a.png"]}')
+    with pytest.raises(UserError, match="1 of 1 masks have no image path: m.png"):
+        read_test_list(tmp_path)
+    (tmp_path / TEST_LIST).write_text('{"m.png": "a.png"}')
+    with pytest.raises(UserError, match="1 of 1 masks do not exist: m.png"):
+        read_test_list(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"boxes": [[1, 2, 3]]}, "wants boxes of 4 numbers"),
+        ({"point_labels": [1, 0]}, "and as many labels"),
+        ({"point_labels": [2]}, "a label that is not 1, 0 or -1"),
+        ({"point_coords": [[1, float("nan")]]}, "a coordinate that is no number"),
+        ({"point_coords": None}, "wants boxes of 4 numbers"),
+        ({"point_coords": [[1, 2], [3, 4]], "point_labels": [1, 0]}, "different numbers of points: 1, 2"),
+    ],
+)
+def test_bad_prompts_are_refused(change, words, tmp_path):
+    good = {"boxes": [[1, 2, 3, 4]], "point_coords": [[5, 6]], "point_labels": [1]}
+    (tmp_path / "p.json").write_text(json.dumps({"a.png": good | change, "b.png": good}))
+    with pytest.raises(UserError, match=words):
+        read_prompts(tmp_path / "p.json", ["a.png", "b.png"])
+    with pytest.raises(UserError, match="has no prompts for 1 of 2 masks: c.png"):
+        read_prompts(tmp_path / "p.json", ["b.png", "c.png"])
+
+
+BAD = {
+    "of another size": (np.full((40, 41), 255, np.uint8), r"has another size than its image: 41x40, the image 41x50"),
+    "empty": (np.zeros((50, 41), np.uint8), "is empty"),
+    "half bright": (np.eye(50, 41, dtype=np.uint8) * 128, "values found: 0, 128"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_mask_that_cannot_be_used_is_named_before_and_during_a_run_or_left_out(kind, lists):
+    array, words = BAD[kind]
+    bad = lists[0].masks[1]
+    save(bad, array)
+    with pytest.raises(UserError, match=rf"1 of 9 masks cannot be used: i0_1.png; first: .*{words}"):
+        check_masks_of(flat(lists), Framing(64))
+    draws = [draw for batch in PromptBatches(3, 3, seed=0) for draw in batch]
+    with pytest.raises(UserError, match=rf"i0_1.png {words}|i0_1.png is not.*{words}"):
+        PromptFolder(lists, Framing(64), mask_num=20).__getitems__(draws)
+    batch = PromptFolder(lists, Framing(64), mask_num=20, skip_bad=True).__getitems__(draws)
+    assert len(batch.names) == 60 and bad.name not in batch.names
+    assert len(batch.skipped) == 1 and str(bad) in batch.skipped[0]
+
+
+def test_an_image_without_a_usable_mask_is_left_out_and_a_batch_of_those_stops(lists):
+    for path in lists[0].masks:
+        save(path, np.zeros((50, 41), np.uint8))
+    draws = [draw for batch in PromptBatches(3, 3, seed=0) for draw in batch]
+    data = PromptFolder(lists, Framing(64), skip_bad=True)
+    assert sorted(data.__getitems__(draws).indices.tolist()) == [1, 2]
+    with pytest.raises(UserError, match="nothing in a batch could be used: i0.png"):
+        data.__getitems__([draw for draw in draws if draw.index == 0])
+
+
+def test_a_mask_lost_in_resizing_is_refused_by_name(lists):
+    thin = np.zeros((128, 100), np.uint8)
+    thin[3] = 255  # S = 64 takes every other row
+    save(lists[2].masks[0], thin)
+    with pytest.raises(UserError, match="i2_0.png has nothing left at 64x64"):
+        PromptTest(flat(lists), Framing(64)).__getitems__([6])
+    check_masks_of(flat(lists), Framing(128))
+
+
+# The converter
+
+
+def convert(script, folder, *flags):
+    return script("scripts/make_prompt_data.py", "images", "masks", "--save_path", "lists", *flags, cwd=folder)
+
+
+def test_folders_become_lists_that_train_and_test(script, lists, tmp_path, monkeypatch):
+    save(tmp_path / "images/spare.png", np.zeros((9, 9, 3), np.uint8))
+    save(tmp_path / "masks/other.png", np.zeros((9, 9), np.uint8))
+    save(tmp_path / "masks/i1_empty.png", np.zeros((50, 90), np.uint8))
+    result = convert(script, tmp_path, "--hold_out", 3, "--size", 64)
+    assert result.returncode == 0, result.stderr
+    assert "1 masks in masks have no image" in result.stderr and "other.png" in result.stderr
+    assert "1 of 4 images have no mask" in result.stderr and "spare.png" in result.stderr
+    assert "1 of 7 masks are left out: i1_empty.png" in result.stderr
+    assert "2 images with 6 masks" in result.stdout and "1 images with 3 masks" in result.stdout
+    monkeypatch.chdir(tmp_path)
+    train, test = read_train_list(Path("lists")), read_test_list(Path("lists"))
+    assert [item.image.as_posix() for item in train] == ["images/i0.png", "images/i1.png"]
+    assert [pair.mask.as_posix() for pair in test] == [f"masks/i2_{k}.png" for k in range(3)]
+    check_masks_of(flat(train) + test, Framing(64), strict=True)
+
+
+@pytest.mark.parametrize("by, numbers", [("regions", [0, 1]), ("values", [3, 7])])
+def test_a_mask_of_several_objects_is_split(by, numbers, script, tmp_path, monkeypatch):
+    values = np.zeros((50, 60), np.uint8)
+    values[3:10, 5:20], values[30:40, 20:50] = (255, 255) if by == "regions" else (3, 7)
+    save(tmp_path / "images/a.png", np.zeros((50, 60, 3), np.uint8))
+    save(tmp_path / "masks/a.png", values)
+    result = convert(script, tmp_path, "--split", by)
+    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(tmp_path)
+    [item] = read_train_list(Path("lists"))
+    assert [mask.name for mask in item.masks] == [f"a_{number:03d}.png" for number in numbers]
+    assert [box_of(read_label(mask)).tolist() for mask in item.masks] == [[5, 3, 20, 10], [20, 30, 50, 40]]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--hold_out", "9"], "hold_out 9 leaves no test image of 3"),
+        (["--hold_out", "1"], "hold_out is 1"),
+        (["--hold_out", "2", "--part", "test"], "not allowed with"),
+        (["--split", "values", "--mask_threshold", "1"], "leave --mask_threshold out"),
+        (["--split", "regions", "--save_path", "."], "masks is the folder of masks"),
+    ],
+)
+def test_the_converter_refuses_in_one_line(flags, words, script, lists, tmp_path):
+    result = convert(script, tmp_path, *flags)
+    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
