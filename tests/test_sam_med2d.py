@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from sam2unet.building import sam_med2d
+from sam2unet.data.framing import Frame
 from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
 from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, PlacedAttention, SamViT
 from sam2unet.losses import dice_loss, focal_loss, prompt_losses, quality_loss
-from sam2unet.models.sam_med2d import SAMMed2D, best, restored, stretched
+from sam2unet.models.sam_med2d import SAMMed2D, best, stretched
 from sam2unet.overlap import overlap
 
 CASES = ["point1", "point3", "box", "box_point", "mask_point", "mask_only", "point_ignored", "batch2_points"]
@@ -181,7 +182,7 @@ def test_masks_go_back_to_the_original_size(case, model, seen, golden):
     with torch.no_grad():
         low, _ = model.decode(seen["embedding"], **prompts(golden, "box"))
     height, width = golden[f"postprocess.{case}.size"].tolist()
-    ours = restored(low[:, :1], 256, (height, width))
+    ours = Frame(height, width, 256).restore(low[:, :1])
     assert ours.shape == (1, 1, height, width)
     close(ours[..., ::8, ::8], golden[f"postprocess.{case}.masks_s8"], 1e-5)
 

@@ -81,17 +81,3 @@ def best(masks: Tensor, qualities: Tensor) -> tuple[Tensor, Tensor]:
 def stretched(logits: Tensor, size: int | tuple[int, int]) -> Tensor:
     """(B, M, h, w) -> (B, M, *size), bilinear, corners not aligned."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-
-
-def restored(low: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """Low-resolution logits (B, M, h, w) -> (B, M, *size), undoing how an image of `size` became `side` x `side`.
-
-    An image smaller than `side` both ways had been padded, with the odd pixel at the bottom and right; any other had
-    been resized, without regard to its proportions.
-    """
-    logits = stretched(low, side)
-    height, width = size
-    if height >= side or width >= side:
-        return stretched(logits, size)
-    top, left = (side - height) // 2, (side - width) // 2
-    return logits[..., top : top + height, left : left + width]
