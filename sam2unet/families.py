@@ -157,12 +157,12 @@ def create_model(
     Raises:
         UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
     """
-    sources = given(hiera_path=hiera_path, dinov2_path=dinov2_path)
-    return start_model(name, given(encoder=encoder, dino=dino), sources, init_from)[0]
+    sizes = {option: size for option, size in (("encoder", encoder), ("dino", dino)) if size is not None}
+    return start_model(name, sizes, paths(hiera_path=hiera_path, dinov2_path=dinov2_path), init_from)[0]
 
 
-def given(**values: str | Path | None) -> dict[str, str | Path]:
-    return {name: value for name, value in values.items() if value is not None}
+def paths(**given: str | Path | None) -> dict[str, Path]:
+    return {flag: Path(path) for flag, path in given.items() if path is not None}
 
 
 def start_model(name: str, sizes: Sizes = NONE, sources: Sources = NONE, init_from: str | Path | None = None) -> Built:
@@ -211,7 +211,7 @@ def load_model(
     Raises:
         UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub.
     """
-    return open_model(read_checkpoint(Path(path)), given(hiera_path=hiera_path, dinov2_path=dinov2_path), device)
+    return open_model(read_checkpoint(Path(path)), paths(hiera_path=hiera_path, dinov2_path=dinov2_path), device)
 
 
 def open_model(found: Checkpoint, sources: Sources, device: str | torch.device | None) -> nn.Module:

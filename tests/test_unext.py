@@ -114,7 +114,7 @@ def test_dino_sees_the_image_at_448_without_its_last_norm(fill):
 def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill, files):
     own = dict(pretrained=True, pretrained_cfg_overlay={"file": str(dino_file)})
     theirs = timm.create_model(SIZES["small"], num_classes=0, img_size=SIDE, **own)
-    model = sam2unet.create_model("sam2unext", encoder="tiny", dinov2_path=dino_file)
+    model = sam2unet.create_model("sam2unext", encoder="tiny", dinov2_path=str(dino_file))
     image = fill.fill_input((1, 3, SIDE, SIDE), 0)
     with torch.inference_mode():
         (expected,) = theirs.get_intermediate_layers(image, n=1, reshape=True)
@@ -185,7 +185,7 @@ def test_trained_weights_alone_need_both_files_again(sam2_tiny, dino_file, tmp_p
     path = tmp_path / "trained.safetensors"
     save_checkpoint(model, path, bases)
     assert read_checkpoint(path).sizes == {"encoder": "tiny", "dino": "small"}
-    again = load_model(path, "cpu", **sources)
+    again = load_model(str(path), "cpu", **{flag: str(file) for flag, file in sources.items()})
     assert all(same_bits(t, again.state_dict()[name]) for name, t in model.state_dict().items())
     with pytest.raises(sam2unet.UserError, match="give --dinov2_path FILE, the weights .* model.safetensors, SHA"):
         load_model(path, "cpu", hiera_path=sam2_tiny)
