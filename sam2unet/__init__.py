@@ -8,10 +8,12 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .data.transforms import load_pair
     from .engine.predict import predict, predict_many
+    from .engine.prompter import Prompter
     from .families import create_model, list_models, load_model
     from .losses import structure_loss
 
 __all__ = [
+    "Prompter",
     "UserError",
     "create_model",
     "list_models",
@@ -25,6 +27,7 @@ __all__ = [
 # Imported on first use: scoring needs no torch, which takes seconds to load.
 HOMES = {"load_pair": "data.transforms", "structure_loss": "losses"}
 HOMES |= dict.fromkeys(("predict", "predict_many"), "engine.predict")
+HOMES["Prompter"] = "engine.prompter"
 HOMES |= dict.fromkeys(("create_model", "list_models", "load_model"), "families")
 
 

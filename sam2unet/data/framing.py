@@ -25,16 +25,17 @@ class Frame(NamedTuple):
     """How an image of height x width lies in the square of side S that the model sees.
 
     An image smaller on both sides is centred, the odd pixel of padding at the bottom or right; any other fills the
-    square, its aspect ratio not kept.
+    square, its aspect ratio not kept. Without `padding` a smaller one is stretched too.
     """
 
     height: int
     width: int
     side: int
+    padding: bool = True
 
     @property
     def pads(self) -> bool:
-        return self.height < self.side and self.width < self.side
+        return self.padding and self.height < self.side and self.width < self.side
 
     @property
     def corner(self) -> tuple[int, int]:
@@ -86,12 +87,15 @@ class Framing:
         size: S.
         rgb: give red, green, blue, which the constants are for. Off as released: blue, green, red.
         smooth: shrink and enlarge images bilinearly, with antialiasing. Off as released: the nearest pixel.
+        padding: keep the size of images that are smaller than the square. The released predictor stretches them,
+            the released training and test do not.
         mask_threshold: mask values above it are foreground; none: 255 is, or 1 where no value is higher.
     """
 
     size: int = 256
     rgb: bool = False
     smooth: bool = False
+    padding: bool = True
     mask_threshold: int | None = None
 
     def __post_init__(self) -> None:
@@ -100,8 +104,11 @@ class Framing:
 
     def image(self, path: Path) -> tuple[Tensor, Frame]:
         """uint8 (3, S, S), not normalised, 0 around an image that is padded; UserError if it cannot be read."""
-        image = read_image(path)
-        frame = Frame(image.height, image.width, self.size)
+        return self.square(read_image(path))
+
+    def square(self, image: Image.Image) -> tuple[Tensor, Frame]:
+        """`image`, of an upright RGB photograph."""
+        frame = Frame(image.height, image.width, self.size, self.padding)
         if self.smooth and not frame.pads:
             pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
         else:

@@ -1,0 +1,142 @@
+"""The predictor for people: the released one's answers, its own invariants, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sam2unet
+from sam2unet.building import sam_med2d
+from sam2unet.data.framing import Framing
+
+RELEASED = Framing(rgb=True, padding=False)  # the released predictor takes the array's channels as they are
+
+
+@pytest.fixture(scope="module")
+def golden(reference):
+    return np.load(reference / "sammed2d_forward.npz")
+
+
+@pytest.fixture(scope="module")
+def model(fill):
+    with torch.device("meta"):
+        model = sam_med2d({}, {})[0]
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def released(model, golden):
+    """The stored image, encoded once."""
+    return sam2unet.Prompter(model, RELEASED).set_image(golden["predictor.image"])
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    model = sam_med2d({}, {}, side=32)[0]
+    torch.nn.init.normal_(model.image_encoder.pos_embed)
+    return model
+
+
+def close(ours, expected):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_points_and_their_refinement_are_the_released_predictors(released, golden):
+    close(released.embedding[:, ::32], golden["predictor.RGB.embedding_c32"])
+    points, labels = golden["predictor.points.coords"], golden["predictor.points.labels"]
+    first = released.predict(points, labels)
+    expected = np.unpackbits(golden["predictor.points.mask_packed"])[: 300 * 200].reshape(1, 300, 200)
+    assert first.masks.shape == (1, 300, 200) and (first.masks != expected).sum() <= 2
+    close(first.quality, golden["predictor.points.iou"])
+    close(first.prompt[:, 0, ::4, ::4], 1 / (1 + np.exp(-golden["predictor.points.lowres_s4"])))
+    refined = released.predict(points, labels, mask=first.prompt)
+    close(refined.logits[:, ::8, ::8], golden["predictor.points_mask.logits_s8"])
+    close(refined.quality, golden["predictor.points_mask.iou"])
+
+
+def test_boxes_are_the_released_predictors_one_or_several(released, golden):
+    one = released.predict(box=golden["predictor.box.box"], multimask=False)
+    close(one.logits[:, ::8, ::8], golden["predictor.box.single_logits_s8"])
+    close(one.quality, golden["predictor.box.single_iou"])
+    several = released.predict(box=golden["predictor.boxes.boxes"])
+    close(several.logits[:, None, ::8, ::8], golden["predictor.boxes.logits_s8"])
+    close(several.quality[-1:, None], golden["predictor.boxes.last_iou"])
+
+
+def test_channels_are_swapped_as_trained_unless_asked_not_to(model, golden):
+    found = sam2unet.Prompter(model, Framing(padding=False)).set_image(golden["predictor.image"])
+    close(found.embedding[:, ::32], golden["predictor.BGR.embedding_c32"])
+
+
+def test_many_prompts_at_once_are_each_alone(small):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    prompter = sam2unet.Prompter(small).set_image(noise)
+    points = np.array([[[5, 6], [50, 30]], [[20, 8], [3, 39]], [[0, 0], [59, 39]]])
+    labels = np.array([[1, 0], [1, 1], [0, -1]])
+    boxes = np.array([[2, 3, 30, 20], [10, 0, 60, 40], [0, 0, 5, 5]])
+    together = prompter.predict(points, labels, boxes)
+    for place in range(3):
+        alone = prompter.predict(points[place], labels[place], boxes[place])
+        for ours, expected in zip(alone, together, strict=True):
+            close(ours, expected[place : place + 1])
+
+
+def test_the_way_back_is_that_of_the_test(small, tmp_path):
+    """A small image is not stretched, and its points are in its own pixels."""
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (21, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    prompter = sam2unet.Prompter(small).set_image(tmp_path / "a.png")
+    found = prompter.predict([[4, 7]], [1])
+    assert found.logits.shape == (1, 21, 30)
+    square, _ = Framing(32).image(tmp_path / "a.png")
+    whole = np.zeros((32, 32, 3), np.uint8)
+    whole[5:26, 1:31] = square.numpy()[::-1, 5:26, 1:31].transpose(1, 2, 0)
+    assert (square.numpy().transpose(1, 2, 0)[..., ::-1] == whole).all()
+    with torch.no_grad():
+        points = torch.tensor([[[5.0, 12.0]]]), torch.tensor([[1]])
+        low, quality = small.decode(prompter.embedding, points)
+    choice = quality.argmax()
+    logits = torch.nn.functional.interpolate(low[:, choice : choice + 1], (32, 32), mode="bilinear")
+    close(found.logits, logits[0, :, 5:26, 1:31])
+
+
+def test_it_answers_in_evaluation_mode_and_leaves_the_model_as_it_was(small):
+    small.train()
+    answer = sam2unet.Prompter(small).set_image(np.zeros((32, 32, 3), np.uint8)).predict([[1, 1]], [1])
+    assert small.training and all(m.training for m in small.modules()) and answer.logits.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "words, prompts",
+    [
+        ("nothing to look for", {}),
+        ("points and labels go together", {"points": [[1, 2]]}),
+        ("2 points have 1 labels", {"points": [[1, 2], [3, 4]], "labels": [1]}),
+        ("a label is 1 in the object", {"points": [[1, 2]], "labels": [2]}),
+        ("box has shape (3,); wanted (4) or (K, 4)", {"box": [1, 2, 3]}),
+        ("points has shape (2,); wanted (N, 2) or (K, N, 2)", {"points": [1, 2], "labels": [1]}),
+        ("points has shape (0, 2)", {"points": np.zeros((0, 2)), "labels": np.zeros(0)}),
+        ("mask has shape (1, 4, 4); wanted (1, 8, 8)", {"mask": np.zeros((1, 4, 4))}),
+        (
+            "prompts of different numbers: 1 points, 1 labels, 2 box",
+            {"points": [[1, 2]], "labels": [1], "box": [[0] * 4] * 2},
+        ),
+        ("no number", {"box": [0, 0, float("nan"), 3]}),
+        ("not an array of numbers", {"box": "abcd"}),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(words, prompts, small):
+    prompter = sam2unet.Prompter(small).set_image(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(sam2unet.UserError) as error:
+        prompter.predict(**prompts)
+    assert words in str(error.value)
+
+
+def test_without_an_image_or_with_another_model_it_says_so(small):
+    with pytest.raises(sam2unet.UserError, match="set_image first"):
+        sam2unet.Prompter(small).predict(box=[0, 0, 1, 1])
+    with torch.device("meta"):
+        other = sam2unet.create_model("sam2unet", encoder="tiny")
+    with pytest.raises(sam2unet.UserError, match="SAM2-UNet takes no prompts"):
+        sam2unet.Prompter(other)
