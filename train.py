@@ -1,9 +1,9 @@
-"""Train a model on folders of images and masks. On several GPUs: torchrun --nproc_per_node=N train.py ..."""
+"""Train a model on folders of images and masks, or on lists of images with their objects' masks. On several GPUs: torchrun --nproc_per_node=N train.py ..."""
 
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_boolean, main
 from sam2unet.config import CHOICES, Recipe, Study
 from sam2unet.data.cache import PLACES
 from sam2unet.engine import train
@@ -14,12 +14,16 @@ from sam2unet.sources import add_sources, sources_of
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     data = p.add_argument_group("data")
-    data.add_argument("--train_image_path", type=Path, nargs="+", required=True, help="folders of images")
-    data.add_argument("--train_mask_path", type=Path, nargs="+", required=True, help="their masks, named as the images")
+    data.add_argument("--train_image_path", type=Path, nargs="+", default=[], help="folders of images")
+    data.add_argument("--train_mask_path", type=Path, nargs="+", default=[], help="their masks, named as the images")
+    data.add_argument(
+        "--data_path", type=Path, help="for sam_med2d, in their place: folder with image2label_train.json"
+    )
     data.add_argument("--val_image_path", type=Path, help="images to validate with; default: no validation")
     data.add_argument("--val_mask_path", type=Path, help="their masks")
+    data.add_argument("--val_data_path", type=Path, help="for sam_med2d: folder with label2image_test.json")
     data.add_argument(
-        "--val_fraction", type=float, default=0.0, metavar="F", help="hold out this part of the training pairs instead"
+        "--val_fraction", type=float, default=0.0, metavar="F", help="hold out this part of the training images instead"
     )
     data.add_argument("--val_every", type=int, default=1, metavar="N", help="epochs between validations; default: 1")
     data.add_argument(
@@ -48,23 +52,45 @@ def parser() -> argparse.ArgumentParser:
         "--resume", metavar="auto|FILE", help="go on from last.pt in --save_path, if there is one, or from that file"
     )
     weights.add_argument(
-        "--best_metric", default="Dice_mean", help="column whose best epoch is kept as best; default: mDice"
+        "--best_metric", help="column whose best epoch is kept as best; default: mDice, or of sam_med2d box Dice"
     )
     weights.add_argument(
         "--tensorboard", action="store_true", help="write what goes to metrics.jsonl for TensorBoard too"
     )
     recipe = p.add_argument_group("recipe", "what is left out comes from --config; defaults are the released recipe")
     recipe.add_argument("--config", type=Path, help="a file of configs/; default: the model's released recipe")
-    recipe.add_argument("--model", help="sam2unet (default) or sam2unext, each with its released size, batch and --lr")
-    recipe.add_argument("--encoder", help="tiny, small, base_plus or large; default: that of --hiera_path, or large")
+    recipe.add_argument(
+        "--model", help="sam2unet (default), sam2unext or sam_med2d, each with its released size, batch, --lr, ..."
+    )
+    recipe.add_argument(
+        "--encoder", help="tiny, small, base_plus or large, of sam_med2d vit_b, ...; default: that of the weights"
+    )
     recipe.add_argument("--dino", help="of sam2unext: small, base, large, v3_small, ...; default: likewise")
-    recipe.add_argument("--epoch", type=int, help="passes over the data")
+    recipe.add_argument("--epoch", "--epochs", type=int, help="passes over the data")
     recipe.add_argument("--lr", type=float, help="learning rate of the first epoch")
+    recipe.add_argument(
+        "--lr_scheduler",
+        choices=CHOICES["lr_scheduler"],
+        help="cosine to 1e-7 (default); step, half after epochs 5 and 10; constant (default of sam_med2d)",
+    )
     recipe.add_argument("--batch_size", type=int, help="images per batch, over all processes together")
     recipe.add_argument("--weight_decay", type=float)
-    recipe.add_argument("--size", type=int, help="side in pixels that images are resized to, a multiple of 32")
+    recipe.add_argument(
+        "--size", "--image_size", type=int, help="side in pixels that images are resized to, a multiple of 32"
+    )
     recipe.add_argument("--seed", type=int, help="for weights, order and flips, whatever --workers and --cache")
     recipe.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    prompts = p.add_argument_group("recipe of sam_med2d", "defaults are released")
+    prompts.add_argument("--mask_num", type=int, metavar="N", help="masks of each image in a batch; default: 5")
+    prompts.add_argument("--iter_point", type=int, metavar="N", help="updates by clicks after the first; default: 8")
+    prompts.add_argument("--point_list", type=int, nargs="+", metavar="N", help="clicks in each; default: 1 3 5 9")
+    add_boolean(prompts, "multimask", "train the best of three masks; False: a fourth alone; default: True")
+    add_boolean(prompts, "encoder_adapter", "adapters in the encoder; default: True")
+    add_boolean(prompts, "rgb", "colours in the order of the constants; default: False, reversed, as released")
+    prompts.add_argument(
+        "--mask_prompt", choices=CHOICES["mask_prompt"], help="how an answer is the next prompt; default: probability"
+    )
+    add_boolean(prompts, "train_points", "embeddings of points train too; default: False, as released by a slip")
     more = p.add_argument_group("departures from the released recipe", "none of these is on by default")
     more.add_argument(
         "--finetune",
@@ -144,16 +170,17 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     flags = vars(args)
     given = {name: flags[name] for name in vars(Recipe()) if flags.get(name) is not None}
-    if args.multi_scale:
-        given["multi_scale"] = tuple(args.multi_scale)
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     speed = Speed(args.compile, args.channels_last, args.fused, args.grad_checkpointing, args.cache)
     train.run(
         Recipe.read(args.config, **given),
         train.Data(
             images=args.train_image_path,
             masks=args.train_mask_path,
+            lists=args.data_path,
             val_images=args.val_image_path,
             val_masks=args.val_mask_path,
+            val_lists=args.val_data_path,
             val_fraction=args.val_fraction,
             on_bad_image=args.on_bad_image,
         ),
@@ -165,7 +192,7 @@ def run(args: argparse.Namespace) -> None:
             val_every=args.val_every,
             best_metric=args.best_metric,
             tensorboard=args.tensorboard,
-            arguments={name: value for name, value in flags.items() if value not in (None, False)},
+            arguments={name: value for name, value in flags.items() if value not in (None, False, [])},
         ),
         train.Machine(args.device, args.workers, args.deterministic, speed, args.fast),
         sources=sources_of(args),

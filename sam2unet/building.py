@@ -18,7 +18,7 @@ from .models.sam2unext import SAM2UNeXT
 from .models.sam_med2d import SAMMed2D
 from .sources import Base, Sources
 
-Sizes = Mapping[str, str]  # by option: encoder, dino
+Sizes = Mapping[str, str]  # what shapes the network, by option: encoder, dino, size, encoder_adapter; as text
 Built = tuple[nn.Module, dict[str, Base]]  # a model, and the files that parts of it were taken from, by flag
 SAM_ENCODER = "image_encoder."  # how names of the encoder start in a file of SAM or SAM-Med2D
 
@@ -34,18 +34,15 @@ def sam2unext(sizes: Sizes, sources: Sources) -> Built:
     return SAM2UNeXT(trunk, frozen), bases | more
 
 
-def sam_med2d(
-    sizes: Sizes, sources: Sources, side: int = 256, adapters: bool = True, new_adapters: bool = False
-) -> Built:
-    """SAM-Med2D for images of `side` pixels: random without a file, and then vit_b unless said otherwise.
+def sam_med2d(sizes: Sizes, sources: Sources) -> Built:
+    """SAM-Med2D: random without a file, and then vit_b unless said otherwise.
 
-    All weights come from the file, one of SAM or of SAM-Med2D, with position tables resized to `side`.
-
-    Args:
-        adapters: have them in the model; without, those in the file are left out.
-        new_adapters: start with random ones where the file has none, as SAM's has none.
+    All weights come from the file, one of SAM or of SAM-Med2D, with position tables resized to the side of the images
+    (`size`, 256). Where SAM's has no adapters, they are random; without `encoder_adapter`, those in the file are left
+    out.
     """
     size, path = sizes.get("encoder"), sources.get("sam_checkpoint")
+    side, adapters = int(sizes.get("size", 256)), sizes.get("encoder_adapter", "True") == "True"
     if path is None:
         return SAMMed2D(sam_vit.sam_vit(known(size or "vit_b", sam_vit.SIZES, "encoder"), side, adapters)), {}
     found = read_sam(path)
@@ -54,8 +51,6 @@ def sam_med2d(
         raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(sam_vit.SIZES)}")
     check_size_of(path, f"{found.version} {own}", own, size, sam_vit.SIZES, "encoder")
     adds = adapters and found.version == "SAM"
-    if adds and not new_adapters:
-        raise UserError(f"{path} has no adapters; start training from it, or use the model without adapters")
     encoder = sam_vit.resampled(below(found.weights, SAM_ENCODER), own, side // sam_vit.PATCH)
     weights = found.weights | {SAM_ENCODER + name: t for name, t in encoder.items()}
     with torch.device("cpu" if adds else "meta"):
@@ -128,6 +123,15 @@ def sizes_of_sam2unext(state: Mapping[str, Tensor]) -> dict[str, str] | None:
     return named(encoder=hiera.size_of(below(state, "sam.")), dino=dino.size_of(below(state, "dino.model.")))
 
 
+def sizes_of_sam_med2d(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+    encoder = below(state, SAM_ENCODER)
+    size = sam_vit.size_of(encoder)
+    if size is None:
+        return None
+    side = encoder["pos_embed"].shape[1] * sam_vit.PATCH
+    return {"encoder": size, "size": str(side), "encoder_adapter": str(any(".Adapter." in name for name in encoder))}
+
+
 def named(**sizes: str | None) -> dict[str, str] | None:
     """None where one is not known."""
     return None if None in sizes.values() else sizes
@@ -135,6 +139,16 @@ def named(**sizes: str | None) -> dict[str, str] | None:
 
 def below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+
+
+def parts_of_sam_med2d(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The embeddings of points apart, which the released training leaves as they are."""
+    parts = parts_by((SAM_ENCODER, "encoder"))(model)
+    prompts = model.prompt_encoder
+    points = [prompts.point_embeddings[0].weight, prompts.point_embeddings[1].weight, prompts.not_a_point_embed.weight]
+    apart = {id(parameter) for parameter in points}
+    parts["decoder"] = [parameter for parameter in parts["decoder"] if id(parameter) not in apart]
+    return parts | {"points": points}
 
 
 def parts_by(*prefixes: tuple[str, str]) -> Callable[[nn.Module], dict[str, list[nn.Parameter]]]:
@@ -145,7 +159,8 @@ def parts_by(*prefixes: tuple[str, str]) -> Callable[[nn.Module], dict[str, list
         found |= {"adapters": [], "decoder": []}
         for name, parameter in model.named_parameters():
             part = next((part for prefix, part in prefixes if name.startswith(prefix)), "decoder")
-            found["adapters" if "prompt_learn" in name else part].append(parameter)
+            adapter = "prompt_learn" in name or ".Adapter." in name
+            found["adapters" if adapter else part].append(parameter)
         return found
 
     return parts

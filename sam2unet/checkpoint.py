@@ -29,7 +29,10 @@ KINDS = {
         "--checkpoint of test.py or --init_from of train.py",
     ),
     "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
-    "image_encoder.blocks.0.attn.rel_pos_h": ("a checkpoint of the first SAM", "none of the flags here"),
+    "mask_decoder.iou_token.weight": (
+        "a checkpoint of SAM or SAM-Med2D",
+        "--checkpoint of test.py or --sam_checkpoint of train.py",
+    ),
     "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "--dinov2_path of train.py"),
     "blocks.0.gamma_1": ("a DINOv3 checkpoint", "--dinov2_path of train.py"),
 }

@@ -24,6 +24,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> None:
+    """`--name`, `--name True` or `--name False`, as released command lines have it; None if not given."""
+    group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, metavar="True|False", help=words)
+
+
+def boolean(text: str) -> bool:
+    known = {"true": True, "false": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+    return known[text.lower()]
+
+
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
     """Parse, run, and exit: 0, 1 if part was left out, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM if waited for."""
     args = parser().parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,22 @@ CHOICES = {
     "finetune": ("adapters", "decoder", "full"),
     "loss": ("released", "weighted"),
     "amp": ("off", "bf16", "fp16"),
+    "lr_scheduler": ("cosine", "step", "constant"),
+    "mask_prompt": ("probability", "logits"),
 }
-SIZES = ("encoder", "dino")  # options that are the sizes of a model's parts
+# Fields that only one kind of model has a use for.
+OF_MASKS = ("loss", "multi_scale", "sync_bn")
+OF_PROMPTS = ("mask_num", "iter_point", "point_list", "multimask", "rgb", "mask_prompt", "train_points")
 RELEASED: dict[str, dict[str, object]] = {  # model -> where its released recipe is not the defaults below
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
+    "sam_med2d": {
+        "size": 256,
+        "epoch": 15,
+        "batch_size": 2,
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "lr_scheduler": "constant",
+    },
 }
 
 
@@ -28,12 +41,14 @@ class Recipe:
     """What a run computes; defaults are the released SAM2-UNet script's. UserError for a value out of range."""
 
     model: str = "sam2unet"
-    encoder: str | None = None  # size of the trunk; none: that of the weights in hiera_path, or large without them
-    dino: str | None = None  # size of DINO, for sam2unext; none: that of the weights in dinov2_path, or large
+    encoder: str | None = None  # its size; none: that of the weights to start from, or the released one without them
+    dino: str | None = None  # size of DINO, for sam2unext; none: likewise
+    encoder_adapter: bool | None = None  # adapters in the encoder, for sam_med2d; none: yes
     size: int = 352  # side in pixels that images are resized to
     epoch: int = 20
     batch_size: int = 12  # images per optimiser step of one micro-batch, over all processes together
-    lr: float = 1e-3  # falls along a cosine to 1e-7, a step per epoch
+    lr: float = 1e-3
+    lr_scheduler: str = "cosine"  # per epoch: to 1e-7 along a cosine; or `step`, half after epochs 5 and 10
     weight_decay: float = 5e-4
     seed: int = 1024
     mask_threshold: int | None = None  # none: masks are 0/255 and may be soft at edges
@@ -45,14 +60,24 @@ class Recipe:
     multi_scale: tuple[float, ...] = ()  # an optimiser step for each, on the batch resized by it; none: as it is
     ema: float = 0.0  # decay of the averaged weights that are validated and saved; 0: the weights themselves
     sync_bn: bool = False  # BatchNorm over the batch of all processes
+    # For models that take prompts.
+    mask_num: int = 5  # masks drawn of each image in a batch
+    iter_point: int = 8  # optimiser steps after a batch's first, with clicks that correct the answer before
+    point_list: tuple[int, ...] = (1, 3, 5, 9)  # clicks in one of these, drawn anew for each
+    multimask: bool = True  # train the best of three masks; without, a fourth
+    rgb: bool = False  # give the encoder red, green, blue; released: the reverse, with constants for this order
+    mask_prompt: str = "probability"  # how an answer is a prompt for the next; `logits` as in SAM
+    train_points: bool = False  # the embeddings of points train too; released: a slip keeps them as they are
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "batch_size", "lr", "accumulate"):
+        for name in ("epoch", "batch_size", "lr", "accumulate", "mask_num", "iter_point"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("weight_decay", "warmup"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or above")
+        if not self.point_list or min(self.point_list) < 1:
+            raise UserError("point_list takes numbers of points from 1 on, e.g. 1 3 5 9")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or above")
         if not 0 <= self.ema < 1:
@@ -63,10 +88,11 @@ class Recipe:
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
 
-    @property
-    def sizes(self) -> dict[str, str]:
-        """Those of the model's parts that are given, by option."""
-        return {name: size for name in SIZES if (size := getattr(self, name)) is not None}
+    def refuse_others(self, fields: Sequence[str], title: str) -> None:
+        """UserError if one of `fields`, which the model `title` has no use for, is not as by default."""
+        released = type(self)(**RELEASED.get(self.model, {}))
+        if changed := [name for name in fields if getattr(self, name) != getattr(released, name)]:
+            raise UserError(f"{title} has no use for --{' --'.join(changed)}")
 
     @classmethod
     def read(cls, path: Path | None = None, **flags: object) -> Recipe:

@@ -17,7 +17,7 @@ from .errors import UserError
 from .files import sha256
 from .hub import located
 from .sources import NONE, Base, Bases, Sources, bases_in
-from .steps import mask_step
+from .steps import mask_step, prompt_step
 from .trainable import write_trainable
 
 
@@ -37,27 +37,33 @@ class Family:
     Attributes:
         title: the published name; checkpoints are called `<title>-<epoch>.pth`.
         paper: its title and arXiv number.
+        task: `masks`, an image's one map; or `prompts`, a mask for each prompt.
         sources: the frozen parts.
+        options: the fields of a recipe that shape the network.
         build: a new model; of an option that is not given, the size found in the part's file, else the released one.
-        sizes: from a complete state dict, the size of each frozen part by its option; None if of none known.
+        sizes: from a complete state dict, the value of each option; None if of none known.
         marker: a name that only this model's checkpoints hold.
         parts: names of a model's parts and the parameters in each: frozen ones, adapters, decoder.
         step: a batch and a recipe -> named losses, to be added up; one optimiser step for each time that it yields.
         idle: parameters that no loss reaches.
-        logits: normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
+        changing: which parameters a loss reaches differs between the steps of a batch.
+        logits: of a model for masks, normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
         stride: input sides are multiples of it.
     """
 
     title: str
     paper: tuple[str, str]
+    task: str
     sources: tuple[Source, ...]
+    options: tuple[str, ...]
     build: Callable[[Sizes, Sources], Built]
     sizes: Callable[[Mapping[str, Tensor]], dict[str, str] | None]
     marker: str
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
-    step: Callable[[nn.Module, tuple[Tensor, Tensor], Recipe], Iterator[dict[str, Tensor]]]
-    idle: Callable[[nn.Module], list[nn.Parameter]]
-    logits: Callable[[nn.Module, Tensor], Tensor]
+    step: Callable[[nn.Module, tuple[Tensor, ...], Recipe], Iterator[dict[str, Tensor]]]
+    idle: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
+    changing: bool = False
+    logits: Callable[[nn.Module, Tensor], Tensor] | None = None
     stride: int = 32
 
     @property
@@ -80,7 +86,9 @@ FAMILIES = {
             "SAM2-UNet: Segment Anything 2 Makes Strong Encoder for Natural and Medical Image Segmentation",
             "2408.08870",
         ),
+        task="masks",
         sources=(TRUNK,),
+        options=("encoder",),
         build=building.sam2unet,
         sizes=building.sizes_of_sam2unet,
         marker="encoder.blocks.0.prompt_learn.0.weight",
@@ -96,14 +104,29 @@ FAMILIES = {
             "Segmentation Tasks",
             "2508.03566",
         ),
+        task="masks",
         sources=(TRUNK, Source("dinov2_path", "dino", "dino")),
+        options=("encoder", "dino"),
         build=building.sam2unext,
         sizes=building.sizes_of_sam2unext,
         marker="sam.blocks.0.prompt_learn.0.weight",
         parts=building.parts_by(("sam.", "trunk"), ("dino.", "dino")),
         step=mask_step,
-        idle=lambda model: [],
         logits=lambda model, images: model(images)[0],
+    ),
+    "sam_med2d": Family(
+        title="SAM-Med2D",
+        paper=("SAM-Med2D", "2308.16184"),
+        task="prompts",
+        sources=(Source("sam_checkpoint", "encoder", "encoder"),),
+        options=("encoder", "size", "encoder_adapter"),
+        build=building.sam_med2d,
+        sizes=building.sizes_of_sam_med2d,
+        marker="mask_decoder.iou_token.weight",
+        parts=building.parts_of_sam_med2d,
+        step=prompt_step,
+        idle=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
+        changing=True,
     ),
 }
 
@@ -142,23 +165,32 @@ def create_model(
     init_from: str | Path | None = None,
     dino: str | None = None,
     dinov2_path: str | Path | None = None,
+    sam_checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    encoder_adapter: bool | None = None,
 ) -> nn.Module:
     """A new model, ready to train: frozen parts frozen, adapters and decoder trainable, random but for the files given.
 
     Args:
         name: one of `list_models()`.
-        encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large.
+        encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large. Of
+            sam_med2d: vit_b, vit_l or vit_h; none: likewise, or vit_b.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint.
         init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs the files
             that they were trained from.
         dino: of sam2unext: small, base or large for DINOv2, v3_small, v3_base or v3_large; none: likewise.
         dinov2_path: its weights: timm's model.safetensors, or for DINOv2 Meta's .pth.
+        sam_checkpoint: of sam_med2d: a checkpoint of SAM or SAM-Med2D.
+        image_size: of sam_med2d: side of the images in pixels; none: 256.
+        encoder_adapter: of sam_med2d: have adapters, new ones where the file has none; none: yes.
 
     Raises:
         UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
     """
-    sizes = {option: size for option, size in (("encoder", encoder), ("dino", dino)) if size is not None}
-    return start_model(name, sizes, paths(hiera_path=hiera_path, dinov2_path=dinov2_path), init_from)[0]
+    sizes = dict(encoder=encoder, dino=dino, size=image_size, encoder_adapter=encoder_adapter)
+    sizes = {option: str(value) for option, value in sizes.items() if value is not None}
+    sources = paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    return start_model(name, sizes, sources, init_from)[0]
 
 
 def paths(**given: str | Path | None) -> dict[str, Path]:
@@ -185,13 +217,22 @@ def start_model(name: str, sizes: Sizes = NONE, sources: Sources = NONE, init_fr
     return model, bases
 
 
+def options_of(recipe: Recipe) -> dict[str, str]:
+    """What a recipe says of the network's shape, as `start_model` takes it, be it of this model or not."""
+    given = {"encoder": recipe.encoder, "dino": recipe.dino, "encoder_adapter": recipe.encoder_adapter}
+    if "size" in find_family(recipe.model).options:
+        given["size"] = recipe.size
+    return {option: str(value) for option, value in given.items() if value is not None}
+
+
 def check_options(family: Family, sizes: Sizes, sources: Sources) -> None:
     """UserError for a size or a file of a part that the model does not have."""
-    for kind, options in (("option", sizes), ("flag", sources)):
-        known = [getattr(source, kind) for source in family.sources]
-        for option in options:
+    for known, given in ((family.options, sizes), ([source.flag for source in family.sources], sources)):
+        for option in given:
             if option not in known:
                 raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
+    if "size" in sizes:
+        check_size(family, int(sizes["size"]))
 
 
 def load_model(
@@ -199,6 +240,7 @@ def load_model(
     device: str | torch.device | None = None,
     hiera_path: str | Path | None = None,
     dinov2_path: str | Path | None = None,
+    sam_checkpoint: str | Path | None = None,
 ) -> nn.Module:
     """The model that a checkpoint holds, in evaluation mode; kind and sizes come from names and shapes.
 
@@ -206,12 +248,14 @@ def load_model(
         path: `<title>-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
             `owner/name` there.
         device: where to put it; None for a GPU if there is one.
-        hiera_path, dinov2_path: for a file of trained weights alone, the files that they were trained from.
+        hiera_path, dinov2_path, sam_checkpoint: for a file of trained weights alone, the files that they were trained
+            from.
 
     Raises:
         UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub.
     """
-    return open_model(read_checkpoint(Path(path)), paths(hiera_path=hiera_path, dinov2_path=dinov2_path), device)
+    sources = paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    return open_model(read_checkpoint(Path(path)), sources, device)
 
 
 def open_model(found: Checkpoint, sources: Sources, device: str | torch.device | None) -> nn.Module:
@@ -274,8 +318,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if family is None:
         raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
     bases = bases_in(facts)
-    options = [source.option for source in family.sources]
-    sizes = {name: facts[name] for name in options} if facts.keys() >= set(options) else family.sizes(state)
+    written = facts.keys() >= set(family.options)
+    sizes = {name: facts[name] for name in family.options} if written else family.sizes(state)
     if sizes is None:
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
     return Checkpoint(path, family, sizes, state, bases)
@@ -290,8 +334,8 @@ def assemble(found: Checkpoint, sources: Sources) -> Built:
         raise UserError(
             f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {bases}"
         )
-    options = {source.flag: source.option for source in found.family.sources}
-    asked = {option: found.sizes[option] for flag, option in options.items() if flag not in sources}
+    in_files = {source.option for source in found.family.sources if source.flag in sources}
+    asked = {option: value for option, value in found.sizes.items() if option not in in_files}
     with torch.device("meta"):
         model, bases = found.family.build(asked, sources)
     for flag, base in found.bases.items():

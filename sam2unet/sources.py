@@ -11,6 +11,7 @@ from types import MappingProxyType
 SOURCES = {  # flag -> what the file is
     "hiera_path": "SAM 2 checkpoint",
     "dinov2_path": "for SAM2-UNeXT, DINOv2 weights, timm's or Meta's file,",
+    "sam_checkpoint": "for SAM-Med2D, a checkpoint of SAM or SAM-Med2D",
 }
 
 

@@ -1,11 +1,14 @@
 """From a batch to losses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
 from .config import Recipe
-from .losses import edge_weight, structure_loss
+from .data.clicks import Points, error_points, training_rounds
+from .data.prompts import PromptTensors
+from .losses import edge_weight, prompt_losses, structure_loss
+from .models.sam_med2d import best, stretched
 
 OUTPUTS = ("main", "side1", "side2")  # what a mask model's outputs are called in logs
 
@@ -20,3 +23,38 @@ def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) ->
     weighted, weight = recipe.loss == "weighted", edge_weight(masks)
     outputs = zip(OUTPUTS, model(images), strict=False)
     yield {name: structure_loss(logits, masks, weighted, weight) for name, logits in outputs}
+
+
+def prompt_step(model: nn.Module, batch: PromptTensors, recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+    """One step for everything that trains, from boxes or from points, then `iter_point` for the decoder alone.
+
+    These correct the answer before: by clicks where it is wrong, with it as a mask prompt, on the same embedding of the
+    image (arXiv 2308.16184, section 3.3; the order of things as released).
+    """
+    rounds = training_rounds(batch.shared, recipe.iter_point, recipe.point_list)
+    prompt = {"boxes": batch.boxes} if rounds.boxes else as_prompt(batch.points)
+    found = model({"image": batch.images} | prompt, recipe.multimask)
+    side, embedding = batch.labels.shape[-2:], found["image_embeddings"].detach()
+    low, losses = judged(found, batch.labels)
+    yield losses
+    for count in rounds.points:
+        prompt = {"image_embeddings": embedding, "mask_inputs": as_mask_prompt(low, recipe.mask_prompt)}
+        if count:
+            prompt |= as_prompt(error_points(stretched(low, side), batch.labels, count, batch.own))
+        low, losses = judged(model(prompt, recipe.multimask), batch.labels)
+        yield losses
+
+
+def judged(found: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of each item the mask that the model holds for the best, (M, 1, 4g, 4g), without its gradient, and its losses."""
+    low, quality = best(found["low_res_logits"], found["iou_predictions"])
+    return low.detach(), prompt_losses(stretched(low, labels.shape[-2:]), labels, quality)
+
+
+def as_prompt(points: Points) -> dict[str, Tensor]:
+    return {"point_coords": points.coords, "point_labels": points.labels}
+
+
+def as_mask_prompt(low: Tensor, kind: str) -> Tensor:
+    """Logits as `mask_prompt` of a recipe says: `probability` as released, or `logits` as SAM has it."""
+    return low.sigmoid() if kind == "probability" else low

@@ -98,7 +98,7 @@ CASES = {
     "train: unknown model": (write("r.yaml", b"model: unet"), f"{TRAIN} --config r.yaml", "no model named unet"),
     "train: no epochs": (nothing, f"{TRAIN} --epoch 0", "epoch is 0; it must be above 0"),
     "train: word for a flag": (nothing, f"{TRAIN} --batch_size many", "argument --batch_size: invalid int value"),
-    "train: unknown flag": (nothing, f"{TRAIN} --epochs 3", "unrecognized arguments: --epochs 3"),
+    "train: unknown flag": (nothing, f"{TRAIN} --epochen 3", "unrecognized arguments: --epochs 3"),
     "train: flag left out": (nothing, "train.py --save_path out", "required: --train_image_path, --train_mask_path"),
     "train: unknown device": (nothing, f"{TRAIN} --device gpu", "device gpu cannot be used here"),
     "train: workers": (nothing, f"{TRAIN} --workers -1", "workers is -1"),
@@ -170,7 +170,7 @@ def test_one_line_and_status_2(name, outcomes):
 def test_an_image_that_goes_bad_during_training_is_one_line_too(script, tmp_path):
     """The error comes out of a worker process."""
     images, masks = write_pairs(tmp_path)
-    hidden = "import sam2unet.engine.train as t; t.check_pairs = lambda *a: None"
+    hidden = "import sam2unet.engine.mask_task as t; t.check_pairs = lambda *a: None"
     (tmp_path / "train_unchecked.py").write_text(
         f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); {hidden}\n"
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"

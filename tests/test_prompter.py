@@ -34,7 +34,7 @@ def released(model, golden):
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
-    model = sam_med2d({}, {}, side=32)[0]
+    model = sam_med2d({"size": "32"}, {})[0]
     torch.nn.init.normal_(model.image_encoder.pos_embed)
     return model
 

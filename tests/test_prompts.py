@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sam2unet import UserError
-from sam2unet.data.clicks import Points, box_of, error_points, first_points, moved, pixels_of, training_rounds
+from sam2unet.data.clicks import box_of, error_points, first_points, moved, pixels_of, training_rounds
 from sam2unet.data.framing import Frame, Framing, normalised, read_label
 from sam2unet.data.pairs import Pair
 from sam2unet.data.prompt_files import (
@@ -20,6 +20,7 @@ from sam2unet.data.prompt_files import (
     TRAIN_LIST,
     ImageMasks,
     check_masks_of,
+    names_of,
     read_prompts,
     read_test_list,
     read_train_list,
@@ -27,7 +28,8 @@ from sam2unet.data.prompt_files import (
     write_test_list,
     write_train_list,
 )
-from sam2unet.data.prompts import PromptBatches, PromptDraw, PromptFolder, PromptTest
+from sam2unet.data.prompt_test import drawn, groups_of, read_group
+from sam2unet.data.prompts import PromptBatches, PromptDraw, PromptFolder
 
 CPU = torch.device("cpu")
 
@@ -84,19 +86,20 @@ def same(a, b) -> bool:
 
 @pytest.mark.parametrize("name", ["amos_0004_75_liver_000", "s0619_32_colon_000"])
 def test_prepared_test_items_are_the_released_ones(name, demo, procedures):
-    data = PromptTest(read_test_list(demo))
-    batch = data.__getitems__([data.names.index(f"{name}.png")])
+    pairs = read_test_list(demo)
+    place = names_of([pair.mask for pair in pairs]).index(f"{name}.png")
+    found = read_group(pairs, [place], Framing())
     golden = {key: procedures[f"test.{name}.{key}"] for key in ("image_s8", "label_packed", "boxes", "original_size")}
-    image = batch.on(CPU).images[0]
+    image = normalised(found.square, [found.frame])[0]
     assert np.array_equal(image[:, ::8, ::8], golden["image_s8"])  # of 256 values rounded once: no tolerance
     mean, std = procedures[f"test.{name}.image_mean_std"]
     assert image.double().mean() == pytest.approx(mean, abs=1e-6)
     assert image.double().std(correction=0) == pytest.approx(std, abs=1e-5)
-    assert np.array_equal(np.packbits(batch.labels.numpy()), golden["label_packed"])
-    assert np.array_equal(batch.boxes[0], golden["boxes"])
-    assert batch.frames[0][:2] == tuple(golden["original_size"])
-    assert batch.wholes[0].shape == (1, *golden["original_size"])
-    assert batch.wholes[0].sum() == procedures[f"test.{name}.ori_label_sum"]
+    assert np.array_equal(np.packbits(found.labels[0].numpy().astype(bool)), golden["label_packed"])
+    assert np.array_equal(drawn(found.labels[0], place, 1, seed=0).boxes, golden["boxes"])
+    assert found.frame[:2] == tuple(golden["original_size"])
+    assert found.wholes[0].shape == (1, *golden["original_size"])
+    assert found.wholes[0].sum() == procedures[f"test.{name}.ori_label_sum"]
 
 
 def test_boxes_of_a_training_image_are_the_released_ones_before_the_noise(demo, procedures):
@@ -111,15 +114,13 @@ def test_boxes_of_a_training_image_are_the_released_ones_before_the_noise(demo, 
 
 
 def test_boxes_of_all_test_masks_are_the_released_prompts_and_their_points_are_inside(demo, reference):
-    data = PromptTest(read_test_list(demo))
-    released = read_prompts(reference / "sammed2d_prompts.json", data.names)
-    batch = data.__getitems__(range(len(data)))
-    assert torch.equal(batch.boxes[:, 0], torch.cat([one.boxes for one in released]))
-    for label, (_, points) in zip(batch.labels, released, strict=True):
-        x, y = points.coords[0, 0].int().tolist()
-        assert label[0, y, x] == 1 and points.labels.tolist() == [[1]]
-    given = PromptTest(read_test_list(demo), prompts=released).__getitems__(range(len(data)))
-    assert torch.equal(given.points.coords, torch.cat([one.points.coords for one in released]))
+    pairs = read_test_list(demo)
+    released = read_prompts(reference / "sammed2d_prompts.json", names_of([pair.mask for pair in pairs]))
+    for place, prompts in enumerate(released):
+        (label,) = read_group(pairs, [place], Framing()).labels
+        assert torch.equal(drawn(label, place, 1, seed=0).boxes, prompts.boxes)
+        x, y = prompts.points.coords[0, 0].int().tolist()
+        assert label[0, y, x] == 1 and prompts.points.labels.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("case", ["pad", "pad_odd", "resize_one_small", "equal", "large"])
@@ -281,11 +282,8 @@ def test_rounds_are_eight_of_which_the_last_and_one_before_are_bare():
     assert {n for draw in draws for n in draw.points} == {0, 1, 3, 5, 9}
 
 
-def test_fewer_than_three_rounds_work_and_none_is_refused():
+def test_fewer_than_three_rounds_work():
     assert [training_rounds(seeded(), n, (3,)).points for n in (1, 2, 3)] == [(0,), (3, 0), (3, 0, 0)]
-    for flags, words in (((0,), "iter_point is 0"), ((8, ()), "point_list"), ((8, (1, 0)), "point_list")):
-        with pytest.raises(UserError, match=words):
-            training_rounds(seeded(), *flags)
 
 
 # Batches
@@ -342,17 +340,16 @@ def test_a_step_draws_anew_in_each_batch_and_again_when_resumed(lists):
 @pytest.mark.parametrize("points", [1, 3, 5])
 def test_prompts_of_a_test_come_back_from_their_file(points, lists, tmp_path):
     pairs = flat(lists)
-    data = PromptTest(pairs, Framing(64), points, seed=3)
-    whole = data.__getitems__(range(9))
-    write_prompts(tmp_path / "64_prompt.json", whole.prompts())
-    prompts = read_prompts(tmp_path / "64_prompt.json", data.names)
-    again = PromptTest(pairs, Framing(64), prompts=prompts)
-    for batch in DataLoader(again, batch_size=2, collate_fn=lambda batch: batch, num_workers=2):
-        for number, index in enumerate(batch.indices.tolist()):
-            assert torch.equal(batch.boxes[number], whole.boxes[index])
-            for found, wanted in zip(batch.points, whole.points, strict=True):
-                assert torch.equal(found[number], wanted[index])
-    assert same(data.__getitems__([4]).points, Points(*(part[4:5] for part in whole.points)))
+    names = names_of([pair.mask for pair in pairs])
+    whole = [
+        drawn(label, place, points, seed=3)
+        for places in groups_of(pairs, 2)
+        for place, label in zip(places, read_group(pairs, places, Framing(64)).labels, strict=True)
+    ]
+    assert same(whole[4], drawn(read_group(pairs, [4], Framing(64)).labels[0], 4, points, seed=3))
+    assert not same(whole[4], drawn(read_group(pairs, [4], Framing(64)).labels[0], 4, points, seed=4))
+    write_prompts(tmp_path / "64_prompt.json", dict(zip(names, whole, strict=True)))
+    assert same(tuple(read_prompts(tmp_path / "64_prompt.json", names)), tuple(whole))
     entry = json.loads((tmp_path / "64_prompt.json").read_text())["i0_0.png"]
     assert np.shape(entry["point_coords"]) == (points, 2) and np.shape(entry["point_labels"]) == (points,)
 
@@ -367,7 +364,7 @@ def test_prompts_nested_one_deeper_are_read_too(tmp_path):
 def test_masks_with_one_file_name_keep_their_prompts_apart(lists):
     folders = [path.parent for path in lists[0].masks[:2]]
     pairs = [Pair(lists[0].image, folder / name / "m.png") for folder, name in zip(folders, "ab", strict=True)]
-    names = PromptTest(pairs).names
+    names = names_of([pair.mask for pair in pairs])
     assert len(set(names)) == 2 and all(name.endswith("/m.png") for name in names)
 
 
@@ -469,7 +466,7 @@ def test_a_mask_lost_in_resizing_is_refused_by_name(lists):
     thin[3] = 255  # S = 64 takes every other row
     save(lists[2].masks[0], thin)
     with pytest.raises(UserError, match="i2_0.png has nothing left at 64x64"):
-        PromptTest(flat(lists), Framing(64)).__getitems__([6])
+        read_group(flat(lists), [6], Framing(64))
     check_masks_of(flat(lists), Framing(128))
 
 

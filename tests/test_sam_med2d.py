@@ -22,7 +22,7 @@ CASES = ["point1", "point3", "box", "box_point", "mask_point", "mask_only", "poi
 
 def meta_model(encoder="vit_b", **options):
     with torch.device("meta"):
-        return sam_med2d({"encoder": encoder}, {}, **options)[0]
+        return sam_med2d({"encoder": encoder} | {name: str(value) for name, value in options.items()}, {})[0]
 
 
 def close(ours, expected, atol):
@@ -70,7 +70,7 @@ def test_names_shapes_and_order_are_those_of_released_checkpoints(reference):
     model = meta_model()
     ours = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()]
     assert ours == json.loads((reference / "sammed2d_vit_b.keys.json").read_text())
-    plain = meta_model(adapters=False)
+    plain = meta_model(encoder_adapter=False)
     assert list(plain.state_dict()) == [name for name, *_ in ours if ".Adapter." not in name]
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert count == {"image_encoder": 267_177_216, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
@@ -83,7 +83,7 @@ def test_names_shapes_and_order_are_those_of_released_checkpoints(reference):
 
 @pytest.mark.parametrize("size, millions", [("vit_b", 94), ("vit_l", 312), ("vit_h", 641)])
 def test_every_size_is_that_of_sam(size, millions):
-    model = meta_model(size, side=1024, adapters=False)
+    model = meta_model(size, size=1024, encoder_adapter=False)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
     encoder = model.image_encoder
     assert len(encoder.blocks) == SIZES[size]["depth"] and encoder.pos_embed.shape == (1, 64, 64, SIZES[size]["dim"])
@@ -118,7 +118,7 @@ def test_windows_agree_with_the_released_ones(seen, golden):
 
 
 def test_without_adapters_it_is_sam(model, fill, golden):
-    plain = meta_model(adapters=False)
+    plain = meta_model(encoder_adapter=False)
     weights = {name: t for name, t in model.state_dict().items() if ".Adapter." not in name}
     plain.load_state_dict(weights, assign=True)
     with torch.no_grad():

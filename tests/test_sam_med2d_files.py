@@ -59,9 +59,7 @@ def test_tables_of_sam_are_resized_as_released(side, sam_file, procedures):
 
 
 def test_training_starts_from_sam_with_new_adapters(sam_file, procedures, capsys):
-    with pytest.raises(sam2unet.UserError, match="sam_vit_b.pth has no adapters; start training from it"):
-        sam_med2d({}, {"sam_checkpoint": sam_file})
-    model, bases = sam_med2d({}, {"sam_checkpoint": sam_file}, new_adapters=True)
+    model, bases = sam_med2d({}, {"sam_checkpoint": sam_file})
     assert "weights: sam_vit_b.pth, SAM vit_b, new adapters, SHA-256" in capsys.readouterr().out
     assert bases["sam_checkpoint"].name == "sam_vit_b.pth"
     state = model.state_dict()
@@ -69,7 +67,7 @@ def test_training_starts_from_sam_with_new_adapters(sam_file, procedures, capsys
     fresh = {name for name, t in state.items() if t.any() and "_pos" not in name and "pos_embed" not in name}
     biases = {name for name in state if name.endswith("Adapter.norm.bias")}  # which begin at zero
     assert fresh | biases == set(procedures["checkpoint.256.not_loaded_keys"])
-    plain, _ = sam_med2d({}, {"sam_checkpoint": sam_file}, side=512, adapters=False)
+    plain, _ = sam_med2d({"size": "512", "encoder_adapter": "False"}, {"sam_checkpoint": sam_file})
     assert len(plain.state_dict()) == 314 and plain.image_encoder.pos_embed.shape == (1, 32, 32, 768)
     assert not any(p.requires_grad for p in plain.image_encoder.parameters())
     assert all(p.requires_grad for p in plain.mask_decoder.parameters())
@@ -84,7 +82,7 @@ def test_released_files_load_with_or_without_adapters(wrapped, shapes, tmp_path,
     torch.save({"model": state, "optimizer": {"state": {}}} if wrapped else state, path)
     model, _ = sam_med2d({"encoder": "vit_b"}, {"sam_checkpoint": path})
     assert model.image_encoder.blocks[3].Adapter.norm.bias[7] == 7 and model.image_encoder.blocks[3].Adapter is not None
-    plain, _ = sam_med2d({}, {"sam_checkpoint": path}, adapters=False)
+    plain, _ = sam_med2d({"encoder_adapter": "False"}, {"sam_checkpoint": path})
     for loaded in (model, plain):
         assert loaded.mask_decoder.mask_tokens.weight[1, 2] == 258
     assert len(model.state_dict()) == 386 and len(plain.state_dict()) == 314
@@ -123,7 +121,7 @@ def test_a_file_that_does_not_fit_is_one_line(change, line, shapes, tmp_path):
     state = {name: t for name, t in (thin(shapes) | change).items() if t is not None}
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(sam2unet.UserError, match=line):
-        sam_med2d({}, {"sam_checkpoint": tmp_path / "x.pth"}, new_adapters=True)
+        sam_med2d({}, {"sam_checkpoint": tmp_path / "x.pth"})
 
 
 def test_another_size_than_the_file_is_refused(shapes, tmp_path):

@@ -16,8 +16,10 @@ import sam2unet
 from sam2unet.config import Recipe
 from sam2unet.data.pairs import match
 from sam2unet.engine import validate as validation
+from sam2unet.engine.mask_task import MaskTask
 from sam2unet.engine.processes import Processes
-from sam2unet.engine.validate import better, check_metric, draw, validate
+from sam2unet.engine.task import metric_named
+from sam2unet.engine.validate import better, draw, validate
 from sam2unet.errors import UserError
 from sam2unet.families import find_family
 
@@ -180,16 +182,18 @@ def test_images_are_read_while_the_model_predicts_and_few_are_held(monkeypatch, 
 
 
 def test_a_metric_is_named_by_key_or_title_and_its_direction_known(model, tmp_path):
-    assert check_metric("Dice_mean") == check_metric("mDice") == "Dice_mean"
-    assert check_metric("IoU.5") == "IoU_05" and check_metric("MAE") == "MAE"
+    metrics = MaskTask.metrics
+    assert metric_named("Dice_mean", metrics) == metric_named("mDice", metrics) == "Dice_mean"
+    assert metric_named("IoU.5", metrics) == "IoU_05" and metric_named("MAE", metrics) == "MAE"
     for name in ("dice", "mirror_IoU", "IoU", "HCE"):
         with pytest.raises(UserError, match="--best_metric; there are S, .*mDice"):
-            check_metric(name)
+            metric_named(name, metrics)
     images, masks = write_pairs(tmp_path, count=1)
-    assert all(check_metric(key) == key for key in validate(model, match(images, masks), 64).table)
-    assert better("Dice_mean", 0.5, None) and better("Dice_mean", 0.6, 0.5) and not better("Dice_mean", 0.5, 0.5)
-    assert better("MAE", 0.4, 0.5) and not better("MAE", 0.6, 0.5)
-    assert not better("S", math.nan, None) and not better("S", math.nan, 0.5) and better("S", 0.1, math.nan)
+    assert validate(model, match(images, masks), 64).table.keys() == metrics.keys()
+    dice, mae, s = (metrics[key] for key in ("Dice_mean", "MAE", "S"))
+    assert better(dice, 0.5, None) and better(dice, 0.6, 0.5) and not better(dice, 0.5, 0.5)
+    assert better(mae, 0.4, 0.5) and not better(mae, 0.6, 0.5)
+    assert not better(s, math.nan, None) and not better(s, math.nan, 0.5) and better(s, 0.1, math.nan)
 
 
 def test_the_pictures_are_image_mask_and_map_of_pairs_spread_evenly(model, tmp_path):

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-
 NOISE = 5  # pixels by which a box is moved at most
 POINTS = (1, 3, 5, 9)  # clicks in a round of training, one of these
 
@@ -121,13 +119,8 @@ class Rounds(NamedTuple):
 def training_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Sequence[int] = POINTS) -> Rounds:
     """The released draw: a coin, then `iter_point` rounds with the last and one from the second on without points.
 
-    With fewer than three rounds only the last is without; the released code stops there. UserError for none, or for
-    numbers of points below 1.
+    With fewer than three rounds only the last is without; the released code stops there.
     """
-    if iter_point < 1:
-        raise UserError(f"iter_point is {iter_point}; it must be 1 or more")
-    if not point_list or min(point_list) < 1:
-        raise UserError("point_list takes numbers of points from 1 on, e.g. 1 3 5 9")
     boxes = bool(torch.randint(2, (), generator=generator))
     chosen = torch.randint(len(point_list), (iter_point,), generator=generator).tolist()
     bare = {iter_point - 1}

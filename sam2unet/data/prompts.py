@@ -1,4 +1,4 @@
-"""SAM-Med2D's items: in training an image with some of its masks and a first prompt for each, in test one mask's."""
+"""What SAM-Med2D trains on: images with some of their masks, and a first prompt for each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ..errors import UserError, some
 from .batches import Batches, generator_of
 from .clicks import Points, box_of, first_points, moved
 from .framing import Frame, Framing, normalised
-from .pairs import Pair
-from .prompt_files import ImageMasks, Prompts, names_of
+from .prompt_files import ImageMasks
 
 RELEASED = Framing()
 ITEM, STEP = 1, 2  # in keys: streams of the data set and of the training step
@@ -66,9 +65,8 @@ class PromptBatch(NamedTuple):
         images, labels: uint8 (B, 3, S, S), not normalised, and (M, 1, S, S), 0 or 1.
         frames: how each image lies in the square, and its original size.
         boxes, points: as in `PromptTensors`.
-        indices: (B,) places in the list of images, in test in that of masks.
-        names: of the M masks, for prompts and predictions.
-        wholes: in test, the M masks at original size, uint8 (1, h, w); in training none.
+        indices: (B,) places in the list of images.
+        names: file names of the M masks.
         key: what the step's draws depend on: the seed, the epoch, the batch.
         skipped: in words, what could not be used and is left out.
     """
@@ -80,7 +78,6 @@ class PromptBatch(NamedTuple):
     points: Points
     indices: Tensor
     names: tuple[str, ...]
-    wholes: tuple[Tensor, ...] = ()
     key: tuple[int, ...] = (0,)
     skipped: tuple[str, ...] = ()
 
@@ -97,14 +94,6 @@ class PromptBatch(NamedTuple):
             generator_of(*self.key, STEP),
             generator_of(*self.key, STEP, 1 + int(self.indices[0])),
         )
-
-    def prompts(self) -> dict[str, Prompts]:
-        """By name, for `write_prompts`."""
-        coords, labels = self.points
-        return {
-            name: Prompts(self.boxes[i], Points(coords[i : i + 1], labels[i : i + 1]))
-            for i, name in enumerate(self.names)
-        }
 
 
 class PromptFolder(Dataset):
@@ -173,57 +162,6 @@ class PromptFolder(Dataset):
         return Item(image, frame, labels, boxes, points, tuple(mask.name for mask in chosen))
 
 
-class PromptTest(Dataset):
-    """Test batches: one mask each, its box as it is, and `point_num` points, or the prompts given.
-
-    An item depends on the seed and its place in the list alone.
-
-    Args:
-        prompts: of each mask, in their order; none: drawn here.
-
-    Attributes:
-        names: of the masks, which `read_prompts` and `write_prompts` take.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        framing: Framing = RELEASED,
-        point_num: int = 1,
-        seed: int = 0,
-        prompts: Sequence[Prompts] | None = None,
-    ):
-        if point_num < 1:
-            raise UserError(f"point_num is {point_num}; it must be 1 or more")
-        assert prompts is None or len(prompts) == len(pairs)
-        self.pairs = pairs
-        self.framing = framing
-        self.point_num = point_num
-        self.seed = seed
-        self.prompts = prompts
-        self.names = names_of([pair.mask for pair in pairs])
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitems__(self, indices: Sequence[int]) -> PromptBatch:
-        """All with as many points, as `read_prompts` sees to."""
-        items, wholes = zip(*(self.item(index) for index in indices), strict=True)
-        return stacked(items, indices, wholes, key=(self.seed, indices[0]))
-
-    def item(self, index: int) -> tuple[Item, Tensor]:
-        pair = self.pairs[index]
-        image, frame = self.framing.image(pair.image)
-        label, whole = self.framing.label(pair.mask, frame, strict=True)
-        if self.prompts is None:
-            generator = generator_of(self.seed, index, ITEM)
-            box, points = box_of(label)[None], first_points(torch.from_numpy(label)[None], self.point_num, generator)
-        else:
-            box, points = self.prompts[index].boxes.numpy(), self.prompts[index].points
-        item = Item(image, frame, label[None], box, points, (self.names[index],))
-        return item, torch.from_numpy(whole[None].astype(np.uint8))
-
-
 class Item(NamedTuple):
     """One image: uint8 (3, S, S); of its K masks bool (K, S, S), boxes (K, 4), points (K, N, 2) and (K, N), names."""
 
@@ -238,7 +176,6 @@ class Item(NamedTuple):
 def stacked(
     items: Sequence[Item],
     indices: Sequence[int],
-    wholes: Sequence[Tensor] = (),
     key: tuple[int, ...] = (0,),
     skipped: Sequence[str] = (),
 ) -> PromptBatch:
@@ -251,7 +188,6 @@ def stacked(
         Points(*(torch.cat(parts) for parts in zip(*points, strict=True))),
         torch.tensor(indices),
         sum(names, ()),
-        tuple(wholes),
         key,
         tuple(skipped),
     )

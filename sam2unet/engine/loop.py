@@ -16,29 +16,43 @@ from tqdm import tqdm
 
 from ..data.batches import Batches
 from ..data.masks import MaskBatch
-from ..data.pairs import Pair
+from ..data.prompts import PromptBatch
 from ..errors import Stopped, warn
 from ..files import make_folder
-from ..scoring import tables
-from ..scoring.columns import METRICS, RELEASED
-from ..scoring.results import MethodResult
+from ..scoring.columns import Metric
 from .log import Log
 from .processes import Processes
 from .runstate import random_state, set_random_state, write_state
 from .signals import Signals
+from .task import Task
 from .trainer import Trainer, Watch
-from .validate import better, draw, validate
+from .validate import better
 
 LOG_EVERY = 20  # updates between lines of metrics.jsonl
 
 
+Batch = MaskBatch | PromptBatch
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Pairs to score after every `every`-th epoch and at the end; the best epoch by `metric` is kept."""
+    """By `task` after every `every`-th epoch and at the end; the best epoch by `metric`, one of its keys, is kept."""
 
-    pairs: Sequence[Pair]
+    task: Task
     every: int
-    metric: str
+    key: str
+
+    @property
+    def metric(self) -> Metric:
+        return self.task.metrics[self.key]
+
+    def best_epoch(self, scores: Mapping[int, Mapping[str, float]]) -> int | None:
+        """The first epoch with the best value."""
+        best = None
+        for epoch in sorted(scores):
+            if better(self.metric, scores[epoch][self.key], None if best is None else scores[best][self.key]):
+                best = epoch
+        return best
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,9 @@ class Loop:
             while self.progress.epoch <= self.recipe.epoch:
                 self.train_epoch()
                 self.end_epoch()
-        if self.validation and (epoch := best_epoch(self.validation.metric, self.progress.scores)):
-            value = self.progress.scores[epoch][self.validation.metric]
-            print(f"best: epoch {epoch}, {METRICS[self.validation.metric].title} {value:.3f}")
+        if self.validation and (epoch := self.validation.best_epoch(self.progress.scores)):
+            value = self.progress.scores[epoch][self.validation.key]
+            print(f"best: epoch {epoch}, {self.validation.metric.title} {value:.3f}")
 
     def train_epoch(self) -> None:
         progress, trainer = self.progress, self.trainer
@@ -145,7 +159,7 @@ class Loop:
             if not sys.stderr.isatty():
                 print(f"epoch {title}  loss {losses['total']:.4f}  {rate:.1f} images/s", flush=True)
 
-    def update(self, group: list[MaskBatch]) -> int:
+    def update(self, group: list[Batch]) -> int:
         """Take the group's optimiser steps; how many images it holds over all processes."""
         first, world = self.progress.batch, self.processes.world
         whole = sum(self.batches.images(first + number) for number in range(len(group)))
@@ -221,44 +235,25 @@ class Loop:
 
     def validate(self, validation: Validation) -> None:
         """Score, print the epoch's row, keep the best."""
-        epoch, scores = self.progress.epoch, self.progress.scores
-        best, first_row = best_epoch(validation.metric, scores), not self.shown
-        model, recipe, processes = self.trainer.model, self.recipe, self.processes
-        result = validate(model, validation.pairs, recipe.size, recipe.mask_threshold, processes.rank, processes.world)
-        scores[epoch] = result.table
-        if not processes.first:
+        epoch, scores, task = self.progress.epoch, self.progress.scores, validation.task
+        best, first_row = validation.best_epoch(scores), not self.shown
+        model, key = self.trainer.model, validation.key
+        scores[epoch] = task.validate(model, self.processes)
+        if not self.processes.first:
             return
-        header, *rows = score_table(scores, len(validation.pairs)).splitlines()
+        header, *rows = task.table(scores).splitlines()
         print(*[header] * first_row, rows[-1], sep="\n", flush=True)
         self.shown = True
-        if best is None or better(validation.metric, result.table[validation.metric], scores[best][validation.metric]):
-            print(f"saved {self.saving.write('best')}: the best {METRICS[validation.metric].title} so far", flush=True)
+        if better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
+            print(f"saved {self.saving.write('best')}: the best {validation.metric.title} so far", flush=True)
         picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
-        draw(model, validation.pairs, recipe.size, recipe.mask_threshold, picture)
-        self.log.write("validation", self.trainer.step, epoch=epoch, **result.table)
+        task.draw(model, picture)
+        self.log.write("validation", self.trainer.step, epoch=epoch, **scores[epoch])
         self.log.picture("validation", picture, self.trainer.step)
 
 
-def best_epoch(metric: str, scores: Mapping[int, Mapping[str, float]]) -> int | None:
-    """The first epoch with the best value."""
-    best = None
-    for epoch in sorted(scores):
-        if better(metric, scores[epoch][metric], None if best is None else scores[best][metric]):
-            best = epoch
-    return best
-
-
-def score_table(scores: Mapping[int, Mapping[str, float]], images: int) -> str:
-    """A line of titles and one per validated epoch."""
-    rows = [
-        MethodResult("validation", f"epoch {epoch}", [""] * images, [], [], [], {}, {}, dict(table))
-        for epoch, table in sorted(scores.items())
-    ]
-    return tables.text_table(rows, RELEASED)
-
-
-def grouped(loader: Iterable[MaskBatch], count: int) -> Iterator[list[MaskBatch]]:
+def grouped(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
     """Lists of `count` batches; the last may hold fewer."""
     batches = iter(loader)
     while group := list(itertools.islice(batches, count)):

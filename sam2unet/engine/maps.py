@@ -84,6 +84,10 @@ class Predictor:
     def of(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
         """For a model in evaluation mode, where it is. UserError for a size that it cannot take."""
         family = family_of(model)
+        if family.logits is None:
+            raise UserError(
+                f"{family.title} finds what prompts ask for, not one map: test.py --data_path, or sam2unet.Prompter"
+            )
         size = size or Recipe.read(model=family.name).size
         check_size(family, size)
         device = next(model.parameters()).device

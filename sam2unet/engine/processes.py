@@ -84,12 +84,20 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def spread(self, model: nn.Module, device: torch.device, idle: Sequence[nn.Parameter], sync_bn: bool) -> nn.Module:
+    def spread(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        idle: Sequence[nn.Parameter],
+        sync_bn: bool,
+        changing: bool = False,
+    ) -> nn.Module:
         """`model` as it is with one process, else a wrapper that averages gradients.
 
         Args:
             idle: parameters that never get a gradient, which the average would wait for. They are frozen here.
             sync_bn: BatchNorm over the images of all processes.
+            changing: each call may reach other parameters; those that it does not reach keep no gradient.
         """
         if self.world == 1:
             return model
@@ -98,7 +106,10 @@ class Processes:
         if sync_bn:
             synchronised(model)
         return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=changing,
         )
 
 

@@ -44,15 +44,18 @@ class Speed:
 
 
 def chosen_for(
-    device: torch.device, recipe: Recipe, speed: Speed, pairs: int, folder: Path, copies: int
+    device: torch.device, recipe: Recipe, speed: Speed, pairs: int | None, folder: Path, copies: int
 ) -> tuple[Recipe, Speed]:
     """`recipe` and `speed` with what suits the device turned on, after saying what that is.
 
     Args:
-        pairs, folder, copies: what would be cached, where on disk, and by how many processes of this machine.
+        pairs, folder, copies: what would be cached, none where nothing can be; where on disk; by how many processes of
+            this machine.
     """
-    need = math.prod(shape_of(pairs, recipe.size))
+    need = math.prod(shape_of(pairs or 0, recipe.size))
     rooms = {"ram": need * copies < 0.5 * free_memory(), "disk": need < 0.5 * shutil.disk_usage(folder).free}
+    if pairs is None:
+        rooms = {}
     amp = half_type(device) if recipe.amp == "off" else recipe.amp
     cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
     speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)

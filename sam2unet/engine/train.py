@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import Recipe, Study
 from ..data.batches import Batches
-from ..data.cache import open_cache
-from ..data.check import check_pairs, readable_pairs
-from ..data.masks import MaskFolder
-from ..data.pairs import Pair, match
-from ..errors import UserError, warn
-from ..families import Family, Source, check_size, find_family, own_names, save_checkpoint, start_model
+from ..errors import UserError
+from ..families import Family, Source, check_size, find_family, options_of, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
 from ..sources import NONE, Bases, Sources
 from .log import Log
 from .loop import Loop, Saving, Validation
+from .mask_task import MaskTask
 from .processes import Processes, another_failed
+from .prompt_task import PromptTask
 from .record import fingerprint, run_record, write_record
 from .runstate import only_run_in, read_state
 from .runtime import default_workers, out_of_memory, pick_device, set_seed
 from .signals import apart_from_signals
 from .speed import Speed, chosen_for
+from .task import Data, Task, metric_named
 from .trainer import Trainer
-from .validate import check_metric
 
-
-@dataclass(frozen=True)
-class Data:
-    """Folders. Several training folders are one set; a mask folder for each image folder."""
-
-    images: Sequence[Path]
-    masks: Sequence[Path]
-    val_images: Path | None = None
-    val_masks: Path | None = None
-    val_fraction: float = 0.0  # of the training pairs, drawn by the seed, in place of a folder
-    on_bad_image: str = "stop"  # or "skip"
+TASKS: dict[str, Callable[[Family, Recipe, Data], Task]] = {"masks": MaskTask, "prompts": PromptTask}
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Keeping:
     save_minutes: float = 10
     resume: str | None = None
     val_every: int = 1
-    best_metric: str = "Dice_mean"
+    best_metric: str | None = None  # none: the task's
     tensorboard: bool = False
     arguments: Mapping[str, object] = field(default_factory=dict)
 
@@ -94,26 +82,29 @@ def run(
         processes.join(device)  # waits until the first process has found nothing wrong
     with processes.one_voice():
         family = find_family(recipe.model)
-        check_options(family, recipe, data, keeping, machine)
-        pairs, held_out = split_pairs(data, recipe.seed)
-        refuse_single_values(family, recipe, len(pairs))
+        check_options(family, recipe, keeping, machine)
+        task = TASKS[family.task](family, recipe, data)
+        metric = metric_named(keeping.best_metric or task.best, task.metrics)
+        if machine.speed.cache != "off" and not task.cached:
+            raise UserError(f"--cache keeps resized pairs of images and masks, which {family.title} has no use for")
         model, bases = built(family, recipe, machine, sources, init_from)
-        pairs = looked_at(pairs, held_out, data, recipe, study)
-        batches = Batches(len(pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+        task.check(study)
+        batches = task.batches(processes)
         if keeping.save == "trainable" and not bases:
             flags = " and ".join(f"--{source.flag}" for source in family.sources)
             raise UserError(f"--save trainable leaves out what is in {flags}; give what it starts from, or no --save")
         make_folder(keeping.folder)
         speed = machine.speed
         if machine.fast:
-            recipe, speed = chosen_for(device, recipe, speed, len(pairs), keeping.folder, processes.local_world)
+            count = len(task.pairs) if task.cached else None
+            recipe, speed = chosen_for(device, recipe, speed, count, keeping.folder, processes.local_world)
 
     with ExitStack() as stack:
         if processes.first:
             stack.enter_context(only_run_in(keeping.folder))
         facts = {
             "recipe": dataclasses.asdict(recipe),
-            "data": fingerprint(pairs),
+            "data": fingerprint(task.pairs),
             "base": {flag: f"{base.name}, {base.sha256}" for flag, base in bases.items()},
         }
         state = state_to_resume(keeping, facts)
@@ -124,18 +115,17 @@ def run(
         if processes.first:
             recipe.write(keeping.folder / "recipe.yaml")
             weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}
-            record = run_record(keeping.arguments, recipe, device, pairs, weights, held_out, processes.world)
+            record = run_record(keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world)
             write_record(keeping.folder, record, resumed=state is not None)
             log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
             stack.callback(log.close)
-        cache = open_caches(speed.cache, pairs, recipe, keeping.folder, processes)
-        dataset = MaskFolder(pairs, recipe.size, recipe.mask_threshold, cache, data.on_bad_image == "skip")
+        dataset = task.dataset(speed.cache, keeping.folder, processes)
         loop = Loop(
             Trainer(family, model.to(device), recipe, speed, device, processes),
             batches,
-            loader_of(dataset, batches, machine.workers, device),
+            loader_of(dataset, batches, 0 if speed.cache != "off" else machine.workers, device),
             saving_of(keeping, model, bases, facts),
-            Validation(held_out, keeping.val_every, check_metric(keeping.best_metric)) if held_out else None,
+            Validation(task, keeping.val_every, metric) if task.held_out else None,
             log,
             processes,
         )
@@ -143,58 +133,21 @@ def run(
             loop.restore(state)
         if state and loop.progress.epoch <= recipe.epoch:
             print(f"resumed at {loop.place()}")
-        print(f"data: {len(pairs)} pairs at {recipe.size}x{recipe.size}, batch {recipe.batch_size}, on {device}")
+        print(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
         try:
             loop.run()
         except RuntimeError as e:
             raise out_of_memory(e, recipe, device) or another_failed(e) or e from e
 
 
-def check_options(family: Family, recipe: Recipe, data: Data, keeping: Keeping, machine: Machine) -> None:
+def check_options(family: Family, recipe: Recipe, keeping: Keeping, machine: Machine) -> None:
     check_size(family, recipe.size)
     if machine.workers is not None and machine.workers < 0:
         raise UserError(f"workers is {machine.workers}; it must be 0 or above")
     if keeping.save not in ("full", "trainable"):
         raise UserError(f"save is {keeping.save}; there are full, trainable")
-    if data.on_bad_image not in ("stop", "skip"):
-        raise UserError(f"on_bad_image is {data.on_bad_image}; there are stop, skip")
-    check_metric(keeping.best_metric)
     if keeping.val_every < 1 or keeping.save_minutes < 0:
         raise UserError("val_every must be above 0, save_minutes 0 or above")
-    if not 0 <= data.val_fraction < 1:
-        raise UserError(f"val_fraction is {data.val_fraction}; it must be from 0 to below 1, e.g. 0.1")
-    if (data.val_images is None) != (data.val_masks is None):
-        raise UserError("--val_image_path and --val_mask_path go together")
-    if data.val_images and data.val_fraction:
-        raise UserError("--val_fraction takes pairs from the training folders; it does not go with --val_image_path")
-
-
-def looked_at(pairs: list[Pair], held_out: list[Pair], data: Data, recipe: Recipe, study: Study | None) -> list[Pair]:
-    """Those to train on, once every file has been opened. UserError for what would train or score wrongly."""
-    if study and study.train_count not in (None, found := len(pairs) + len(held_out) * bool(data.val_fraction)):
-        warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
-    if data.on_bad_image == "skip":
-        pairs = readable_pairs(pairs)
-    for some in filter(None, (pairs, held_out)):
-        check_pairs(some, recipe.mask_threshold)
-    return pairs
-
-
-def split_pairs(data: Data, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs to validate with."""
-    if len(data.images) != len(data.masks):
-        raise UserError(
-            f"{len(data.images)} --train_image_path, but {len(data.masks)} --train_mask_path; give one each, in order"
-        )
-    pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
-    if data.val_images:
-        return pairs, match(data.val_images, data.val_masks)
-    count = round(len(pairs) * data.val_fraction) or int(data.val_fraction > 0)
-    if count >= len(pairs):
-        raise UserError(f"val_fraction {data.val_fraction} of {len(pairs)} pairs leaves none to train on")
-    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out = set(order[:count])
-    return [p for i, p in enumerate(pairs) if i not in held_out], [pairs[i] for i in sorted(held_out)]
 
 
 def built(
@@ -204,7 +157,7 @@ def built(
     if machine.deterministic:
         make_deterministic()
     set_seed(recipe.seed)
-    model, bases = start_model(recipe.model, recipe.sizes, sources, init_from)
+    model, bases = start_model(recipe.model, options_of(recipe), sources, init_from)
     choose_trained(family, model, recipe, [s for s in family.sources if s.flag not in sources and init_from is None])
     print_parts(family, model)
     return model, bases
@@ -222,6 +175,8 @@ def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: lis
         frozen = set()
     elif recipe.finetune == "decoder":
         frozen.add("adapters")
+    if not recipe.train_points:
+        frozen.add("points")
     for part, parameters in family.parts(model).items():
         for parameter in parameters:
             parameter.requires_grad_(part not in frozen)
@@ -259,20 +214,8 @@ def saving_of(keeping: Keeping, model: nn.Module, bases: Bases, facts: Mapping[s
     return Saving(keeping.folder, keeping.save_minutes, own_names(model, bases), facts, write)
 
 
-def open_caches(
-    place: str, pairs: Sequence[Pair], recipe: Recipe, folder: Path, processes: Processes
-) -> torch.Tensor | None:
-    """One of each machine's processes fills a cache on disk, the others read it."""
-    if place == "disk" and processes.local_rank:
-        processes.wait()
-    cache = open_cache(place, pairs, recipe.size, recipe.mask_threshold, folder, processes.local_world)
-    if place == "disk" and not processes.local_rank:
-        processes.wait()
-    return cache
-
-
-def loader_of(dataset: MaskFolder, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
-    workers = 0 if dataset.cache is not None else default_workers() if workers is None else workers
+def loader_of(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
+    workers = default_workers() if workers is None else workers
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -291,15 +234,6 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
-    """At the smallest size the coarsest map is one value, of which a batch of one image has no variance."""
-    if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
-        raise UserError(
-            f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
-            f"batches of {recipe.batch_size}); give --size {2 * family.stride} or another --batch_size"
-        )
 
 
 def print_parts(family: Family, model: nn.Module) -> None:

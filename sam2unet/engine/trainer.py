@@ -36,7 +36,7 @@ class Trainer:
             checkpoint_trunks(model)
         if speed.channels_last:
             channels_last(family.parts(model)["decoder"])
-        self.wrapped = processes.spread(model, device, family.idle(model), recipe.sync_bn)
+        self.wrapped = processes.spread(model, device, family.idle(model), recipe.sync_bn, family.changing)
         self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer, self.schedule = optimizer_of(self.trained.values(), recipe, speed.fused)
@@ -161,9 +161,14 @@ class Watch:
 def optimizer_of(
     trained: Sequence[nn.Parameter], recipe: Recipe, fused: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """As released, but over the trained parameters alone, which makes the same steps."""
+    """As released, but over the trained parameters alone, which makes the same steps. Adam is AdamW without decay."""
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused or None)
-    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epoch, eta_min=1e-7)
+    schedules = {
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epoch, eta_min=1e-7),
+        "step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[5, 10], gamma=0.5),
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1),
+    }
+    return optimizer, schedules[recipe.lr_scheduler]()
 
 
 def rescaled(batch: Batch, scale: float, stride: int) -> Batch:

@@ -14,7 +14,7 @@ from torch import nn
 from ..data.pairs import Pair
 from ..data.reading import read_image, read_mask
 from ..errors import UserError
-from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.columns import Metric
 from ..scoring.results import MethodResult
 from ..scoring.run import fill, warn_of_undefined
 from ..scoring.scorer import How, Scored, score_arrays
@@ -28,20 +28,11 @@ THREADS = 4  # that decode and score; a GPU would wait for a single one
 ROUND = 16  # images of each process between two exchanges of scores
 
 
-def check_metric(name: str) -> str:
-    """The key in `METRICS` of a metric named by its key or title; UserError if validation has none of that name."""
-    keys = PROTOCOLS["all"]
-    titles = {METRICS[key].title: key for key in keys}
-    if name not in keys and name not in titles:
-        raise UserError(f"no metric named {name} for --best_metric; there are {', '.join(titles)}")
-    return titles.get(name, name)
-
-
-def better(metric: str, new: float, old: float | None) -> bool:
+def better(metric: Metric, new: float, old: float | None) -> bool:
     """Whether `new` is the best so far; a value that is not defined never is."""
     if math.isnan(new) or old is None or math.isnan(old):
         return not math.isnan(new)
-    return new > old if METRICS[metric].higher else new < old
+    return new > old if metric.higher else new < old
 
 
 def validate(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,12 +33,15 @@ class SAMMed2D(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         multimask: bool = True,
+        train_prompts: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """The image encoder's (1 or B, 256, g, g) and B prompts -> logits (B, M, 4g, 4g), expected IoU (B, M).
 
         M is 3 with `multimask`, else 1. Prompts are as in `PromptEncoder.forward`; mask prompts are probabilities.
+        Without `train_prompts` no gradient reaches the prompt encoder.
         """
-        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        with torch.set_grad_enabled(train_prompts and torch.is_grad_enabled()):
+            sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         return self.mask_decoder(
             image_embeddings=embedding,
             image_pe=self.prompt_encoder.get_dense_pe(),
@@ -47,21 +51,29 @@ class SAMMed2D(nn.Module):
         )
 
     def forward(self, batch: Mapping[str, Tensor], multimask_output: bool = True) -> dict[str, Tensor]:
-        """The released model's own way in and out; training and testing call the parts.
+        """The released model's own way in and out, which training uses too.
 
         Args:
             batch: `image` (B, 3, S, S), normalised, and any of `point_coords` with `point_labels`, `boxes`,
-                `mask_inputs`; `original_size`, the height and width to stretch the masks to.
+                `mask_inputs`, of P prompts, P / B of each image; `original_size`, the height and width to stretch the
+                masks to. Without it they stay as large as the image. With `image_embeddings` of an earlier answer in
+                place of `image`, the decoder alone gets gradients.
 
         Returns:
-            `masks` (B, M, *original_size) and `low_res_logits` (B, M, 4g, 4g), both logits, `iou_predictions` (B, M).
+            `masks` (P, M, *original_size) and `low_res_logits` (P, M, 4g, 4g), both logits, `iou_predictions` (P, M),
+            `image_embeddings` (P, 256, g, g).
         """
         points = (batch["point_coords"], batch["point_labels"]) if batch.get("point_coords") is not None else None
-        embedding = self.image_encoder(batch["image"])
-        low, quality = self.decode(embedding, points, batch.get("boxes"), batch.get("mask_inputs"), multimask_output)
-        height, width = map(int, batch["original_size"])
-        masks = stretched(stretched(low, self.side), (height, width))
-        return {"masks": masks, "iou_predictions": quality, "low_res_logits": low}
+        boxes, inputs = batch.get("boxes"), batch.get("mask_inputs")
+        first = "image" in batch
+        embedding = self.image_encoder(batch["image"]) if first else batch["image_embeddings"].detach()
+        prompts = next((given for given in (batch.get("point_coords"), boxes, inputs) if given is not None), embedding)
+        embedding = embedding.repeat_interleave(len(prompts) // len(embedding), dim=0)
+        low, quality = self.decode(embedding, points, boxes, inputs, multimask_output, train_prompts=first)
+        masks = stretched(low, self.side)
+        if "original_size" in batch:
+            masks = stretched(masks, tuple(map(int, batch["original_size"])))
+        return {"masks": masks, "iou_predictions": quality, "low_res_logits": low, "image_embeddings": embedding}
 
     @property
     def side(self) -> int:

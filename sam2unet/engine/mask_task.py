@@ -1,0 +1,108 @@
+"""Models for masks in training: folders of images and masks, judged by the maps that they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..config import OF_PROMPTS, Recipe, Study
+from ..data.batches import Batches
+from ..data.cache import open_cache
+from ..data.check import check_pairs, readable_pairs
+from ..data.masks import MaskFolder
+from ..data.pairs import match
+from ..errors import UserError, warn
+from ..families import Family
+from ..scoring import tables
+from ..scoring.columns import METRICS, PROTOCOLS, RELEASED
+from ..scoring.results import MethodResult
+from .processes import Processes
+from .task import Data, held_out_of
+from .validate import draw, validate
+
+
+class MaskTask:
+    """A `Task`."""
+
+    metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
+    best = "Dice_mean"
+    cached = True
+
+    def __init__(self, family: Family, recipe: Recipe, data: Data):
+        recipe.refuse_others(OF_PROMPTS, family.title)
+        if data.lists or data.val_lists:
+            raise UserError(f"{family.title} takes no --data_path; give --train_image_path and --train_mask_path")
+        if not data.images:
+            raise UserError(
+                "--train_image_path and --train_mask_path, folders of images and of their masks, are missing"
+            )
+        if len(data.images) != len(data.masks):
+            raise UserError(
+                f"{len(data.images)} --train_image_path, but {len(data.masks)} --train_mask_path; give one each"
+            )
+        self.recipe, self.data = recipe, data
+        pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
+        held = set(held_out_of(len(pairs), data.val_fraction, recipe.seed))
+        self.pairs = [pair for i, pair in enumerate(pairs) if i not in held]
+        self.held_out = [pairs[i] for i in sorted(held)]
+        if data.val_images:
+            self.held_out = match(data.val_images, data.val_masks)
+        refuse_single_values(family, recipe, len(self.pairs))
+
+    def check(self, study: Study | None) -> None:
+        found = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction)
+        if study and study.train_count not in (None, found):
+            warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
+        if self.data.on_bad_image == "skip":
+            self.pairs = readable_pairs(self.pairs)
+        for some in filter(None, (self.pairs, self.held_out)):
+            check_pairs(some, self.recipe.mask_threshold)
+
+    def batches(self, processes: Processes) -> Batches:
+        recipe = self.recipe
+        return Batches(len(self.pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+
+    def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
+        recipe = self.recipe
+        kept = self.open_caches(cache, folder, processes)
+        return MaskFolder(self.pairs, recipe.size, recipe.mask_threshold, kept, self.data.on_bad_image == "skip")
+
+    def open_caches(self, place: str, folder: Path, processes: Processes) -> torch.Tensor | None:
+        """One of each machine's processes fills a cache on disk, the others read it."""
+        recipe = self.recipe
+        if place == "disk" and processes.local_rank:
+            processes.wait()
+        cache = open_cache(place, self.pairs, recipe.size, recipe.mask_threshold, folder, processes.local_world)
+        if place == "disk" and not processes.local_rank:
+            processes.wait()
+        return cache
+
+    def words(self) -> str:
+        return f"{len(self.pairs)} pairs at {self.recipe.size}x{self.recipe.size}"
+
+    def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        recipe = self.recipe
+        return validate(model, self.held_out, recipe.size, recipe.mask_threshold, processes.rank, processes.world).table
+
+    def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
+        images = [""] * len(self.held_out)
+        rows = [
+            MethodResult("validation", f"epoch {epoch}", images, [], [], [], {}, {}, dict(row))
+            for epoch, row in sorted(scores.items())
+        ]
+        return tables.text_table(rows, RELEASED)
+
+    def draw(self, model: nn.Module, path: Path) -> None:
+        draw(model, self.held_out, self.recipe.size, self.recipe.mask_threshold, path)
+
+
+def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
+    """At the smallest size the coarsest map is one value, of which a batch of one image has no variance."""
+    if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
+        raise UserError(
+            f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
+            f"batches of {recipe.batch_size}); give --size {2 * family.stride} or another --batch_size"
+        )
