@@ -1,4 +1,4 @@
-"""Train a model on folders of images and masks, or on lists of them. Several GPUs: torchrun --nproc_per_node=N train.py"""
+"""Train a model on folders of images and masks, or on lists. Several GPUs: torchrun --nproc_per_node=N train.py ..."""
 
 import argparse
 from pathlib import Path
