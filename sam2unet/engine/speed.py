@@ -16,6 +16,7 @@ from ..config import Recipe
 from ..data.cache import PLACES, free_memory, shape_of
 from ..errors import UserError
 from ..layers.hiera import Hiera
+from ..layers.sam_vit import SamViT
 
 PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -83,7 +84,7 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 def checkpoint_trunks(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, Hiera):
+        if isinstance(module, (Hiera, SamViT)):
             module.checkpointing = True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .hiera import cut_windows, join_windows
 
@@ -63,12 +64,14 @@ class SamViT(nn.Module):
     Attributes:
         img_size: their side in pixels, under SAM's name.
         grid: the side of the token grid.
+        checkpointing: compute each block again for its gradients instead of keeping what they need (arXiv 1604.06174).
     """
 
     def __init__(self, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...], side: int, adapters: bool):
         super().__init__()
         self.img_size = side
         self.grid = side // PATCH
+        self.checkpointing = False
         self.patch_embed = PatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, dim))
         self.blocks = nn.ModuleList(
@@ -84,8 +87,9 @@ class SamViT(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, img_size, img_size), normalised -> the embedding (B, 256, grid, grid)."""
         x = self.patch_embed(image) + self.pos_embed
+        again = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
 
