@@ -290,6 +290,21 @@ def test_adapters_begin_as_released():
     assert adapter.norm.weight.eq(1).all() and not adapter.norm.bias.any()
 
 
+def test_an_adapter_of_few_tokens_computes_the_same_by_products():
+    adapter = SamViT(dim=32, depth=1, heads=2, global_blocks=(), side=64, adapters=True).blocks[0].Adapter.double()
+    x = torch.randn(70, 4, 4, 32, dtype=torch.float64)  # so many that it takes convolutions
+    weight = torch.randn(70, 4, 4, 32, dtype=torch.float64)
+
+    def found(parts):
+        adapter.zero_grad()
+        out = torch.cat([adapter(part) for part in x.split(parts)])
+        (out * weight).sum().backward()
+        return [out.detach(), *(p.grad.clone() for p in adapter.parameters())]
+
+    for ours, expected in zip(found(7), found(70), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_every_trained_weight_learns_and_no_other(small):
     """With a point pass and a box pass; masks come in without gradients, so that their branch has none."""
     small.zero_grad()

@@ -184,9 +184,22 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C), H and W even -> (B, H, W, C)"""
-        gated = x * self.channel(x.mean((1, 2)))[:, None, None]
-        seen = self.spatial(gated.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.norm(x + seen)  # the input as it was before the gate
+        gated = (x * self.channel(x.mean((1, 2)))[:, None, None]).permute(0, 3, 1, 2)
+        seen = self.by_products(gated) if few_on_cpu(x) else self.spatial(gated)
+        return self.norm(x + seen.permute(0, 2, 3, 1))  # the input as it was before the gate
+
+    def by_products(self, x: Tensor) -> Tensor:
+        """`spatial` as two products with the weights as they lie in memory; (B, C, H, W) -> (B, C, H, W)"""
+        down, _, up, _ = self.spatial
+        patches = F.unfold(x, down.kernel_size, padding=down.padding, stride=down.stride).mT.flatten(0, 1)
+        small = F.relu(patches @ down.weight.flatten(1).T)  # (B * H/2 * W/2, C)
+        patches = (small @ up.weight.flatten(1)).unflatten(0, (len(x), -1)).mT
+        return F.relu(F.fold(patches, x.shape[2:], up.kernel_size, padding=up.padding, stride=up.stride))
+
+
+def few_on_cpu(x: Tensor) -> bool:
+    """Whether convolutions of (B, H, W, C) would spend their time on bringing weights into another layout."""
+    return x.device.type == "cpu" and x.shape[:3].numel() <= 1024 and not torch.compiler.is_compiling()
 
 
 class MLP(nn.Module):
