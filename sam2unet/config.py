@@ -20,6 +20,7 @@ CHOICES = {
     "lr_scheduler": ("cosine", "step", "constant"),
     "mask_prompt": ("probability", "logits"),
 }
+SIZES = ("encoder", "dino")  # options that are the sizes of a model's parts
 # Fields that only one kind of model has a use for.
 OF_MASKS = ("loss", "multi_scale", "sync_bn")
 OF_PROMPTS = ("mask_num", "iter_point", "point_list", "multimask", "rgb", "mask_prompt", "train_points")

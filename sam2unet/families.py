@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import building
 from .building import Built, Sizes
 from .checkpoint import load_exact, read_weights, same_bits, save_state, what_is
-from .config import Recipe
+from .config import SIZES, Recipe
 from .errors import UserError
 from .files import sha256
 from .hub import located
@@ -219,7 +219,7 @@ def start_model(name: str, sizes: Sizes = NONE, sources: Sources = NONE, init_fr
 
 def options_of(recipe: Recipe) -> dict[str, str]:
     """What a recipe says of the network's shape, as `start_model` takes it, be it of this model or not."""
-    given = {"encoder": recipe.encoder, "dino": recipe.dino, "encoder_adapter": recipe.encoder_adapter}
+    given = {name: getattr(recipe, name) for name in (*SIZES, "encoder_adapter")}
     if "size" in find_family(recipe.model).options:
         given["size"] = recipe.size
     return {option: str(value) for option, value in given.items() if value is not None}

@@ -1,4 +1,5 @@
-"""Measure this machine: scoring (`eval`), prediction (`predict`), training (`train`), its losses as curves (`curves`).
+"""Measure this machine: scoring (`eval`), prediction (`predict`), training (`train`), its losses as curves
+(`curves`), and models for prompts (`prompts`).
 
 Each compares the released way with ours on the same files.
 """
@@ -8,11 +9,18 @@ import argparse
 import benchmark_curves
 import benchmark_eval
 import benchmark_predict
+import benchmark_prompts
 import benchmark_train
 
 from sam2unet.cli import Parser, main
 
-KINDS = {"eval": benchmark_eval, "predict": benchmark_predict, "train": benchmark_train, "curves": benchmark_curves}
+KINDS = {
+    "eval": benchmark_eval,
+    "predict": benchmark_predict,
+    "train": benchmark_train,
+    "curves": benchmark_curves,
+    "prompts": benchmark_prompts,
+}
 
 
 def parser() -> argparse.ArgumentParser:

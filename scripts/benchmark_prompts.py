@@ -1,0 +1,174 @@
+"""SAM-Med2D's encoder, clicks and training: the released way and ours, on the same images, taking turns in one process.
+
+Encoder: one framed image, milliseconds. Click: from a point to the mask in the image's own size, the image encoded
+before. Training: images per second with reading, nine updates for each batch of 2 images with 5 masks. Each row is the
+median over --rounds; a first round is not counted. Weights are random unless --sam_checkpoint is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import released_prompts as released
+import torch
+
+from sam2unet.config import Recipe
+from sam2unet.data.framing import Framing, normalised
+from sam2unet.data.prompt_files import ImageMasks, read_train_list
+from sam2unet.data.prompts import PromptBatches, PromptFolder
+from sam2unet.data.reading import read_image
+from sam2unet.engine.processes import Processes
+from sam2unet.engine.prompter import Prompter
+from sam2unet.engine.record import cpu_name
+from sam2unet.engine.runtime import pick_device, set_seed
+from sam2unet.engine.speed import Speed, autocast
+from sam2unet.engine.trainer import Trainer
+from sam2unet.engine.versions import versions
+from sam2unet.errors import UserError
+from sam2unet.families import find_family, start_model
+
+MODEL = "sam_med2d"
+ROWS = {  # of training: the released way, or our recipe's precision and options
+    "released": None,
+    "ours": ("off", Speed()),
+    "ours+fused": ("off", Speed(fused=True)),
+    "ours+bf16+fused": ("bf16", Speed(fused=True)),
+}
+
+
+def add_flags(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data_path", type=Path, required=True, help="folder with image2label_train.json")
+    p.add_argument("--sam_checkpoint", type=Path, metavar="FILE", help="of SAM or SAM-Med2D; default: random weights")
+    p.add_argument("--image_size", type=int, default=256)
+    p.add_argument("--rounds", type=int, default=5, help="default: 5")
+    p.add_argument("--rows", nargs="+", default=list(ROWS), metavar="ROW", help=f"of training: {' '.join(ROWS)}")
+    p.add_argument("--device", help="default: a GPU if there is one")
+    p.add_argument("--seed", type=int, default=1024)
+
+
+def run(args: argparse.Namespace) -> None:
+    if unknown := [row for row in args.rows if row not in ROWS]:
+        raise UserError(f"no row {unknown[0]}; there are {', '.join(ROWS)}")
+    if args.rounds < 1:
+        raise UserError(f"rounds is {args.rounds}; it must be above 0")
+    device = pick_device(args.device)
+    items = read_train_list(args.data_path)
+    set_seed(args.seed)
+    sources = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
+    model, _ = start_model(MODEL, {"size": str(args.image_size)}, sources)
+    model.image_encoder.requires_grad_(False)
+    for name, parameter in model.image_encoder.named_parameters():
+        parameter.requires_grad_(".Adapter." in name)
+    model = model.to(device)
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    packages = ", ".join(map(" ".join, versions(("torch", "numpy", "opencv-python-headless")).items()))
+    print(f"{name}; {packages}; {datetime.date.today().isoformat()}")
+    print(f"SAM-Med2D vit_b at {args.image_size}x{args.image_size}, median of {args.rounds} rounds\n")
+    print(table("encoder, ms", timed(encoders(model, items[0], args), args.rounds, device), 1e3), flush=True)
+    print(table("click, ms", timed(clicks(model, items[0]), args.rounds * 4, device), 1e3), flush=True)
+    seconds = timed(trainings(model, items, args, device), args.rounds, device)
+    batch = min(Recipe.read(model=MODEL).batch_size, len(items))
+    print(table("training, images/s", {row: batch / found for row, found in seconds.items()}, 1, faster_is_more=True))
+
+
+def timed(ways: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each; they take turns, so that a busy moment does not hit one alone."""
+    found: dict[str, list[float]] = {row: [] for row in ways}
+    for number in range(rounds + 1):
+        for row, way in ways.items():
+            wait(device)
+            start = time.perf_counter()
+            way()
+            wait(device)
+            if number:
+                found[row].append(time.perf_counter() - start)
+                print(f"{row}: {found[row][-1]:.3f} s", file=sys.stderr)
+    return {row: statistics.median(seconds) for row, seconds in found.items()}
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def encoders(model: torch.nn.Module, item: ImageMasks, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    square, frame = Framing(args.image_size).image(item.image)
+    image = normalised(square[None], [frame]).to(next(model.parameters()).device)
+
+    def way(how: object, amp: str = "off") -> Callable[[], object]:
+        def call() -> None:
+            with torch.inference_mode(), how(), autocast(image.device, amp):
+                model.image_encoder(image)
+
+        return call
+
+    return {
+        "released": way(lambda: released.in_released_order(model)),
+        "ours": way(nullcontext),
+        "ours+bf16": way(nullcontext, "bf16"),
+    }
+
+
+def clicks(model: torch.nn.Module, item: ImageMasks) -> dict[str, Callable[[], object]]:
+    photo = read_image(item.image)
+    prompter = Prompter(model).set_image(photo)
+    point = torch.tensor([[photo.width / 2, photo.height / 2]])
+    square = prompter.frame.to_square(point)[None].to(prompter.embedding.device)
+    labels = torch.ones(1, 1, device=square.device)
+
+    def as_released() -> None:
+        with torch.inference_mode(), released.in_released_order(model):
+            released.answer(model, prompter.embedding, square, labels, (photo.height, photo.width))
+
+    return {"released": as_released, "ours": lambda: prompter.predict(point, [1]).masks}
+
+
+def trainings(
+    model: torch.nn.Module, items: list[ImageMasks], args: argparse.Namespace, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """A batch each call. The rows share one model's weights; each has an optimiser of its own."""
+    recipe = Recipe.read(model=MODEL, size=args.image_size, seed=args.seed)
+    rng = np.random.default_rng(args.seed)
+    optimizer = released.optimizer_of_everything(model, recipe.lr)
+
+    def as_released() -> None:
+        chosen = rng.permutation(len(items))[: recipe.batch_size]
+        parts = [released.read(items[i], recipe.size, recipe.mask_num, rng) for i in chosen]
+        batch = tuple(torch.cat(values).to(device) for values in zip(*parts, strict=True))
+        with released.in_released_order(model):
+            released.update(model, optimizer, batch, recipe.iter_point, rng)
+
+    def as_ours(amp: str, speed: Speed) -> Callable[[], object]:
+        own = Recipe.read(model=MODEL, size=args.image_size, seed=args.seed, amp=amp)
+        trainer = Trainer(find_family(MODEL), model, own, speed, device, Processes())
+        folder = PromptFolder(items, Framing(own.size), own.mask_num)
+        batches = PromptBatches(len(items), own.batch_size, own.seed)
+
+        def call() -> None:
+            draws = next(iter(batches))
+            batches.start(batches.epoch + 1)
+            for _ in trainer.update([folder.__getitems__(draws).on(device)], [1.0]):
+                pass
+
+        return call
+
+    return {row: as_released if ROWS[row] is None else as_ours(*ROWS[row]) for row in args.rows}
+
+
+def table(title: str, found: dict[str, float], unit: float, faster_is_more: bool = False) -> str:
+    """Markdown. Ratios are how many times as fast as the row `released`."""
+    lines = [f"| row | {title} | ratio |", "| --- | ---: | ---: |"]
+    for row, value in found.items():
+        first = found.get("released")
+        ratio = "" if first is None else f"{value / first if faster_is_more else first / value:.2f}"
+        lines.append(f"| {row} | {value * unit:#.3g} | {ratio} |")
+    return "\n".join(lines) + "\n"
