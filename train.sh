@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # TRAIN_IMAGES=... TRAIN_MASKS=... SAVE_PATH=... HIERA_PATH=sam2_hiera_large.pt bash train.sh [more flags of train.py]
 # SAM2-UNeXT: MODEL=sam2unext DINOV2_PATH=model.safetensors beside these
+# SAM-Med2D: MODEL=sam_med2d DATA_PATH=... SAVE_PATH=... SAM_CHECKPOINT=sam_vit_b_01ec64.pth in their place
 here=$(dirname "$0")
 python=$here/.venv/bin/python && [ -x "$python" ] || python=python
-"$python" "$here/train.py" \
+if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$DATA_PATH")
+else data=(--train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images}"
+           --train_mask_path "${TRAIN_MASKS:?set TRAIN_MASKS to a folder of masks}"); fi
+"$python" "$here/train.py" "${data[@]}" --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for checkpoints}" \
   ${MODEL:+--model "$MODEL"} ${HIERA_PATH:+--hiera_path "$HIERA_PATH"} ${DINOV2_PATH:+--dinov2_path "$DINOV2_PATH"} \
-  --train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images}" \
-  --train_mask_path "${TRAIN_MASKS:?set TRAIN_MASKS to a folder of masks}" \
-  --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for checkpoints}" \
+  ${SAM_CHECKPOINT:+--sam_checkpoint "$SAM_CHECKPOINT"} \
   ${EPOCH:+--epoch "$EPOCH"} ${LR:+--lr "$LR"} ${BATCH_SIZE:+--batch_size "$BATCH_SIZE"} "$@"

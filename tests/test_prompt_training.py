@@ -296,3 +296,15 @@ def test_the_step_schedule_is_the_released_one():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(5 * [1e-4] + 5 * [5e-5] + 5 * [2.5e-5])
+
+
+def test_the_recipe_file_is_the_released_recipe():
+    assert Recipe.read(ROOT / "configs/sam_med2d.yaml") == RECIPE
+
+
+def test_train_sh_takes_lists(flags, lists, sam_file, tmp_path):
+    """As far as the first thing that is wrong."""
+    given = {"MODEL": "sam_med2d", "DATA_PATH": str(lists), "SAVE_PATH": str(tmp_path / "run"), "EPOCH": "0"}
+    given["SAM_CHECKPOINT"] = str(sam_file)
+    done = subprocess.run(["bash", ROOT / "train.sh"], env=os.environ | given, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "error: epoch is 0; it must be above 0\n"
