@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 from torch import nn
 
 from ..building import licence_of
+from ..data import framing
 from ..data.transforms import MEAN, STD
 from ..errors import UserError
-from ..families import Checkpoint
+from ..families import Checkpoint, find_family
 from ..files import filled_together, sha256, written_whole
 from ..hub import CONFIG, WEIGHTS, read_json
 from ..scoring.columns import METRICS, PROTOCOLS
@@ -25,7 +27,7 @@ CARD = """---
 
 # {title}
 
-{title}, for binary segmentation of images; input {size}x{size}.
+{title}, {purpose}; input {size}x{size}.
 Paper: [{paper}](https://arxiv.org/abs/{number}).
 
 ## Use
@@ -34,7 +36,7 @@ Paper: [{paper}](https://arxiv.org/abs/{number}).
 import sam2unet
 
 model = sam2unet.load_model("OWNER/NAME")  # or this folder
-map_ = sam2unet.predict(model, "photo.jpg", size={size})  # float32 in [0, 1], the photograph's size
+{use}
 ```
 
 Or without it: `config.json` has the sizes and the pre-processing, `model.safetensors` every weight under the released
@@ -49,9 +51,40 @@ names (`huggingface_hub.load_torch_model`).
 
 ## Licence
 
-The code, SAM 2's and DINOv2's weights are under the Apache License 2.0; DINOv3's, and the pictures that a model was
-trained on, have terms of their own.
+The code, SAM's, SAM 2's and DINOv2's weights are under the Apache License 2.0; DINOv3's, and the pictures that a model
+was trained on, have terms of their own.
 """
+
+
+class Kind(NamedTuple):
+    """What a folder says of a model for masks or for prompts."""
+
+    purpose: str
+    use: str  # Python, with the {size}
+    processing: Mapping[str, object]
+
+
+KINDS = {
+    "masks": Kind(
+        "for binary segmentation of images",
+        'map_ = sam2unet.predict(model, "photo.jpg", size={size})  # float32 in [0, 1], the photograph\'s size',
+        {
+            "resize": "bilinear with antialiasing, aspect ratio not kept",
+            "mean": MEAN.flatten().tolist(),
+            "std": STD.flatten().tolist(),
+        },
+    ),
+    "prompts": Kind(
+        "for segmentation by points, boxes and masks",
+        'found = sam2unet.Prompter(model).set_image("slice.png").predict(box=[40, 30, 90, 80])  # .masks, .quality',
+        {
+            "resize": "nearest pixel, aspect ratio not kept; images smaller on both sides are centred between zeros",
+            "channels": "blue, green, red",
+            "mean": list(framing.MEAN),
+            "std": list(framing.STD),
+        },
+    ),
+}
 
 
 def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases, scores: Path | None) -> None:
@@ -64,17 +97,15 @@ def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not an empty folder; give another")
-    kind = found.family.name
+    kind = KINDS[found.family.task]
     results, columns = ({}, ()) if scores is None else scores_in(scores)
     title = found.family.named(found.sizes)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
     config = {
-        "model": kind,
+        "model": found.family.name,
         **found.sizes,
         "size": trained_size(found),
-        "resize": "bilinear with antialiasing, aspect ratio not kept",
-        "mean": MEAN.flatten().tolist(),
-        "std": STD.flatten().tolist(),
+        **kind.processing,
         "checkpoint": checkpoint,
     } | facts_of_bases(bases)
     origin = [f"Converted from `{checkpoint['name']}`, SHA-256 `{checkpoint['sha256']}`."]
@@ -84,10 +115,12 @@ def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases
         if (base := bases.get(source.flag))
     ]
     card = CARD.format(
-        facts=front_matter(kind, title, licence_of(found.sizes), results, columns),
+        facts=front_matter(found.family.name, title, licence_of(found.sizes), results, columns),
         title=title,
         paper=found.family.paper[0],
         number=found.family.paper[1],
+        purpose=kind.purpose,
+        use=kind.use.format(size=config["size"]),
         size=config["size"],
         scores=table(results, columns),
         origin="\n".join(origin),
@@ -135,11 +168,12 @@ def front_matter(kind: str, title: str, licence: str, results: Mapping, columns:
         for dataset, numbers in results.items()
         for key in columns
     ]
+    family = find_family(kind)
     data = ModelCardData(
         license=licence,
         library_name="sam2unet",
-        pipeline_tag="image-segmentation",
-        tags=[kind, "sam2", "binary-segmentation"],
+        pipeline_tag="image-segmentation" if family.task == "masks" else "mask-generation",
+        tags=[kind, "binary-segmentation"] if family.task == "prompts" else [kind, "sam2", "binary-segmentation"],
         model_name=title if scored else None,
         eval_results=scored or None,
     )

@@ -75,6 +75,8 @@ def fast_way(device: torch.device, way: Way, batch_size: int | None) -> tuple[Wa
 
 def trained_size(found: Checkpoint) -> int:
     """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
+    if "size" in found.sizes:
+        return int(found.sizes["size"])
     recipe = found.path.parent / "recipe.yaml"
     if recipe.is_file():
         return Recipe.read(recipe).size
