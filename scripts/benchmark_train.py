@@ -18,10 +18,11 @@ from pathlib import Path
 
 from sam2unet.config import SIZES, Recipe
 from sam2unet.errors import UserError
-from sam2unet.families import list_models
+from sam2unet.families import FAMILIES
 from sam2unet.sources import add_sources, sources_of
 
 ROWS = ("released", "ours", "ours+grad_checkpointing", "fast", "fast+grad_checkpointing")
+MODELS = [name for name, family in FAMILIES.items() if family.task == "masks"]  # for the others `prompts`
 OPTIONS = ("bf16", "fp16", "compile", "channels_last", "fused", "grad_checkpointing", "ram")
 TITLES = ("batch", "row", "images/s", "ratio", "peak GiB", "of released", "GiB at start", "of device's peak", "loss 1")
 
@@ -95,7 +96,7 @@ def check_rows(rows: list[str]) -> None:
 
 
 def add_model(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", default="sam2unet", help=f"{' or '.join(list_models())}; default: sam2unet")
+    p.add_argument("--model", choices=MODELS, default="sam2unet", help=f"{' or '.join(MODELS)}; default: sam2unet")
     for option in SIZES:
         p.add_argument(f"--{option}", help="size of that part; default: the released one, or that of its file")
 

@@ -97,7 +97,7 @@ def test_up4_has_weights_but_no_part_in_the_result():
 
 
 def test_models_are_listed_and_unknown_ones_named():
-    assert sam2unet.list_models() == ["sam2unet", "sam2unext"]
+    assert sam2unet.list_models() == ["sam2unet", "sam2unext", "sam_med2d"]
     with torch.device("meta"):
         assert isinstance(sam2unet.create_model("sam2unet"), SAM2UNet)
     with pytest.raises(sam2unet.UserError, match="no model named sam3unet; there are sam2unet, sam2unext"):
