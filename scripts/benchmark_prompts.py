@@ -64,9 +64,6 @@ def run(args: argparse.Namespace) -> None:
     set_seed(args.seed)
     sources = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
     model, _ = start_model(MODEL, {"size": str(args.image_size)}, sources)
-    model.image_encoder.requires_grad_(False)
-    for name, parameter in model.image_encoder.named_parameters():
-        parameter.requires_grad_(".Adapter." in name)
     model = model.to(device)
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads"

@@ -47,8 +47,6 @@ def test_three_updates_are_the_released_ones(golden, fill):
         model = sam_med2d({}, {})[0]
     before = fill.fill_state_dict(model.state_dict(), 0)
     model.load_state_dict({name: t.clone() for name, t in before.items()}, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)  # as loading by assignment keeps no choice
     choose_trained(FAMILY, model, RECIPE, [])
     images, labels = fill.fill_input((2, 3, 256, 256), 20), fill.fill_mask((4, 1, 256, 256), 20)
     boxes, points, point_labels = (
