@@ -149,3 +149,16 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_state(command, uninterrupt
     assert code == 2 and "cannot write" in err.splitlines()[-1]
     assert finish(start(command, tmp_path, "--resume", "auto"))[0] == 0
     assert same_end(tmp_path, uninterrupted)
+
+
+def test_a_reader_that_is_killed_ends_the_run_in_one_line(command, uninterrupted, tmp_path):
+    process = start(command, tmp_path)
+    wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    for reader in children.stdout.split():
+        os.kill(int(reader), signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 2 and len(err.splitlines()[-1:]) == 1 and "Traceback" not in err
+    assert "error: a process that reads images was ended by the signal Killed" in err
+    code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
+    assert code == 0 and same_end(tmp_path, uninterrupted)

@@ -26,7 +26,7 @@ from .processes import Processes, another_failed
 from .prompt_task import PromptTask
 from .record import fingerprint, run_record, write_record
 from .runstate import only_run_in, read_state
-from .runtime import default_workers, out_of_memory, pick_device, set_seed
+from .runtime import default_workers, out_of_memory, pick_device, reader_killed, set_seed
 from .signals import apart_from_signals
 from .speed import Speed, chosen_for
 from .task import Data, Task, metric_named
@@ -137,7 +137,7 @@ def run(
         try:
             loop.run()
         except RuntimeError as e:
-            raise out_of_memory(e, recipe, device) or another_failed(e) or e from e
+            raise out_of_memory(e, recipe, device) or another_failed(e) or reader_killed(e) or e from e
 
 
 def check_options(family: Family, recipe: Recipe, keeping: Keeping, machine: Machine) -> None:
