@@ -39,7 +39,7 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
                         label="A click is a point in the",
                         show_label=False,
                         container=False,
-                        min_width=250,
+                        min_width=290,
                         elem_id="label",
                     )
                     undo = gr.Button("Undo", elem_id="undo", **quiet)

@@ -20,23 +20,29 @@ def stage(session: PromptSession) -> str:
     image = session.image
     if image is None:
         return EMPTY
-    picture, marks = image.view, []
-    for each in session.state.objects:
-        chosen = each is session.selected
-        picture = tinted(picture, each.view, 0.45 if chosen else 0.25, colour_of(each.number))
-        if chosen:
-            picture = outlined(picture, each.view, (255, 255, 255), 3)
-        picture = outlined(picture, each.view, colour_of(each.number))
-        marks.append(number_mark(each, chosen))
-    if session.selected is not None:
-        marks.append(prompt_marks(session.selected, image.width, image.height))
-    source = base64.b64encode(jpeg(picture)).decode()
+    chosen = session.selected
+    marks = [number_mark(each, each is chosen) for each in session.state.objects]
+    if chosen is not None:
+        marks.append(prompt_marks(chosen, image.width, image.height))
+    source = base64.b64encode(jpeg(drawn(session))).decode()
     return (
         f'<div class="stage" data-width="{image.width}" data-height="{image.height}" '
         f'style="--ratio: {image.width / image.height:.4f}">'
         f'<img alt="{html.escape(image.name)}" draggable="false" src="data:image/jpeg;base64,{source}">'
         f"{''.join(marks)}</div>"
     )
+
+
+def drawn(session: PromptSession) -> np.ndarray:
+    """Every mask in its colour, with its outline; the selected one's stronger, and on top."""
+    picture, chosen = session.image.view, session.selected
+    for each in session.state.objects:
+        picture = tinted(picture, each.view, 0.45 if each is chosen else 0.25, colour_of(each.number))
+    for each in sorted(session.state.objects, key=lambda each: each is chosen):
+        if each is chosen:
+            picture = outlined(picture, each.view, (255, 255, 255), factor=3)
+        picture = outlined(picture, each.view, colour_of(each.number))
+    return picture
 
 
 def number_mark(each: Object, chosen: bool) -> str:
@@ -77,20 +83,19 @@ def objects(session: PromptSession) -> str:
     buttons = "".join(object_button(each, each is chosen) for each in session.state.objects)
     what = f"object {session.next_number if chosen is None else chosen.number}"
     hint = f"The next click or box starts {what}." if chosen is None else f"The next click corrects {what}."
-    took = f"image encoded in {session.image.milliseconds:.0f} ms"
+    took = f"The image was encoded in {session.image.milliseconds:.0f} ms"
     if chosen is not None:
-        took = f"answer in {chosen.milliseconds:.0f} ms, {took} once"
-    return f'<div class="objects">{buttons}<p>{hint}</p><p class="took">{took}</p></div>'
+        took += f", the answer took {chosen.milliseconds:.0f} ms"
+    return f'<div class="objects">{buttons}<p>{hint}</p><p class="took">{took}.</p></div>'
 
 
 def object_button(each: Object, chosen: bool) -> str:
     asked = ["a box"] if each.box else []
     if each.clicks:
         asked.append(f"{len(each.clicks)} point{'s' * (len(each.clicks) > 1)}")
-    share = f"{each.view.mean():.1%} of the image"
     return (
         f'<button type="button" data-number="{each.number}" aria-pressed="{str(chosen).lower()}">'
         f'<i style="background: rgb{colour_of(each.number)}">{each.number}</i>'
         f'<b title="{EXPECTED}">expected IoU <em>{min(max(each.quality, 0), 1):.2f}</em></b>'
-        f"<span>{' and '.join(asked)} · {share}</span></button>"
+        f"<span>{' and '.join(asked)} · area {each.view.mean():.1%}</span></button>"
     )
