@@ -10,7 +10,7 @@ import gradio as gr
 from ..data.pairs import EXTENSIONS
 from ..errors import UserError
 from .files import Example
-from .parts import DOWNLOAD, DRAWING, MODELLING, attempt, example_gallery
+from .parts import DOWNLOAD, MODELLING, attempt, example_gallery
 from .prompt_bundle import label_file, masks_file
 from .prompt_panel import EMPTY, objects, stage
 from .prompt_session import PromptBench, PromptSession
@@ -100,21 +100,12 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
             visit = start(visit)
             return after(visit, lambda: visit.select(event._data.get("number")))
 
-        def on_undo(visit):
-            visit = start(visit)
-            return after(visit, visit.undo)
+        def pressed(work: Callable[[PromptSession], None], afresh: bool = False) -> Callable:
+            def on_press(visit):
+                visit = start(visit)
+                return after(visit, lambda: work(visit), afresh)
 
-        def on_new(visit):
-            visit = start(visit)
-            return after(visit, lambda: visit.select(None), afresh=True)
-
-        def on_delete(visit):
-            visit = start(visit)
-            return after(visit, visit.delete, afresh=True)
-
-        def on_clear(visit):
-            visit = start(visit)
-            return after(visit, visit.clear, afresh=True)
+            return on_press
 
         def saving(write: Callable[[PromptSession], Path]) -> Callable:
             def on_save(visit):
@@ -126,17 +117,19 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
             return on_save
 
         seen = [status, session, picture, listed, label, undo, new, delete, clear, labels, masks]
-        # One queue and nothing left out: an answer belongs to what was there when its click was made.
+        # One queue, and nothing left out: a click belongs to what was there, a file holds all clicks before it.
         in_order = MODELLING | {"show_progress": "hidden", "trigger_mode": "multiple"}
         image.upload(on_image, [image, session], [image, *seen], **MODELLING)
         if examples:
             shown.select(on_example, session, seen, **MODELLING)
         picture.select(on_prompt, [session, label], seen, **in_order)
         listed.select(on_choice, session, seen, **in_order)
-        for button, work in ((undo, on_undo), (new, on_new), (delete, on_delete), (clear, on_clear)):
-            button.click(work, session, seen, **in_order)
+        undo.click(pressed(PromptSession.undo), session, seen, **in_order)
+        new.click(pressed(lambda visit: visit.select(None), afresh=True), session, seen, **in_order)
+        delete.click(pressed(PromptSession.delete, afresh=True), session, seen, **in_order)
+        clear.click(pressed(PromptSession.clear, afresh=True), session, seen, **in_order)
         for button, write in ((labels, label_file), (masks, masks_file)):
-            made = button.click(saving(write), session, [link, status], **DRAWING)
+            made = button.click(saving(write), session, [link, status], **MODELLING)
             made.success(None, js=DOWNLOAD, api_visibility="private")
     return page
 
