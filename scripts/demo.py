@@ -1,4 +1,7 @@
-"""A page to try a checkpoint on: drop images, see their maps, compare two checkpoints, download the PNGs."""
+"""A page to try a checkpoint on: drop images, see their maps, compare two checkpoints, download the PNGs.
+
+With a model for prompts: drop an image, click in objects or draw boxes around them, download their masks.
+"""
 
 import argparse
 from pathlib import Path
@@ -17,7 +20,12 @@ EXAMPLES = (0, 6, 8, 14, 15, 21)  # places in the sample data's test part; the o
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument(
-        "--checkpoint", type=Path, nargs="+", required=True, metavar="FILE", help="<title>-<epoch>.pth; or two files"
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="<title>-<epoch>.pth; or two files of models for masks",
     )
     add_sources(p)
     p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")

@@ -8,6 +8,21 @@ from numpy import ndarray
 
 FOUND, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that few photographs have
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
+OBJECTS = (  # told apart by most eyes, and from the green and red of points
+    (40, 150, 255),
+    (255, 140, 20),
+    (190, 90, 255),
+    (255, 225, 0),
+    (0, 200, 200),
+    (255, 110, 180),
+    (150, 110, 60),
+    (150, 220, 90),
+)
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """Of the object of that number, from 1."""
+    return OBJECTS[(number - 1) % len(OBJECTS)]
 
 
 def tinted(photo: ndarray, where: ndarray, opacity: float, colour: tuple[int, int, int] = FOUND) -> ndarray:
@@ -16,8 +31,9 @@ def tinted(photo: ndarray, where: ndarray, opacity: float, colour: tuple[int, in
     return mixed
 
 
-def outlined(picture: ndarray, where: ndarray, colour: tuple[int, int, int]) -> ndarray:
-    width = max(1, round(max(where.shape) / 320))
+def outlined(picture: ndarray, where: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
+    """`factor` of the usual width."""
+    width = factor * max(1, round(max(where.shape) / 320))
     lines, _ = cv2.findContours(where.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture.copy(), lines, -1, colour, width, cv2.LINE_AA)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -14,12 +14,11 @@ from .bundle import bundle
 from .draw import glow
 from .files import Example
 from .panel import panel
+from .parts import DOWNLOAD, DRAWING, MODELLING, attempt, example_gallery
 from .session import Bench, Session
 from .words import failed, heading, went_well
 
 THRESHOLD, OPACITY = 0.5, 0.5
-MODEL, DRAWING = "model", "drawing"  # two queues: a slider never waits for another visitor's images
-DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, button').click()"
 
 
 def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
@@ -46,18 +45,7 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             )
         if examples:
             gr.HTML("<p>Or try one of these, which come with a mask:</p>", elem_id="or")
-            shown = gr.Gallery(
-                [(str(each.image), each.caption) for each in examples],
-                label="Or try one of these",
-                show_label=False,
-                columns=len(examples),
-                height="auto",
-                object_fit="cover",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="examples",
-            )
+            shown = example_gallery(examples, columns=len(examples))
         status = gr.HTML("", elem_id="status")
         with gr.Column(visible=False, elem_id="results") as results:
             with gr.Row(equal_height=True):
@@ -95,13 +83,6 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
                 pictures: panel(visit, at, cut, strength),
                 gallery: gr.update(value=thumbs, selected_index=at, visible=len(thumbs) > 1),
             }
-
-        def attempt(work: Callable[[], str]) -> tuple[bool, str]:
-            """Whether `work` went well, and the line to show."""
-            try:
-                return True, work()
-            except UserError as e:
-                return False, failed(str(e).splitlines())
 
         def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
             visit = start(visit)
@@ -149,19 +130,17 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             return {status: ""} | view(visit, 0, cut, strength)
 
         sliders, seen = [threshold, opacity], [session, index, results, pictures, gallery]
-        modelling = {"concurrency_id": MODEL, "concurrency_limit": 1, "api_visibility": "private"}
-        drawing = {"concurrency_id": DRAWING, "concurrency_limit": 4, "api_visibility": "private"}
-        at_once = drawing | {"show_progress": "hidden", "trigger_mode": "always_last"}
-        images.upload(on_images, [images, session, *sliders], [images, status, *seen], **modelling)
-        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *seen], **modelling)
+        at_once = DRAWING | {"show_progress": "hidden", "trigger_mode": "always_last"}
+        images.upload(on_images, [images, session, *sliders], [images, status, *seen], **MODELLING)
+        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *seen], **MODELLING)
         if examples:
-            shown.select(on_example, [session, *sliders], [status, *seen], **modelling)
+            shown.select(on_example, [session, *sliders], [status, *seen], **MODELLING)
         gallery.select(on_choice, [session, *sliders], [index, pictures], **at_once)
         for slider in sliders:
             slider.input(on_slider, [session, index, *sliders], pictures, **at_once)
-        made = download.click(on_download, [session, *sliders], [link, status], **drawing)
+        made = download.click(on_download, [session, *sliders], [link, status], **DRAWING)
         made.success(None, js=DOWNLOAD, api_visibility="private")
-        clear.click(on_clear, [session, *sliders], [status, *seen], **drawing)
+        clear.click(on_clear, [session, *sliders], [status, *seen], **DRAWING)
     return page
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from ..engine.opening import Way, open_predictor
+from ..engine.opening import Way, open_predictor, predictor_in, trained_framing
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
 from ..errors import UserError, warn
+from ..families import Checkpoint, open_model, read_checkpoint
 from ..sources import NONE, Sources
 from ..trainable import named_bases
 from .files import Example, Limits
+from .prompt_session import PromptBench, PromptMethod
 from .session import Bench, Method
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
@@ -44,23 +49,48 @@ def run(
         port: 0 for a free one.
     """
     check_address(host, port)
+    with kept_inside() as home:
+        import_page()  # what is not installed is said before weights are read
+        methods = open_methods(checkpoints, sources, size, device)
+        serve(methods, home, make_examples, limits or Limits(), host, port, mask_threshold)
+
+
+@contextmanager
+def kept_inside() -> Iterator[Path]:
+    """The one folder that the page writes to."""
     with tempfile.TemporaryDirectory(prefix="sam2unet-demo-") as folder:
         home = Path(folder).resolve()
         keep_inside(home)
-        page = import_page()
-        methods, computing = open_methods(checkpoints, sources, size, device), threading.Lock()
+        yield home
+
+
+def serve(
+    methods: Sequence[Method] | PromptMethod,
+    home: Path,
+    make_examples: Callable[[Path], list[Example]],
+    limits: Limits,
+    host: str,
+    port: int,
+    mask_threshold: int | None = None,
+) -> None:
+    """`run` with what is open: one or two methods for masks, or one for prompts."""
+    folders, computing = (home / UPLOADS, home / EXAMPLES), threading.Lock()
+    (home / EXAMPLES).mkdir()
+    examples = make_examples(home / EXAMPLES)
+    if isinstance(methods, PromptMethod):
+        bench = PromptBench(methods, home, folders, limits, computing)
+        blocks = import_page("prompt_page").build(bench, examples)
+    else:
         for method in methods:
             method.predictor.forward = one_at_a_time(method.predictor.forward, computing)
-        bench = Bench(methods, home, (home / UPLOADS, home / EXAMPLES), limits or Limits(), mask_threshold)
-        (home / EXAMPLES).mkdir()
-        blocks = page.build(bench, make_examples(home / EXAMPLES))
-        start(blocks, bench.limits, host, port or free_port(host))
-        try:
-            with Signals() as signals, signals.at_once():
-                threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
-            computing.acquire(timeout=60)  # and never let go: PyTorch aborts a process that ends while it computes
+        blocks = import_page().build(Bench(methods, home, folders, limits, mask_threshold), examples)
+    start(blocks, limits, host, port or free_port(host))
+    try:
+        with Signals() as signals, signals.at_once():
+            threading.Event().wait()
+    finally:
+        blocks.close(verbose=False)
+        computing.acquire(timeout=60)  # and never let go: PyTorch aborts a process that ends while it computes
 
 
 def one_at_a_time(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> Callable[[Tensor], Tensor]:
@@ -104,25 +134,44 @@ def keep_inside(home: Path) -> None:
     }
 
 
-def import_page():
+def import_page(name: str = "page"):
     try:
-        from . import page
+        return importlib.import_module(f".{name}", __package__)
     except ModuleNotFoundError as e:
         if e.name != "gradio":
             raise
         raise UserError('the demo needs gradio, which is not installed: pip install -e ".[demo]"') from e
-    return page
 
 
-def open_methods(checkpoints: Sequence[Path], sources: Sources, size: int | None, device: str | None) -> list[Method]:
+def open_methods(
+    checkpoints: Sequence[Path], sources: Sources, size: int | None, device: str | None
+) -> list[Method] | PromptMethod:
+    """Methods for masks, or the one for prompts."""
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
     target, partial = pick_device(device), any(path.suffix == ".safetensors" for path in checkpoints)
     methods = []
     for path, name in zip(checkpoints, names_of(checkpoints), strict=True):
         own = {flag: file for flag, file in sources.items() if flag in named_bases(path)} if partial else sources
-        methods.append(Method(name, open_predictor(path, target, own, Way(size=size))))
+        if path.suffix in (".onnx", ".pt2"):
+            methods.append(Method(name, open_predictor(path, target, own, Way(size=size))))
+            continue
+        found = read_checkpoint(path)
+        if found.family.task == "prompts":
+            if len(checkpoints) > 1:
+                raise UserError(f"{path} takes prompts and has a page of its own; give it alone")
+            return open_prompts(found, name, target, own, size)
+        methods.append(Method(name, predictor_in(found, target, own, Way(size=size))))
     return methods
+
+
+def open_prompts(
+    found: Checkpoint, name: str, device: torch.device, sources: Sources, size: int | None
+) -> PromptMethod:
+    model = open_model(found, sources, device)
+    if size not in (None, model.side):
+        raise UserError(f"{found.path} sees images at {model.side}x{model.side} alone; leave --size out")
+    return PromptMethod(name, model, trained_framing(found))
 
 
 def names_of(checkpoints: Sequence[Path]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from .prompt_session import PromptBench
 from .session import Bench, Session
 
 
@@ -17,6 +18,16 @@ def heading(bench: Bench) -> str:
         f"<p class=limits>Up to {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels and "
         f"{limits.megabytes:g} MB each. A mask has its image's name. Files stay on the computer that runs this "
         "page and are deleted when it stops.</p>"
+    )
+
+
+def prompt_heading(bench: PromptBench) -> str:
+    limits = bench.limits
+    return (
+        f"<h1>sam2unet</h1><p>Show <code>{html.escape(bench.method.name)}</code> what you mean: click in it, or drag a "
+        "box around it; then click where the mask is wrong (with the right button: in the background).</p>"
+        f"<p class=limits>Images of up to {limits.megapixels:g} megapixels and {limits.megabytes:g} MB. Files stay on "
+        "the computer that runs this page and are deleted when it stops.</p>"
     )
 
 

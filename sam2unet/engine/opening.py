@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..config import Recipe
+from ..data.framing import Framing
 from ..errors import UserError
 from ..families import Checkpoint, open_model, read_checkpoint
 from ..hub import size_beside
@@ -44,7 +45,11 @@ def open_predictor(checkpoint: Path, device: torch.device, sources: Sources = NO
         return onnx_predictor(checkpoint, device, sources, way)
     if checkpoint.suffix == ".pt2":
         raise UserError(f"{checkpoint}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
-    found = read_checkpoint(checkpoint)
+    return predictor_in(read_checkpoint(checkpoint), device, sources, way)
+
+
+def predictor_in(found: Checkpoint, device: torch.device, sources: Sources = NONE, way: Way = Way()) -> Predictor:
+    """`open_predictor` of a checkpoint that has been read."""
     return predictor_of(open_model(found, sources, device), way.size or trained_size(found), way)
 
 
@@ -77,7 +82,18 @@ def trained_size(found: Checkpoint) -> int:
     """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
     if "size" in found.sizes:
         return int(found.sizes["size"])
-    recipe = found.path.parent / "recipe.yaml"
-    if recipe.is_file():
-        return Recipe.read(recipe).size
+    recipe = recipe_beside(found)
+    if recipe is not None:
+        return recipe.size
     return size_beside(found.path) or Recipe.read(model=found.family.name).size
+
+
+def trained_framing(found: Checkpoint) -> Framing:
+    """How images became squares in the training of a model for prompts, as `recipe.yaml` says; else as released."""
+    recipe = recipe_beside(found)
+    return Framing() if recipe is None else Framing(recipe.size, rgb=recipe.rgb)
+
+
+def recipe_beside(found: Checkpoint) -> Recipe | None:
+    recipe = found.path.parent / "recipe.yaml"
+    return Recipe.read(recipe) if recipe.is_file() else None
