@@ -100,20 +100,30 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def maps_of(checkpoint, monkeypatch, capsys):
-    """test.py in this process, at size 64: `maps_of(source, target, "--overlay")`."""
+def test_py(monkeypatch, capsys):
+    """test.py in this process: `test_py("--checkpoint", path, ...)`."""
     spec = importlib.util.spec_from_file_location("maps_script", ROOT / "test.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def call(source: Path, target: Path, *flags: object) -> Ended:
-        words = ["--checkpoint", checkpoint, "--test_image_path", source, "--save_path", target, "--size", 64, *flags]
+    def call(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["test.py", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             module.main(module.parser, module.run)
         out, err = capsys.readouterr()
         return Ended(ended.value.code, out, err.splitlines())
+
+    return call
+
+
+@pytest.fixture
+def maps_of(checkpoint, test_py):
+    """The same at size 64: `maps_of(source, target, "--overlay")`."""
+
+    def call(source: Path, target: Path, *flags: object) -> Ended:
+        words = ("--checkpoint", checkpoint, "--test_image_path", source, "--save_path", target, "--size", 64)
+        return test_py(*words, *flags)
 
     return call
 
