@@ -12,12 +12,16 @@ from torch import nn
 
 from sam2unet.building import sam_med2d
 from sam2unet.checkpoint import save_state
+from sam2unet.config import Recipe
 from sam2unet.data.framing import Framing
 from sam2unet.data.pairs import Pair
-from sam2unet.data.prompt_files import names_of, read_prompts, read_test_list, write_test_list
+from sam2unet.data.prompt_files import names_of, read_prompts, read_test_list, write_test_list, write_train_list
+from sam2unet.engine.processes import Processes
 from sam2unet.engine.prompt_files import Flags, pictures_of
 from sam2unet.engine.prompt_scores import BOX, PAPER, Asking, Way, answers, means_of, table_of
-from sam2unet.families import open_model, read_checkpoint, refitted, save_checkpoint, start_model
+from sam2unet.engine.prompt_task import PromptTask
+from sam2unet.engine.task import Data
+from sam2unet.families import find_family, open_model, read_checkpoint, refitted, save_checkpoint, start_model
 from sam2unet.layers import sam_vit
 from sam2unet.models.sam_med2d import SAMMed2D
 
@@ -213,6 +217,16 @@ def test_the_paper_s_columns_are_one_run_and_come_again_from_their_prompts(small
     assert not list((tmp_path / "again").glob("*prompt*"))
     alone = scored("alone", "--seed", 5, "--prompt_path", paths[1], "--boxes_prompt", "False")
     assert table(alone) == {"3 pts": table(ended)["3 pts"]}
+
+
+def test_validation_in_training_gives_the_same_numbers(small, lists, scored, tmp_path):
+    recipe = Recipe.read(model="sam_med2d", size=64)
+    write_train_list(tmp_path, lists)
+    task = PromptTask(find_family("sam_med2d"), recipe, Data(lists=tmp_path, val_lists=tmp_path))
+    scores = task.validate(small, Processes())
+    printed = table(scored("out"))
+    for way in ("box", "1 pt"):
+        assert printed[way][:2] == tuple(round(scores[f"{way} {name}"], 4) for name in ("Dice", "IoU"))
 
 
 def test_clicks_come_again_from_prompts_and_the_seed(scored, tmp_path):
