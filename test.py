@@ -1,16 +1,24 @@
-"""Predict a map for every image of a folder, or for every frame of a video."""
+"""Predict a map for every image of a folder or frame of a video; with SAM-Med2D, score answers to prompts."""
 
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, main
-from sam2unet.engine import predict_files
+from sam2unet.cli import Parser, add_boolean, main
+from sam2unet.config import CHOICES
+from sam2unet.engine import predict_files, prompt_files
 from sam2unet.engine.maps import Averaging, Tile
-from sam2unet.engine.opening import Way
+from sam2unet.engine.opening import Way, read_any
 from sam2unet.engine.outputs import NUMBERS, Outputs
-from sam2unet.engine.predict_files import Files
 from sam2unet.engine.speed import PRECISIONS
+from sam2unet.errors import UserError
+from sam2unet.families import Checkpoint
 from sam2unet.sources import add_sources, sources_of
+
+OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
+OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "compile")
+OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "seed")
+OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
+OF_PROMPTS += OF_RECIPE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,48 +27,108 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx"
     )
     add_sources(p)
+    p.add_argument("--save_path", type=Path, required=True, help="folder for maps, or scores")
     p.add_argument(
-        "--test_image_path", type=Path, required=True, help="folder, image, video, list of files (.txt), quoted pattern"
+        "--size",
+        "--image_size",
+        type=int,
+        help="input side; default: that of the training, if known, or the released one",
     )
-    p.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
-    p.add_argument("--save_path", type=Path, required=True, help="folder for the maps, 8-bit grey PNG")
-    p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
-    p.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
-    p.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
-    p.add_argument("--components", type=int, default=0, metavar="MIN_AREA", help="blacken parts of fewer pixels")
-    p.add_argument("--tta", metavar="flip,scale", help="average over the mirrored image, 0.75 and 1.25 of the size")
-    p.add_argument("--tile", metavar="SIDE,OVERLAP", help="cut large images into squares, blended where they overlap")
-    p.add_argument("--overlay", action="store_true", help="photographs under their maps too, in overlay/")
-    p.add_argument("--contours", action="store_true", help="photographs with outlines too, in contours/")
+    p.add_argument("--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read")
     p.add_argument(
+        "--batch_size", type=int, help="images at once; default: 1, or what --fast chooses; masks of an image: 16"
+    )
+    p.add_argument(
+        "--amp", choices=PRECISIONS, help="half precision in the model; default: off, or what --fast chooses"
+    )
+    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
+    maps = p.add_argument_group("maps of images")
+    maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
+    maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
+    maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
+    maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
+    maps.add_argument("--components", type=int, default=0, metavar="MIN_AREA", help="blacken parts of fewer pixels")
+    maps.add_argument("--tta", metavar="flip,scale", help="average over the mirrored image, 0.75 and 1.25 of the size")
+    maps.add_argument("--tile", metavar="SIDE,OVERLAP", help="cut large images into squares, blended where they meet")
+    maps.add_argument("--overlay", action="store_true", help="photographs under their maps too, in overlay/")
+    maps.add_argument("--contours", action="store_true", help="photographs with outlines too, in contours/")
+    maps.add_argument(
         "--save_prob",
         nargs="?",
         const=NUMBERS[0],
         choices=NUMBERS,
         help="probabilities too, not stretched, in prob/NAME.npz as `probability`; float16 if not said otherwise",
     )
-    p.add_argument("--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same")
-    p.add_argument("--skip_existing", action="store_true", help="leave out images whose map is there")
-    p.add_argument("--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read")
-    p.add_argument("--batch_size", type=int, help="images at once; default: 1, or what --fast chooses")
-    p.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
-    p.add_argument(
+    maps.add_argument(
+        "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
+    )
+    maps.add_argument("--skip_existing", action="store_true", help="leave out images whose map is there")
+    maps.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
+    maps.add_argument(
         "--fast", action="store_true", help="turn on what suits the device of --amp, --compile and more, and say so"
     )
-    p.add_argument(
-        "--amp", choices=PRECISIONS, help="half precision in the model; default: off, or what --fast chooses"
-    )
-    p.add_argument(
+    maps.add_argument(
         "--compile", action="store_true", help="PyTorch fuses operations; minutes at the start; same but for rounding"
     )
-    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
+    prompts = p.add_argument_group(
+        "answers to prompts (SAM-Med2D)", "default: box, 1, 3 and 5 points, as in the paper; else all that are given"
+    )
+    prompts.add_argument("--data_path", type=Path, help="folder with label2image_test.json, {mask: image}")
+    add_boolean(prompts, "boxes_prompt", "ask by boxes; default: True")
+    prompts.add_argument("--point_num", type=int, nargs="+", default=[], metavar="N", help="ask by so many points")
+    prompts.add_argument(
+        "--iter_point",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="by one point, then K - 1 correcting clicks",
+    )
+    prompts.add_argument(
+        "--prompt_path",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="prompts that a test has written",
+    )
+    add_boolean(prompts, "save_pred", "write predicted masks, in a folder for each kind of prompt; default: False")
+    add_boolean(prompts, "encoder_adapter", "False: without the file's adapters; default: as in the file")
+    add_boolean(prompts, "multimask", "best of three masks; False: a fourth alone; default: as trained, or True")
+    add_boolean(prompts, "rgb", "colours in the order of the constants; default: as trained, or False, as released")
+    prompts.add_argument(
+        "--mask_prompt",
+        choices=CHOICES["mask_prompt"],
+        help="how an answer is the next prompt; default: as trained, or probability",
+    )
+    prompts.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")
     return p
 
 
 def run(args: argparse.Namespace) -> None:
+    checkpoint = read_any(args.checkpoint)
+    if isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts":
+        check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
+        score_answers(checkpoint, args)
+    else:
+        title = checkpoint.family.title if isinstance(checkpoint, Checkpoint) else str(checkpoint)
+        check_flags(args, title, "test_image_path", OF_PROMPTS)
+        write_maps(checkpoint, args)
+
+
+def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple[str, ...]) -> None:
+    """UserError if what the model needs is missing, or flags of the other kind of model are there."""
+    if given := [name for name in others if getattr(args, name) != parser().get_default(name)]:
+        raise UserError(f"{title} has no use for --{' --'.join(given)}; it takes --{needed}")
+    if getattr(args, needed) is None:
+        raise UserError(f"--{needed}, which {title} takes, is missing")
+
+
+def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
     predict_files.run(
-        args.checkpoint,
-        Files(
+        checkpoint,
+        predict_files.Files(
             args.test_image_path,
             args.save_path,
             masks=args.test_gt_path,
@@ -88,6 +156,27 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         sources=sources_of(args),
         fast=args.fast,
+    )
+
+
+def score_answers(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
+    prompt_files.run(
+        checkpoint,
+        prompt_files.Files(
+            args.data_path,
+            args.save_path,
+            prompts=args.prompt_path,
+            save_masks=bool(args.save_pred),
+            on_bad_image=args.on_bad_image,
+        ),
+        prompt_files.Flags(args.boxes_prompt, args.point_num, args.iter_point),
+        {name: getattr(args, name) for name in OF_RECIPE},
+        size=args.size,
+        adapters=args.encoder_adapter,
+        amp=args.amp or "off",
+        batch_size=args.batch_size,
+        device=args.device,
+        sources=sources_of(args),
     )
 
 

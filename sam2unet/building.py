@@ -51,18 +51,24 @@ def sam_med2d(sizes: Sizes, sources: Sources) -> Built:
         raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(sam_vit.SIZES)}")
     check_size_of(path, f"{found.version} {own}", own, size, sam_vit.SIZES, "encoder")
     adds = adapters and found.version == "SAM"
-    encoder = sam_vit.resampled(below(found.weights, SAM_ENCODER), own, side // sam_vit.PATCH)
-    weights = found.weights | {SAM_ENCODER + name: t for name, t in encoder.items()}
+    weights = refitted_sam(found.weights, {"encoder": own, "size": str(side), "encoder_adapter": str(adapters)})
     with torch.device("cpu" if adds else "meta"):
         model = SAMMed2D(sam_vit.sam_vit(own, side, adapters))
     if adds:
         weights |= {name: t for name, t in model.state_dict().items() if ".Adapter." in name}
-    if not adapters:
-        weights = {name: t for name, t in weights.items() if ".Adapter." not in name}
     load_exact(model, weights, path)
     note = ", new adapters" if adds else "" if adapters else ", no adapters"
     print(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.base.sha256}")
     return model, {"sam_checkpoint": found.base}
+
+
+def refitted_sam(state: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
+    """Weights of SAM or SAM-Med2D for images of the side `size`, without adapters if `encoder_adapter` is False."""
+    grid = int(sizes["size"]) // sam_vit.PATCH
+    encoder = sam_vit.resampled(below(state, SAM_ENCODER), sizes["encoder"], grid)
+    weights = {**state, **{SAM_ENCODER + name: t for name, t in encoder.items()}}
+    kept = sizes["encoder_adapter"] == "True"
+    return {name: t for name, t in weights.items() if kept or ".Adapter." not in name}
 
 
 def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,7 @@ class Family:
         changing: which parameters a loss reaches differs between the steps of a batch.
         logits: of a model for masks, normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
         stride: input sides are multiples of it.
+        refit: a state dict and other values of the options -> the weights of that network, where they can be had.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Family:
     changing: bool = False
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
     stride: int = 32
+    refit: Callable[[Mapping[str, Tensor], Sizes], dict[str, Tensor]] | None = None
 
     @property
     def name(self) -> str:
@@ -127,6 +129,7 @@ FAMILIES = {
         step=prompt_step,
         idle=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
         changing=True,
+        refit=building.refitted_sam,
     ),
 }
 
@@ -323,6 +326,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if sizes is None:
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
     return Checkpoint(path, family, sizes, state, bases)
+
+
+def refitted(found: Checkpoint, **options: object) -> Checkpoint:
+    """What `found` holds with other values of options, those that are not None; UserError for a side that cannot be."""
+    sizes = {option: str(value) for option, value in options.items() if value is not None}
+    check_options(found.family, sizes, NONE)
+    sizes = found.sizes | sizes
+    return found if sizes == found.sizes else replace(found, sizes=sizes, state=found.family.refit(found.state, sizes))
 
 
 def assemble(found: Checkpoint, sources: Sources) -> Built:

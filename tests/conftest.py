@@ -17,6 +17,8 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.checkpoint import save_state
+from sam2unet.data.pairs import Pair
+from sam2unet.data.prompt_files import ImageMasks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,20 +100,30 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture
-def maps_of(checkpoint, monkeypatch, capsys):
-    """test.py in this process, at size 64: `maps_of(source, target, "--overlay")`."""
+def test_py(monkeypatch, capsys):
+    """test.py in this process: `test_py("--checkpoint", path, ...)`."""
     spec = importlib.util.spec_from_file_location("maps_script", ROOT / "test.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    def call(source: Path, target: Path, *flags: object) -> Ended:
-        words = ["--checkpoint", checkpoint, "--test_image_path", source, "--save_path", target, "--size", 64, *flags]
+    def call(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["test.py", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             module.main(module.parser, module.run)
         out, err = capsys.readouterr()
         return Ended(ended.value.code, out, err.splitlines())
+
+    return call
+
+
+@pytest.fixture
+def maps_of(checkpoint, test_py):
+    """The same at size 64: `maps_of(source, target, "--overlay")`."""
+
+    def call(source: Path, target: Path, *flags: object) -> Ended:
+        words = ("--checkpoint", checkpoint, "--test_image_path", source, "--save_path", target, "--size", 64)
+        return test_py(*words, *flags)
 
     return call
 
@@ -149,3 +161,41 @@ def sam2_tiny(fill, reference, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "sam2_hiera_tiny.pt"
     torch.save({"model": fill.fill_state_dict(trunk, 0)}, path)
     return path
+
+
+@pytest.fixture
+def demo(shared, monkeypatch) -> Path:
+    """The folder with the released lists, whose paths are relative to the one above it."""
+    monkeypatch.chdir(shared / "data/sammed2d_demo")
+    return Path("data_demo")
+
+
+@pytest.fixture
+def lists(tmp_path) -> list[ImageMasks]:
+    """Three images of the three size rules at S = 64, with three rectangles each."""
+    rng = np.random.default_rng(0)
+    items = []
+    for number, (height, width) in enumerate([(50, 41), (50, 90), (128, 100)]):
+        image = tmp_path / f"images/i{number}.png"
+        save(image, rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        masks = []
+        for k in range(3):
+            mask = np.zeros((height, width), np.uint8)
+            mask[4 + 8 * k : 20 + 9 * k, 6:30] = 255
+            masks.append(tmp_path / f"masks/i{number}_{k}.png")
+            save(masks[-1], mask)
+        items.append(ImageMasks(image, tuple(masks)))
+    return items
+
+
+def flat(items: list[ImageMasks]) -> list[Pair]:
+    return [Pair(item.image, mask) for item in items for mask in item.masks]
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two batches or prompts are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

@@ -256,9 +256,9 @@ def checkpoint_of(task: str, path: Path) -> Checkpoint:
 
 
 def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(serve, "read_checkpoint", lambda path: checkpoint_of(path.stem.split("-")[0], path))
+    monkeypatch.setattr(serve, "read_any", lambda path: checkpoint_of(path.stem.split("-")[0], path))
     monkeypatch.setattr(serve, "open_model", lambda *_: model)
-    monkeypatch.setattr(serve, "predictor_in", lambda *_: "a predictor")
+    monkeypatch.setattr(serve, "open_predictor", lambda *_: "a predictor")
     asked, mapped = tmp_path / "prompts-1.pth", tmp_path / "masks-1.pth"
     method = serve.open_methods([asked], {}, None, "cpu")
     assert method == PromptMethod("prompts-1", model, Framing())

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..engine.opening import Way, open_predictor, predictor_in, trained_framing
+from ..engine.opening import Way, open_predictor, read_any, trained_framing
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
 from ..errors import UserError, warn
-from ..families import Checkpoint, open_model, read_checkpoint
+from ..families import Checkpoint, open_model
 from ..sources import NONE, Sources
 from ..trainable import named_bases
 from .files import Example, Limits
@@ -153,15 +153,12 @@ def open_methods(
     methods = []
     for path, name in zip(checkpoints, names_of(checkpoints), strict=True):
         own = {flag: file for flag, file in sources.items() if flag in named_bases(path)} if partial else sources
-        if path.suffix in (".onnx", ".pt2"):
-            methods.append(Method(name, open_predictor(path, target, own, Way(size=size))))
-            continue
-        found = read_checkpoint(path)
-        if found.family.task == "prompts":
+        found = read_any(path)
+        if isinstance(found, Checkpoint) and found.family.task == "prompts":
             if len(checkpoints) > 1:
                 raise UserError(f"{path} takes prompts and has a page of its own; give it alone")
             return open_prompts(found, name, target, own, size)
-        methods.append(Method(name, predictor_in(found, target, own, Way(size=size))))
+        methods.append(Method(name, open_predictor(found, target, own, Way(size=size))))
     return methods
 
 

@@ -39,17 +39,20 @@ class Way:
     compile: bool = False
 
 
-def open_predictor(checkpoint: Path, device: torch.device, sources: Sources = NONE, way: Way = Way()) -> Predictor:
+def read_any(path: Path) -> Path | Checkpoint:
+    """A checkpoint read; the path of an .onnx as it is. UserError for a file of another kind."""
+    if path.suffix == ".pt2":
+        raise UserError(f"{path}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
+    return path if path.suffix == ".onnx" else read_checkpoint(path)
+
+
+def open_predictor(
+    checkpoint: Path | Checkpoint, device: torch.device, sources: Sources = NONE, way: Way = Way()
+) -> Predictor:
     """UserError for a file of another kind or a size that the model cannot take."""
-    if checkpoint.suffix == ".onnx":
-        return onnx_predictor(checkpoint, device, sources, way)
-    if checkpoint.suffix == ".pt2":
-        raise UserError(f"{checkpoint}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
-    return predictor_in(read_checkpoint(checkpoint), device, sources, way)
-
-
-def predictor_in(found: Checkpoint, device: torch.device, sources: Sources = NONE, way: Way = Way()) -> Predictor:
-    """`open_predictor` of a checkpoint that has been read."""
+    found = read_any(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+    if isinstance(found, Path):
+        return onnx_predictor(found, device, sources, way)
     return predictor_of(open_model(found, sources, device), way.size or trained_size(found), way)
 
 
@@ -82,18 +85,23 @@ def trained_size(found: Checkpoint) -> int:
     """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
     if "size" in found.sizes:
         return int(found.sizes["size"])
-    recipe = recipe_beside(found)
-    if recipe is not None:
-        return recipe.size
-    return size_beside(found.path) or Recipe.read(model=found.family.name).size
+    if recipe_beside(found) is None and (size := size_beside(found.path)):
+        return size
+    return recipe_of(found).size
 
 
 def trained_framing(found: Checkpoint) -> Framing:
-    """How images became squares in the training of a model for prompts, as `recipe.yaml` says; else as released."""
-    recipe = recipe_beside(found)
-    return Framing() if recipe is None else Framing(recipe.size, rgb=recipe.rgb)
+    """How images became squares in the training of a model for prompts."""
+    recipe = recipe_of(found)
+    return Framing(recipe.size, rgb=recipe.rgb)
 
 
-def recipe_beside(found: Checkpoint) -> Recipe | None:
-    recipe = found.path.parent / "recipe.yaml"
-    return Recipe.read(recipe) if recipe.is_file() else None
+def recipe_of(found: Checkpoint, **flags: object) -> Recipe:
+    """`recipe.yaml` beside a checkpoint of ours, else the model's released recipe; flags that are not None win."""
+    path = recipe_beside(found)
+    return Recipe.read(model=found.family.name, **flags) if path is None else Recipe.read(path, **flags)
+
+
+def recipe_beside(found: Checkpoint) -> Path | None:
+    path = found.path.parent / "recipe.yaml"
+    return path if path.is_file() else None

@@ -19,6 +19,7 @@ from ..data.check import warn_of_turned
 from ..data.inputs import Input, find_inputs, is_video
 from ..data.reading import opened, read_image, upright_size
 from ..errors import SomeFailed, UserError, some, warn
+from ..families import Checkpoint
 from ..files import folder_to_fill
 from ..sources import NONE, Sources
 from .maps import Predictor
@@ -83,7 +84,7 @@ class Notes:
 
 
 def run(
-    checkpoint: Path,
+    checkpoint: Path | Checkpoint,
     files: Files,
     way: Way,
     outputs: Outputs,

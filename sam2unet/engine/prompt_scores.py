@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,11 +16,13 @@ from ..data.framing import Framing, normalised
 from ..data.pairs import Pair
 from ..data.prompt_files import Prompts
 from ..data.prompt_test import CLICKS, TestImage, drawn, groups_of, joined, read_group
+from ..errors import UserError, warn
 from ..losses import prompt_losses
 from ..models.sam_med2d import SAMMed2D, best, stretched
 from ..overlap import overlap
 from ..steps import as_mask_prompt
 from .predict import evaluating
+from .processes import Processes
 from .runtime import ahead
 from .speed import autocast
 
@@ -66,7 +68,8 @@ class Asking:
         multimask: take the best of three masks, else the fourth, as in training.
         mask_prompt: how an answer is a prompt for the next, as in the recipe.
         at_once: masks of an image decoded together.
-        given: prompts to take in place of drawn ones, of each pair.
+        given: of a way, the first prompts by the pair's place, in place of drawn ones.
+        skip_bad: warn of what cannot be read and go on.
     """
 
     seed: int = 0
@@ -74,7 +77,8 @@ class Asking:
     mask_prompt: str = "probability"
     amp: str = "off"
     at_once: int = 16
-    given: Sequence[Prompts] | None = None
+    given: Mapping[Way, Mapping[int, Prompts]] = field(default_factory=dict)
+    skip_bad: bool = False
 
 
 class Answer(NamedTuple):
@@ -84,7 +88,6 @@ class Answer(NamedTuple):
         place: of the mask in the list of pairs.
         prompts: the first ones.
         logits: (1, height, width), the image's own size.
-        iou, dice: rounded to 4 decimals, as released.
         quality: the IoU that the model expects.
         loss: the training's, at the image's own size.
     """
@@ -113,21 +116,37 @@ def answers(
     An answer depends on the seed, the pair's place and the way alone. UserError, naming the file, for what cannot be
     read or is no mask of the image.
     """
+
+    def read(places: Sequence[int]) -> TestImage | UserError:
+        try:
+            return read_group(pairs, places, framing)
+        except UserError as e:
+            return e
+
     groups = groups_of(pairs, asking.at_once, places)
     device = model.prompt_encoder.no_mask_embed.weight.device
+    image = None
     with ThreadPoolExecutor(READERS) as pool, evaluating(model):
-        for found in ahead(pool, lambda places: read_group(pairs, places, framing), groups, 2 * READERS):
-            with autocast(device, asking.amp):
-                embedding = model.image_encoder(normalised(found.square.to(device), [found.frame]))
+        for found in ahead(pool, read, groups, 2 * READERS):
+            if isinstance(found, UserError):
+                if not asking.skip_bad:
+                    raise found
+                warn(f"left out: {found}")
+                continue
+            if pairs[found.places[0]].image != image:
+                image = pairs[found.places[0]].image
+                with autocast(device, asking.amp):
+                    embedding = model.image_encoder(normalised(found.square.to(device), [found.frame]))
             for way in ways:
                 yield from answered(model, found, embedding, way, asking)
 
 
 def answered(model: SAMMed2D, found: TestImage, embedding: Tensor, way: Way, asking: Asking) -> Iterator[Answer]:
-    prompts = [
-        drawn(label, place, way.points, asking.seed) if asking.given is None else asking.given[place]
-        for label, place in zip(found.labels, found.places, strict=True)
-    ]
+    if way in asking.given:
+        prompts = [asking.given[way][place] for place in found.places]
+    else:
+        masks = zip(found.labels, found.places, strict=True)
+        prompts = [drawn(label, place, way.points, asking.seed) for label, place in masks]
     labels = found.labels.to(embedding.device)
     with autocast(embedding.device, asking.amp):
         low, quality = asked(model, embedding, joined(prompts), labels, way, asking, found.places)
@@ -141,8 +160,8 @@ def answered(model: SAMMed2D, found: TestImage, embedding: Tensor, way: Way, ask
             way,
             prompts[number],
             logits[number],
-            round(ious[number].item(), 4),
-            round(dices[number].item(), 4),
+            ious[number].item(),
+            dices[number].item(),
             quality[number, 0].item(),
             loss.item(),
         )
@@ -173,16 +192,32 @@ def asked(
     return low, quality
 
 
+def together(processes: Processes, found: Iterable[Answer]) -> list[Answer]:
+    """Every process's answers in the order of the list; a UserError that one meets on the way is raised in all."""
+    error, own = None, []
+    try:
+        own.extend(found)
+    except UserError as e:
+        error = str(e)
+    parts = processes.gather((error, own))
+    if errors := [error for error, _ in parts if error]:
+        raise UserError(errors[0])
+    return sorted((one for _, part in parts for one in part), key=lambda one: one.place)
+
+
 def means_of(found: Sequence[Answer]) -> dict[Way, dict[str, float]]:
-    """Of each way the means over masks, under `Dice`, `IoU` and `loss`, and their `masks`."""
+    """Of each way the means over masks, under `Dice`, `IoU` and `loss`, and their number, `masks`.
+
+    Dice and IoU of each mask are rounded to 4 decimals before, as released.
+    """
     by_way: dict[Way, list[Answer]] = {}
     for one in found:
         by_way.setdefault(one.way, []).append(one)
     return {
         way: {
             "masks": len(some),
-            "Dice": sum(one.dice for one in some) / len(some),
-            "IoU": sum(one.iou for one in some) / len(some),
+            "Dice": sum(round(one.dice, 4) for one in some) / len(some),
+            "IoU": sum(round(one.iou, 4) for one in some) / len(some),
             "loss": sum(one.loss for one in some) / len(some),
         }
         for way, some in by_way.items()

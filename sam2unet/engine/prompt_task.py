@@ -21,7 +21,7 @@ from ..families import Family
 from ..scoring.columns import Metric
 from .pictures import overview, spread
 from .processes import Processes
-from .prompt_scores import BOX, Asking, Way, answers, means_of
+from .prompt_scores import BOX, Asking, Way, answers, means_of, together
 from .task import Data, held_out_of
 
 WAYS = (BOX, Way(points=1))
@@ -79,17 +79,8 @@ class PromptTask:
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         images = groups_of(self.held_out, len(self.held_out))
         own = [place for places in images[processes.rank :: processes.world] for place in places]
-        error, found = None, []
-        try:
-            for one in answers(model, self.held_out, WAYS, self.framing, self.asking, own):
-                found.append(one._replace(logits=None, prompts=None))
-        except UserError as e:
-            error = str(e)
-        parts = processes.gather((error, found))
-        if errors := [error for error, _ in parts if error]:
-            raise UserError(errors[0])
-        everything = sorted((one for _, part in parts for one in part), key=lambda one: one.place)
-        means = means_of(everything)
+        found = answers(model, self.held_out, WAYS, self.framing, self.asking, own)
+        means = means_of(together(processes, (one._replace(logits=None, prompts=None) for one in found)))
         return {f"{way.title} {name}": means[way][name] for way in WAYS for name in ("Dice", "IoU")}
 
     @property

@@ -42,9 +42,11 @@ def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, 
     """An encoder's state dict with its position tables made those of another grid.
 
     Bilinear without aligned corners or antialiasing: the positions over the grid, the tables of global blocks along
-    their rows. Blocks with windows keep theirs, which do not depend on the grid.
+    their rows. Blocks with windows keep theirs, which do not depend on the grid. Tables may be absent.
     """
-    changed = {"pos_embed": resized(weights["pos_embed"].permute(0, 3, 1, 2), (grid, grid)).permute(0, 2, 3, 1)}
+    changed = {}
+    if "pos_embed" in weights:
+        changed["pos_embed"] = resized(weights["pos_embed"].permute(0, 3, 1, 2), (grid, grid)).permute(0, 2, 3, 1)
     for block in SIZES[size]["global_blocks"]:
         for name in (f"blocks.{block}.attn.rel_pos_h", f"blocks.{block}.attn.rel_pos_w"):
             if name in weights:

@@ -1,0 +1,304 @@
+"""The test of a model that takes prompts: a list of masks in; scores, prompts and predicted masks out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+
+from ..config import Recipe
+from ..data.framing import Framing
+from ..data.pairs import Pair
+from ..data.prompt_files import (
+    Prompts,
+    check_masks_of,
+    names_of,
+    problems,
+    read_prompts,
+    read_test_list,
+    write_prompts,
+)
+from ..data.prompt_test import groups_of
+from ..errors import SomeFailed, UserError, some, warn
+from ..families import Checkpoint, open_model, refitted
+from ..files import filled_together, folder_to_fill
+from ..scoring.records import csv_text
+from ..sources import NONE, Sources
+from .opening import recipe_of
+from .outputs import png, write
+from .processes import Processes
+from .prompt_scores import BOX, PAPER, Answer, Asking, Way, answers, means_of, table_of, together
+from .runtime import ahead, default_workers, memory_for_maps, pick_device
+from .signals import Signals
+from .versions import versions
+
+PACKAGES = ("sam2unet", "torch", "numpy", "opencv-python-headless", "Pillow")
+
+
+@dataclass(frozen=True)
+class Files:
+    """
+    Attributes:
+        lists: folder with label2image_test.json.
+        target: folder for all that is written.
+        prompts: files to take first prompts from, one for each number of points.
+        save_masks: write what is predicted, a PNG for each mask and way.
+        on_bad_image: `stop`, or `skip` and go on.
+    """
+
+    lists: Path
+    target: Path
+    prompts: Sequence[Path] = ()
+    save_masks: bool = False
+    on_bad_image: str = "stop"
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What is asked for in words of the released flags; none where one was not given.
+
+    Attributes:
+        boxes_prompt: ask by boxes.
+        point_num: numbers of points to ask with.
+        iter_point: numbers of rounds that begin with one point.
+    """
+
+    boxes_prompt: bool | None = None
+    point_num: Sequence[int] = ()
+    iter_point: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("point_num", "iter_point"):
+            if min(getattr(self, name), default=1) < 1:
+                raise UserError(f"{name} is {min(getattr(self, name))}; it must be above 0")
+
+    def ways(self, counts: Sequence[int] = ()) -> tuple[Way, ...]:
+        """Points and rounds as given, and the box unless it is refused.
+
+        Where only the box is refused that leaves one point, as released; where nothing is said, the paper's columns.
+
+        Args:
+            counts: numbers of points in files of prompts, taken in place of those that nobody named.
+        """
+        asked = [Way(points=n) for n in self.point_num] + [Way(rounds=n) for n in self.iter_point]
+        if not asked and self.boxes_prompt is not True:
+            paper = [way for way in PAPER if not way.box] if self.boxes_prompt is None else [Way(points=1)]
+            asked = [Way(points=n) for n in counts] or paper
+        return tuple(dict.fromkeys([BOX, *asked] if self.boxes_prompt is not False else asked))
+
+
+def run(
+    found: Checkpoint,
+    files: Files,
+    flags: Flags = Flags(),
+    recipe: Mapping[str, object] = NONE,
+    size: int | None = None,
+    adapters: bool | None = None,
+    amp: str = "off",
+    batch_size: int | None = None,
+    device: str | None = None,
+    sources: Sources = NONE,
+) -> None:
+    """Prints a line of scores for each way of asking and writes them, those of each mask, and the prompts.
+
+    Under torchrun each process takes its share of the images. UserError where it cannot work, SomeFailed where masks
+    were left out, Stopped on a signal.
+
+    Args:
+        recipe: fields of the recipe that the test is to differ in from the training's, or the released one.
+        size, adapters: of the network, where not as in the checkpoint: position tables are resized, adapters left out.
+        batch_size: masks decoded at once; none: 16.
+    """
+    batch_size = 16 if batch_size is None else batch_size
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be above 0")
+    if adapters and found.sizes["encoder_adapter"] == "False":
+        raise UserError(f"{found.path} has no adapters; leave --encoder_adapter out")
+    processes = Processes.of_environment()
+    target = pick_device(device, processes.local_rank)
+    settings = recipe_of(found, **recipe)
+    found = refitted(found, size=size, encoder_adapter=adapters)
+    framing = Framing(int(found.sizes["size"]), rgb=settings.rgb, mask_threshold=settings.mask_threshold)
+
+    pairs = read_test_list(files.lists)
+    with processes.one_voice():
+        places = usable(pairs, framing, files.on_bad_image == "skip")
+    given = prompts_given(files.prompts, pairs, places, framing.size)
+    ways = flags.ways(sorted(given))
+    asking = Asking(
+        settings.seed,
+        settings.multimask,
+        settings.mask_prompt,
+        amp,
+        batch_size,
+        by_way(ways, given),
+        skip_bad=files.on_bad_image == "skip",
+    )
+    pictures = pictures_of(pairs, ways, files.target) if files.save_masks else {}
+    model = open_model(found, sources, target)
+    images = groups_of(pairs, len(pairs), places)
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        stack.enter_context(stack.enter_context(Signals()).at_once())
+        stack.enter_context(memory_for_maps(target, batch_size))
+        stack.enter_context(folder_to_fill(files.target))
+        stack.callback(processes.leave)
+        processes.join(target)
+        side = f"{framing.size}x{framing.size}"
+        print(f"{len(places)} masks on {len(images)} images at {side} on {target}", flush=True)
+        own = [place for group in images[processes.rank :: processes.world] for place in group]
+        done = together(processes, tested(model, pairs, own, ways, framing, asking, pictures, processes.first))
+        if not done:
+            raise UserError(f"none of {len(pairs)} masks of {files.lists} could be used")
+        if processes.first:
+            names = write_results(files.target, pairs, done, framing.size, not given, record(found, settings, amp))
+            folders = sorted({way.folder for way in ways}) if files.save_masks else []
+            print(f"{table_of(means_of(done))}\n\nin {files.target}: {', '.join(names + folders)}")
+            print(f"{len(done)} answers, {time.perf_counter() - start:.1f} s")
+    answered = {one.place for one in done}
+    if left := [pair.mask.name for place, pair in enumerate(pairs) if place not in answered]:
+        raise SomeFailed(f"{len(left)} of {len(pairs)} masks were left out: {some(left, limit=20)}")
+
+
+def usable(pairs: Sequence[Pair], framing: Framing, skip_bad: bool) -> list[int]:
+    """Places of the masks that can be asked for; UserError if not all can and none is to be skipped."""
+    if not skip_bad:
+        check_masks_of(pairs, framing, strict=True)
+        return list(range(len(pairs)))
+    found = problems(pairs, framing, strict=True)
+    for words in filter(None, found):
+        warn(f"left out: {words}")
+    return [place for place, words in enumerate(found) if not words]
+
+
+def prompts_given(
+    paths: Sequence[Path], pairs: Sequence[Pair], places: Sequence[int], side: int
+) -> dict[int, dict[int, Prompts]]:
+    """From files of prompts for images of `side`: by number of points and place in the list.
+
+    UserError for what `read_prompts` refuses, prompts for images of another size, and two files of one number.
+    """
+    names = names_of([pair.mask for pair in pairs])
+    given: dict[int, dict[int, Prompts]] = {}
+    for path in paths:
+        named = re.match(r"(\d+)_prompt", path.name)
+        prompts = read_prompts(path, [names[place] for place in places])
+        most = max((one.boxes.max().item() for one in prompts), default=0)
+        if (named and int(named[1]) != side) or most > side:
+            what = f"{named[1]}x{named[1]}" if named else f"at least {most:.0f} pixels"
+            raise UserError(f"{path} is for images of {what}, the model sees {side}x{side}; --image_size sets it")
+        count = prompts[0].points.labels.shape[1] if prompts else 1
+        if count in given:
+            raise UserError(f"{path} is the second --prompt_path with {count} points for each mask; give one")
+        given[count] = dict(zip(places, prompts, strict=True))
+    return given
+
+
+def by_way(ways: Sequence[Way], given: Mapping[int, Mapping[int, Prompts]]) -> dict[Way, Mapping[int, Prompts]]:
+    """The prompts that each way begins with, none for any if none are given. Boxes are in every file."""
+    if not given:
+        return {}
+    if absent := [way.title for way in ways if not way.box and way.points not in given]:
+        counts = some(sorted(given))
+        raise UserError(f"no --prompt_path for {some(absent)}: points for each mask in those given: {counts}")
+    first = next(iter(given.values()))
+    return {way: given.get(way.points, first) for way in ways}
+
+
+def pictures_of(pairs: Sequence[Pair], ways: Sequence[Way], target: Path) -> dict[tuple[Way, int], Path]:
+    """Where each predicted mask goes: by its mask's file name, or the part of its path that tells equal names apart.
+
+    UserError where two would go to one file, or one onto an input.
+    """
+    counts = Counter(pair.mask.name for pair in pairs)
+    whole = {pair.mask: Path(os.path.abspath(pair.mask)) for pair in pairs if counts[pair.mask.name] > 1}
+    shared = os.path.commonpath([path.parent for path in whole.values()]) if whole else None
+    names = [whole[m].relative_to(shared) if m in whole else Path(m.name) for m in (pair.mask for pair in pairs)]
+    names = [name.with_suffix(".png") for name in names]
+    if twice := [str(name) for name, count in Counter(names).items() if count > 1]:
+        raise UserError(f"--save_pred would write {len(twice)} files more than once: {some(twice)}; rename the masks")
+    paths = {(way, place): target / way.folder / name for way in ways for place, name in enumerate(names)}
+    inputs = {path.resolve() for pair in pairs for path in pair}
+    if lost := next((path for path in paths.values() if path.resolve() in inputs), None):
+        raise UserError(f"--save_pred would overwrite {lost}, which is in the list; give another --save_path")
+    return paths
+
+
+def tested(
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    places: Sequence[int],
+    ways: Sequence[Way],
+    framing: Framing,
+    asking: Asking,
+    pictures: Mapping[tuple[Way, int], Path] = NONE,
+    show: bool = True,
+) -> Iterator[Answer]:
+    """All answers for `places`, without logits when their masks are written, each prompt once: in one way of asking."""
+    keepers = {way.points: way for way in reversed(ways)}
+
+    def kept(one: Answer) -> Answer:
+        if path := pictures.get((one.way, one.place)):
+            write(path, png((one.logits[0] > 0).cpu().numpy().astype(np.uint8) * 255))
+        return one._replace(logits=None, prompts=one.prompts if keepers[one.way.points] == one.way else None)
+
+    threads = default_workers()
+    bar = tqdm(total=len(places) * len(ways), unit="mask", disable=None if show else True)
+    with ThreadPoolExecutor(threads) as writers, bar:
+        for one in ahead(writers, kept, answers(model, pairs, ways, framing, asking, places), 2 * threads):
+            bar.update()
+            yield one
+
+
+def record(found: Checkpoint, settings: Recipe, amp: str) -> dict[str, object]:
+    names = ("seed", "multimask", "rgb", "mask_prompt", "mask_threshold")
+    chosen = found.sizes | {name: getattr(settings, name) for name in names} | {"amp": amp}
+    return {"checkpoint": str(found.path), "model": found.family.title, "settings": chosen}
+
+
+def write_results(
+    folder: Path,
+    pairs: Sequence[Pair],
+    done: Sequence[Answer],
+    side: int,
+    prompts: bool,
+    facts: Mapping[str, object],
+) -> list[str]:
+    """`results.json`, `per_mask.csv`, and where `prompts` are new a file for each number of points; their names."""
+    means = {way.title: row for way, row in means_of(done).items()}
+    rows = [["image", "mask", "prompt", "dice", "iou", "quality", "loss"]]
+    for one in done:
+        pair = pairs[one.place]
+        scores = (repr(value) for value in (one.dice, one.iou, one.quality, one.loss))
+        rows.append([pair.image.as_posix(), pair.mask.as_posix(), one.way.title, *scores])
+    everything = {"means": means, **facts, "versions": versions(PACKAGES)}
+    texts = {"results.json": json.dumps(everything, indent=2) + "\n", "per_mask.csv": csv_text(rows)}
+    with filled_together(folder) as part:
+        for name, text in texts.items():
+            write(part / name, text.encode())
+        for name, found in prompts_by_file(pairs, done, side).items() if prompts else ():
+            write_prompts(part / name, found)
+        return sorted(path.name for path in part.iterdir())
+
+
+def prompts_by_file(pairs: Sequence[Pair], done: Sequence[Answer], side: int) -> dict[str, dict[str, Prompts]]:
+    """The released name for the smallest number of points; others have theirs in it."""
+    names = names_of([pair.mask for pair in pairs])
+    counts = sorted({one.way.points for one in done})
+    files = {n: f"{side}_prompt.json" if n == counts[0] else f"{side}_prompt_{n}pts.json" for n in counts}
+    found: dict[str, dict[str, Prompts]] = {file: {} for file in files.values()}
+    for one in done:
+        if one.prompts is not None:
+            found[files[one.way.points]][names[one.place]] = one.prompts
+    return found
