@@ -19,6 +19,7 @@ import sam2unet
 from sam2unet.checkpoint import save_state
 from sam2unet.data.pairs import Pair
 from sam2unet.data.prompt_files import ImageMasks
+from sam2unet.models.sam_med2d import SAMMed2D
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,6 +162,15 @@ def sam2_tiny(fill, reference, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "sam2_hiera_tiny.pt"
     torch.save({"model": fill.fill_state_dict(trunk, 0)}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def sam_med2d_b(fill) -> SAMMed2D:
+    """SAM-Med2D of the released size with generated weights; not to be changed."""
+    with torch.device("meta"):
+        model = sam2unet.create_model("sam_med2d")
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
+    return model.eval()
 
 
 @pytest.fixture

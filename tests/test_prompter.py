@@ -18,17 +18,9 @@ def golden(reference):
 
 
 @pytest.fixture(scope="module")
-def model(fill):
-    with torch.device("meta"):
-        model = sam_med2d({}, {})[0]
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
-    return model
-
-
-@pytest.fixture(scope="module")
-def released(model, golden):
+def released(sam_med2d_b, golden):
     """The stored image, encoded once."""
-    return sam2unet.Prompter(model, RELEASED).set_image(golden["predictor.image"])
+    return sam2unet.Prompter(sam_med2d_b, RELEASED).set_image(golden["predictor.image"])
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +57,8 @@ def test_boxes_are_the_released_predictors_one_or_several(released, golden):
     close(several.quality[-1:, None], golden["predictor.boxes.last_iou"])
 
 
-def test_channels_are_swapped_as_trained_unless_asked_not_to(model, golden):
-    found = sam2unet.Prompter(model, Framing(padding=False)).set_image(golden["predictor.image"])
+def test_channels_are_swapped_as_trained_unless_asked_not_to(sam_med2d_b, golden):
+    found = sam2unet.Prompter(sam_med2d_b, Framing(padding=False)).set_image(golden["predictor.image"])
     close(found.embedding[:, ::32], golden["predictor.BGR.embedding_c32"])
 
 

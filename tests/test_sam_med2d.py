@@ -35,11 +35,8 @@ def golden(reference):
 
 
 @pytest.fixture(scope="module")
-def model(fill):
-    """The released size with generated weights."""
-    model = meta_model()
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
-    return model.eval()
+def model(sam_med2d_b):
+    return sam_med2d_b
 
 
 @pytest.fixture(scope="module")
