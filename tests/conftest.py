@@ -19,6 +19,7 @@ import sam2unet
 from sam2unet.checkpoint import save_state
 from sam2unet.data.pairs import Pair
 from sam2unet.data.prompt_files import ImageMasks
+from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +172,19 @@ def sam_med2d_b(fill) -> SAMMed2D:
         model = sam2unet.create_model("sam_med2d")
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
     return model.eval()
+
+
+TINY = dict(dim=32, depth=2, heads=2, global_blocks=(1,))  # of a SamViT
+
+
+def tiny_sam_med2d(side: int = 64) -> SAMMed2D:
+    """Two blocks, random, the same every time; positions count."""
+    torch.manual_seed(0)
+    encoder = SamViT(**TINY, side=side, adapters=True)
+    for name, parameter in encoder.named_parameters():
+        if "pos" in name:
+            torch.nn.init.normal_(parameter)
+    return SAMMed2D(encoder)
 
 
 @pytest.fixture

@@ -4,25 +4,27 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-from torch import nn
+import numpy as np
+from conftest import save, tiny_sam_med2d
 
 from sam2unet.cli import Parser, main
 from sam2unet.data.framing import Framing
-from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 
 SIDE = 64
 
 
 def small_model() -> SAMMed2D:
-    """Two blocks, random, the same every time."""
-    torch.manual_seed(0)
-    encoder = SamViT(dim=32, depth=2, heads=2, global_blocks=(1,), side=SIDE, adapters=True)
-    for name, parameter in encoder.named_parameters():
-        if "pos" in name:
-            nn.init.normal_(parameter)
-    return SAMMed2D(encoder).eval()
+    return tiny_sam_med2d(SIDE).eval()
+
+
+def photo(path: Path, size: tuple[int, int]) -> Path:
+    """A bright disc on noise."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    noise = np.random.default_rng(0).integers(0, 90, (height, width, 3), dtype=np.uint8)
+    save(path, np.where(np.hypot(x / width - 0.4, y / height - 0.5)[..., None] < 0.25, 240 - noise, noise))
+    return path
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, save
+from conftest import ROOT, save, tiny_sam_med2d
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark_prompts  # noqa: E402
@@ -13,18 +13,15 @@ import released_prompts as released  # noqa: E402
 
 from sam2unet.data.framing import Framing, normalised  # noqa: E402
 from sam2unet.data.prompt_files import ImageMasks, write_train_list  # noqa: E402
-from sam2unet.layers.sam_vit import SamViT  # noqa: E402
-from sam2unet.models.sam_med2d import SAMMed2D  # noqa: E402
 
 
 @pytest.fixture
 def small():
-    torch.manual_seed(0)
-    encoder = SamViT(dim=32, depth=2, heads=2, global_blocks=(1,), side=64, adapters=True)
-    for name, parameter in encoder.named_parameters():
-        if "pos" in name or name.endswith("bias"):
+    model = tiny_sam_med2d()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
-    return SAMMed2D(encoder).double()
+    return model.double()
 
 
 def test_the_released_order_computes_the_same_and_is_undone(small):

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import flat, same, save
+from conftest import TINY, flat, same, save, tiny_sam_med2d
 from PIL import Image
-from torch import nn
 
 from sam2unet.building import sam_med2d
 from sam2unet.checkpoint import save_state
@@ -23,22 +22,15 @@ from sam2unet.engine.prompt_task import PromptTask
 from sam2unet.engine.task import Data
 from sam2unet.families import find_family, open_model, read_checkpoint, refitted, save_checkpoint, start_model
 from sam2unet.layers import sam_vit
-from sam2unet.models.sam_med2d import SAMMed2D
 
-TINY = dict(dim=32, depth=2, heads=2, global_blocks=(1,))
 FRAMING = Framing(64)
 P1, P3, P5, CLICKS = Way(points=1), Way(points=3), Way(points=5), Way(rounds=4)
 
 
 @pytest.fixture(scope="module")
 def small():
-    """Two blocks, random, at 64 pixels; answers that are neither empty nor full."""
-    torch.manual_seed(0)
-    encoder = sam_vit.SamViT(**TINY, side=64, adapters=True)
-    for name, parameter in encoder.named_parameters():
-        if "pos" in name:
-            nn.init.normal_(parameter)
-    return SAMMed2D(encoder).eval()
+    """Its answers are neither empty nor full."""
+    return tiny_sam_med2d().eval()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, save
+from conftest import ROOT, save, tiny_sam_med2d
 
 import sam2unet
 from sam2unet.config import Recipe
@@ -27,9 +27,8 @@ from sam2unet.engine.speed import checkpoint_trunks
 from sam2unet.engine.train import choose_trained
 from sam2unet.engine.trainer import optimizer_of
 from sam2unet.families import FAMILIES
-from sam2unet.layers.sam_vit import SamViT
 from sam2unet.losses import prompt_losses
-from sam2unet.models.sam_med2d import SAMMed2D, best, stretched
+from sam2unet.models.sam_med2d import best, stretched
 from sam2unet.steps import prompt_step
 
 FAMILY = FAMILIES["sam_med2d"]
@@ -226,9 +225,7 @@ def test_flags_that_do_not_go_together_are_one_line(more, words, script, flags, 
 
 @pytest.fixture(scope="module")
 def small():
-    torch.manual_seed(0)
-    encoder = SamViT(dim=32, depth=2, heads=2, global_blocks=(1,), side=64, adapters=True)
-    return SAMMed2D(encoder).double()
+    return tiny_sam_med2d().double()
 
 
 def batch_of(seed=0):

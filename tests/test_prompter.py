@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_sam_med2d
 from PIL import Image
 
 import sam2unet
-from sam2unet.building import sam_med2d
 from sam2unet.data.framing import Framing
 
 RELEASED = Framing(rgb=True, padding=False)  # the released predictor takes the array's channels as they are
@@ -25,10 +25,7 @@ def released(sam_med2d_b, golden):
 
 @pytest.fixture(scope="module")
 def small():
-    torch.manual_seed(0)
-    model = sam_med2d({"size": "32"}, {})[0]
-    torch.nn.init.normal_(model.image_encoder.pos_embed)
-    return model
+    return tiny_sam_med2d(side=32)
 
 
 def close(ours, expected):

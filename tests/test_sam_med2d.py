@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_sam_med2d
 from torch import nn
 
 from sam2unet.building import sam_med2d
@@ -14,7 +15,7 @@ from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
 from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, PlacedAttention, SamViT
 from sam2unet.losses import dice_loss, focal_loss, prompt_losses, quality_loss
-from sam2unet.models.sam_med2d import SAMMed2D, best, stretched
+from sam2unet.models.sam_med2d import best, stretched
 from sam2unet.overlap import overlap
 
 CASES = ["point1", "point3", "box", "box_point", "mask_point", "mask_only", "point_ignored", "batch2_points"]
@@ -192,13 +193,7 @@ def test_the_first_of_equals_is_selected():
 
 @pytest.fixture(scope="module")
 def small():
-    """Two blocks, random, at 64 pixels."""
-    torch.manual_seed(0)
-    encoder = SamViT(dim=32, depth=2, heads=2, global_blocks=(1,), side=64, adapters=True)
-    for name, parameter in encoder.named_parameters():
-        if "pos" in name:
-            nn.init.normal_(parameter)
-    return SAMMed2D(encoder).double()
+    return tiny_sam_med2d().double()
 
 
 def test_prompts_of_a_batch_do_not_meet(small):

@@ -1,0 +1,247 @@
+"""The page for models that are asked, with clicks in a real browser."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from prompt_server import SIDE, photo, small_model
+
+import sam2unet
+from sam2unet.data.framing import Framing
+
+FRAMING = Framing(SIDE)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Its port, process and folder for temporary files."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install -e .[demo]")
+    around = tmp_path_factory.mktemp("around")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/prompt_server.py")],
+        cwd=around,
+        env=os.environ | {"TMPDIR": str(around), "HOME": str(around), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=open(around / "errors", "w"),
+        text=True,
+    )
+    line = process.stdout.readline()
+    assert line.startswith("demo at http://127.0.0.1:"), line + (around / "errors").read_text()
+    yield int(re.search(r":(\d+) ", line)[1]), process, around
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def page(server, browser, tmp_path):
+    """The page, new, with downloads into this test's folder."""
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.get(f"http://127.0.0.1:{server[0]}")
+    until(lambda: len(browser.find_elements("css selector", "#examples img")) == 6)
+    return browser
+
+
+def until(what, seconds: float = 30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    pytest.fail("waited in vain")
+
+
+def text(page, css: str) -> str:
+    return page.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", css)
+
+
+def drop(page, file: Path) -> None:
+    (box,) = until(lambda: page.find_elements("css selector", "#image input[type=file]"))
+    box.send_keys(str(file))
+
+
+def show(page, file: Path) -> None:
+    drop(page, file)
+    until(lambda: page.find_elements("css selector", f"#stage img[alt='{file.stem}']"))
+
+
+def marks(page, kind: str) -> list[tuple[int, ...]]:
+    """The numbers of the points (`foreground`, `background`) or the `box` that are drawn, in pixels of the image."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((mark) => mark.dataset.box ?? mark.dataset.point)"
+    return [tuple(map(int, each.split())) for each in page.execute_script(script, f"#stage .{kind}")]
+
+
+def picture(page) -> str:
+    return page.execute_script("return document.querySelector('#stage img').src")
+
+
+def count_objects(page) -> int:
+    return page.execute_script("return document.querySelectorAll('#objects button').length")
+
+
+def press(page, name: str) -> None:
+    until(lambda: page.find_element("css selector", f"#{name}").is_enabled())
+    page.find_element("css selector", f"#{name}").click()
+
+
+class Hand:
+    """A mouse over the picture, that goes to pixels of the image."""
+
+    def __init__(self, page):
+        self.page = page
+        self.size = [int(self.stage.get_attribute(f"data-{side}")) for side in ("width", "height")]
+
+    @property
+    def stage(self):
+        return self.page.find_element("css selector", "#stage .stage")
+
+    def to(self, x: int, y: int) -> tuple:
+        """To the middle of the pixel; selenium counts from the middle of the element, in whole pixels of the screen."""
+        box = self.stage.rect
+        shares = ((x + 0.5) / self.size[0] - 0.5, (y + 0.5) / self.size[1] - 0.5)
+        return self.stage, round(shares[0] * box["width"]), round(shares[1] * box["height"])
+
+    @property
+    def chain(self):
+        return pytest.importorskip("selenium.webdriver").ActionChains(self.page)
+
+    def click(self, x: int, y: int, button: str = "click") -> None:
+        getattr(self.chain.move_to_element_with_offset(*self.to(x, y)), button)().perform()
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        chain = self.chain.move_to_element_with_offset(*self.to(*start)).click_and_hold()
+        chain.move_to_element_with_offset(*self.to(*end)).release().perform()
+
+    @property
+    def pixel(self) -> float:
+        """Of the screen, in pixels of the image."""
+        return max(1, self.size[0] / self.stage.rect["width"])
+
+
+def near(found: tuple[int, ...], wanted: tuple[int, ...], most: float) -> bool:
+    return len(found) == len(wanted) and all(abs(a - b) <= most for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", [(90, 70), (1500, 1100)], ids=["enlarged", "shown smaller"])
+def test_a_click_is_a_pixel_of_the_image_whatever_size_it_is_shown_at(page, tmp_path, size, model):
+    path = photo(tmp_path / "one.jpg", size)
+    show(page, path)
+    hand, wanted = Hand(page), (int(size[0] * 0.4), int(size[1] * 0.5))
+    assert (hand.stage.rect["width"] > 1.5 * size[0]) == (size[0] == 90) and hand.size == list(size)
+    hand.click(*wanted)
+    until(lambda: marks(page, "foreground"))
+    (point,) = marks(page, "foreground")
+    assert near(point, wanted, 0 if size[0] == 90 else hand.pixel)
+    answer = sam2unet.Prompter(model, FRAMING).set_image(path).predict([point], [1])
+    assert f"expected IoU {min(max(answer.quality[0], 0), 1):.2f}" in text(page, "#objects")
+    press(page, "labels")
+    saved = until(lambda: next(tmp_path.glob("*_labels.png"), None))
+    assert saved.name == "one_labels.png"
+    assert np.array_equal(np.asarray(Image.open(saved)), answer.masks[0])
+
+
+def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
+    path = photo(tmp_path / "two.png", (90, 70))
+    show(page, path)
+    hand = Hand(page)
+    plain = picture(page)
+    hand.click(36, 35)
+    until(lambda: marks(page, "foreground") == [(36, 35)])
+    first = picture(page)
+    assert first != plain and "answer took" in text(page, "#objects")
+    hand.click(80, 60, "context_click")
+    until(lambda: marks(page, "background") == [(80, 60)])
+    page.find_elements("css selector", "#label input")[1].click()
+    hand.click(8, 8)
+    until(lambda: marks(page, "background") == [(80, 60), (8, 8)])
+    press(page, "undo")
+    press(page, "undo")
+    until(lambda: marks(page, "background") == [])
+    assert picture(page) == first
+    press(page, "new")
+    until(lambda: "starts object 2" in text(page, "#objects"))
+    hand.drag((70, 60), (20, 10))
+    until(lambda: marks(page, "box"))
+    assert marks(page, "box") == [(20, 10, 70, 60)] and count_objects(page) == 2
+    prompter = sam2unet.Prompter(model, FRAMING).set_image(path)
+    one, two = prompter.predict([[36, 35]], [1]).masks[0], prompter.predict(box=[20, 10, 70, 60]).masks[0]
+    press(page, "masks")
+    with zipfile.ZipFile(until(lambda: next(tmp_path.glob("*_masks.zip"), None))) as archive:
+        labels, first, second = (
+            np.asarray(Image.open(io.BytesIO(archive.read(name))))
+            for name in ("labels.png", "object_1.png", "object_2.png")
+        )
+    assert np.array_equal(labels, np.where(one, 1, np.where(two, 2, 0))) and set(np.unique(labels)) == {0, 1, 2}
+    assert np.array_equal(first > 0, one) and np.array_equal(second > 0, two)
+    page.find_element("css selector", "#objects [data-number='1']").click()
+    until(lambda: marks(page, "foreground") == [(36, 35)] and not marks(page, "box"))
+    press(page, "delete")
+    until(lambda: count_objects(page) == 1)
+    press(page, "clear")
+    until(lambda: picture(page) == plain)
+
+
+def test_quick_clicks_are_all_taken_in_their_order(page, tmp_path):
+    show(page, photo(tmp_path / "quick.png", (90, 70)))
+    hand, places = Hand(page), [(36, 35), (40, 30), (30, 40), (45, 35), (33, 33)]
+    for place in places:
+        hand.click(*place)
+    until(lambda: len(marks(page, "foreground")) == 5)
+    assert marks(page, "foreground") == places
+
+
+def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, tmp_path):
+    show(page, photo(tmp_path / "good.png", (90, 70)))
+    Hand(page).click(36, 35)
+    until(lambda: marks(page, "foreground"))
+    before = picture(page)
+    (tmp_path / "text.jpg").write_text("not an image")
+    drop(page, tmp_path / "text.jpg")
+    until(lambda: text(page, "#status [role=alert]").startswith("cannot read text.jpg: not an image or damaged"))
+    assert picture(page) == before
+    press(page, "new")
+    until(lambda: text(page, "#status") == "")
+    Hand(page).click(80, 10, "context_click")
+    until(lambda: text(page, "#status [role=alert]").startswith("show first what the object is"))
+    assert count_objects(page) == 1
+
+
+def test_an_example_is_shown_and_the_page_logs_no_error_and_fits_a_phone(page):
+    page.get_log("browser")
+    page.find_elements("css selector", "#examples button")[4].click()
+    until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
+    hand = Hand(page)
+    hand.click(hand.size[0] // 2, hand.size[1] // 2)
+    until(lambda: marks(page, "foreground"))
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert page.find_element("css selector", "html").get_property("scrollWidth") <= 400
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_leaves_nothing_behind(server, page, tmp_path):
+    """The last test: it ends the server."""
+    _, process, around = server
+    show(page, photo(tmp_path / "last.png", (90, 70)))
+    page.get("about:blank")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert [path.name for path in around.iterdir()] == ["errors"]
+    assert "Traceback" not in (around / "errors").read_text()
