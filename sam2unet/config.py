@@ -105,9 +105,10 @@ class Recipe:
         values |= {key: value for key, value in flags.items() if value is not None}
         return cls(**RELEASED.get(values.get("model"), {}) | values)
 
-    def write(self, path: Path) -> None:
-        """As a file that `read` takes."""
+    def write(self, path: Path, without: Sequence[str] = ()) -> None:
+        """As a file that `read` takes; `without` fields that the model has no use for."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        values = {key: value for key, value in values.items() if key not in without}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         with written_whole(path) as file:
             file.write(yaml.safe_dump(values, sort_keys=False).encode())

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def test_a_signal_saves_first(number, status, command, uninterrupted, tmp_path):
     code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
     assert code == 0 and "resumed at epoch" in out
     assert same_end(tmp_path, uninterrupted)
+
+
+def test_a_state_from_before_a_field_of_the_recipe_was_there_is_resumed(command, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    del state["recipe"]["lr_scheduler"]
+    torch.save(state, tmp_path / "run/last.pt")
+    code, out, err = finish(start(command, tmp_path / "run", "--resume", "auto"))
+    assert code == 0 and "the run is complete: 3 of 3 epochs" in out, err
+    state["recipe"]["lr"] = 1.0
+    torch.save(state, tmp_path / "run/last.pt")
+    code, out, err = finish(start(command, tmp_path / "run", "--resume", "auto"))
+    assert code == 2 and "a run with another recipe (lr 1.0 there, 0.001 now)" in err
 
 
 def test_a_second_run_in_the_folder_is_refused(command, uninterrupted, tmp_path):

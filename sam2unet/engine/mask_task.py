@@ -30,9 +30,10 @@ class MaskTask:
     metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
     best = "Dice_mean"
     cached = True
+    unused = OF_PROMPTS
 
     def __init__(self, family: Family, recipe: Recipe, data: Data):
-        recipe.refuse_others(OF_PROMPTS, family.title)
+        recipe.refuse_others(self.unused, family.title)
         if data.lists or data.val_lists:
             raise UserError(f"{family.title} takes no --data_path; give --train_image_path and --train_mask_path")
         if not data.images:

@@ -37,9 +37,10 @@ class PromptTask:
     }
     best = "box Dice"
     cached = False
+    unused = OF_MASKS
 
     def __init__(self, family: Family, recipe: Recipe, data: Data):
-        recipe.refuse_others(OF_MASKS, family.title)
+        recipe.refuse_others(self.unused, family.title)
         if data.images or data.val_images:
             raise UserError(
                 f"{family.title} takes lists, not folders; scripts/make_prompt_data.py makes them for --data_path"

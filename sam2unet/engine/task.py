@@ -58,12 +58,14 @@ class Task(Protocol):
         metrics: what validation measures, by key.
         best: the key that the best epoch is kept by, if not said otherwise.
         cached: resized images can be kept (`--cache`).
+        unused: fields of a recipe that are for other tasks.
         pairs, held_out: images with their masks, to train on and to validate with.
     """
 
     metrics: Mapping[str, Metric]
     best: str
     cached: bool
+    unused: Sequence[str]
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
 

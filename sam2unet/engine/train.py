@@ -113,7 +113,7 @@ def run(
         stack.callback(processes.leave)
         log = None
         if processes.first:
-            recipe.write(keeping.folder / "recipe.yaml")
+            recipe.write(keeping.folder / "recipe.yaml", without=task.unused)
             weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}
             record = run_record(keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world)
             write_record(keeping.folder, record, resumed=state is not None)
@@ -193,6 +193,8 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
     if keeping.resume == "auto" and not last.is_file():
         return None
     state = read_state(path)
+    if "recipe" in state:  # written before a field was there: a run did what is its default now
+        state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]
     for name, now in facts.items():
         then = state.get(name) or {}
         if then != now:
