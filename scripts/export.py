@@ -48,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
         ("gelu_approximate", "GELU by tanh, faster in some runtimes; answers change a little"),
     ):
         prompts.add_argument(f"--{flag}", action="store_true", help=words)
-    prompts.add_argument(
-        "--opset", type=int, metavar="N", help=f"ONNX's, {prompt_export.OPSET} or more; default: torch's"
-    )
+    prompts.add_argument("--opset", type=int, metavar="N", help=f"ONNX's, from {prompt_export.OPSET}; default: torch's")
     return p
 
 

@@ -62,8 +62,7 @@ def run(
     if output.suffix == ".pt2":
         raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
     kind_of(output)
-    if options.opset is not None and options.opset < OPSET:
-        raise UserError(f"opset is {options.opset}; torch's exporter writes {OPSET} and above")
+    check_opset(options.opset)
     model, bases = assemble(found, sources)
     check_bytes(found, model)
     cases = cases_of(model.eval(), pictures, options)
@@ -88,6 +87,14 @@ def run(
     print(
         f"largest difference from torch over {len(cases)} images, {len(cases[0].asked)} prompts each: {difference:.2g}"
     )
+
+
+def check_opset(opset: int | None) -> None:
+    import onnx
+
+    latest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OPSET <= opset <= latest:
+        raise UserError(f"opset is {opset}; torch's exporter and the installed onnx know {OPSET} to {latest}")
 
 
 def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
