@@ -23,8 +23,8 @@ class Options:
     """What the released exporter can do too, under its flags' names.
 
     Attributes:
-        return_single_mask: M is 1. For one or two points, padding counted, the mask of the highest quality among the
-            last three; for more, the first, as SAM has it. The model itself always takes one of the three.
+        return_single_mask: M is 1. For one or two points, corners and padding counted, the mask of the highest quality
+            among the last three; for more, the first, as SAM has it. The model itself always takes one of the three.
         resize_longest_side: for images that SAM's way brought to S: longest side S, padded at the bottom and right.
         use_stability_score: `iou_predictions` are stability scores of the masks at 4g, not the model's expectation.
         return_extra_metrics: `stability_scores` and `areas` too, of the masks at the image's size.
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
             point_coords: (1, N, 2), x and y in the square that the encoder sees; N is at least 1.
             point_labels: (1, N): 1 in the object, 0 in the background, 2 and 3 a box's first and last corner, -1 no
                 point. Where there is no box, a point (0, 0) with label -1 must follow the others.
-            mask_input: (1, 1, 4g, 4g), probabilities; looked at where `has_mask_input`, (1,), is 1, not where it is 0.
+            mask_input: (1, 1, 4g, 4g), probabilities; `has_mask_input`, (1,), is 1, or 0 with any numbers as a mask.
             orig_im_size: (2,), height and width, which the square is stretched to.
         """
         low, qualities = self.masks.predict_masks(
