@@ -1,6 +1,11 @@
-"""Write a model as ONNX or torch.export, checked against torch on pictures before the file is there."""
+"""Write a model as ONNX or torch.export, checked against torch on pictures before the file is there.
+
+A model for prompts, SAM-Med2D, becomes two ONNX files: --output NAME.onnx gives NAME_encoder.onnx and
+NAME_decoder.onnx, with the inputs and outputs of the released ones. scripts/onnx_prompts.py uses them.
+"""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +15,43 @@ from PIL import Image
 from sam2unet.cli import Parser, main
 from sam2unet.data.inputs import find_inputs
 from sam2unet.data.reading import read_image
-from sam2unet.engine import export
+from sam2unet.engine import export, prompt_export
 from sam2unet.engine.pictures import spread
+from sam2unet.engine.prompt_graphs import Options
 from sam2unet.errors import UserError
+from sam2unet.families import Checkpoint, read_checkpoint
 from sam2unet.sources import add_sources, sources_of
 
 COUNT = 4  # pictures to check on
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(description=__doc__)
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, .safetensors or hub folder")
     add_sources(p)
     p.add_argument("--output", type=Path, required=True, help="model.onnx or model.pt2")
     p.add_argument("--format", choices=("onnx", "pt2"), help="default: what --output ends in")
     p.add_argument(
-        "--size", type=int, help="input side, fixed; default: that of the training, if known, or the released one"
+        "--size",
+        type=int,
+        help="input side, fixed; default: that of the training, if known, or the released one; of SAM-Med2D its own",
     )
     p.add_argument("--whole", action="store_true", help="uint8 photographs in, uint8 maps out, both of the input side")
     p.add_argument("--images", type=Path, help=f"folder to take {COUNT} pictures for the check from; default: made up")
+    prompts = p.add_argument_group("models for prompts", "as the released exporter has them; all off by default")
+    for flag, words in (
+        (
+            "return_single_mask",
+            "one mask: the best of the last three, or the first for three points and more, corners and padding counted",
+        ),
+        ("resize_longest_side", "masks for images that were resized by their longest side and padded, as SAM does it"),
+        ("use_stability_score", "iou_predictions are stability scores: pixels above logit 1 by those above -1"),
+        ("return_extra_metrics", "outputs stability_scores and areas too, of the masks at the image's size"),
+        ("use_preprocess", "the encoder takes float32 (H, W, 3), blue green red, 0..255, and stretches it to its side"),
+        ("gelu_approximate", "GELU by tanh, faster in some runtimes; answers change a little"),
+    ):
+        prompts.add_argument(f"--{flag}", action="store_true", help=words)
+    prompts.add_argument("--opset", type=int, metavar="N", help=f"ONNX's, from {prompt_export.OPSET}; default: torch's")
     return p
 
 
@@ -38,7 +61,28 @@ def run(args: argparse.Namespace) -> None:
         if output.suffix:
             raise UserError(f"--format {args.format} and --output {output.name} say different things; leave one out")
         output = output.with_suffix(f".{args.format}")
-    export.run(args.checkpoint, output, pictures(args.images), args.size, args.whole, sources_of(args))
+    found = read_checkpoint(args.checkpoint)
+    TASKS[found.family.task](found, output, args)
+
+
+def export_masks(found: Checkpoint, output: Path, args: argparse.Namespace) -> None:
+    if given := [f"--{field.name}" for field in fields(Options) if getattr(args, field.name) != field.default]:
+        raise UserError(f"{found.family.title} takes no prompts; leave out {', '.join(given)}")
+    export.run(found, output, pictures(args.images), args.size, args.whole, sources_of(args))
+
+
+def export_prompts(found: Checkpoint, output: Path, args: argparse.Namespace) -> None:
+    if args.whole:
+        raise UserError(
+            f"{found.family.title} is exported as two files; --use_preprocess takes photographs in place of --whole"
+        )
+    if args.size not in (None, int(found.sizes["size"])):
+        raise UserError(f"{found.path} takes images of {found.sizes['size']} alone; leave out --size {args.size}")
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    prompt_export.run(found, output, pictures(args.images), options, sources_of(args))
+
+
+TASKS = {"masks": export_masks, "prompts": export_prompts}
 
 
 def pictures(source: Path | None) -> list[Image.Image]:

@@ -22,7 +22,7 @@ from sam2unet.engine import export, onnx_model
 from sam2unet.engine.maps import Averaging, stretched
 from sam2unet.engine.opening import Way, open_predictor
 from sam2unet.engine.predict import grey_levels
-from sam2unet.families import FAMILIES
+from sam2unet.families import FAMILIES, read_checkpoint
 from sam2unet.files import sha256
 
 SIZE = 64
@@ -74,14 +74,14 @@ def onnx_file(checkpoint, script, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole_file(checkpoint, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "whole.onnx"
-    export.run(checkpoint, path, photos, SIZE, whole=True)
+    export.run(read_checkpoint(checkpoint), path, photos, SIZE, whole=True)
     return path
 
 
 @pytest.fixture(scope="module")
 def pt2_file(checkpoint, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.pt2"
-    export.run(checkpoint, path, photos[:1], SIZE)
+    export.run(read_checkpoint(checkpoint), path, photos[:1], SIZE)
     return path
 
 
@@ -220,7 +220,7 @@ def test_without_onnxruntime_the_line_says_what_to_install(onnx_file, checkpoint
         open_predictor(onnx_file, CPU)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(sam2unet.UserError, match=r'onnxscript is not .*: pip install -e ".\[export\]"'):
-        export.run(checkpoint, tmp_path / "x.onnx", [], SIZE)
+        export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [], SIZE)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +239,10 @@ def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, ph
     monkeypatch.setitem(export.KINDS, ".onnx", kind)
     (tmp_path / "model.onnx").write_bytes(b"before")
     with pytest.raises(sam2unet.UserError, match="differs from torch by (0.00|nan).* in probability, more than 0.001"):
-        export.run(checkpoint, tmp_path / "model.onnx", photos, SIZE, whole)
+        export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"] and not capsys.readouterr().out
     monkeypatch.setitem(export.KINDS, ".onnx", (*kind[:2], lambda path: graph))
-    export.run(checkpoint, tmp_path / "model.onnx", photos, SIZE, whole)
+    export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"x"]
 
 

@@ -12,10 +12,11 @@ from typing import BinaryIO
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.transforms import MEAN, STD, image_bytes, normalised
 from ..errors import UserError
-from ..families import Checkpoint, Family, assemble, check_size, read_checkpoint
+from ..families import Checkpoint, Family, assemble, check_size
 from ..files import sha256, written_whole
 from ..sources import NONE, Bases, Sources, facts_of_bases
 from .maps import stretched
@@ -56,19 +57,18 @@ class Whole(nn.Module):
 
 
 def run(
-    checkpoint: Path,
+    found: Checkpoint,
     output: Path,
     pictures: Sequence[Image.Image],
     size: int | None = None,
     whole: bool = False,
     sources: Sources = NONE,
 ) -> None:
-    """Write `output`, .onnx or .pt2, if what it computes for the pictures, RGB, is what torch computes.
+    """Write a model for masks as `output`, .onnx or .pt2, if it computes for the pictures, RGB, what torch computes.
 
     UserError where that is not so, and where anything is missing; then nothing is left behind.
     """
     writer, reader = kind_of(output)
-    found = read_checkpoint(checkpoint)
     size = size or trained_size(found)
     check_size(found.family, size)
     model, bases = assemble(found, sources)
@@ -136,18 +136,34 @@ def facts_of(found: Checkpoint, bases: Bases, size: int, whole: bool) -> dict[st
 
 
 def write_onnx(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
+    names = [[facts[key].split()[0]] for key in ("input", "output")]
+    write_graph(graph, (example,), *names, ({0: torch.export.Dim("batch")},), facts, file)
+
+
+def write_graph(
+    graph: nn.Module,
+    examples: tuple[Tensor, ...],
+    given: Sequence[str],
+    made: Sequence[str],
+    dynamic: tuple[dict, ...],
+    facts: dict[str, str],
+    file: BinaryIO,
+    opset: int | None = None,
+) -> None:
+    """ONNX, with the names of what is given and made, and of each given tensor the dimensions that change."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    given, made = (facts[key].split()[0] for key in ("input", "output"))
-    program = torch.onnx.export(
-        graph,
-        (example,),
-        input_names=[given],
-        output_names=[made],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    with sdpa_kernel(SDPBackend.MATH):  # others lay out the answer in another way than what ONNX gets in their place
+        program = torch.onnx.export(
+            graph,
+            examples,
+            input_names=given,
+            output_names=made,
+            dynamic_shapes=dynamic,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
     ClearMetadataAndDocStringPass()(program.model)  # each node's lines of source, with this machine's paths
     program.model.metadata_props.update(facts)
     file.write(program.model_proto.SerializeToString())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from ..sources import Sources
 from .maps import Predictor
 
 if TYPE_CHECKING:
+    import onnxruntime as ort
+
     from .opening import Way
 
 FORMAT, VERSION = "sam2unet-export", "1"
@@ -41,17 +44,12 @@ class OnnxForward:
         if device.type != "cpu" and not on_gpu:
             warn(f"onnxruntime cannot use {device} here, {path.name} runs on the CPU (pip install onnxruntime-gpu)")
         gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()  # which OMP_NUM_THREADS sets; of itself it takes all
-        options.log_severity_level = 3  # errors, no warnings
-        try:
-            self.session = ort.InferenceSession(path, options, providers=[*gpu, "CPUExecutionProvider"])
-        except Exception as e:  # its errors have no class in common
-            raise UserError(
-                f"{path} ({path.stat().st_size:,} bytes) is not an ONNX file, or only a part of one; compare its size "
-                "with the original or export it again"
-            ) from e
+        self.session = open_session(path, [*gpu, "CPUExecutionProvider"])
         self.facts = self.session.get_modelmeta().custom_metadata_map
+        if "part" in self.facts:
+            raise UserError(
+                f"{path} is the {self.facts['part']} of a model for prompts; scripts/onnx_prompts.py runs it"
+            )
         if self.facts.get("format") != FORMAT:
             raise UserError(f"{path} is not a model that scripts/export.py made; give such a file or a checkpoint")
         if (version := self.facts["version"]) != VERSION:
@@ -63,6 +61,22 @@ class OnnxForward:
         (name,) = (given.name for given in self.session.get_inputs())
         (found,) = self.session.run(None, {name: images.cpu().contiguous().numpy()})
         return torch.from_numpy(found).to(self.device)
+
+
+def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvider",)) -> ort.InferenceSession:
+    """With as many threads as torch takes; UserError for a damaged file."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # which OMP_NUM_THREADS sets; of itself it takes all
+    options.log_severity_level = 3  # errors, no warnings
+    try:
+        return ort.InferenceSession(path, options, providers=providers)
+    except Exception as e:  # its errors have no class in common
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) is not an ONNX file, or only a part of one; compare its size "
+            "with the original or export it again"
+        ) from e
 
 
 def onnx_predictor(path: Path, device: torch.device, sources: Sources, way: Way) -> Predictor:

@@ -49,6 +49,20 @@ class MaskDecoder(nn.Module):
             sparse_prompt_embeddings: (B, any, 256).
             dense_prompt_embeddings: (B, 256, g, g).
         """
+        masks, qualities = self.predict_masks(
+            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
+        )
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        return masks[:, chosen], qualities[:, chosen]
+
+    def predict_masks(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, all four. The name is SAM's."""
         source = image_embeddings + dense_prompt_embeddings
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(source), -1, -1), sparse_prompt_embeddings], dim=1)
@@ -57,10 +71,7 @@ class MaskDecoder(nn.Module):
         fine = self.output_upscaling(cells.mT.unflatten(2, source.shape[2:]))
         heads = zip(self.output_hypernetworks_mlps, tokens[:, 1 : 1 + MASKS].unbind(1), strict=True)
         weights = torch.stack([head(token) for head, token in heads], dim=1)  # (B, 4, 32)
-        masks = torch.einsum("bmc,bchw->bmhw", weights, fine)
-        qualities = self.iou_prediction_head(tokens[:, 0])
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return masks[:, chosen], qualities[:, chosen]
+        return torch.einsum("bmc,bchw->bmhw", weights, fine), self.iou_prediction_head(tokens[:, 0])
 
 
 class TwoWay(nn.Module):

@@ -1,0 +1,203 @@
+"""Models for prompts as two ONNX files, an encoder and a decoder, checked against torch as they are written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.framing import MEAN, STD, Framing, normalised
+from ..errors import UserError
+from ..families import Checkpoint, assemble
+from ..files import sha256, written_whole
+from ..models.sam_med2d import SAMMed2D
+from ..sources import NONE, Bases, Sources, facts_of_bases
+from .export import LIMIT, kind_of, write_graph
+from .onnx_model import open_session
+from .prompt_graphs import RELEASED, Decoder, FromPixels, Options, approximate_gelu
+
+FORMAT, VERSION = "sam2unet-prompts", "1"
+OPSET = 18  # the lowest that torch's exporter writes
+ONNX_BYTES = 2**31  # that one file holds at most
+
+# Prompts to check on: x and y in parts of the square's side, and labels.
+PROMPTS = (
+    ([(0.5, 0.5)], [1]),
+    ([(0.5, 0.5), (0, 0)], [1, -1]),
+    ([(0.5, 0.5), (0.2, 0.7), (0.6, 0.4), (0, 0)], [1, 0, 1, -1]),
+    ([(0.2, 0.25), (0.8, 0.7)], [2, 3]),
+    ([(0.4, 0.5), (0.2, 0.25), (0.8, 0.7)], [1, 2, 3]),
+)
+
+Named = dict[str, Tensor]
+
+
+class Case(NamedTuple):
+    """A picture as the encoder takes it, its embedding, and to each prompt, as the decoder takes it, torch's answer."""
+
+    image: Tensor
+    embedding: Tensor
+    asked: list[tuple[Named, Named]]
+
+
+def run(
+    found: Checkpoint,
+    output: Path,
+    pictures: Sequence[Image.Image],
+    options: Options = RELEASED,
+    sources: Sources = NONE,
+) -> None:
+    """For `output` x.onnx write x_encoder.onnx and x_decoder.onnx, if they answer prompts as torch does.
+
+    UserError where that is not so, and where anything is missing; then nothing is left behind.
+    """
+    if output.suffix == ".pt2":
+        raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
+    kind_of(output)
+    check_opset(options.opset)
+    model, bases = assemble(found, sources)
+    check_bytes(found, model)
+    cases = cases_of(model.eval(), pictures, options)
+    if options.gelu_approximate:
+        approximate_gelu(model)
+    encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
+    facts = {part: facts_of(found, bases, model, options, part) for part in ("encoder", "decoder")}
+    with written_whole(encoder) as first, written_whole(decoder) as second, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        write_encoder(model, options, facts["encoder"], first)
+        write_decoder(model, cases[0], options, facts["decoder"], second)
+        first.flush()
+        second.flush()
+        difference = largest_difference(Path(first.name), Path(second.name), cases, options)
+        if not difference <= LIMIT:  # NaN too
+            raise UserError(
+                f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
+                f"{encoder} and {decoder} were not written"
+            )
+    for path, own in ((encoder, facts["encoder"]), (decoder, facts["decoder"])):
+        print(f"{path}: {path.stat().st_size:,} bytes; {own['input']} -> {own['output']}")
+    print(
+        f"largest difference from torch over {len(cases)} images, {len(cases[0].asked)} prompts each: {difference:.2g}"
+    )
+
+
+def check_opset(opset: int | None) -> None:
+    import onnx
+
+    latest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OPSET <= opset <= latest:
+        raise UserError(f"opset is {opset}; torch's exporter and the installed onnx know {OPSET} to {latest}")
+
+
+def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
+    count = sum(parameter.nbytes for parameter in model.image_encoder.parameters())
+    if count >= ONNX_BYTES:
+        raise UserError(
+            f"{found.path}: the encoder of {found.family.named(found.sizes)} has {count:,} bytes of weights; an ONNX "
+            f"file holds at most {ONNX_BYTES:,}"
+        )
+
+
+@torch.no_grad()
+def cases_of(model: SAMMed2D, pictures: Sequence[Image.Image], options: Options) -> list[Case]:
+    """Each prompt without a mask, then with the answer to it as one."""
+    framing = Framing(model.side, padding=not options.use_preprocess)
+    decoder = Decoder(model, options).eval()
+    cases = []
+    for picture in pictures:
+        square, frame = framing.square(picture)
+        image = normalised(square[None], [frame])
+        case = Case(pixels_of(picture) if options.use_preprocess else image, model.image_encoder(image), [])
+        for places, labels in PROMPTS:
+            mask = torch.zeros(1, 1, 4 * model.image_encoder.grid, 4 * model.image_encoder.grid)
+            for has_mask in (0.0, 1.0):
+                prompt = {
+                    "point_coords": model.side * torch.tensor([places], dtype=torch.float32),
+                    "point_labels": torch.tensor([labels], dtype=torch.float32),
+                    "mask_input": mask,
+                    "has_mask_input": torch.tensor([has_mask]),
+                    "orig_im_size": torch.tensor([frame.height, frame.width], dtype=torch.float32),
+                }
+                answer = dict(zip(decoder.outputs, decoder(case.embedding, **prompt), strict=True))
+                case.asked.append((prompt, answer))
+                mask = answer["low_res_masks"][:, -1:].sigmoid()
+        cases.append(case)
+    return cases
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """RGB -> float (H, W, 3), blue, green, red, 0..255."""
+    return torch.from_numpy(np.asarray(picture)[..., ::-1].astype(np.float32))
+
+
+def write_encoder(model: SAMMed2D, options: Options, facts: Mapping[str, str], file: BinaryIO) -> None:
+    graph, example, dynamic = model.image_encoder, torch.zeros(1, 3, model.side, model.side), {}
+    if options.use_preprocess:
+        graph, example = FromPixels(graph, model.side).eval(), torch.zeros(model.side + 5, model.side + 2, 3)
+        dynamic = {0: torch.export.Dim("height"), 1: torch.export.Dim("width")}
+    write_graph(graph, (example,), ["input_image"], ["image_embeddings"], (dynamic,), facts, file, options.opset)
+
+
+def write_decoder(model: SAMMed2D, case: Case, options: Options, facts: Mapping[str, str], file: BinaryIO) -> None:
+    graph, prompt = Decoder(model, options).eval(), case.asked[-1][0]
+    points = {1: torch.export.Dim("points")}
+    dynamic = ({}, *(points if name.startswith("point_") else {} for name in prompt))
+    names, examples = ["image_embeddings", *prompt], (case.embedding, *prompt.values())
+    write_graph(graph, examples, names, graph.outputs, dynamic, facts, file, options.opset)
+
+
+def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], options: Options) -> float:
+    """Of masks in probability, and of qualities where the model itself expects them; all through both files."""
+    encode, decode = open_session(encoder), open_session(decoder)
+    names = [output.name for output in decode.get_outputs()]
+    worst = []
+    for case in cases:
+        (embedding,) = encode.run(None, {"input_image": case.image.numpy()})
+        for prompt, wanted in case.asked:
+            given = {"image_embeddings": embedding} | {name: t.numpy() for name, t in prompt.items()}
+            found = dict(zip(names, map(torch.from_numpy, decode.run(None, given)), strict=True))
+            for name in ("masks", "low_res_masks"):
+                worst.append((found[name].sigmoid() - wanted[name].sigmoid()).abs().max())
+            if not options.use_stability_score:  # a pixel more or less would be a difference
+                worst.append((found["iou_predictions"] - wanted["iou_predictions"]).abs().max())
+    return torch.stack(worst).max().item()
+
+
+def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options, part: str) -> dict[str, str]:
+    """All that a program needs to know to use the file, and where the weights are from."""
+    side, grid = model.side, model.image_encoder.grid
+    embedding = f"image_embeddings float32 (1, 256, {grid}, {grid})"
+    if part == "encoder":
+        shape = "(height, width, 3), blue green red, 0..255" if options.use_preprocess else f"(1, 3, {side}, {side})"
+        given, made = f"input_image float32 {shape}", embedding
+    else:
+        given = (
+            f"{embedding}, point_coords (1, points, 2), point_labels (1, points), mask_input (1, 1, {4 * grid}, "
+            f"{4 * grid}) probabilities, has_mask_input (1,), orig_im_size (2,) height width"
+        )
+        made = ", ".join(Decoder(model, options).outputs)
+    stretch = f"stretched to {side}x{side} by nearest pixels, floor(i * length / {side})"
+    pad = f"; smaller on both sides than {side}: as it is, centred, 0 around it after normalisation"
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "part": part,
+        "model": found.family.name,
+        **found.sizes,
+        "input": given,
+        "output": made,
+        "preprocessing": "none" if options.use_preprocess else f"blue green red, {stretch}{pad}; minus mean, by std",
+        "mean": " ".join(map(str, MEAN)),
+        "std": " ".join(map(str, STD)),
+        **{name: "yes" if value else "no" for name, value in asdict(options).items() if name != "opset"},
+        "checkpoint": found.path.name,
+        "checkpoint_sha256": sha256(found.path),
+    }
+    return facts | facts_of_bases(bases)
