@@ -95,7 +95,7 @@ def answer(
     For more prompts in one image, keep what the encoder makes of it.
     """
     (height, width), side = image.shape[:2], int(encoder.facts["size"])
-    pixels = image[..., ::-1]  # blue, green, red, as trained
+    pixels = image if encoder.facts["rgb"] == "yes" else image[..., ::-1]  # as trained
     pads = height < side and width < side and encoder.facts["use_preprocess"] == "no"
     top, left = ((side - height) // 2, (side - width) // 2) if pads else (0, 0)
     if encoder.facts["use_preprocess"] == "yes":

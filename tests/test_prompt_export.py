@@ -55,13 +55,10 @@ def model(fill, patched):
 
 
 @pytest.fixture(scope="module")
-def embedding(fill):
+def embedding(fill, sam_med2d_b):
     """The released size's, of the generated image."""
-    with torch.device("meta"):
-        encoder = sam_med2d({}, {})[0]
-    encoder.load_state_dict(fill.fill_state_dict(encoder.state_dict(), 0), assign=True)
     with torch.no_grad():
-        return encoder.image_encoder(fill.fill_input((1, 3, 256, 256), 0))
+        return sam_med2d_b.image_encoder(fill.fill_input((1, 3, 256, 256), 0))
 
 
 @pytest.fixture(scope="module")

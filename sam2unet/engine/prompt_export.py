@@ -21,6 +21,7 @@ from ..models.sam_med2d import SAMMed2D
 from ..sources import NONE, Bases, Sources, facts_of_bases
 from .export import LIMIT, kind_of, write_graph
 from .onnx_model import open_session
+from .opening import trained_framing
 from .prompt_graphs import RELEASED, Decoder, FromPixels, Options, approximate_gelu
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
@@ -172,10 +173,11 @@ def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], opti
 
 def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options, part: str) -> dict[str, str]:
     """All that a program needs to know to use the file, and where the weights are from."""
-    side, grid = model.side, model.image_encoder.grid
+    side, grid, rgb = model.side, model.image_encoder.grid, trained_framing(found).rgb
+    order = "red green blue" if rgb else "blue green red"
     embedding = f"image_embeddings float32 (1, 256, {grid}, {grid})"
     if part == "encoder":
-        shape = "(height, width, 3), blue green red, 0..255" if options.use_preprocess else f"(1, 3, {side}, {side})"
+        shape = f"(height, width, 3), {order}, 0..255" if options.use_preprocess else f"(1, 3, {side}, {side})"
         given, made = f"input_image float32 {shape}", embedding
     else:
         given = (
@@ -193,9 +195,10 @@ def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options,
         **found.sizes,
         "input": given,
         "output": made,
-        "preprocessing": "none" if options.use_preprocess else f"blue green red, {stretch}{pad}; minus mean, by std",
+        "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",
         "mean": " ".join(map(str, MEAN)),
         "std": " ".join(map(str, STD)),
+        "rgb": "yes" if rgb else "no",
         **{name: "yes" if value else "no" for name, value in asdict(options).items() if name != "opset"},
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),
