@@ -34,21 +34,25 @@ def prompt_step(model: nn.Module, batch: PromptTensors, recipe: Recipe) -> Itera
     rounds = training_rounds(batch.shared, recipe.iter_point, recipe.point_list)
     prompt = {"boxes": batch.boxes} if rounds.boxes else as_prompt(batch.points)
     found = model({"image": batch.images} | prompt, recipe.multimask)
-    side, embedding = batch.labels.shape[-2:], found["image_embeddings"].detach()
-    low, losses = judged(found, batch.labels)
+    embedding = found["image_embeddings"].detach()
+    low, full, losses = judged(found, batch.labels)
     yield losses
     for count in rounds.points:
         prompt = {"image_embeddings": embedding, "mask_inputs": as_mask_prompt(low, recipe.mask_prompt)}
         if count:
-            prompt |= as_prompt(error_points(stretched(low, side), batch.labels, count, batch.own))
-        low, losses = judged(model(prompt, recipe.multimask), batch.labels)
+            prompt |= as_prompt(error_points(full, batch.labels, count, batch.own))
+        low, full, losses = judged(model(prompt, recipe.multimask), batch.labels)
         yield losses
 
 
-def judged(found: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Of each item the mask that the model holds for the best, (M, 1, 4g, 4g), without its gradient, and its losses."""
+def judged(found: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Of each item the mask that the model holds for the best, (M, 1, 4g, 4g) and (M, 1, S, S), and its losses.
+
+    The masks are without their gradient.
+    """
     low, quality = best(found["low_res_logits"], found["iou_predictions"])
-    return low.detach(), prompt_losses(stretched(low, labels.shape[-2:]), labels, quality)
+    full = stretched(low, labels.shape[-2:])
+    return low.detach(), full.detach(), prompt_losses(full, labels, quality)
 
 
 def as_prompt(points: Points) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from sam2unet.data.pairs import Pair, match
 from sam2unet.engine.loop import memory
 from sam2unet.engine.processes import Processes
 from sam2unet.engine.record import cpu_name
-from sam2unet.engine.runtime import default_workers, pick_device, set_seed
+from sam2unet.engine.runtime import default_workers, keep_freed_memory, pick_device, set_seed
 from sam2unet.engine.speed import Speed, chosen_for
 from sam2unet.engine.train import loader_of
 from sam2unet.engine.trainer import Trainer, Watch
@@ -133,6 +133,8 @@ def measure(job: Job) -> dict[str, object]:
             cache = open_cache(speed.cache, pairs, recipe.size, None, Path(folder))
             loader = loader_of(MaskFolder(pairs, recipe.size, cache=cache), draws, workers, device)
             updates = our_updates(Trainer(family, model, recipe, speed, device, Processes()), loader)
+            if device.type == "cpu":
+                keep_freed_memory()  # as train.py does
         start_mib = memory(device)
         losses = [next(updates) for _ in range(warm_up)]
         wait(device)

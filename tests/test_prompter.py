@@ -90,10 +90,13 @@ def test_the_way_back_is_that_of_the_test(small, tmp_path):
     close(found.logits, logits[0, :, 5:26, 1:31])
 
 
-def test_it_answers_in_evaluation_mode_and_leaves_the_model_as_it_was(small):
-    small.train()
-    answer = sam2unet.Prompter(small).set_image(np.zeros((32, 32, 3), np.uint8)).predict([[1, 1]], [1])
-    assert small.training and all(m.training for m in small.modules()) and answer.logits.dtype == np.float32
+def test_a_model_in_training_gives_the_same_answers_without_gradients(small):
+    found = []
+    for mode in (True, False):
+        prompter = sam2unet.Prompter(small.train(mode)).set_image(np.full((32, 32, 3), 90, np.uint8))
+        found.append(prompter.predict([[1, 1]], [1]))
+        assert not prompter.embedding.requires_grad and small.training == mode
+    assert np.array_equal(found[0].logits, found[1].logits) and found[0].logits.dtype == np.float32
 
 
 @pytest.mark.parametrize(

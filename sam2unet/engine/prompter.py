@@ -14,7 +14,7 @@ from ..data.framing import Frame, Framing, normalised
 from ..errors import UserError
 from ..families import family_of
 from ..models.sam_med2d import SAMMed2D, best
-from .predict import Picture, evaluating, photo_of
+from .predict import Picture, photo_of
 
 Numbers = Sequence | np.ndarray | Tensor
 RELEASED = Framing()
@@ -43,7 +43,7 @@ class Prompter:
     """Encodes an image once; then each prompt costs the small decoder alone.
 
     Args:
-        model: a SAM-Med2D; put into evaluation mode for each call.
+        model: a SAM-Med2D, in any mode: it has no layer that training changes.
         framing: how images become squares, as in training, but for their size, which is the model's. With
             `Framing(padding=False)` small images are stretched, as the released predictor does.
     """
@@ -61,8 +61,7 @@ class Prompter:
         """What `sam2unet.predict` takes: a file, a Pillow image, an RGB array or tensor; UserError as there."""
         square, frame = self.framing.square(photo_of(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
-        with evaluating(self.model):
-            self.embedding = self.model.image_encoder(normalised(pixels, [frame]))
+        self.embedding = self.model.image_encoder(normalised(pixels, [frame]))
         self.frame = frame
         return self
 
@@ -103,9 +102,8 @@ class Prompter:
             clicks = self.frame.to_square(given["points"]), given["labels"]
         if box is not None:
             boxes = self.frame.to_square(given["box"].unflatten(1, (2, 2))).flatten(1)
-        with evaluating(self.model):
-            embedding = self.embedding.expand(count, -1, -1, -1)
-            low, quality = best(*self.model.decode(embedding, clicks, boxes, given["mask"], multimask))
+        embedding = self.embedding.expand(count, -1, -1, -1)
+        low, quality = best(*self.model.decode(embedding, clicks, boxes, given["mask"], multimask))
         return Prompted(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
             quality[:, 0].float().cpu().numpy(),

@@ -26,7 +26,7 @@ from .processes import Processes, another_failed
 from .prompt_task import PromptTask
 from .record import fingerprint, run_record, write_record
 from .runstate import only_run_in, read_state
-from .runtime import default_workers, out_of_memory, pick_device, reader_killed, set_seed
+from .runtime import default_workers, keep_freed_memory, out_of_memory, pick_device, reader_killed, set_seed
 from .signals import apart_from_signals
 from .speed import Speed, chosen_for
 from .task import Data, Task, metric_named
@@ -129,6 +129,8 @@ def run(
             log,
             processes,
         )
+        if device.type == "cpu":
+            keep_freed_memory()
         if state:
             loop.restore(state)
         if state and loop.progress.epoch <= recipe.epoch:
