@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # CHECKPOINT=... TEST_IMAGES=... TEST_MASKS=... SAVE_PATH=... bash test.sh [more flags]; TEST_MASKS may be left out
+# SAM-Med2D: CHECKPOINT=... DATA_PATH=... SAVE_PATH=..., and SAM_CHECKPOINT=... for trained weights alone
 here=$(dirname "$0")
 python=$here/.venv/bin/python && [ -x "$python" ] || python=python
-"$python" "$here/test.py" \
-  --checkpoint "${CHECKPOINT:?set CHECKPOINT to a SAM2-UNet-<epoch>.pth}" \
-  --test_image_path "${TEST_IMAGES:?set TEST_IMAGES to a folder of images}" \
-  ${TEST_MASKS:+--test_gt_path "$TEST_MASKS"} \
+if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$DATA_PATH")
+else data=(--test_image_path "${TEST_IMAGES:?set TEST_IMAGES to a folder of images}"); fi
+"$python" "$here/test.py" --checkpoint "${CHECKPOINT:?set CHECKPOINT to a SAM2-UNet-<epoch>.pth}" "${data[@]}" \
+  ${TEST_MASKS:+--test_gt_path "$TEST_MASKS"} ${SAM_CHECKPOINT:+--sam_checkpoint "$SAM_CHECKPOINT"} \
   --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for the maps}" "$@"

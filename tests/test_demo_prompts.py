@@ -252,5 +252,6 @@ def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path
             serve.open_methods(both, {}, None, "cpu")
     with pytest.raises(UserError, match="sees images at 64x64 alone; leave --size out"):
         serve.open_methods([asked], {}, 256, "cpu")
-    (tmp_path / "recipe.yaml").write_text("model: sam_med2d\nsize: 64\nrgb: true\n")
-    assert serve.open_methods([asked], {}, 64, "cpu").framing == Framing(64, rgb=True)
+    (tmp_path / "recipe.yaml").write_text("model: sam_med2d\nsize: 64\nrgb: true\nmask_prompt: logits\n")
+    method = serve.open_methods([asked], {}, 64, "cpu")
+    assert method == PromptMethod("prompts-1", model, Framing(64, rgb=True), "logits", True)

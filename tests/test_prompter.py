@@ -125,6 +125,14 @@ def test_prompts_that_do_not_fit_are_refused(words, prompts, small):
     assert words in str(error.value)
 
 
+def test_a_model_trained_with_logits_as_mask_prompts_is_given_them(small):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    as_released = sam2unet.Prompter(small).set_image(image).predict([[5, 6]], [1])
+    as_logits = sam2unet.Prompter(small, mask_prompt="logits").set_image(image).predict([[5, 6]], [1])
+    close(1 / (1 + np.exp(-as_logits.prompt)), as_released.prompt)
+    assert as_logits.prompt.min() < 0 <= as_released.prompt.min()
+
+
 def test_without_an_image_or_with_another_model_it_says_so(small):
     with pytest.raises(sam2unet.UserError, match="set_image first"):
         sam2unet.Prompter(small).predict(box=[0, 0, 1, 1])

@@ -31,11 +31,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PromptMethod:
-    """`framing` is how images become squares, as in the model's training."""
+    """`framing`, `mask_prompt` and `multimask` as in the model's training."""
 
     name: str
     model: SAMMed2D
     framing: Framing = RELEASED
+    mask_prompt: str = "probability"
+    multimask: bool = True
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class PromptSession:
             if file.suffix.lower() not in EXTENSIONS:
                 raise UserError(f"{file} is no image by its name ({', '.join(EXTENSIONS)})")
             photo = read_photo(file, self.bench.limits)
-            prompter = Prompter(self.bench.method.model, self.bench.method.framing)
+            method = self.bench.method
+            prompter = Prompter(method.model, method.framing, method.mask_prompt)
             with self.bench.computing:
                 start = time.perf_counter()
                 enough_memory(lambda: prompter.set_image(photo))
@@ -197,7 +200,7 @@ class PromptSession:
         """The model's answer to `prompt` as the selected object, or a new one; shown with these clicks and box."""
         with self.bench.computing:
             start = time.perf_counter()
-            found = enough_memory(lambda: self.prompter.predict(**prompt))
+            found = enough_memory(lambda: self.prompter.predict(**prompt, multimask=self.bench.method.multimask))
             took = 1000 * (time.perf_counter() - start)
         (mask,) = found.masks
         number = self.state.selected or self.next_number

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..engine.opening import Way, open_predictor, read_any, trained_framing
+from ..engine.opening import Way, open_predictor, read_any, recipe_of, trained_framing
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
 from ..errors import UserError, warn
@@ -168,7 +168,8 @@ def open_prompts(
     model = open_model(found, sources, device)
     if size not in (None, model.side):
         raise UserError(f"{found.path} sees images at {model.side}x{model.side} alone; leave --size out")
-    return PromptMethod(name, model, trained_framing(found))
+    recipe = recipe_of(found)
+    return PromptMethod(name, model, trained_framing(found), recipe.mask_prompt, recipe.multimask)
 
 
 def names_of(checkpoints: Sequence[Path]) -> list[str]:

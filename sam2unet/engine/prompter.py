@@ -14,6 +14,7 @@ from ..data.framing import Frame, Framing, normalised
 from ..errors import UserError
 from ..families import family_of
 from ..models.sam_med2d import SAMMed2D, best
+from ..steps import as_mask_prompt
 from .predict import Picture, photo_of
 
 Numbers = Sequence | np.ndarray | Tensor
@@ -26,7 +27,8 @@ class Prompted(NamedTuple):
     Attributes:
         logits: float32 (K, height, width), above 0 in the object.
         quality: float32 (K,), the IoU that the model expects.
-        prompt: float32 (K, 1, 4g, 4g), probabilities at the model's resolution, for `mask` of the next call.
+        prompt: float32 (K, 1, 4g, 4g) for `mask` of the next call: probabilities at the model's resolution, or what
+            `mask_prompt` says.
     """
 
     logits: np.ndarray
@@ -46,13 +48,15 @@ class Prompter:
         model: a SAM-Med2D, in any mode: it has no layer that training changes.
         framing: how images become squares, as in training, but for their size, which is the model's. With
             `Framing(padding=False)` small images are stretched, as the released predictor does.
+        mask_prompt: how an answer is a prompt for the next, as in training: `probability`, or `logits`.
     """
 
-    def __init__(self, model: SAMMed2D, framing: Framing = RELEASED):
+    def __init__(self, model: SAMMed2D, framing: Framing = RELEASED, mask_prompt: str = "probability"):
         if not isinstance(model, SAMMed2D):
             raise UserError(f"{family_of(model).title} takes no prompts; sam2unet.predict gives its map")
         self.model = model
         self.framing = replace(framing, size=model.side)
+        self.mask_prompt = mask_prompt
         self.frame: Frame | None = None
         self.embedding: Tensor | None = None
 
@@ -107,7 +111,7 @@ class Prompter:
         return Prompted(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
             quality[:, 0].float().cpu().numpy(),
-            low.float().sigmoid().cpu().numpy(),
+            as_mask_prompt(low.float(), self.mask_prompt).cpu().numpy(),
         )
 
     def batch_of(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
