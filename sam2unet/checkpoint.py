@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError
+from .errors import UserError, reader_killed
 from .files import sha256, written_whole
 from .sources import Base
 from .trainable import read_trainable
@@ -168,4 +168,4 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
         try:
             torch.save({name: t.cpu().contiguous() for name, t in state.items()}, file)
         except RuntimeError as e:  # how torch reports a full disk
-            raise OSError(str(e)) from e
+            raise reader_killed(e) or OSError(str(e)) from e

@@ -1,3 +1,4 @@
+import re
 import sys
 from collections.abc import Sequence
 
@@ -26,3 +27,12 @@ class Stopped(Exception):
 
 class SomeFailed(UserError):
     """Most went well and is there; exit status 1 instead of 2."""
+
+
+def reader_killed(error: RuntimeError) -> UserError | None:
+    """What to tell the user when a process that reads images was ended from outside; None for any other error."""
+    found = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
+    if found is None:
+        return None
+    why = "; is there enough memory? --workers 0 needs less" if found[1] == "Killed" else ""
+    return UserError(f"a process that reads images was ended by the signal {found[1]}{why}; go on with --resume auto")

@@ -104,12 +104,21 @@ class Ended(NamedTuple):
 @pytest.fixture
 def test_py(monkeypatch, capsys):
     """test.py in this process: `test_py("--checkpoint", path, ...)`."""
-    spec = importlib.util.spec_from_file_location("maps_script", ROOT / "test.py")
+    return in_process("test.py", monkeypatch, capsys)
+
+
+@pytest.fixture
+def train_py(monkeypatch, capsys):
+    return in_process("train.py", monkeypatch, capsys)
+
+
+def in_process(name: str, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(f"{Path(name).stem}_script", ROOT / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
     def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["test.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             module.main(module.parser, module.run)

@@ -99,7 +99,11 @@ CASES = {
     "train: no epochs": (nothing, f"{TRAIN} --epoch 0", "epoch is 0; it must be above 0"),
     "train: word for a flag": (nothing, f"{TRAIN} --batch_size many", "argument --batch_size: invalid int value"),
     "train: unknown flag": (nothing, f"{TRAIN} --epochen 3", "unrecognized arguments: --epochen 3"),
-    "train: flag left out": (nothing, "train.py --save_path out", "required: --train_image_path, --train_mask_path"),
+    "train: flag left out": (
+        nothing,
+        "train.py --save_path out",
+        "--train_image_path and --train_mask_path, folders",
+    ),
     "train: unknown device": (nothing, f"{TRAIN} --device gpu", "device gpu cannot be used here"),
     "train: workers": (nothing, f"{TRAIN} --workers -1", "workers is -1"),
     "train: file in the way": (write("out", b""), TRAIN, "cannot make the folder out"),

@@ -75,7 +75,6 @@ def test_a_checkpoint_that_does_not_fit_is_counted(tmp_path):
     "name, kind",
     [
         ("image_encoder.trunk.pos_embed", "a SAM 2 checkpoint, which belongs to --hiera_path of train.py"),
-        ("image_encoder.blocks.0.attn.rel_pos_h", "a checkpoint of the first SAM"),
         ("blocks.0.ls1.gamma", "a DINOv2 checkpoint, which belongs to --dinov2_path of train.py"),
         ("something.else", "no kind of checkpoint known here"),
     ],
@@ -84,6 +83,13 @@ def test_files_of_another_kind_are_named(name, kind, tmp_path):
     torch.save({name: torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(sam2unet.UserError, match=f"x.pth is {kind}"):
         sam2unet.load_model(tmp_path / "x.pth")
+
+
+def test_sam_is_no_sam_2(tmp_path):
+    torch.save({"mask_decoder.iou_token.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    words = "x.pth is a checkpoint of SAM or SAM-Med2D, which belongs to --checkpoint of test.py or --sam_checkpoint"
+    with pytest.raises(sam2unet.UserError, match=words):
+        sam2unet.create_model("sam2unet", hiera_path=tmp_path / "x.pth")
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):

@@ -3,20 +3,16 @@
 import http.client
 import io
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 import uuid
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from browsing import drop, served, text, until, visit
 from conftest import ROOT, save, write_pairs
 from PIL import Image
 
@@ -26,12 +22,6 @@ from sam2unet.scoring.columns import RELEASED
 from sam2unet.scoring.scorer import How, Job, score
 
 REFUSED = (400, 403, 404)
-
-
-class Server(NamedTuple):
-    port: int
-    process: subprocess.Popen
-    around: Path  # its working directory, its home and the folder for temporary files
 
 
 @pytest.fixture(scope="module")
@@ -46,26 +36,10 @@ def second(fill, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(checkpoint, second, tmp_path_factory):
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install -e .[demo]")
-    around = tmp_path_factory.mktemp("around")
-    for name in ("cwd", "home", "tmp"):
-        (around / name).mkdir()
-    places = {"HOME": str(around / "home"), "TMPDIR": str(around / "tmp"), "XDG_CACHE_HOME": str(around / "home")}
     words = ["--checkpoint", checkpoint, second, "--size", 64, "--device", "cpu", "--port", 0]
     words += ["--max_images", 3, "--max_megapixels", 0.5, "--max_mb", 1]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts/demo.py"), *map(str, words)],
-        cwd=around / "cwd",
-        env=os.environ | places | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=open(around / "errors", "w"),
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("demo at http://127.0.0.1:"), line + (around / "errors").read_text()
-    yield Server(int(re.search(r":(\d+) ", line)[1]), process, around)
-    process.kill()
-    process.wait()
+    with served(tmp_path_factory.mktemp("around"), "scripts/demo.py", *words) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -75,29 +49,7 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture
 def page(server, browser, tmp_path):
-    """The page, new, with downloads into this test's folder."""
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
-    browser.get(f"http://127.0.0.1:{server.port}")
-    until(lambda: len(browser.find_elements("css selector", "#examples img")) == 6)
-    return browser
-
-
-def until(what, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    pytest.fail("waited in vain")
-
-
-def drop(page, where: str, *files: Path) -> None:
-    (box,) = until(lambda: page.find_elements("css selector", f"#{where} input[type=file]"))
-    box.send_keys("\n".join(map(str, files)))
-
-
-def text(page, css: str) -> str:
-    return page.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", css)
+    return visit(browser, server, tmp_path)
 
 
 def source(page, part: str) -> str:

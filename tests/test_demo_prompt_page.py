@@ -1,18 +1,13 @@
 """The page for models that are asked, with clicks in a real browser."""
 
 import io
-import os
-import re
 import signal
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from browsing import drop, served, text, until, visit
 from PIL import Image
 from prompt_server import SIDE, photo, small_model
 
@@ -29,53 +24,17 @@ def model():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Its port, process and folder for temporary files."""
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install -e .[demo]")
-    around = tmp_path_factory.mktemp("around")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/prompt_server.py")],
-        cwd=around,
-        env=os.environ | {"TMPDIR": str(around), "HOME": str(around), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=open(around / "errors", "w"),
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("demo at http://127.0.0.1:"), line + (around / "errors").read_text()
-    yield int(re.search(r":(\d+) ", line)[1]), process, around
-    process.kill()
-    process.wait()
+    with served(tmp_path_factory.mktemp("around"), "tests/prompt_server.py") as server:
+        yield server
 
 
 @pytest.fixture
 def page(server, browser, tmp_path):
-    """The page, new, with downloads into this test's folder."""
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
-    browser.get(f"http://127.0.0.1:{server[0]}")
-    until(lambda: len(browser.find_elements("css selector", "#examples img")) == 6)
-    return browser
-
-
-def until(what, seconds: float = 30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    pytest.fail("waited in vain")
-
-
-def text(page, css: str) -> str:
-    return page.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", css)
-
-
-def drop(page, file: Path) -> None:
-    (box,) = until(lambda: page.find_elements("css selector", "#image input[type=file]"))
-    box.send_keys(str(file))
+    return visit(browser, server, tmp_path)
 
 
 def show(page, file: Path) -> None:
-    drop(page, file)
+    drop(page, "image", file)
     until(lambda: page.find_elements("css selector", f"#stage img[alt='{file.stem}']"))
 
 
@@ -210,7 +169,7 @@ def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, t
     until(lambda: marks(page, "foreground"))
     before = picture(page)
     (tmp_path / "text.jpg").write_text("not an image")
-    drop(page, tmp_path / "text.jpg")
+    drop(page, "image", tmp_path / "text.jpg")
     until(lambda: text(page, "#status [role=alert]").startswith("cannot read text.jpg: not an image or damaged"))
     assert picture(page) == before
     press(page, "new")
@@ -238,10 +197,9 @@ def test_an_example_is_shown_and_the_page_logs_no_error_and_fits_a_phone(page):
 
 def test_leaves_nothing_behind(server, page, tmp_path):
     """The last test: it ends the server."""
-    _, process, around = server
     show(page, photo(tmp_path / "last.png", (90, 70)))
     page.get("about:blank")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
-    assert [path.name for path in around.iterdir()] == ["errors"]
-    assert "Traceback" not in (around / "errors").read_text()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert [path for name in ("cwd", "home", "tmp") for path in (server.around / name).iterdir()] == []
+    assert "Traceback" not in (server.around / "errors").read_text()

@@ -217,10 +217,10 @@ def test_two_processes_take_steps_together(flags, tmp_path):
         (["--model", "sam2unet"], "SAM2-UNet takes no --data_path; give --train_image_path"),
     ],
 )
-def test_flags_that_do_not_go_together_are_one_line(more, words, script, flags, tmp_path):
-    result = script("train.py", *flags, "--save_path", tmp_path / "run", *more)
-    assert result.returncode == 2 and words in result.stderr, result.stderr
-    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
+def test_flags_that_do_not_go_together_are_one_line(more, words, train_py, flags, tmp_path):
+    ended = train_py(*flags, "--save_path", tmp_path / "run", *more)
+    assert ended.status == 2 and len(ended.err) == 1 and words in ended.err[0]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..checkpoint import RUN_FORMAT
-from ..errors import UserError
+from ..errors import UserError, reader_killed
 from ..files import written_whole
 
 
@@ -22,7 +22,7 @@ def write_state(path: Path, state: Mapping[str, object]) -> None:
         try:
             torch.save({"format": RUN_FORMAT} | dict(state), file)
         except RuntimeError as e:  # how torch reports a full disk
-            raise OSError(str(e)) from e
+            raise reader_killed(e) or OSError(str(e)) from e
 
 
 def read_state(path: Path) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -110,12 +109,3 @@ def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> 
         "--grad_checkpointing (the trunk is computed twice; same result), --amp bf16 (half precision; close to the "
         f"same), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
     )
-
-
-def reader_killed(error: RuntimeError) -> UserError | None:
-    """What to tell the user when a process that reads images was ended from outside; None for any other error."""
-    found = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
-    if found is None:
-        return None
-    why = "; is there enough memory? --workers 0 needs less" if found[1] == "Killed" else ""
-    return UserError(f"a process that reads images was ended by the signal {found[1]}{why}; go on with --resume auto")

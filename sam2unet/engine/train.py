@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Recipe, Study
 from ..data.batches import Batches
-from ..errors import UserError
+from ..errors import UserError, reader_killed
 from ..families import Family, Source, check_size, find_family, options_of, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
 from ..sources import NONE, Bases, Sources
@@ -26,7 +26,7 @@ from .processes import Processes, another_failed
 from .prompt_task import PromptTask
 from .record import fingerprint, run_record, write_record
 from .runstate import only_run_in, read_state
-from .runtime import default_workers, keep_freed_memory, out_of_memory, pick_device, reader_killed, set_seed
+from .runtime import default_workers, keep_freed_memory, out_of_memory, pick_device, set_seed
 from .signals import apart_from_signals
 from .speed import Speed, chosen_for
 from .task import Data, Task, metric_named
