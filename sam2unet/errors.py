@@ -29,9 +29,15 @@ class SomeFailed(UserError):
     """Most went well and is there; exit status 1 instead of 2."""
 
 
-def reader_killed(error: RuntimeError) -> UserError | None:
-    """What to tell the user when a process that reads images was ended from outside; None for any other error."""
-    found = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
+def reader_killed(error: BaseException | None) -> UserError | None:
+    """What to tell the user when a process that reads images was ended from outside; None for any other error.
+
+    PyTorch raises it wherever the main process is; in the middle of writing a file another error comes of it.
+    """
+    found = None
+    while error is not None and found is None:
+        found = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
+        error = error.__context__
     if found is None:
         return None
     why = "; is there enough memory? --workers 0 needs less" if found[1] == "Killed" else ""

@@ -169,7 +169,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_state(command, uninterrupt
 
 
 def test_a_reader_that_is_killed_ends_the_run_in_one_line(command, tmp_path):
-    process = start(command, tmp_path)
+    process = start(command, tmp_path, "--epoch", "200")
     wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     for reader in children.stdout.split():
