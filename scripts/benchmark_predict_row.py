@@ -141,7 +141,7 @@ def machine(job: Job) -> dict[str, object]:
         "workers": default_workers() if job.workers is None else job.workers,
         "flops": flops,
         "peaks": PEAKS.get(name) or {kind: measured_peak(device, dtype) for kind, dtype in KINDS.items()},
-        "peaks_from": "data sheet" if name in PEAKS else "the fastest of some matrix products",
+        "peaks_from": "data sheet" if name in PEAKS else "the fastest of some products and convolutions",
     }
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from forked import Forked
+from forked import Forked, Started
 from PIL import Image
 
 import sam2unet
@@ -54,15 +54,32 @@ def polyps(shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def script():
-    """Run a script of the project as a process: `script("train.py", "--size", 64)`."""
+def start():
+    """Start a script of the project as a process: `start("train.py", "--size", 64).finish()`."""
     forked = Forked()
 
-    def call(name: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-        return forked.run([str(ROOT / name), *map(str, flags)], cwd)
+    def call(name: str, *flags: object, cwd: Path = ROOT) -> Started:
+        return forked.start([str(ROOT / name), *map(str, flags)], cwd)
 
     yield call
     forked.close()
+
+
+@pytest.fixture(scope="session")
+def script(start):
+    """The same to its end."""
+
+    def call(name: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+        return start(name, *flags, cwd=cwd).finish()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def torchrun(start):
+    """Start a script as two processes: `torchrun("train.py", "--size", 64).finish()`."""
+    launcher = Path(sys.executable).with_name("torchrun")
+    return lambda name, *flags: start(launcher, "--standalone", "--nproc_per_node=2", ROOT / name, *flags)
 
 
 @pytest.fixture(scope="session")

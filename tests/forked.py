@@ -1,6 +1,6 @@
 """Scripts as processes of their own, forked from one that has imported what takes seconds to import.
 
-started = Forked(); started.run([script, *flags], folder) -> subprocess.CompletedProcess
+started = Forked().start([script, *flags], folder); started.finish() -> subprocess.CompletedProcess
 """
 
 import json
@@ -10,39 +10,48 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from pathlib import Path
 
 TIMEOUT = 300  # seconds
-
-
 # One thread each: the machine's cores are shared by whatever else the tests run.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+class Started:
+    """A script that runs, in a session of its own: `os.killpg(started.pid, signal.SIGKILL)` ends its workers too."""
+
+    def __init__(self, words: list[str], pid: int, files: list):
+        self.words, self.pid, self.files = words, pid, files
+
+    def poll(self) -> int | None:
+        """Its exit status as of subprocess.Popen; None while it runs."""
+        self.files[2].seek(0)
+        text = self.files[2].read()
+        return int(text) if text.endswith("\n") else None
+
+    def finish(self) -> subprocess.CompletedProcess:
+        deadline = time.monotonic() + TIMEOUT
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        out, err = (file.read() for file in self.files[:2])
+        for file in self.files:
+            file.close()
+        return subprocess.CompletedProcess(self.words, status, out, err)
 
 
 class Forked:
     def __init__(self):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.server = subprocess.Popen([sys.executable, __file__], env=os.environ | ONE_THREAD, **pipes)
-        self.lock = threading.Lock()
 
-    def run(self, words: list[str], folder: Path) -> subprocess.CompletedProcess:
-        environment = os.environ | ONE_THREAD
-        if not self.lock.acquire(blocking=False):  # one after another there; who runs beside them starts anew
-            options = dict(cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
-            return subprocess.run([sys.executable, *words], **options)
-        try:
-            with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-                job = {"words": words, "folder": str(folder), "files": [out.name, err.name]}
-                print(json.dumps(job | {"environment": dict(environment)}), file=self.server.stdin, flush=True)
-                number = int(self.server.stdout.readline())
-                overdue = threading.Timer(TIMEOUT, os.kill, (number, signal.SIGKILL))
-                overdue.start()
-                status = int(self.server.stdout.readline())
-                overdue.cancel()
-                return subprocess.CompletedProcess(words, status, out.read(), err.read())
-        finally:
-            self.lock.release()
+    def start(self, words: list[str], folder: Path) -> Started:
+        files = [tempfile.NamedTemporaryFile("r") for _ in range(3)]
+        job = {"words": words, "folder": str(folder), "files": [file.name for file in files]}
+        print(json.dumps(job | {"environment": os.environ | ONE_THREAD}), file=self.server.stdin, flush=True)
+        return Started(words, int(self.server.stdout.readline()), files)
 
     def close(self):
         self.server.stdin.close()
@@ -51,26 +60,35 @@ class Forked:
 
 def next_job() -> dict:
     """In a new process the job it is for; this one goes on until there are no more."""
-    replies = os.dup(1)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those between
     for line in sys.stdin:
-        if number := os.fork():
-            os.write(replies, f"{number}\n".encode())
-            _, status = os.waitpid(number, 0)
-            os.write(replies, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        else:
-            os.close(replies)
-            return json.loads(line)
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return with_someone_waiting(json.loads(line))
     sys.exit()
 
 
+def with_someone_waiting(job: dict) -> dict:
+    """In a new process the job; this one writes its exit status when that has ended."""
+    if number := os.fork():
+        os.write(1, f"{number}\n".encode())
+        _, status = os.waitpid(number, 0)
+        Path(job["files"][2]).write_text(f"{os.waitstatus_to_exitcode(status)}\n")
+        os._exit(0)
+    return job
+
+
 if __name__ == "__main__":
+    import torch._dynamo  # noqa: F401, which the first optimizer imports
+
     import sam2unet.data.transforms  # noqa: F401
     import sam2unet.engine.evaluate  # noqa: F401
     import sam2unet.engine.predict_files  # noqa: F401
     import sam2unet.engine.train  # noqa: F401
 
     job = next_job()
-    for number, path in enumerate((os.devnull, *job["files"])):
+    os.setsid()
+    for number, path in enumerate((os.devnull, *job["files"][:2])):
         os.dup2(os.open(path, os.O_RDWR), number)
     os.chdir(job["folder"])
     os.environ.clear()

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -163,41 +162,39 @@ def test_train_py_trains_validates_and_leaves_what_test_py_reads(whole, sam_file
         sam2unet.load_model(folder / "SAM-Med2D-2.safetensors")
 
 
-def test_a_killed_run_ends_in_the_same_bits(whole, flags, lists, tmp_path):
-    command = [sys.executable, ROOT / "train.py", *flags, "--val_data_path", lists, "--save_minutes", 0]
-    command += ["--save_path", tmp_path / "run", "--resume", "auto"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, start_new_session=True)
+def test_a_killed_run_ends_in_the_same_bits(whole, start, flags, lists, tmp_path):
+    words = ["train.py", *flags, "--val_data_path", lists, "--save_minutes", 0]
+    words += ["--save_path", tmp_path / "run", "--resume", "auto"]
+    started = start(*words)
     last = tmp_path / "run/last.pt"
     deadline = time.monotonic() + 100
     while not last.exists() or torch.load(last, weights_only=True)["progress"]["batch"] == 0:
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and started.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=200)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.finish()
+    done = start(*words).finish()
     assert done.returncode == 0 and "resumed at epoch" in done.stdout, done.stderr
     for name in ("SAM-Med2D-2.safetensors", "best.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
-def test_two_processes_take_steps_together(flags, tmp_path):
+def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
     """Of other gradients in every pass; each sees its own part of a batch, and both end with the same weights."""
-    words = [*flags, "--epochs", 1, "--workers", 0, "--amp", "bf16", "--save_path", tmp_path / "run"]
     check = tmp_path / "check.py"
     check.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import runpy, torch.distributed as dist, sam2unet.engine.trainer as t\n"
         "step = t.Trainer.take_step\n"
         "def alike(self):\n"
         "    step(self)\n"
-        "    own = [sum(p.detach().double().sum().item() for p in self.trained.values())] * 1\n"
+        "    own = sum(p.detach().double().sum().item() for p in self.trained.values())\n"
         "    both = [None, None]; dist.all_gather_object(both, own); assert both[0] == both[1], both\n"
         "t.Trainer.take_step = alike\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", check, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    words = [*flags, "--epochs", 1, "--workers", 0, "--amp", "bf16", "--save_path", tmp_path / "run"]
+    done = torchrun(check, *words).finish()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("data: 5 images") == 1 and done.stdout.count("saved") == 1
 

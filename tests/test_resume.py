@@ -2,16 +2,16 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, write_pairs
+from conftest import write_pairs
 
 from sam2unet.config import Recipe
 from sam2unet.engine.runstate import write_state
@@ -22,30 +22,24 @@ FLAGS = "--size 64 --batch_size 2 --epoch 3 --warmup 4 --ema 0.9 --save_minutes 
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory, sam2_tiny):
-    """Words that train on five images for nine steps, up to the folder to save to."""
+def train(start, tmp_path_factory, sam2_tiny):
+    """A function that starts training on five images for nine steps."""
     images, masks = write_pairs(tmp_path_factory.mktemp("data"), count=5)
     files = ["--hiera_path", sam2_tiny, "--train_image_path", images, "--train_mask_path", masks]
     files += ["--val_image_path", images, "--val_mask_path", masks, "--val_every", 2]
-    return [str(word) for word in (sys.executable, ROOT / "train.py", *files, *FLAGS, "--save_path")]
+    return lambda folder, *more: start("train.py", *files, *FLAGS, "--save_path", folder, *more)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(command, tmp_path_factory) -> Path:
+def uninterrupted(train, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    assert finish(start(command, folder))[0] == 0
+    assert finish(train(folder))[0] == 0
     return folder
 
 
-def start(command, folder, *more, **options) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, str(folder), *more], env=environment, start_new_session=True, **pipes, **options)
-
-
 def finish(process) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
+    ended = process.finish()
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def wait_for(process, happened) -> None:
@@ -74,11 +68,11 @@ def same_end(folder, uninterrupted) -> bool:
     return kinds[0] == kinds[1]
 
 
-def test_killed_at_five_moments_a_run_ends_in_the_same_bits(command, uninterrupted, tmp_path):
+def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted, tmp_path):
     pauses = [random.uniform(0, 1.5) for _ in range(3)]
     log = []
     for moment in (*pauses, "in the middle of an epoch", "while last.pt is written"):
-        process = start(command, tmp_path, "--resume", "auto")
+        process = train(tmp_path, "--resume", "auto")
         before = saved(tmp_path)
         if moment == "while last.pt is written":
             wait_for(process, lambda: list(tmp_path.glob(".last.pt.*.part")))
@@ -94,21 +88,21 @@ def test_killed_at_five_moments_a_run_ends_in_the_same_bits(command, uninterrupt
             (moment, {key: progress(tmp_path)[key] for key in ("epoch", "batch")}, "half-written" if left else "")
         )
     print(*log, sep="\n")
-    code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
+    code, out, err = finish(train(tmp_path, "--resume", "auto"))
     assert code == 0, err
     assert same_end(tmp_path, uninterrupted), log
     assert not list(tmp_path.glob(".*.part"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_first(number, status, command, uninterrupted, tmp_path):
-    process = start(command, tmp_path)
+def test_a_signal_saves_first(number, status, train, uninterrupted, tmp_path):
+    process = train(tmp_path)
     wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
     os.killpg(process.pid, number)  # to the workers too, as Ctrl-C in a terminal
     code, out, err = finish(process)
     assert code == status
     assert err.splitlines()[-1].startswith("stopped") and "Traceback" not in err
-    code, out, err = finish(start(command, tmp_path, "--resume", "auto"))
+    code, out, err = finish(train(tmp_path, "--resume", "auto"))
     assert code == 0 and "resumed at epoch" in out
     assert same_end(tmp_path, uninterrupted)
 
@@ -124,52 +118,50 @@ def test_a_state_from_before_a_field_of_the_recipe_was_there_is_resumed(tmp_path
             state_to_resume(keeping, {"recipe": asdict(other)})
 
 
-def test_a_second_run_in_the_folder_is_refused(command, uninterrupted, tmp_path):
-    process = start(command, tmp_path)
+def test_a_second_run_in_the_folder_is_refused(train, uninterrupted, tmp_path):
+    process = train(tmp_path)
     wait_for(process, lambda: saved(tmp_path) > 0)
-    process.send_signal(signal.SIGSTOP)  # so that it does not end before the second has tried
-    code, _, err = finish(start(command, tmp_path, "--resume", "auto"))
+    os.kill(process.pid, signal.SIGSTOP)  # so that it does not end before the second has tried
+    code, _, err = finish(train(tmp_path, "--resume", "auto"))
     assert code == 2 and "another run is writing into" in err.splitlines()[-1]
-    process.send_signal(signal.SIGCONT)
+    os.kill(process.pid, signal.SIGCONT)
     assert finish(process)[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    code, _, err = finish(start(command, tmp_path))
+    code, _, err = finish(train(tmp_path))
     assert code == 2 and "holds a run; go on with --resume auto" in err.splitlines()[-1]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert same_end(tmp_path, uninterrupted)
 
 
-def test_resuming_another_run_is_refused(command, uninterrupted, tmp_path):
+def test_resuming_another_run_is_refused(train, uninterrupted, tmp_path):
     for flags, words in {
         ("--lr", "0.5"): "another recipe (lr 0.001 there, 0.5 now)",
         ("--hiera_path", str(tmp_path / "none.pt")): "no such file",
     }.items():
-        code, _, err = finish(start(command, uninterrupted, "--resume", "auto", *flags))
+        code, _, err = finish(train(uninterrupted, "--resume", "auto", *flags))
         assert code == 2 and words in err.splitlines()[-1]
 
 
-def test_a_finished_run_resumes_to_nothing(command, uninterrupted):
+def test_a_finished_run_resumes_to_nothing(train, uninterrupted):
     before = (uninterrupted / "last.pt").read_bytes()
-    code, out, _ = finish(start(command, uninterrupted, "--resume", "auto"))
+    code, out, _ = finish(train(uninterrupted, "--resume", "auto"))
     assert code == 0 and "complete" in out
     assert (uninterrupted / "last.pt").read_bytes() == before
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_last_state(command, uninterrupted, tmp_path):
+def test_a_full_disk_stops_the_run_and_keeps_the_last_state(train, uninterrupted, tmp_path):
     """A limit on the size of files stands in for the disk's end; it fails the same call."""
-    process = start(command, tmp_path, "--resume", "auto")
+    process = train(tmp_path, "--resume", "auto")
     wait_for(process, lambda: saved(tmp_path) > 0)
-    import resource
-
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     code, _, err = finish(process)
     assert code == 2 and "cannot write" in err.splitlines()[-1]
-    assert finish(start(command, tmp_path, "--resume", "auto"))[0] == 0
+    assert finish(train(tmp_path, "--resume", "auto"))[0] == 0
     assert same_end(tmp_path, uninterrupted)
 
 
-def test_a_reader_that_is_killed_ends_the_run_in_one_line(command, tmp_path):
-    process = start(command, tmp_path, "--epoch", "200")
+def test_a_reader_that_is_killed_ends_the_run_in_one_line(train, tmp_path):
+    process = train(tmp_path, "--epoch", "200")
     wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     for reader in children.stdout.split():

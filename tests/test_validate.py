@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_test_and_eval_to_the_last_digit(script, model,
     assert warnings == ["warning: validation: S is not defined for 1 images (e); its mean leaves them out"]
 
 
-def test_two_processes_return_what_one_does(script, model, tmp_path):
+def test_two_processes_return_what_one_does(start, model, tmp_path):
     images, masks = write_pairs(tmp_path, count=7)
     save(masks / "f.png", corner_mask((60, 50), 255))
     torch.save(model.state_dict(), tmp_path / "m.pth")
@@ -99,11 +99,8 @@ def test_two_processes_return_what_one_does(script, model, tmp_path):
     )
     one = validate(model, match(images, masks), 64)
     words = [tmp_path, images, masks]
-    results = {}
-    other = threading.Thread(target=lambda: results.update({1: script(tmp_path / "two.py", 1, *words)}))
-    other.start()
-    results[0] = script(tmp_path / "two.py", 0, *words)
-    other.join()
+    started = [start(tmp_path / "two.py", rank, *words) for rank in (0, 1)]
+    results = [each.finish() for each in started]
     assert [results[rank].returncode for rank in (0, 1)] == [0, 0], results[0].stderr + results[1].stderr
     assert [results[rank].stderr.count("S is not defined for 1 images (f)") for rank in (0, 1)] == [1, 0]
     for rank in (0, 1):
