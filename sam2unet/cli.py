@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+from .engine.versions import version
 from .errors import SomeFailed, Stopped, UserError, warn
 
 
@@ -63,7 +63,6 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
 
 def check_installation() -> None:
     """Warn where two packages have written into one `cv2`."""
-    installed = {d.name.lower() for d in importlib.metadata.distributions() if d.name}
-    both = sorted(installed & {"opencv-python", "opencv-python-headless", "opencv-contrib-python"})
+    both = [name for name in ("opencv-contrib-python", "opencv-python", "opencv-python-headless") if version(name)]
     if len(both) > 1:
         warn(f"{' and '.join(both)} overwrite each other's cv2; pip uninstall all of them, then install the headless")

@@ -3,6 +3,7 @@
 started = Forked().start([script, *flags], folder); started.finish() -> subprocess.CompletedProcess
 """
 
+import atexit
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -95,4 +97,14 @@ if __name__ == "__main__":
     os.environ.update(job["environment"])
     sys.argv = job["words"]
     sys.path[0] = os.path.dirname(sys.argv[0])
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        # As at the end of any process, but for taking apart all that was imported, which takes a second.
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -138,18 +139,17 @@ def test_flags_that_do_not_fit(words, text, script, sets):
     assert result.returncode == 2 and text in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_a_run_stopped_while_it_writes_leaves_the_old_files(script, sets, shared):
+def test_a_run_stopped_while_it_writes_leaves_the_old_files(script, start, sets, shared):
     assert script("eval.py", *flags(sets, ("A", "good")), "--save_dir", sets / "out").returncode == 0
     before = {path.name: path.read_bytes() for path in (sets / "out").iterdir()}
     folder = shared / "data/maps_sod_dss"
     words = ["--dataset_name", "SOD", "--pred_path", folder / "preds", "--gt_path", folder / "masks", "--report"]
-    command = [sys.executable, str(ROOT / "eval.py"), *map(str, [*words, "--save_dir", sets / "out"])]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not list((sets / "out").glob(".*.part/.report*")) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=120)[1]
-    assert process.returncode == 130 and errors.splitlines() == ["stopped"]
+    started = start("eval.py", *words, "--save_dir", sets / "out")
+    while not list((sets / "out").glob(".*.part")) and started.poll() is None:
+        time.sleep(0.01)
+    os.kill(started.pid, signal.SIGINT)
+    ended = started.finish()
+    assert ended.returncode == 130 and ended.stderr.splitlines() == ["stopped"]
     assert {path.name: path.read_bytes() for path in (sets / "out").iterdir()} == before
 
 

@@ -3,6 +3,7 @@
 In float64, where an agreement to 1e-9 is visible; in float32 rounding alone grows to 1e-2 in the loss by then.
 """
 
+import functools
 import sys
 
 import pytest
@@ -30,6 +31,7 @@ OPTIONS = {
     "fused": {"fused": True},
     "grad_checkpointing": {"grad_checkpointing": True},
     "compile": {"compile": True},
+    "traced": {"compile": True},  # what is compiled, run by PyTorch as it is
     "all": {"channels_last": True, "fused": True, "grad_checkpointing": True},
 }
 
@@ -66,8 +68,13 @@ def expected(pairs, fill):
     return losses, model.state_dict()
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_five_steps_equal_the_released_way(option, pairs, fill, expected, tmp_path):
+SLOW = [pytest.mark.slow]  # compiling takes minutes
+
+
+@pytest.mark.parametrize("option", [pytest.param(name, marks=SLOW * (name == "compile")) for name in OPTIONS])
+def test_five_steps_equal_the_released_way(option, pairs, fill, expected, tmp_path, monkeypatch):
+    if option == "traced":
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = new_model(fill)
     cache = open_cache("disk" if option == "all" else "off", pairs, SIZE, None, tmp_path)
     folder = MaskFolder(pairs, SIZE, cache=cache)

@@ -1,17 +1,21 @@
-"""The scores of one map by py-sod-metrics alone, which defines them: for `--backend pysodmetrics` and `--verify`."""
+"""The scores of one map by py-sod-metrics alone, which defines them: for `--backend pysodmetrics` and `--verify`.
+
+The library is imported at its first use: that takes a second, which every script would pay at its start.
+"""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
-import py_sod_metrics as library
 
 from .pixel_scores import ImageScores
 
 
 def library_scores(prediction: np.ndarray, mask: np.ndarray) -> ImageScores:
     """As `pixel_scores.image_scores`; map (H, W) uint8, mask (H, W) uint8 with the foreground above 128."""
+    import py_sod_metrics as library
+
     ways = dict(with_dynamic=True, with_adaptive=True, with_binary=True)
     handlers = {
         "F": library.FmeasureHandler(**ways, beta=0.3),
@@ -43,6 +47,8 @@ def library_scores(prediction: np.ndarray, mask: np.ndarray) -> ImageScores:
 
 def correction_effort(prediction: np.ndarray, mask: np.ndarray) -> float:
     """Human correction effort (Qin et al., ECCV 2022, section 4): how many clicks mend the map; no upper end."""
+    import py_sod_metrics as library
+
     measure = library.HumanCorrectionEffortMeasure()
     measure.step(prediction, mask)
     return float(measure.get_results()["hce"])
