@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
+import PIL
+
 from .engine.versions import version
 from .errors import SomeFailed, Stopped, UserError, warn
 
@@ -62,7 +64,11 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
 
 
 def check_installation() -> None:
-    """Warn where two packages have written into one `cv2`."""
+    """Warn where two packages have written into one `cv2`, and of a Pillow that resizes otherwise."""
     both = [name for name in ("opencv-contrib-python", "opencv-python", "opencv-python-headless") if version(name)]
     if len(both) > 1:
         warn(f"{' and '.join(both)} overwrite each other's cv2; pip uninstall all of them, then install the headless")
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        warn(
+            'Pillow 13 resizes portraits otherwise than those before, which moves the numbers; pip install "pillow<13"'
+        )
