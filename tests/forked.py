@@ -90,6 +90,7 @@ if __name__ == "__main__":
 
     job = next_job()
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it
     for number, path in enumerate((os.devnull, *job["files"][:2])):
         os.dup2(os.open(path, os.O_RDWR), number)
     os.chdir(job["folder"])
