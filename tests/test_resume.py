@@ -18,12 +18,12 @@ from sam2unet.engine.runstate import write_state
 from sam2unet.engine.train import Keeping, state_to_resume
 from sam2unet.errors import UserError
 
-FLAGS = "--size 64 --batch_size 2 --epoch 3 --warmup 4 --ema 0.9 --save_minutes 0 --device cpu --workers 1".split()
+FLAGS = "--size 64 --batch_size 2 --epoch 4 --warmup 4 --ema 0.9 --save_minutes 0 --device cpu --workers 1".split()
 
 
 @pytest.fixture(scope="module")
 def train(start, tmp_path_factory, sam2_tiny):
-    """A function that starts training on five images for nine steps."""
+    """A function that starts training on five images for twelve steps."""
     images, masks = write_pairs(tmp_path_factory.mktemp("data"), count=5)
     files = ["--hiera_path", sam2_tiny, "--train_image_path", images, "--train_mask_path", masks]
     files += ["--val_image_path", images, "--val_mask_path", masks, "--val_every", 2]
@@ -53,13 +53,18 @@ def saved(folder) -> float:
     return (folder / "last.pt").stat().st_mtime if (folder / "last.pt").exists() else 0.0
 
 
+def saved_after(process, folder, before) -> float:
+    wait_for(process, lambda: saved(folder) > before)
+    return saved(folder)
+
+
 def progress(folder):
     return torch.load(folder / "last.pt", weights_only=True)["progress"]
 
 
 def same_end(folder, uninterrupted) -> bool:
     """Checkpoint, best checkpoint and log are those of the run that nobody disturbed."""
-    for name in ("SAM2-UNet-3.pth", "best.pth"):
+    for name in ("SAM2-UNet-4.pth", "best.pth"):
         a, b = (torch.load(path / name, weights_only=True) for path in (folder, uninterrupted))
         assert list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a), name
     kinds = [
@@ -69,9 +74,9 @@ def same_end(folder, uninterrupted) -> bool:
 
 
 def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted, tmp_path):
-    pauses = [random.uniform(0, 1.5) for _ in range(3)]
+    moments = [random.uniform(2, 4) for _ in range(3)]  # in savings of last.pt
     log = []
-    for moment in (*pauses, "in the middle of an epoch", "while last.pt is written"):
+    for moment in (*moments, "in the middle of an epoch", "while last.pt is written"):
         process = train(tmp_path, "--resume", "auto")
         before = saved(tmp_path)
         if moment == "while last.pt is written":
@@ -79,8 +84,9 @@ def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted
         elif isinstance(moment, str):
             wait_for(process, lambda before=before: saved(tmp_path) > before and progress(tmp_path)["batch"] > 0)
         else:
-            wait_for(process, lambda before=before: saved(tmp_path) > before)
-            time.sleep(moment)
+            for _ in range(int(moment)):
+                last, before = before, saved_after(process, tmp_path, before)
+            time.sleep(moment % 1 * (before - last))
         os.killpg(process.pid, signal.SIGKILL)
         finish(process)
         left = list(tmp_path.glob(".last.pt.*.part"))
