@@ -38,6 +38,7 @@ def test_two_processes_take_the_steps_of_one(script, torchrun, words, tmp_path):
     two = torchrun(double, *words("two", 10), "--sync_bn").finish()
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("data: 10 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
+    assert "Warning" not in two.stderr
     one, two = (torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9, msg=name)

@@ -3,7 +3,20 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class Total(torch.autograd.Function):
+    """Sum over processes, the same in each; so is the gradient of what each makes of it."""
+
+    @staticmethod
+    def forward(ctx: object, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return Total.apply(gradient)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -18,10 +31,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         own = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
-        *sums, count = all_reduce(own).split([x.shape[1], 1])
+        *sums, count = Total.apply(own).split([x.shape[1], 1])
         mean = sums[0] / count
         centred = wide - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = Total.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
