@@ -25,6 +25,14 @@ from sam2unet.models.sam_med2d import SAMMed2D
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Few tests that take long: begun last, one process would still have them when the other has nothing left.
+LONG = [f"test_{name}.py" for name in ("processes", "tour", "reproduce", "scripts", "same_result", "resume")]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real images; tests that need it are skipped where it is absent."""
