@@ -183,18 +183,20 @@ def run(script, folder, name, *flags, images=6):
     )  # fmt: skip
 
 
-def test_workers_and_cache_change_no_bit(script, tmp_path):
+def test_a_seed_means_one_run_whatever_workers_and_cache_are(script, tmp_path):
     ways = {
         "plain": ["--workers", 0],
         "workers": ["--workers", 2],
         "ram": ["--cache", "ram"],
+        "another": ["--workers", 0, "--seed", 4],
     }
     for name, flags in ways.items():
         result = run(script, tmp_path, name, *flags, "--deterministic")
         assert result.returncode == 0, result.stderr
-    weights = [torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ways]
-    for other in weights[1:]:
-        assert all(torch.equal(value, other[key]) for key, value in weights[0].items())
+    plain, workers, ram, another = (torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ways)
+    for other in (workers, ram):
+        assert all(torch.equal(value, other[key]) for key, value in plain.items())
+    assert not torch.equal(plain["head.weight"], another["head.weight"])
 
 
 @pytest.mark.parametrize("finetune", [None, "adapters", "decoder", "full"])
