@@ -30,18 +30,20 @@ def words(tmp_path):
 
 
 def test_two_processes_take_the_steps_of_one(script, torchrun, words, tmp_path):
-    """With BatchNorm over both; of one image each it would be another."""
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
     one = script(double, *words("one", 10))
     assert one.returncode == 0, one.stderr
-    two = torchrun(double, *words("two", 10), "--sync_bn").finish()
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("data: 10 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
-    assert "Warning" not in two.stderr
-    one, two = (torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ("one", "two"))
+    for name, more in (("two", ["--sync_bn"]), ("apart", [])):
+        two = torchrun(double, *words(name, 10), *more).finish()
+        assert two.returncode == 0, two.stderr
+        assert two.stdout.count("data: 10 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
+        assert "Warning" not in two.stderr
+    one, two, apart = (torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ("one", "two", "apart"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9, msg=name)
+    # Without --sync_bn, BatchNorm of one image each.
+    assert not torch.allclose(apart["head.weight"], one["head.weight"], rtol=0, atol=1e-6)
 
 
 def test_a_killed_process_stops_the_run_which_resumes(torchrun, words, tmp_path):
