@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from .errors import UserError
-from .files import written_whole
+from .files import read_yaml, written_whole
+from .limits import check_numbers, shorten
 
 CHOICES = {
     "finetune": ("adapters", "decoder", "full"),
@@ -71,20 +72,13 @@ class Recipe:
     train_points: bool = False  # the embeddings of points train too; released: a slip keeps them as they are
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "batch_size", "lr", "accumulate", "mask_num", "iter_point"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("weight_decay", "warmup"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or above")
-        if not self.point_list or min(self.point_list) < 1:
+        check_numbers(vars(self))
+        if not self.point_list:
             raise UserError("point_list takes numbers of points from 1 on, e.g. 1 3 5 9")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; it must be 0 or above")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
-        if not all(scale > 0 for scale in self.multi_scale):
-            raise UserError("multi_scale takes factors above 0, e.g. 0.75 1 1.25")
+        if self.multi_scale:
+            check_numbers({"size": round(max(self.multi_scale) * self.size)})
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
@@ -148,37 +142,56 @@ def read_fields(path: Path, wanted: type, beside: type) -> dict[str, object]:
     values = read_yaml(path)
     types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)
     if unknown := sorted(set(values) - set(types) - set(others)):
-        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are {', '.join(types | others)}")
-    return {key: coerce(path, key, types[key], value) for key, value in values.items() if key in types}
+        names = shorten(", ".join(unknown), 200)
+        raise UserError(f"{path}: unknown key {names}; known are {', '.join(types | others)}")
+    fields = {key: convert(path, key, types[key], value) for key, value in values.items() if key in types}
+    check_numbers(fields, path)
+    return fields
 
 
-def read_yaml(path: Path) -> dict[str, object]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(values or {}, dict):
-        raise UserError(f"{path} must hold lines of the form `key: value`")
-    return {str(key): value for key, value in (values or {}).items()}
-
-
-def coerce(path: Path | None, key: str, wanted: object, value: object) -> object:
-    """`value` as the field's type: PyYAML reads 2e-4 as text."""
+def convert(path: Path, key: str, wanted: object, value: object) -> object:
+    """`value`, which `read_yaml` gives as text, as the field's type. Whole numbers are exact."""
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, list):
-            raise UserError(f"{path}: {key} is {value!r}; wanted a list, e.g. [a, b]")
-        return tuple(coerce(path, key, typing.get_args(wanted)[0], item) for item in value)
+            raise UserError(f"{path}: {key} is {describe(value)}; wanted a list, e.g. [a, b]")
+        return tuple(convert(path, key, typing.get_args(wanted)[0], item) for item in value)
     options = typing.get_args(wanted) or (wanted,)
-    if value is None and type(None) in options:
+    if value in NULLS and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))
-    if kind is str and value is False:  # how YAML reads off
-        return "off"
     try:
-        if isinstance(value, bool) != (kind is bool) or (kind is int and float(value) != int(float(value))):
-            raise ValueError
-        return kind(float(value)) if kind is int else kind(value)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{path}: {key} is {value!r}; wanted {kind.__name__}") from None
+        return CONVERTERS[kind](value)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        raise UserError(f"{path}: {key} is {describe(value)}; wanted {kind.__name__}") from None
+
+
+def convert_int(text: str) -> int:
+    """`5` or `1_000`, exact; also `5.0` and `1e3`."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if number != int(number) or abs(number) > 2**53:
+            raise
+        return int(number)
+
+
+def convert_str(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError
+    return text
+
+
+def describe(value: object) -> str:
+    """A list or a mapping by its kind alone: a small file can hold one of any size, by aliases."""
+    return shorten(repr(value)) if isinstance(value, str) else {list: "a list"}.get(type(value), "a mapping")
+
+
+NULLS = ("", "~", "null", "Null", "NULL")  # as YAML 1.1 has them
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+CONVERTERS = {
+    int: convert_int,
+    float: float,
+    str: convert_str,
+    bool: lambda text: BOOLEANS[text.lower()],
+}

@@ -16,6 +16,7 @@ from .config import SIZES, Recipe
 from .errors import UserError
 from .files import sha256
 from .hub import located
+from .limits import check_numbers
 from .sources import NONE, Base, Bases, Sources, bases_in
 from .steps import mask_step, prompt_step
 from .trainable import write_trainable
@@ -148,11 +149,11 @@ def family_of(model: nn.Module) -> Family:
 
 def check_size(family: Family, size: int) -> None:
     """UserError for an input side that the model cannot take, with the nearest ones that it can."""
-    if size % family.stride or size < family.stride:
+    check_numbers({"size": size})
+    if size % family.stride:
         below = size // family.stride * family.stride
-        nearest = [side for side in (below, below + family.stride) if side >= family.stride] or [family.stride]
         raise UserError(
-            f"size {size} is not a multiple of {family.stride}; give --size {' or '.join(map(str, nearest))}"
+            f"size {size} is not a multiple of {family.stride}; give --size {below} or {below + family.stride}"
         )
 
 

@@ -1,10 +1,13 @@
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import yaml
 
 from .errors import UserError
 
@@ -71,3 +74,45 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        raise UserError(f"no such file: {path}") from e
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not text in UTF-8; give another file") from e
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file, names with values. UserError for any other content."""
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except RecursionError as e:
+        raise UserError(f"{path} is nested too deep for JSON of this project; write it again") from e
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON: {e}; write it again") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; it must hold names with values: {{...}}")
+    return content
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """The mapping in a YAML file. All scalars are text, so that PyYAML does not guess types: 2e-4, off, 2024-13-45.
+
+    UserError for any other content.
+    """
+    text = read_text(path)
+    try:
+        values = yaml.load(text, Loader=yaml.BaseLoader)
+    except RecursionError as e:
+        raise UserError(f"{path} is nested too deep for YAML of this project; write it again") from e
+    except yaml.YAMLError as e:
+        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+    if values is not None and not isinstance(values, dict) and values != "":
+        raise UserError(f"{path} must hold lines of the form `key: value`")
+    return {str(key): value for key, value in (values or {}).items()}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from .errors import UserError
+from .files import read_json
+from .limits import check_numbers, shorten
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
@@ -50,18 +50,8 @@ def size_beside(weights: Path) -> int | None:
     if weights.name != WEIGHTS or not config.is_file():
         return None
     size = read_json(config).get("size")
-    if not isinstance(size, int):
-        raise UserError(f"{config}: size is {size!r}; wanted the side in pixels that the model was trained at")
+    if type(size) is not int:
+        found = shorten(repr(size))
+        raise UserError(f"{config}: size is {found}; wanted the side in pixels that the model was trained at")
+    check_numbers({"size": size}, config)
     return size
-
-
-def read_json(path: Path) -> Mapping:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except ValueError as e:
-        raise UserError(f"{path} is not JSON: {e}") from e
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold names with values")
-    return content

@@ -21,6 +21,7 @@ from sam2unet.data.prompt_files import TEST_LIST, TRAIN_LIST, ImageMasks, proble
 from sam2unet.data.reading import opened, upright
 from sam2unet.errors import UserError, some, warn
 from sam2unet.files import make_folder, written_whole
+from sam2unet.limits import check_numbers
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_numbers({"size": args.size})
     if args.hold_out is not None and args.hold_out < 2:
         raise UserError(f"hold_out is {args.hold_out}; it must be 2 or more, e.g. 5 for a fifth")
     if args.split == "values" and args.mask_threshold is not None:

@@ -68,7 +68,7 @@ CASES = {
     "train: damaged mask": (cut("masks/b.png"), TRAIN, "cannot read masks/b.png"),
     "train: text called .jpg": (write("images/b.jpg", b"hello"), TRAIN, "cannot read images/b.jpg"),
     "train: size": (nothing, f"{TRAIN} --size 330", "size 330 is not a multiple of 32; give --size 320 or 352"),
-    "train: size 0": (nothing, f"{TRAIN} --size 0", "give --size 32"),
+    "train: size 0": (nothing, f"{TRAIN} --size 0", "size is 0; it must be from 32 to 8192"),
     "train: a batch of one at the smallest size": (nothing, f"{TRAIN} --size 32 --batch_size 3", "give --size 64"),
     "train: no weights file": (nothing, f"{TRAIN} --hiera_path no.pt", "no such file: no.pt"),
     "train: checkpoint as weights": (
@@ -83,7 +83,7 @@ CASES = {
         "sam2.pt is SAM 2 tiny, but the encoder asked for is large; give --encoder tiny",
     ),
     "train: unknown encoder": (nothing, f"{TRAIN} --encoder huge", "there are tiny, small, base_plus, large"),
-    "train: no recipe": (nothing, f"{TRAIN} --config no.yaml", "cannot read no.yaml"),
+    "train: no recipe": (nothing, f"{TRAIN} --config no.yaml", "no such file: no.yaml"),
     "train: unknown key": (
         write("r.yaml", b"learning_rate: 1"),
         f"{TRAIN} --config r.yaml",
@@ -96,7 +96,7 @@ CASES = {
     ),
     "train: not YAML": (write("r.yaml", b"lr: [1\nb: }"), f"{TRAIN} --config r.yaml", "r.yaml is not YAML"),
     "train: unknown model": (write("r.yaml", b"model: unet"), f"{TRAIN} --config r.yaml", "no model named unet"),
-    "train: no epochs": (nothing, f"{TRAIN} --epoch 0", "epoch is 0; it must be above 0"),
+    "train: no epochs": (nothing, f"{TRAIN} --epoch 0", "epoch is 0; it must be from 1 to 100000"),
     "train: word for a flag": (nothing, f"{TRAIN} --batch_size many", "argument --batch_size: invalid int value"),
     "train: unknown flag": (nothing, f"{TRAIN} --epochen 3", "unrecognized arguments: --epochen 3"),
     "train: flag left out": (

@@ -172,7 +172,7 @@ def test_what_makes_no_folder(convert, checkpoint, scores, folder, tmp_path):
         ("is there already and not an empty folder", ("--hub", scores)),
         (r"scores several models \(a, b\)", ("--hub", tmp_path / "x", "--scores", several)),
         ("is not a results.json", ("--hub", tmp_path / "x", "--scores", tmp_path / "other.json")),
-        ("cannot read .*none.json", ("--hub", tmp_path / "x", "--scores", tmp_path / "none.json")),
+        ("no such file: .*none.json", ("--hub", tmp_path / "x", "--scores", tmp_path / "none.json")),
     ):
         with pytest.raises(sam2unet.UserError, match=words):
             convert(checkpoint, *flags)

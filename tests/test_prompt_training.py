@@ -207,7 +207,7 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
         (["--cache", "ram"], "--cache keeps resized pairs"),
         (["--size", "72"], "size 72 is not a multiple of 32; give --size 64 or 96"),
         (["--hiera_path", "x.pt"], "SAM-Med2D takes no --hiera_path; it takes --sam_checkpoint"),
-        (["--point_list", "0"], "point_list takes numbers of points from 1 on"),
+        (["--point_list", "0"], "point_list is 0; it must be from 1 to 10000"),
         (["--multimask", "no"], "'no' is not True or False"),
         (["--best_metric", "S"], "no metric named S for --best_metric; there are box Dice"),
         (["--val_fraction", "0.95"], "val_fraction 0.95 of 5 leaves none to train on"),
@@ -296,4 +296,4 @@ def test_train_sh_takes_lists(flags, lists, sam_file, tmp_path):
     given = {"MODEL": "sam_med2d", "DATA_PATH": str(lists), "SAVE_PATH": str(tmp_path / "run"), "EPOCH": "0"}
     given["SAM_CHECKPOINT"] = str(sam_file)
     done = subprocess.run(["bash", ROOT / "train.sh"], env=os.environ | given, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "error: epoch is 0; it must be above 0\n"
+    assert done.returncode == 2 and done.stderr == "error: epoch is 0; it must be from 1 to 100000\n"

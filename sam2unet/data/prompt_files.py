@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import UserError, some
-from ..files import written_whole
+from ..files import read_json, written_whole
 from .check import each
 from .clicks import Points
 from .framing import Frame, Framing
@@ -166,16 +166,9 @@ def prompts_of(path: Path, name: str, entry: object) -> Prompts:
 
 def read_object(path: Path) -> dict[str, object]:
     """A JSON file with at least one entry."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise UserError(f"no such file: {path}; scripts/make_prompt_data.py makes the lists") from e
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from e
-    except ValueError as e:  # not JSON, or not text
-        raise UserError(f"{path} is not JSON: {e}") from e
-    if not isinstance(entries, dict):
-        raise UserError(f"{path} holds a {type(entries).__name__}; wanted an object of names")
+    if not path.exists():
+        raise UserError(f"no such file: {path}; scripts/make_prompt_data.py makes the lists")
+    entries = read_json(path)
     if not entries:
         raise UserError(f"{path} is empty: it lists nothing")
     return entries

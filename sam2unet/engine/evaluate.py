@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import read_yaml
 from ..errors import UserError, warn
-from ..files import filled_together, make_folder, written_whole
+from ..files import filled_together, make_folder, read_yaml, written_whole
 from ..scoring import compare, records, tables
 from ..scoring.aggregate import OF_CURVES
 from ..scoring.columns import METRICS, PROTOCOLS

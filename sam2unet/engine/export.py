@@ -69,7 +69,7 @@ def run(
     UserError where that is not so, and where anything is missing; then nothing is left behind.
     """
     writer, reader = kind_of(output)
-    size = size or trained_size(found)
+    size = trained_size(found) if size is None else size
     check_size(found.family, size)
     model, bases = assemble(found, sources)
     logits = Logits(found.family, model.eval())

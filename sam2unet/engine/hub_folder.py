@@ -15,8 +15,8 @@ from ..data import framing
 from ..data.transforms import MEAN, STD
 from ..errors import UserError
 from ..families import Checkpoint, find_family
-from ..files import filled_together, sha256, written_whole
-from ..hub import CONFIG, WEIGHTS, read_json
+from ..files import filled_together, read_json, sha256, written_whole
+from ..hub import CONFIG, WEIGHTS
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..sources import Bases, facts_of_bases
 from .opening import trained_size

@@ -15,6 +15,7 @@ from ..config import Recipe
 from ..data.transforms import image_bytes, normalised
 from ..errors import UserError
 from ..families import check_size, family_of
+from ..limits import check_numbers, shorten
 from .speed import autocast
 
 SCALES = (0.75, 1.0, 1.25)  # of the input size, for test-time averaging
@@ -29,6 +30,7 @@ class Tile:
     overlap: int
 
     def __post_init__(self) -> None:
+        check_numbers({"tile": self.side})
         if not 0 <= self.overlap < self.side / 2:
             raise UserError(f"tile {self.side},{self.overlap}: the overlap must be from 0 to below half of the side")
 
@@ -39,7 +41,7 @@ class Tile:
             numbers = [int(word) for word in text.split(",")]
             return cls(*numbers) if len(numbers) > 1 else cls(numbers[0], numbers[0] // 4)
         except (TypeError, ValueError) as e:
-            raise UserError(f"tile is {text}; wanted SIDE,OVERLAP in pixels, such as 1024,128") from e
+            raise UserError(f"tile is {shorten(text)}; wanted SIDE,OVERLAP in pixels, such as 1024,128") from e
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Averaging:
         """`flip`, `scale` or both with a comma between them."""
         words = text.split(",")
         if unknown := [word for word in words if word not in ("flip", "scale")]:
-            raise UserError(f"tta is {text}, and there is no {unknown[0] or 'empty word'}; wanted flip, scale or both")
+            found = shorten(unknown[0]) or "empty word"
+            raise UserError(f"tta is {shorten(text)}, and there is no {found}; wanted flip, scale or both")
         return cls("flip" in words, SCALES if "scale" in words else (1.0,))
 
 
@@ -88,7 +91,7 @@ class Predictor:
             raise UserError(
                 f"{family.title} finds what prompts ask for, not one map: test.py --data_path, or sam2unet.Prompter"
             )
-        size = size or Recipe.read(model=family.name).size
+        size = Recipe.read(model=family.name).size if size is None else size
         check_size(family, size)
         device = next(model.parameters()).device
         return cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)

@@ -11,7 +11,7 @@ from torch import nn
 from ..config import Recipe
 from ..data.framing import Framing
 from ..errors import UserError
-from ..families import Checkpoint, open_model, read_checkpoint
+from ..families import Checkpoint, check_size, open_model, read_checkpoint
 from ..hub import size_beside
 from ..sources import NONE, Sources
 from .inference import can_pack, filled_up, folded, halved, packed
@@ -53,7 +53,9 @@ def open_predictor(
     found = read_any(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     if isinstance(found, Path):
         return onnx_predictor(found, device, sources, way)
-    return predictor_of(open_model(found, sources, device), way.size or trained_size(found), way)
+    size = trained_size(found) if way.size is None else way.size
+    check_size(found.family, size)
+    return predictor_of(open_model(found, sources, device), size, way)
 
 
 def predictor_of(model: nn.Module, size: int, way: Way) -> Predictor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.reading import FOREGROUND, read_image
 from ..errors import UserError
 from ..files import make_folder, written_whole
+from ..limits import check_numbers
 from .maps import stretched
 from .pictures import outlined, tinted
 from .predict import grey_levels
@@ -51,8 +52,7 @@ class Outputs:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold is {self.threshold}; it must be from 0 to 1")
-        if self.components < 0:
-            raise UserError(f"components is {self.components}; it must be 0 or above")
+        check_numbers({"components": self.components})
 
     def paths(self, folder: Path, name: str) -> dict[str, Path]:
         """Where everything of the image `name` goes: `map`, and of the others those that are asked for.

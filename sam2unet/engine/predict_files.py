@@ -21,6 +21,7 @@ from ..data.reading import opened, read_image, upright_size
 from ..errors import SomeFailed, UserError, some, warn
 from ..families import Checkpoint
 from ..files import folder_to_fill
+from ..limits import check_numbers
 from ..sources import NONE, Sources
 from .maps import Predictor
 from .opening import Way, fast_way, open_predictor
@@ -100,7 +101,7 @@ def run(
     Under torchrun each process takes its share of the images. UserError where it cannot work, SomeFailed where images
     were left out, Stopped on a signal.
     """
-    check(batch_size, workers)
+    check_numbers({"batch_size": batch_size, "workers": workers})
     processes = Processes.of_environment()
     target = pick_device(device, processes.local_rank)
     way, batch_size = fast_way(target, way, batch_size) if fast else (way, batch_size or 1)
@@ -175,13 +176,6 @@ def write_maps(
     if notes.stopped_by is not None:
         raise notes.stopped_by
     return notes
-
-
-def check(batch_size: int | None, workers: int | None) -> None:
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be above 0")
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or above")
 
 
 def jobs_of(files: Files) -> list[Job]:

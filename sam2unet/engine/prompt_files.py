@@ -33,6 +33,7 @@ from ..data.prompt_test import groups_of
 from ..errors import SomeFailed, UserError, some, warn
 from ..families import Checkpoint, open_model, refitted
 from ..files import filled_together, folder_to_fill
+from ..limits import check_numbers
 from ..scoring.records import csv_text
 from ..sources import NONE, Sources
 from .opening import recipe_of
@@ -79,9 +80,7 @@ class Flags:
     iter_point: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        for name in ("point_num", "iter_point"):
-            if min(getattr(self, name), default=1) < 1:
-                raise UserError(f"{name} is {min(getattr(self, name))}; it must be above 0")
+        check_numbers(vars(self))
 
     def ways(self, counts: Sequence[int] = ()) -> tuple[Way, ...]:
         """Points and rounds as given, and the box unless it is refused.
@@ -121,8 +120,7 @@ def run(
         batch_size: masks decoded at once; none: 16.
     """
     batch_size = 16 if batch_size is None else batch_size
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be above 0")
+    check_numbers({"batch_size": batch_size})
     if adapters and found.sizes["encoder_adapter"] == "False":
         raise UserError(f"{found.path} has no adapters; leave --encoder_adapter out")
     processes = Processes.of_environment()

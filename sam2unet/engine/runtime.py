@@ -17,6 +17,7 @@ import torch
 
 from ..config import Recipe
 from ..errors import UserError
+from ..limits import shorten
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,9 +33,9 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise UserError(f"device {name} cannot be used here; leave --device out or give cpu") from e
+        torch.zeros(1, device=device).item()  # `meta` makes tensors without values
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError, OverflowError) as e:
+        raise UserError(f"device {shorten(name)} cannot be used here; leave --device out or give cpu") from e
     return device
 
 

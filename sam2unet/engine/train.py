@@ -18,6 +18,7 @@ from ..data.batches import Batches
 from ..errors import UserError, reader_killed
 from ..families import Family, Source, check_size, find_family, options_of, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
+from ..limits import check_numbers
 from ..sources import NONE, Bases, Sources
 from .log import Log
 from .loop import Loop, Saving, Validation
@@ -144,12 +145,9 @@ def run(
 
 def check_options(family: Family, recipe: Recipe, keeping: Keeping, machine: Machine) -> None:
     check_size(family, recipe.size)
-    if machine.workers is not None and machine.workers < 0:
-        raise UserError(f"workers is {machine.workers}; it must be 0 or above")
+    check_numbers({"workers": machine.workers, "val_every": keeping.val_every, "save_minutes": keeping.save_minutes})
     if keeping.save not in ("full", "trainable"):
         raise UserError(f"save is {keeping.save}; there are full, trainable")
-    if keeping.val_every < 1 or keeping.save_minutes < 0:
-        raise UserError("val_every must be above 0, save_minutes 0 or above")
 
 
 def built(

@@ -1,0 +1,53 @@
+"""The smallest and the largest sensible value of every number that a user can give, in flags and in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import UserError
+
+# name of the flag or field -> (smallest, largest); the names in `ABOVE` must be above the smallest.
+LIMITS: dict[str, tuple[float, float]] = {
+    "size": (32, 8192),
+    "epoch": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "accumulate": (1, 65_536),
+    "lr": (0, 100),
+    "weight_decay": (0, 100),
+    "warmup": (0, 10**9),
+    "multi_scale": (0, 16),
+    "seed": (0, 2**63 - 1),
+    "mask_num": (1, 10_000),
+    "iter_point": (1, 1000),
+    "point_list": (1, 10_000),
+    "point_num": (1, 10_000),
+    "workers": (0, 1024),
+    "save_minutes": (0, 10**6),
+    "val_every": (1, 100_000),
+    "tile": (1, 65_536),
+    "components": (0, 2**31 - 1),
+}
+ABOVE = ("lr", "multi_scale")
+
+
+def check_numbers(values: Mapping[str, object], path: Path | None = None) -> None:
+    """Raises UserError for a value outside its limits. None and names without limits are skipped; lists are searched.
+
+    Args:
+        path: the file that the values are from.
+    """
+    for name, given in values.items():
+        if name not in LIMITS or given is None:
+            continue
+        low, high = LIMITS[name]
+        for value in given if isinstance(given, (list, tuple)) else [given]:
+            if not (low < value <= high if name in ABOVE else low <= value <= high):
+                wanted = f"above {low} and at most {high}" if name in ABOVE else f"from {low} to {high}"
+                raise UserError(f"{f'{path}: ' if path else ''}{name} is {shorten(value)}; it must be {wanted}")
+
+
+def shorten(value: object, length: int = 40) -> str:
+    """`str(value)`; of a long one the beginning and the number of characters."""
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
