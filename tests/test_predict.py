@@ -1,5 +1,7 @@
 """Prediction maps against the released steps written out, and test.py as a process."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -77,6 +79,27 @@ def test_predict_leaves_the_model_as_it_was(checkpoint, polyps):
     before = {name: t.clone() for name, t in model.state_dict().items()}
     sam2unet.predict(model, next((polyps / "images").iterdir()), size=64)
     assert model.training and all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_threads_that_predict_with_one_model_do_not_change_it_or_each_other(training, checkpoint):
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    alone = sam2unet.predict(model, image, size=32)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    model.train(training)
+    modes = []
+
+    def predict(_):
+        map_ = sam2unet.predict(model, image, size=32)
+        modes.append({module.training for module in model.modules()})
+        return map_
+
+    with ThreadPoolExecutor(6) as pool:
+        maps = list(pool.map(predict, range(18)))
+    assert all(np.array_equal(map_, alone) for map_ in maps)
+    assert all(found == {training} for found in modes)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
 def test_the_size_of_training_is_the_size_of_prediction(script, checkpoint, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +52,7 @@ def predict_many(
             what `predict` takes. A name is the file's without ending, or the place in the iterable.
         amp: compute in bf16.
     """
-    predictor = Predictor.of(model, size, amp="bf16" if amp else "off")
+    predictor = Predictor.of(evaluation_copy(model), size, amp="bf16" if amp else "off")
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images))]
     else:
@@ -63,7 +62,7 @@ def predict_many(
         photo = photo_of(item[1])
         return item[0], predictor.small(photo), (photo.height, photo.width)
 
-    with ThreadPoolExecutor(2) as pool, evaluating(model):
+    with ThreadPoolExecutor(2) as pool:
         for batch in batched(ahead(pool, read, named, 2 * batch_size), batch_size):
             names, smalls, sizes = zip(*batch, strict=True)
             for name, found in zip(names, predictor.maps(smalls, sizes), strict=True):
@@ -99,16 +98,16 @@ def batched(items: Iterable, count: int) -> Iterator[tuple]:
         yield batch
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, all of the model is in evaluation mode; after it, each module is in the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """Returns a copy of `model` in evaluation mode. The copy has its own modules and shares the weights.
+
+    The modes of `model` stay as they are, so that other threads can use or train it at the same time.
+    """
+    twin = model.__class__.__new__(model.__class__)
+    modules = {name: None if child is None else evaluation_copy(child) for name, child in model._modules.items()}
+    twin.__dict__.update(model.__dict__, _modules=modules, training=False)
+    twin.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the modules of `model`
+    return twin
 
 
 @torch.inference_mode()

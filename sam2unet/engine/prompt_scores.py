@@ -21,7 +21,7 @@ from ..losses import prompt_losses
 from ..models.sam_med2d import SAMMed2D, best, stretched
 from ..overlap import overlap
 from ..steps import as_mask_prompt
-from .predict import evaluating
+from .predict import evaluation_copy
 from .processes import Processes
 from .runtime import ahead
 from .speed import autocast
@@ -126,7 +126,8 @@ def answers(
     groups = groups_of(pairs, asking.at_once, places)
     device = model.prompt_encoder.no_mask_embed.weight.device
     image = None
-    with ThreadPoolExecutor(READERS) as pool, evaluating(model):
+    model = evaluation_copy(model)
+    with ThreadPoolExecutor(READERS) as pool:
         for found in ahead(pool, read, groups, 2 * READERS):
             if isinstance(found, UserError):
                 if not asking.skip_bad:

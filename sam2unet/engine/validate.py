@@ -20,7 +20,7 @@ from ..scoring.run import fill, warn_of_undefined
 from ..scoring.scorer import How, Scored, score_arrays
 from .maps import Predictor
 from .pictures import overview, spread
-from .predict import evaluating, grey_map
+from .predict import evaluation_copy, grey_map
 from .processes import Processes
 from .runtime import ahead
 
@@ -66,8 +66,8 @@ def validate(
         per_image={},
         curves={},
     )
-    with ThreadPoolExecutor(THREADS) as pool, evaluating(model):
-        own = scores(model, pairs[rank::world], size, mask_threshold, pool)
+    with ThreadPoolExecutor(THREADS) as pool:
+        own = scores(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
         fill(result, exchanged(own, len(pairs), Processes(rank, world)))
     if rank == 0:
         warn_of_undefined(result)
@@ -123,11 +123,10 @@ def draw(
 ) -> None:
     """A PNG with rows of image | mask | map, the same pairs every time; UserError where it cannot be written."""
 
-    predictor = Predictor.of(model, size)
+    predictor = Predictor.of(evaluation_copy(model), size)
 
     def row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
         photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
         return photo, mask, Image.fromarray(grey_map(predictor, photo, mask.size[::-1]))
 
-    with evaluating(model):
-        overview(map(row, spread(pairs, rows)), path, side)
+    overview(map(row, spread(pairs, rows)), path, side)
