@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from .errors import UserError, reader_killed
 from .files import sha256, written_whole
 from .sources import Base
-from .trainable import read_trainable
+from .trainable import is_safetensors, read_trainable
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
+TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
+WRAPPERS = ("state_dict", "model")  # keys of the weights in what training frameworks save
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name: DataParallel, Lightning, torch.compile
+RELEASED_BELOW_MODEL = ("image_encoder.trunk.pos_embed", "mask_decoder.iou_token.weight")  # SAM 2 and SAM-Med2D
 
 # A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
 KINDS = {
@@ -39,50 +43,96 @@ KINDS = {
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights in `path` on the CPU: a state dict, bare or under `model`, or a safetensors file.
+    """Returns the weights in `path` on the CPU: a state dict, bare or wrapped, or a safetensors file.
 
     Raises UserError if the file is something else.
     """
     return read_weights(path)[0]
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """`read_state`, and the facts of a file of trained weights alone, as `trainable` writes them."""
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    if path.suffix == ".safetensors":
+def read_weights(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """`read_state`, and the facts of a file of trained weights alone, as `trainable` writes them.
+
+    The content decides the format, not the name of the file.
+
+    Args:
+        trust_pickle: also read a file that can run code when it is read.
+    """
+    if is_safetensors(path):
         state, facts = read_trainable(path)
     else:
-        state, facts = read_pickle(path), {}
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        state, facts = unwrap(read_pickle(path, trust_pickle), path), {}
+    is_state = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
+    if not is_state or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{path} holds no state dict (names with tensors)")
-    return state, facts
+    return dict(state), facts
 
 
-def read_pickle(path: Path) -> object:
+def read_pickle(path: Path, trust: bool = False) -> object:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
-        if "GLOBAL torch.optim." in str(e):
-            raise UserError(
-                f"{path} holds an optimiser as a Python object, which can run code when it is read, and is not opened. "
-                f"If you trust it, keep its weights alone: {weights_alone(path)}"
-            ) from e
-        size = path.stat().st_size
-        raise UserError(
-            f"{path} ({size:,} bytes) is not a PyTorch file of weights alone, or only a part of one; "
-            "compare its size with the original and download it again"
-        ) from e
+        with open(path, "rb") as file:  # given a path, torch.load decides the format by the name
+            content = torch.load(file, map_location="cpu", weights_only=not trust)
+    except Exception as e:  # damaged and hostile files raise errors of many types
+        raise unreadable_pickle(path, e, trust) from e
     if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
         raise UserError(f"{path} is the state of a training run, which belongs to --resume of train.py")
-    return content.get("model", content) if isinstance(content, dict) else None
+    return content.state_dict() if isinstance(content, nn.Module) else content
 
 
-def weights_alone(path: Path) -> str:
-    """A command that writes a second file with what a training script of SAM-Med2D saved under `model`."""
-    target = path.with_name(f"{path.stem}_weights.pth")
-    code = f"import torch; torch.save(torch.load({str(path)!r}, 'cpu', weights_only=False)['model'], {str(target)!r})"
-    return f"python -c {shlex.quote(code)}"
+def unreadable_pickle(path: Path, error: Exception, trust: bool) -> UserError:
+    size = path.stat().st_size
+    what = f"{path} ({size:,} bytes) is not a PyTorch file of weights alone"
+    if trust and isinstance(error, (ImportError, AttributeError)):
+        return UserError(f"{path} needs Python code that is not installed here: {' '.join(str(error).split())}")
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        target = path.with_name(f"{path.stem}_weights.pth")
+        return UserError(
+            f"{what}: it also holds a Python object ({found[1]}), and reading that can run code. If you trust its "
+            f"source, keep its weights alone: {shlex.join([*TRUST_COMMAND, str(path), str(target)])}"
+        )
+    return UserError(f"{what}, or only a part of one; compare its size with the original and download it again")
+
+
+def unwrap(content: object, path: Path) -> object:
+    """Returns the state dict in what a training framework saved, and prints a note on what was around it."""
+    keys, prefixes = [], []
+    for _ in range(2):
+        if not isinstance(content, Mapping):
+            return content
+        if key := next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None):
+            content, keys = content[key], [*keys, key]
+    if not content or not all(isinstance(name, str) for name in content):
+        return content
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in content)), None):
+        content, prefixes = {name[len(prefix) :]: t for name, t in content.items()}, [*prefixes, prefix]
+    released = keys == ["model"] and any(name in content for name in RELEASED_BELOW_MODEL)
+    if prefixes or keys and not released:
+        notes = [f"the weights are below {' and '.join(keys)}"] * bool(keys)
+        notes += [f"each name starts with {''.join(prefixes)}"] * bool(prefixes)
+        print(f"note: {path}: {', and '.join(notes)}, which is left out")
+    return content
+
+
+def to_float32(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Converts half precision to float32, and prints a note. UserError for weights of any other type."""
+    wanted = {name: torch.int64 if name.endswith("num_batches_tracked") else torch.float32 for name in weights}
+    types = {name: type_of(t) for name, t in weights.items()}
+    if bad := [name for name, dtype in types.items() if dtype not in (wanted[name], torch.float16, torch.bfloat16)]:
+        raise UserError(
+            f"{path}: {len(bad)} of {len(weights)} weights have a type that cannot be used; first: {bad[0]} is "
+            f"{str(types[bad[0]]).removeprefix('torch.')}, but must be {str(wanted[bad[0]]).removeprefix('torch.')}"
+        )
+    if half := [name for name, dtype in types.items() if dtype != wanted[name]]:
+        halves = " and ".join(sorted({str(types[name]).removeprefix("torch.") for name in half}))
+        print(f"note: {path}: {len(half)} of {len(weights)} weights are {halves}, converted to float32")
+    return {name: t.to(wanted[name]) for name, t in weights.items()}
+
+
+def type_of(tensor: Tensor) -> torch.dtype | torch.layout | str:
+    """Returns the type of the numbers; for a tensor that has no number per element, what it is instead."""
+    if tensor.is_meta:
+        return "meta (a shape without numbers)"
+    return tensor.dtype if tensor.layout == torch.strided else tensor.layout
 
 
 def what_is(state: Mapping[str, Tensor]) -> str:
@@ -109,7 +159,8 @@ def read_trunk(path: Path) -> Pretrained:
     trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     if not trunk:
         raise UserError(f"{path} is {what_is(state)}; --hiera_path takes a SAM 2 checkpoint")
-    return Pretrained(trunk, "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2", Base(path.name, sha256(path)))
+    version = "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
+    return Pretrained(to_float32(trunk, path), version, Base(path.name, sha256(path)))
 
 
 def read_dino(path: Path) -> Pretrained:
@@ -127,7 +178,7 @@ def read_dino(path: Path) -> Pretrained:
     if version == "DINOv2" and state.keys() & {"register_tokens", "reg_token"}:
         raise UserError(f"{path} is a DINOv2 with registers; give the one without")
     weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
-    return Pretrained(weights, version, Base(path.name, sha256(path)))
+    return Pretrained(to_float32(weights, path), version, Base(path.name, sha256(path)))
 
 
 def read_sam(path: Path) -> Pretrained:
@@ -136,11 +187,14 @@ def read_sam(path: Path) -> Pretrained:
     if "image_encoder.blocks.0.attn.rel_pos_h" not in state:
         raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of SAM or SAM-Med2D")
     adapted = any(".Adapter." in name for name in state)
-    return Pretrained(state, "SAM-Med2D" if adapted else "SAM", Base(path.name, sha256(path)))
+    return Pretrained(to_float32(state, path), "SAM-Med2D" if adapted else "SAM", Base(path.name, sha256(path)))
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put `state` into `module` if every name and shape is the same; else UserError with counts and the first name."""
+    """Put `state` into `module` if every name and shape is the same and all numbers are finite.
+
+    Otherwise raises UserError with counts and the first name.
+    """
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if wanted != found:
@@ -152,7 +206,17 @@ def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
             f"{path} does not fit {type(module).__name__}: {len(missing)} names are missing, {len(extra)} are unknown, "
             f"{len(differ)} have another shape; first: {first}"
         )
+    if bad := [name for name, t in state.items() if not is_finite(t)]:
+        raise UserError(
+            f"{path}: {len(bad)} of {len(state)} weights contain NaN or Inf; first: {bad[0]}. The file is damaged, or "
+            "its training diverged; give another checkpoint"
+        )
     module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or Inf. The sum is ten times faster than a look at each, but can overflow."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from . import building
 from .building import Built, Sizes
-from .checkpoint import load_exact, read_weights, same_bits, save_state, what_is
+from .checkpoint import load_exact, read_weights, same_bits, save_state, to_float32, what_is
 from .config import SIZES, Recipe
 from .errors import UserError
 from .files import sha256
@@ -315,16 +316,17 @@ class Checkpoint:
     bases: dict[str, Base]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
+    """Raises UserError for a file of another kind. `trust_pickle` also reads a file that can run code."""
     path = located(path)
-    state, facts = read_weights(path)
+    state, facts = read_weights(path, trust_pickle)
     family = next((family for family in FAMILIES.values() if family.marker in state), None)
     if family is None:
         raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
-    bases = bases_in(facts)
+    state, bases = to_float32(state, path), bases_in(facts)
     written = facts.keys() >= set(family.options)
     sizes = {name: facts[name] for name in family.options} if written else family.sizes(state)
-    if sizes is None:
+    if sizes is None or not re.fullmatch(r"\d{1,5}", sizes.get("size", "0")):
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
     return Checkpoint(path, family, sizes, state, bases)
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,19 @@ def folder_to_fill(path: Path) -> Iterator[None]:
             with suppress(OSError):  # it has something in it
                 path.rmdir()
         raise
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """Returns the first `count` bytes of a file; UserError if it is not there or cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UserError(f"{path} is not a file")
+        with open(path, "rb") as file:
+            return file.read(count)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise UserError(f"no such file: {path}") from e
+    except (OSError, ValueError) as e:  # ValueError: a NUL character in the name
+        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,13 +20,13 @@ def located(source: str | Path) -> Path:
     The hub is asked for `owner/name` alone, and never if there is a folder `owner` here: that is a misspelt path.
     """
     path = Path(source)
-    if path.is_dir():
-        if not (path / WEIGHTS).is_file():
+    if os.path.isdir(path):  # unlike Path.is_dir, this raises no error where a folder may not be entered
+        if not os.path.isfile(path / WEIGHTS):
             raise UserError(f"{path} is a folder without {WEIGHTS}; give a checkpoint, or a folder for the hub")
         return path / WEIGHTS
     part = r"[A-Za-z0-9][\w.-]*"
     is_name = re.fullmatch(f"{part}/{part}", str(source)) and path.suffix not in FILE_ENDINGS
-    if path.exists() or not is_name or path.parent.is_dir():
+    if not is_name or os.path.exists(path) or os.path.isdir(path.parent):
         return path
     return downloaded(str(source))
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from .errors import UserError
-from .files import written_whole
+from .files import read_start, written_whole
 from .sources import Base, Bases, bases_in, facts_of_bases
 
 FORMAT, VERSION = "sam2unet-weights", "2"
+PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older files
 
 
 def write_trainable(
@@ -39,7 +41,18 @@ def write_trainable(
 
 def named_bases(path: Path) -> dict[str, Base]:
     """The files that the weights left out of a file are in, by flag; none for a file of another kind."""
-    return bases_in(read_trainable(path)[1]) if path.suffix == ".safetensors" and path.is_file() else {}
+    return bases_in(read_trainable(path)[1]) if os.path.isfile(path) and is_safetensors(path) else {}
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the content is safetensors and not a pickle; the name decides where the content does not say.
+
+    Raises UserError for a file that is not there or cannot be read.
+    """
+    start = read_start(path, 9)
+    if start.startswith(PICKLE_STARTS):
+        return False
+    return start[8:] == b"{" or path.suffix == ".safetensors"
 
 
 def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -49,7 +62,7 @@ def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = file.metadata() or {}
             # Copied, because as it comes a tensor is a view of the file and changes or crashes with it.
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
+    except Exception as e:  # damaged and hostile files raise errors of many types
         raise UserError(
             f"{path} is not a safetensors file, or only a part of one ({e}); compare its size with the original and "
             "copy it again"

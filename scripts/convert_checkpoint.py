@@ -1,6 +1,7 @@
 """Turn a .pth of all weights into a .safetensors of the trained ones alone, or back; nothing is lost either way.
 
 With --hub, make of either a folder for the Hugging Face hub: all weights, their sizes, and a model card.
+With --trust_pickle, keep the weights alone of a .pth that also holds Python objects, such as an optimizer.
 """
 
 import argparse
@@ -8,9 +9,10 @@ from pathlib import Path
 
 from sam2unet.cli import Parser, main
 from sam2unet.engine.hub_folder import write_folder
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, warn
 from sam2unet.families import assemble, read_checkpoint, save_checkpoint
 from sam2unet.sources import Sources, add_sources, sources_of
+from sam2unet.trainable import is_safetensors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +23,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add_sources(p, " that SOURCE was trained from; its weights are compared")
     p.add_argument("--hub", type=Path, metavar="DIR", help="a new folder for the hub, instead of TARGET")
+    p.add_argument(
+        "--trust_pickle",
+        action="store_true",
+        help="also read a SOURCE with Python objects. This can run any code that is in the file: only for files that "
+        "you trust. TARGET may then be a .pth too",
+    )
     p.add_argument("--scores", type=Path, metavar="FILE", help="results.json of eval.py, for the model card of --hub")
     return p
 
@@ -28,23 +36,26 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if (args.target is None) == (args.hub is None):
         raise UserError("give one of TARGET and --hub DIR")
+    if args.trust_pickle:
+        warn(f"--trust_pickle: reading {args.source} runs the code that is in it")
     if args.hub is not None:
-        found = read_checkpoint(args.source)
+        found = read_checkpoint(args.source, args.trust_pickle)
         write_folder(args.hub, found, *assemble(found, sources_of(args)), args.scores)
         print(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
         return
     if args.scores is not None:
         raise UserError("--scores goes with --hub, whose model card shows them")
-    convert(args.source, args.target, sources_of(args))
+    convert(args.source, args.target, sources_of(args), args.trust_pickle)
 
 
-def convert(source: Path, target: Path, sources: Sources) -> None:
-    if {source.suffix, target.suffix} != {".pth", ".safetensors"}:
-        raise UserError(f"{source.name} to {target.name}: one must be called .pth, the other .safetensors")
+def convert(source: Path, target: Path, sources: Sources, trust_pickle: bool = False) -> None:
+    kind = ".safetensors" if is_safetensors(source) else ".pth"
+    if {kind, target.suffix} != {".pth", ".safetensors"} and not (trust_pickle and target.suffix == ".pth"):
+        raise UserError(f"{source.name} to {target.name}: one must be a .pth, the other a .safetensors")
     if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *sources.values())):
         raise UserError(f"{target} is the file to read from; give another name to write to")
-    found = read_checkpoint(source)
-    if source.suffix == ".pth" and not sources:
+    found = read_checkpoint(source, trust_pickle)
+    if target.suffix == ".safetensors" and not sources:
         flags = " and ".join(f"--{source.flag} FILE" for source in found.family.sources)
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
     model, bases = assemble(found, sources)

@@ -1,16 +1,20 @@
 """Files of weights: what is read from them, what is refused, and that a written file is whole."""
 
 import json
+import math
 import re
+from runpy import run_path
 
 import pytest
+import safetensors.torch
 import torch
-from conftest import sam2_file
+from conftest import ROOT, sam2_file
 
 import sam2unet
-from sam2unet.checkpoint import save_state
+from sam2unet.checkpoint import is_finite, read_state, save_state, to_float32
 from sam2unet.files import sha256, written_whole
 from sam2unet.layers.hiera import SIZES
+from sam2unet.trainable import is_safetensors
 
 LETTERS = {"tiny": "t", "small": "s", "base_plus": "bplus", "large": "l"}
 
@@ -90,6 +94,114 @@ def test_sam_is_no_sam_2(tmp_path):
     words = "x.pth is a checkpoint of SAM or SAM-Med2D, which belongs to --checkpoint of test.py or --sam_checkpoint"
     with pytest.raises(sam2unet.UserError, match=words):
         sam2unet.create_model("sam2unet", hiera_path=tmp_path / "x.pth")
+
+
+@pytest.fixture(scope="module")
+def state():
+    """One number stored per tensor; tests change some."""
+    with torch.device("meta"):
+        model = sam2unet.create_model("sam2unet", encoder="tiny")
+    return {name: torch.ones((), dtype=t.dtype).expand(t.shape) for name, t in model.state_dict().items()}
+
+
+def renamed(state, prefix):
+    return {prefix + name: t for name, t in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap, note",
+    [
+        (lambda state: state, None),
+        (lambda state: {"state_dict": state, "epoch": 3}, "the weights are below state_dict, which is left out"),
+        (lambda state: {"model": state}, "the weights are below model, which is left out"),
+        (lambda state: renamed(state, "module."), "each name starts with module., which is left out"),
+        (
+            lambda state: {"state_dict": renamed(state, "model.")},
+            "the weights are below state_dict, and each name starts with model., which is left out",
+        ),
+    ],
+)
+def test_weights_as_training_frameworks_save_them_are_unwrapped(wrap, note, state, tmp_path, capsys):
+    torch.save(wrap(state), tmp_path / "x.pth")
+    assert list(sam2unet.load_model(tmp_path / "x.pth", "cpu").state_dict()) == list(state)
+    assert capsys.readouterr().out == (f"note: {tmp_path / 'x.pth'}: {note}\n" if note else "")
+
+
+def test_the_content_decides_the_format_not_the_name(state, tmp_path):
+    small = {name: t for name, t in state.items() if t.numel() < 1000}
+    safetensors.torch.save_file({name: t.contiguous() for name, t in small.items()}, tmp_path / "x.pth")
+    torch.save(small, tmp_path / "x.safetensors")
+    for name in ("x.pth", "x.safetensors"):
+        assert read_state(tmp_path / name).keys() == small.keys()
+        assert is_safetensors(tmp_path / name) == (name == "x.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_converted_with_a_note(dtype, state, tmp_path, capsys):
+    torch.save(state | {"head.weight": torch.full((1, 64, 1, 1), 0.5, dtype=dtype)}, tmp_path / "x.pth")
+    model = sam2unet.load_model(tmp_path / "x.pth", "cpu")
+    assert model.head.weight.dtype == torch.float32 and (model.head.weight == 0.5).all()
+    line = f"note: {tmp_path / 'x.pth'}: 1 of {len(state)} weights are {str(dtype)[6:]}, converted to float32\n"
+    assert capsys.readouterr().out == line
+    counts = to_float32({"bn.num_batches_tracked": torch.tensor(7, dtype=dtype)}, tmp_path)
+    assert torch.equal(counts["bn.num_batches_tracked"], torch.tensor(7))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (torch.Tensor.double, "float64"),
+        (torch.Tensor.int, "int32"),
+        (lambda t: t.to(torch.complex64), "complex64"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "qint8"),
+        (lambda t: t.to("meta"), r"meta \(a shape without numbers\)"),
+        (torch.Tensor.to_sparse, "sparse_coo"),
+    ],
+)
+def test_weights_of_other_types_are_refused_with_the_type(change, name, state, tmp_path):
+    torch.save(state | {"head.weight": change(torch.ones(1, 64, 1, 1))}, tmp_path / "x.pth")
+    words = rf"x.pth: 1 of {len(state)} weights have a type that cannot be used; first: head.weight is {name}, but must"
+    with pytest.raises(sam2unet.UserError, match=words):
+        sam2unet.load_model(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value, state, tmp_path):
+    torch.save(state | {"head.bias": torch.tensor([value])}, tmp_path / "x.pth")
+    convert = run_path(ROOT / "scripts/convert_checkpoint.py")
+    for use in (
+        lambda path: sam2unet.load_model(path),
+        lambda path: sam2unet.create_model("sam2unet", init_from=path),
+        lambda path: convert["run"](convert["parser"]().parse_args([str(path), "--hub", str(tmp_path / "hub")])),
+    ):
+        with pytest.raises(sam2unet.UserError, match="1 of 616 weights contain NaN or Inf; first: head.bias. The file"):
+            use(tmp_path / "x.pth")
+    assert not (tmp_path / "hub").exists()
+    assert is_finite(torch.tensor([3e38, 3e38]))  # whose sum is not
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"Quota exceeded", b"root:x:0:0:root:/root:/bin/sh\n" * 9, b"PK\x03\x04" * 9])
+def test_a_file_of_something_else_is_one_line(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    words = f"{name} .*is not a (PyTorch file of weights alone|safetensors file), or only a part of one"
+    with pytest.raises(sam2unet.UserError, match=words) as caught:
+        sam2unet.load_model(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "x.pth").touch()
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(sam2unet.UserError, match="^cannot read .*x.pth: Permission denied$"):
+        sam2unet.load_model(tmp_path / "x.pth")
+    monkeypatch.setattr("os.stat", refuse)  # in a folder that may not be entered
+    with pytest.raises(sam2unet.UserError, match="^cannot read .*x.pth: Permission denied$"):
+        sam2unet.load_model(tmp_path / "x.pth")
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):

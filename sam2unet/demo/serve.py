@@ -149,10 +149,10 @@ def open_methods(
     """Methods for masks, or the one for prompts."""
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
-    target, partial = pick_device(device), any(path.suffix == ".safetensors" for path in checkpoints)
+    target, bases = pick_device(device), [named_bases(path) for path in checkpoints]
     methods = []
-    for path, name in zip(checkpoints, names_of(checkpoints), strict=True):
-        own = {flag: file for flag, file in sources.items() if flag in named_bases(path)} if partial else sources
+    for path, name, needed in zip(checkpoints, names_of(checkpoints), bases, strict=True):
+        own = {flag: file for flag, file in sources.items() if flag in needed} if any(bases) else sources
         found = read_any(path)
         if isinstance(found, Checkpoint) and found.family.task == "prompts":
             if len(checkpoints) > 1:

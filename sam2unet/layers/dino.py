@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -22,7 +23,7 @@ WIDTHS = {384: "small", 768: "base", 1024: "large"}
 
 def size_of(state: Mapping[str, Tensor]) -> str | None:
     """Which of `SIZES` a state dict is of; None if of none."""
-    width = state["cls_token"].shape[-1] if "cls_token" in state else 0
+    width = (0, *state["cls_token"].shape)[-1] if "cls_token" in state else 0
     if "blocks.0.ls1.gamma" in state:
         return WIDTHS.get(width)
     return f"v3_{WIDTHS[width]}" if "blocks.0.gamma_1" in state and width in WIDTHS else None
@@ -30,7 +31,8 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
 
 def resampled(weights: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """With the positions of a square grid of patches, behind that of the class token, made those of another grid."""
-    if "pos_embed" not in weights:  # DINOv3 computes its positions
+    shape = weights["pos_embed"].shape if "pos_embed" in weights else ()  # DINOv3 computes its positions
+    if len(shape) != 3 or math.isqrt(max(shape[1] - 1, 0)) ** 2 != shape[1] - 1:
         return dict(weights)
     from timm.layers import resample_abs_pos_embed
 

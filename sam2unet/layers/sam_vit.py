@@ -49,7 +49,7 @@ def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, 
         changed["pos_embed"] = resized(weights["pos_embed"].permute(0, 3, 1, 2), (grid, grid)).permute(0, 2, 3, 1)
     for block in SIZES[size]["global_blocks"]:
         for name in (f"blocks.{block}.attn.rel_pos_h", f"blocks.{block}.attn.rel_pos_w"):
-            if name in weights:
+            if name in weights and weights[name].ndim == 2:
                 table = weights[name]
                 changed[name] = resized(table[None, None], (2 * grid - 1, table.shape[-1]))[0, 0]
     return weights | changed
