@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sam2unet.cli import Parser, main
 from sam2unet.engine import evaluate
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_lines
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.tables import legend
 
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.legend:
-        print(legend(list(METRICS)))
+        print_lines(legend(list(METRICS)))
         return
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
     outputs = evaluate.Outputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)

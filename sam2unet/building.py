@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoint import load_exact, read_dino, read_sam, read_trunk
-from .errors import UserError
+from .errors import UserError, print_line
 from .layers import dino, hiera, sam_vit
 from .layers.dino import Dino
 from .layers.hiera import Hiera
@@ -58,7 +58,7 @@ def sam_med2d(sizes: Sizes, sources: Sources) -> Built:
         weights |= {name: t for name, t in model.state_dict().items() if ".Adapter." in name}
     load_exact(model, weights, path)
     note = ", new adapters" if adds else "" if adapters else ", no adapters"
-    print(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.base.sha256}")
+    print_line(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.base.sha256}")
     return model, {"sam_checkpoint": found.base}
 
 
@@ -83,7 +83,7 @@ def trunk_of(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, Base
     with torch.device("meta"):
         trunk = hiera.hiera(own)
     load_exact(trunk, found.weights, path)  # before the adapters rename its blocks
-    print(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
+    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
     return trunk, {"hiera_path": found.base}
 
 
@@ -99,7 +99,7 @@ def dino_of(size: str | None, path: Path | None) -> tuple[Dino, dict[str, Base]]
     with torch.device("meta"):
         frozen = Dino(own)
     load_exact(frozen.model, dino.resampled(found.weights, frozen.grid), path)
-    print(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
+    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
     return frozen, {"dinov2_path": found.base}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError, reader_killed
+from .errors import UserError, print_line, reader_killed
 from .files import sha256, written_whole
 from .sources import Base
 from .trainable import is_safetensors, read_trainable
@@ -109,7 +109,7 @@ def unwrap(content: object, path: Path) -> object:
     if prefixes or keys and not released:
         notes = [f"the weights are below {' and '.join(keys)}"] * bool(keys)
         notes += [f"each name starts with {''.join(prefixes)}"] * bool(prefixes)
-        print(f"note: {path}: {', and '.join(notes)}, which is left out")
+        print_line(f"note: {path}: {', and '.join(notes)}, which is left out")
     return content
 
 
@@ -124,7 +124,7 @@ def to_float32(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         )
     if half := [name for name, dtype in types.items() if dtype != wanted[name]]:
         halves = " and ".join(sorted({str(types[name]).removeprefix("torch.") for name in half}))
-        print(f"note: {path}: {len(half)} of {len(weights)} weights are {halves}, converted to float32")
+        print_line(f"note: {path}: {len(half)} of {len(weights)} weights are {halves}, converted to float32")
     return {name: t.to(wanted[name]) for name, t in weights.items()}
 
 

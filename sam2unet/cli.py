@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import NoReturn
 import PIL
 
 from .engine.versions import version
-from .errors import SomeFailed, Stopped, UserError, warn
+from .errors import SomeFailed, Stopped, UserError, print_line, printable, unprinted, warn
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")
 
 
 def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> None:
@@ -40,6 +40,18 @@ def boolean(text: str) -> bool:
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
     """Parse, run, and exit: 0, 1 if part was left out, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM if waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding does not have
+    try:
+        status = status_of(parser, run)
+    except SystemExit as e:
+        status = e.code
+    unfinished = status_of_output()
+    sys.exit(status or unfinished)
+
+
+def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> int:
     args = parser().parse_args()
     check_installation()
     # Pillow's warnings of large images and odd metadata come as two lines of its code; what is wrong it raises.
@@ -47,20 +59,31 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
     try:
         run(args)
     except UserError as e:
-        # An error raised in a worker process arrives as that process's traceback, whose last line is ours.
-        line = re.sub(r"^sam2unet\.[\w.]+: ", "", str(e).strip().splitlines()[-1])
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1 if isinstance(e, SomeFailed) else 2)
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        print_line(f"error: {e}", sys.stderr)
+        return 1 if isinstance(e, SomeFailed) else 2
     except Stopped as e:
-        print(e, file=sys.stderr)
-        sys.exit(128 + e.signal)
+        print_line(e, sys.stderr)
+        return 128 + e.signal
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        print_line("stopped", sys.stderr)
+        return 130
+    return 0
+
+
+def status_of_output() -> int:
+    """1 if not all could be printed, and a line that says so, unless `| head` had read enough; else 0."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as e:
+            unprinted.append(e)
+            # Python would try again at its end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    found = list(unprinted)
+    unprinted.clear()
+    if lost := [e for e in found if not isinstance(e, BrokenPipeError)]:
+        print_line(f"error: cannot print: {lost[0].strerror}; files of results are not affected", sys.stderr)
+    return int(bool(found))
 
 
 def check_installation() -> None:

@@ -14,7 +14,7 @@ from . import building
 from .building import Built, Sizes
 from .checkpoint import load_exact, read_weights, same_bits, save_state, to_float32, what_is
 from .config import SIZES, Recipe
-from .errors import UserError
+from .errors import UserError, print_line
 from .files import sha256
 from .hub import located
 from .limits import check_numbers
@@ -218,7 +218,7 @@ def start_model(name: str, sizes: Sizes = NONE, sources: Sources = NONE, init_fr
                 f"{found.path} is {what}, but the {option} asked for is {size}; give --{option} {found.sizes[option]}"
             )
     model, bases = assemble(found, sources)
-    print(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
+    print_line(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
     return model, bases
 
 

@@ -41,6 +41,8 @@ def filled_together(folder: Path) -> Iterator[Path]:
         yield part
         for file in part.iterdir():
             os.replace(file, folder / file.name)
+    except OSError as e:
+        raise UserError(f"cannot write into {folder}: {e.strerror or e}: {e.filename2 or e.filename}") from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.data.check import each
 from sam2unet.data.inspect import PROBLEM, WARNING, Inspection, inspect
 from sam2unet.data.reading import FOREGROUND, MaskCoding, read_image, read_mask
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_line
 from sam2unet.files import make_folder, written_whole
 
 SPREAD, ODD, TWINS = 48, 120, 24  # pairs that the contact sheet shows at most: of all, of odd ones, of near duplicates
@@ -41,14 +41,15 @@ def run(args: argparse.Namespace) -> None:
         make_folder(args.save_path)
     found = inspect(args.images, args.masks, args.other, args.mask_threshold)
     for finding in found.findings:
-        print(f"{finding.level:<9}{finding.title:<17}{finding.text}")
+        print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.save_path is not None:
         with written_whole(args.save_path / "contact_sheet.png") as file:
             contact_sheet(found, args.mask_threshold).save(file, "PNG")
-        print(f"{'':<9}{'contact sheet':<17}{args.save_path / 'contact_sheet.png'}")
+        print_line(f"{'':<9}{'contact sheet':<17}{args.save_path / 'contact_sheet.png'}")
     problems, warnings = found.count(PROBLEM), found.count(WARNING)
-    print(
-        f"\nproblems {problems}, warnings {warnings}: {'do not train on this yet' if problems else 'fit to train on'}"
+    print_line()
+    print_line(
+        f"problems {problems}, warnings {warnings}: {'do not train on this yet' if problems else 'fit to train on'}"
     )
     if problems:
         sys.exit(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sam2unet.cli import Parser, main
 from sam2unet.engine.hub_folder import write_folder
-from sam2unet.errors import UserError, warn
+from sam2unet.errors import UserError, print_line, warn
 from sam2unet.families import assemble, read_checkpoint, save_checkpoint
 from sam2unet.sources import Sources, add_sources, sources_of
 from sam2unet.trainable import is_safetensors
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if args.hub is not None:
         found = read_checkpoint(args.source, args.trust_pickle)
         write_folder(args.hub, found, *assemble(found, sources_of(args)), args.scores)
-        print(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
+        print_line(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
         return
     if args.scores is not None:
         raise UserError("--scores goes with --hub, whose model card shows them")
@@ -60,7 +60,7 @@ def convert(source: Path, target: Path, sources: Sources, trust_pickle: bool = F
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
     model, bases = assemble(found, sources)
     save_checkpoint(model, target, bases)
-    print(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
+    print_line(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 
 
 if __name__ == "__main__":

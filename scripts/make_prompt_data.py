@@ -19,7 +19,7 @@ from sam2unet.data.framing import Framing, read_label
 from sam2unet.data.pairs import Pair, list_images
 from sam2unet.data.prompt_files import TEST_LIST, TRAIN_LIST, ImageMasks, problems, write_test_list, write_train_list
 from sam2unet.data.reading import opened, upright
-from sam2unet.errors import UserError, some, warn
+from sam2unet.errors import UserError, print_line, some, warn
 from sam2unet.files import make_folder, written_whole
 from sam2unet.limits import check_numbers
 
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> None:
     if train:
         train = usable(train, framing, strict=False)
         write_train_list(args.save_path, train)
-        print(f"{len(train)} images with {count(train)} masks in {args.save_path / TRAIN_LIST}")
+        print_line(f"{len(train)} images with {count(train)} masks in {args.save_path / TRAIN_LIST}")
     if test:
         test = usable(test, framing, strict=True)
         write_test_list(args.save_path, [Pair(item.image, mask) for item in test for mask in item.masks])
-        print(f"{len(test)} images with {count(test)} masks in {args.save_path / TEST_LIST}")
+        print_line(f"{len(test)} images with {count(test)} masks in {args.save_path / TEST_LIST}")
 
 
 def matched(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:

@@ -16,7 +16,7 @@ import sklearn.datasets
 from PIL import Image
 
 from sam2unet.cli import Parser, main
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_line
 from sam2unet.files import make_folder, written_whole
 
 OBJECTS = ("astronaut.png", "chelsea.png", "coffee.png", "flower.jpg", "ihc.png", "motorcycle_left.png")
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
             name = f"{'camouflaged' if camouflaged else 'salient'}_{index:03d}"
             save(image, args.save_path / split / "images" / f"{name}.jpg")
             save(mask, args.save_path / split / "masks" / f"{name}.png")
-        print(f"{count} pairs in {args.save_path / split}")
+        print_line(f"{count} pairs in {args.save_path / split}")
 
 
 def read_photographs(names: tuple[str, ...]) -> list[Image.Image]:

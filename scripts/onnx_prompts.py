@@ -13,7 +13,7 @@ from PIL import Image
 
 from sam2unet.cli import Parser, main
 from sam2unet.data.reading import read_image
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_line
 from sam2unet.files import written_whole
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     mask, quality = answer(encoder, decoder, np.asarray(read_image(args.image)), points, labels)
     with written_whole(args.output) as file:
         Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG")
-    print(f"{args.output}: {mask.sum():,} of {mask.size:,} pixels, quality {quality:.3f}")
+    print_line(f"{args.output}: {mask.sum():,} of {mask.size:,} pixels, quality {quality:.3f}")
 
 
 def prompt(points: list, labels: list[int] | None, box: list[float] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.engine.pictures import overview, spread
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_line
 from sam2unet.files import make_folder
 
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> None:
     overview(shown, folder / "overview.png")
     results = json.loads((folder / "scores/results.json").read_text())
     ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, args.mask_threshold)
-    print(f"\nheld-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
-    print(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
+    print_line()
+    print_line(f"held-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
+    print_line(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
     if not own and ours > PROMISED * constant:
         raise UserError(f"the ratio should be at most {PROMISED} on the sample data; this installation trains worse")
 

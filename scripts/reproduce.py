@@ -15,7 +15,7 @@ from sam2unet.config import Recipe, Study
 from sam2unet.data.check import check_masks
 from sam2unet.data.pairs import Pair, list_images, match
 from sam2unet.engine.evaluate import Outputs
-from sam2unet.errors import UserError, some, warn
+from sam2unet.errors import UserError, print_line, some, warn
 from sam2unet.families import find_family
 from sam2unet.scoring.expected import figures
 from sam2unet.sources import add_sources, as_flags, sources_of
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
     maps = [folder / "maps" / path.name for path in test]
     for path, pairs, target in zip(test, sets, maps, strict=True):
         if is_complete(pairs, target, checkpoint):
-            print(f"\n{path.name}: all {len(pairs)} maps are in {target}")
+            print_line()
+            print_line(f"{path.name}: all {len(pairs)} maps are in {target}")
             continue
         inputs = ["--test_image_path", path / "images", "--test_gt_path", path / "masks"]
         call("test.py", "--checkpoint", checkpoint, *base, *inputs, "--save_path", target, *device)

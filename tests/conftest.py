@@ -137,6 +137,11 @@ def train_py(monkeypatch, capsys):
     return in_process("train.py", monkeypatch, capsys)
 
 
+@pytest.fixture
+def eval_py(monkeypatch, capsys):
+    return in_process("eval.py", monkeypatch, capsys)
+
+
 def in_process(name: str, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location(f"{Path(name).stem}_script", ROOT / name)
     module = importlib.util.module_from_spec(spec)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, print_line
 from ..files import written_whole
 from .pairs import Pair
 from .transforms import pair_bytes
@@ -65,7 +65,7 @@ def say(shape: tuple[int, ...], where: str, need: int, free: int) -> None:
     text = f"cache: {shape[0]} pairs at {shape[-1]}x{shape[-1]} take {need / 2**30:.2f} GiB of {where}"
     if need > 0.9 * free:
         raise UserError(f"{text}, but {free / 2**30:.2f} are free; give --cache {'disk' if 'RAM' in where else 'off'}")
-    print(text, flush=True)
+    print_line(text)
 
 
 def rows(pairs: Sequence[Pair], side: int, mask_threshold: int | None) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..engine.opening import Way, open_predictor, read_any, recipe_of, trained_framing
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
-from ..errors import UserError, warn
+from ..errors import UserError, print_line, warn
 from ..families import Checkpoint, open_model
 from ..sources import NONE, Sources
 from ..trainable import named_bases
@@ -232,4 +232,4 @@ def start(blocks, limits: Limits, host: str, port: int) -> None:
         )
     except OSError as e:
         raise UserError(f"cannot listen on {host}:{port}; give another --port, or 0 for a free one") from e
-    print(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)", flush=True)
+    print_line(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")

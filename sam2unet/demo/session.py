@@ -121,7 +121,7 @@ class Session:
                 problems.append(told(e, file))
         if not items:
             shutil.rmtree(drop)
-            raise UserError("\n".join(problems))
+            raise UserError(*problems)
         self.clear()
         self.items = items
         return problems

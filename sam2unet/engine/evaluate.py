@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UserError, warn
+from ..errors import UserError, print_line, print_lines, warn
 from ..files import filled_together, make_folder, read_yaml, written_whole
 from ..scoring import compare, records, tables
 from ..scoring.aggregate import OF_CURVES
@@ -58,7 +58,7 @@ def run(
     verified: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Score, print the table, write the files. UserError before anything is printed or written."""
+    """Score, write the files, print the table. UserError before anything is printed or written."""
     if verified < 0:
         raise UserError(f"verify is {verified}; it must be 0 or above")
     columns = PROTOCOLS[outputs.protocol]
@@ -78,11 +78,7 @@ def run(
         make_folder(outputs.folder)
     results = score_entries(entries, how, missing, workers)
     line = verify(results, how, verified) if verified else ""
-    print_tables(results, columns, expected)
-    if line:
-        print(f"\n{line}")
-    if outputs.folder:
-        write_files(results, columns, outputs, mask_threshold)
+    write_and_print(results, columns, outputs, expected, line, mask_threshold)
 
 
 def rerun(path: Path, outputs: Outputs) -> None:
@@ -101,9 +97,7 @@ def rerun(path: Path, outputs: Outputs) -> None:
         warn(f"left out: {', '.join(left_out)} ({reason})")
     if outputs.folder:
         make_folder(outputs.folder)
-    print_tables(results, columns, figures(outputs.expect) if outputs.expect else None)
-    if outputs.folder:
-        write_files(results, columns, outputs)
+    write_and_print(results, columns, outputs, figures(outputs.expect) if outputs.expect else None)
 
 
 def check_names(entries: Sequence[Entry]) -> None:
@@ -112,18 +106,34 @@ def check_names(entries: Sequence[Entry]) -> None:
         raise UserError(f"named twice: {', '.join(twice)}; tell methods apart with --method")
 
 
-def print_tables(
-    results: list[MethodResult], columns: Sequence[str], expected: Mapping[str, Mapping[str, float]] | None
+def write_and_print(
+    results: list[MethodResult],
+    columns: Sequence[str],
+    outputs: Outputs,
+    expected: Mapping[str, Mapping[str, float]] | None,
+    verified: str = "",
+    mask_threshold: int | None = None,
 ) -> None:
-    print(tables.text_table(results, columns, expected))
-    if differences := compare.compare(results, columns):
-        print(f"\n{compare.text(differences)}")
-    print(f"\n{tables.legend(columns)}")
+    """Write the files, then print the tables, also where the files cannot be written: the scores took long."""
+    names: list[str] = []
+    try:
+        if outputs.folder:
+            names = write_files(results, columns, outputs, mask_threshold)
+    finally:
+        texts = [tables.text_table(results, columns, expected)]
+        if differences := compare.compare(results, columns):
+            texts.append(compare.text(differences))
+        texts += [tables.legend(columns), *filter(None, [verified])]
+        print_lines("\n\n".join(texts))
+    if names:
+        print_line()
+        print_line(f"in {outputs.folder}: {', '.join(names)}")
 
 
 def write_files(
     results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None = None
-) -> None:
+) -> list[str]:
+    """All files or none, but for what cannot be drawn; their names."""
     differences = compare.compare(results, list(METRICS))
     comparison = compare.as_dict(differences) if differences else None
     contents = {
@@ -133,16 +143,22 @@ def write_files(
         "per_image.csv": records.per_image_csv(results),
         "results.json": records.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
+    failed = None
     with filled_together(outputs.folder) as folder:
         for name, text in contents.items():
             with written_whole(folder / name) as file:
                 file.write(text.encode())
-        if outputs.plots:
-            write_plots(results, folder)
-        if outputs.report:
-            write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
+        try:
+            if outputs.plots:
+                write_plots(results, folder)
+            if outputs.report:
+                write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
+        except UserError as e:
+            failed = e  # the numbers stay
         names = sorted(path.name for path in folder.iterdir())
-    print(f"\nin {outputs.folder}: {', '.join(names)}")
+    if failed:
+        raise failed
+    return names
 
 
 def entries_of_flags(
@@ -159,7 +175,11 @@ def entries_of_flags(
     if len(methods) > 1:
         counts["--method"] = len(methods)
     if wrong := [f"{count} {flag}" for flag, count in counts.items() if count != len(datasets)]:
-        raise UserError(f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order")
+        several = "; for several methods on one data set, repeat its name and masks, and name each by --method"
+        raise UserError(
+            f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order"
+            f"{several if len(predictions) > len(datasets) > 0 else ''}"
+        )
     names = list(methods) * len(datasets) if len(methods) == 1 else list(methods) or [""] * len(datasets)
     pictures = list(photographs) or [None] * len(datasets)
     return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..data.transforms import MEAN, STD, image_bytes, normalised
-from ..errors import UserError
+from ..errors import UserError, print_line
 from ..families import Checkpoint, Family, assemble, check_size
 from ..files import sha256, written_whole
 from ..sources import NONE, Bases, Sources, facts_of_bases
@@ -86,8 +86,8 @@ def run(
                 f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
                 f"{output} was not written"
             )
-    print(f"{output}: {output.stat().st_size:,} bytes; {facts['input']} -> {facts['output']}")
-    print(f"largest difference from torch over {len(images)} images, alone and in twos: {difference:.2g}")
+    print_line(f"{output}: {output.stat().st_size:,} bytes; {facts['input']} -> {facts['output']}")
+    print_line(f"largest difference from torch over {len(images)} images, alone and in twos: {difference:.2g}")
 
 
 def kind_of(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..data.batches import Batches
 from ..data.masks import MaskBatch
 from ..data.prompts import PromptBatch
-from ..errors import Stopped, warn
+from ..errors import Stopped, print_line, warn
 from ..files import make_folder
 from ..scoring.columns import Metric
 from .log import Log
@@ -124,13 +124,13 @@ class Loop:
             if self.progress == Progress():
                 self.save()
             if self.progress.epoch > self.recipe.epoch:
-                print(f"the run is complete: {self.recipe.epoch} of {self.recipe.epoch} epochs")
+                print_line(f"the run is complete: {self.recipe.epoch} of {self.recipe.epoch} epochs")
             while self.progress.epoch <= self.recipe.epoch:
                 self.train_epoch()
                 self.end_epoch()
         if self.validation and (epoch := self.validation.best_epoch(self.progress.scores)):
             value = self.progress.scores[epoch][self.validation.key]
-            print(f"best: epoch {epoch}, {self.validation.metric.title} {value:.3f}")
+            print_line(f"best: epoch {epoch}, {self.validation.metric.title} {value:.3f}")
 
     def train_epoch(self) -> None:
         progress, trainer = self.progress, self.trainer
@@ -157,7 +157,7 @@ class Loop:
             losses, rate = self.mean_losses(), (progress.seen - before) / (time.perf_counter() - start)
             self.write_losses("epoch", losses, rate)
             if not sys.stderr.isatty():
-                print(f"epoch {title}  loss {losses['total']:.4f}  {rate:.1f} images/s", flush=True)
+                print_line(f"epoch {title}  loss {losses['total']:.4f}  {rate:.1f} images/s")
 
     def update(self, group: list[Batch]) -> int:
         """Take the group's optimiser steps; how many images it holds over all processes."""
@@ -221,7 +221,7 @@ class Loop:
             self.save()
         with self.trainer.averaged():
             if self.processes.first and (epoch % 5 == 0 or last):
-                print(f"saved {self.saving.write(f'{self.trainer.family.title}-{epoch}')}", flush=True)
+                print_line(f"saved {self.saving.write(f'{self.trainer.family.title}-{epoch}')}")
             if validates:
                 with self.signals.at_once():
                     self.validate(self.validation)
@@ -242,10 +242,11 @@ class Loop:
         if not self.processes.first:
             return
         header, *rows = task.table(scores).splitlines()
-        print(*[header] * first_row, rows[-1], sep="\n", flush=True)
+        for row in ([header] if first_row else []) + rows[-1:]:
+            print_line(row)
         self.shown = True
         if better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
-            print(f"saved {self.saving.write('best')}: the best {validation.metric.title} so far", flush=True)
+            print_line(f"saved {self.saving.write('best')}: the best {validation.metric.title} so far")
         picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
         task.draw(model, picture)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import Recipe
 from ..data.framing import Framing
-from ..errors import UserError
+from ..errors import UserError, print_line
 from ..families import Checkpoint, check_size, open_model, read_checkpoint
 from ..hub import size_beside
 from ..sources import NONE, Sources
@@ -79,7 +79,7 @@ def fast_way(device: torch.device, way: Way, batch_size: int | None) -> tuple[Wa
     way = replace(way, amp=amp, fold=True, compile=way.compile or can_compile(device))
     batch_size = batch_size or (32 if device.type == "cuda" else 1)
     also = "BatchNorm folded" + ", weights packed" * (can_pack(device, amp) and not way.compile)
-    print(f"fast: --amp {amp}{' --compile' * way.compile} --batch_size {batch_size}; {also}")
+    print_line(f"fast: --amp {amp}{' --compile' * way.compile} --batch_size {batch_size}; {also}")
     return way, batch_size
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..data.check import warn_of_turned
 from ..data.inputs import Input, find_inputs, is_video
 from ..data.reading import opened, read_image, upright_size
-from ..errors import SomeFailed, UserError, some, warn
+from ..errors import SomeFailed, UserError, print_line, some, warn
 from ..families import Checkpoint
 from ..files import folder_to_fill
 from ..limits import check_numbers
@@ -124,7 +124,7 @@ def run(
 
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
-    print(f"{share}{len(jobs)} images at {sides} on {predictor.device}", flush=True)
+    print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()
     with Signals() as signals, signals.at_once(), memory, folder_to_fill(files.target):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
@@ -134,7 +134,7 @@ def run(
         warn(f"of {len(notes.several)} images with several frames or pages the first is taken: {some(notes.several)}")
     seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
-    print(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
+    print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
     if notes.bad:
         raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {some(notes.bad, limit=20)}")
 

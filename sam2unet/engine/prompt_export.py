@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.framing import MEAN, STD, Framing, normalised
-from ..errors import UserError
+from ..errors import UserError, print_line
 from ..families import Checkpoint, assemble
 from ..files import sha256, written_whole
 from ..models.sam_med2d import SAMMed2D
@@ -83,8 +83,8 @@ def run(
                 f"{encoder} and {decoder} were not written"
             )
     for path, own in ((encoder, facts["encoder"]), (decoder, facts["decoder"])):
-        print(f"{path}: {path.stat().st_size:,} bytes; {own['input']} -> {own['output']}")
-    print(
+        print_line(f"{path}: {path.stat().st_size:,} bytes; {own['input']} -> {own['output']}")
+    print_line(
         f"largest difference from torch over {len(cases)} images, {len(cases[0].asked)} prompts each: {difference:.2g}"
     )
 

@@ -30,7 +30,7 @@ from ..data.prompt_files import (
     write_prompts,
 )
 from ..data.prompt_test import groups_of
-from ..errors import SomeFailed, UserError, some, warn
+from ..errors import SomeFailed, UserError, print_line, print_lines, some, warn
 from ..families import Checkpoint, open_model, refitted
 from ..files import filled_together, folder_to_fill
 from ..limits import check_numbers
@@ -154,7 +154,7 @@ def run(
         stack.callback(processes.leave)
         processes.join(target)
         side = f"{framing.size}x{framing.size}"
-        print(f"{len(places)} masks on {len(images)} images at {side} on {target}", flush=True)
+        print_line(f"{len(places)} masks on {len(images)} images at {side} on {target}")
         own = [place for group in images[processes.rank :: processes.world] for place in group]
         done = together(processes, tested(model, pairs, own, ways, framing, asking, pictures, processes.first))
         if not done:
@@ -162,8 +162,9 @@ def run(
         if processes.first:
             names = write_results(files.target, pairs, done, framing.size, not given, record(found, settings, amp))
             folders = sorted({way.folder for way in ways}) if files.save_masks else []
-            print(f"{table_of(means_of(done))}\n\nin {files.target}: {', '.join(names + folders)}")
-            print(f"{len(done)} answers, {time.perf_counter() - start:.1f} s")
+            print_lines(f"{table_of(means_of(done))}\n")
+            print_line(f"in {files.target}: {', '.join(names + folders)}")
+            print_line(f"{len(done)} answers, {time.perf_counter() - start:.1f} s")
     answered = {one.place for one in done}
     if left := [pair.mask.name for place, pair in enumerate(pairs) if place not in answered]:
         raise SomeFailed(f"{len(left)} of {len(pairs)} masks were left out: {some(left, limit=20)}")

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config import Recipe
 from ..data.cache import PLACES, free_memory, shape_of
-from ..errors import UserError
+from ..errors import UserError, print_line
 from ..layers.hiera import Hiera
 from ..layers.sam_vit import SamViT
 
@@ -61,7 +61,7 @@ def chosen_for(
     cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
     speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)
     switches = [f"--{name}" for name in ("compile", "channels_last", "fused") if getattr(speed, name)]
-    print(f"fast: --amp {amp} {' '.join(switches)} --cache {cache}")
+    print_line(f"fast: --amp {amp} {' '.join(switches)} --cache {cache}")
     return replace(recipe, amp=amp), speed
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Recipe, Study
 from ..data.batches import Batches
-from ..errors import UserError, reader_killed
+from ..errors import UserError, print_line, reader_killed
 from ..families import Family, Source, check_size, find_family, options_of, own_names, save_checkpoint, start_model
 from ..files import make_folder, sha256
 from ..limits import check_numbers
@@ -135,8 +135,8 @@ def run(
         if state:
             loop.restore(state)
         if state and loop.progress.epoch <= recipe.epoch:
-            print(f"resumed at {loop.place()}")
-        print(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
+            print_line(f"resumed at {loop.place()}")
+        print_line(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
         try:
             loop.run()
         except RuntimeError as e:
@@ -169,7 +169,7 @@ def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: lis
     if random and recipe.finetune is None:
         flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
         what = "whole network" if len(random) == len(family.sources) else parts
-        print(f"weights: none given ({flags}), so the {what} trains from random ones")
+        print_line(f"weights: none given ({flags}), so the {what} trains from random ones")
         frozen -= {source.part for source in random}
     elif recipe.finetune == "full":
         frozen = set()
@@ -240,12 +240,12 @@ def make_deterministic() -> None:
 
 def print_parts(family: Family, model: nn.Module) -> None:
     """A row per part: parameters, and whether they train."""
-    print(f"{'part':<10}{'parameters':>14}")
+    print_line(f"{'part':<10}{'parameters':>14}")
     trained = 0
     for part, parameters in family.parts(model).items():
         count = sum(p.numel() for p in parameters)
         trains = any(p.requires_grad for p in parameters)
         trained += count if trains else 0
-        print(f"{part:<10}{count:>14,}  {'trained' if trains else 'frozen'}")
+        print_line(f"{part:<10}{count:>14,}  {'trained' if trains else 'frozen'}")
     total = sum(p.numel() for p in model.parameters())
-    print(f"{'trained':<10}{trained:>14,}  of {total:,}")
+    print_line(f"{'trained':<10}{trained:>14,}  of {total:,}")

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import SomeFailed, UserError
+from ..errors import SomeFailed, UserError, print_line
 from ..files import folder_to_fill, written_whole
 from .maps import Predictor
 from .outputs import Outputs, greys_of, without_small
@@ -78,7 +78,7 @@ def predict_video(
         if not made:
             raise UserError(f"cannot read {source}: no frames in it, or damaged")
     seconds = time.perf_counter() - start
-    print(f"{made} frames in {paths['']} and {paths['overlay']}, {seconds:.1f} s, {made / seconds:.2f} frames/s")
+    print_line(f"{made} frames in {paths['']} and {paths['overlay']}, {seconds:.1f} s, {made / seconds:.2f} frames/s")
     if count and made < 0.9 * count:
         raise SomeFailed(f"only {made} of about {count} frames of {source} can be read; it may be damaged")
 
