@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 import sam2unet
 from sam2unet.checkpoint import same_bits, save_state
+from sam2unet.engine.hub_folder import front_matter, scores_in, table
 from sam2unet.engine.opening import open_predictor
 from sam2unet.families import save_checkpoint, start_model
 from sam2unet.files import sha256
@@ -183,3 +184,19 @@ def test_columns_are_those_of_the_scores_protocol(convert, checkpoint, tmp_path)
     results_file(tmp_path / "r.json", ["ours"], "camouflaged")
     convert(checkpoint, "--hub", tmp_path / "hub", "--scores", tmp_path / "r.json")
     assert "| data set | images | S ↑ | adpF ↑ | mE ↑ | MAE ↓ |" in (tmp_path / "hub/README.md").read_text()
+
+
+def test_names_and_numbers_of_a_results_file_are_not_trusted(tmp_path):
+    hostile = "<img src=x>\n---\n|\udcff"
+    front = front_matter("sam2unet", "t", "apache-2.0", {hostile: {"S": 0.5}}, ["S"])
+    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == hostile
+    assert table({hostile: {"S": 0.5, "images": 3}}, ["S"]).splitlines()[2] == (
+        r"| &lt;img src=x&gt;\\n---\\n\|\\xff | 3 | 0.500 |"
+    )
+    for numbers in ({"S": "</table>"}, {"S": [1]}, {"S": 10**400}):
+        path = results_file(tmp_path / "r.json", ["ours"])
+        content = json.loads(path.read_text())
+        content["datasets"]["CA|MO"]["ours"] = numbers
+        path.write_text(json.dumps(content))
+        with pytest.raises(sam2unet.UserError, match="is not a results.json"):
+            scores_in(path)

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -65,6 +66,20 @@ def test_names_cannot_fake_a_line_nor_end_a_run(eval_py, scored):
     (scored / "masks" / "a\nerror: all is fine \udcff.png").write_bytes(b"")
     ended = eval_py(*WORDS)
     assert ended.status == 2 and len(ended.err) == 2 and r"masks/a\nerror: all is fine \xff.png" in ended.err[-1]
+
+
+def test_tables_hold_no_formulas_no_html_and_a_line_per_row(eval_py, scored):
+    eval_py(*WORDS, "--save_dir", "out", "--report", "--method", "$x_1$ [a](b)|")
+    read = {name: (scored / "out" / name).read_text() for name in [*FILES, "report.html"]}
+    assert read["table.csv"].splitlines()[1].startswith("'=1+1<img src=x>\\n,$x_1$ [a](b)|,2,")
+    assert len(read["per_image.csv"].splitlines()) == 3
+    assert read["table.md"].splitlines()[2].startswith(r"| =1+1&lt;img src=x&gt;\\n | $x_1$ \[a\](b)\| | 2 | ")
+    assert r"=1+1<img src=x>\textbackslash{}n & \$x\_1\$ [a](b)| & " in read["table.tex"]
+    assert "<img src=x>" not in read["report.html"]
+    again = eval_py("--from", "out/per_image.csv", "--save_dir", "again")
+    assert again.status == 0 and "'=" not in again.out
+    assert (scored / "again/per_image.csv").read_text() == read["per_image.csv"]
+    assert "=1+1<img src=x>\\n" in json.loads((scored / "again/results.json").read_text())["datasets"]
 
 
 class Full(io.StringIO):

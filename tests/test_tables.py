@@ -157,6 +157,9 @@ GOOD = "dataset,method,image,S,MAE\nA,x,one,0.5,0.25\n"
         (GOOD + "A,x,two,0.5\n", "line 3 has 4 cells, not 5"),
         (GOOD + "A,x,two,high,0.1\n", "line 3: S is 'high', not a number"),
         (GOOD + "A,x,two,0.5,inf\n", "line 3: MAE is 'inf', not a number"),
+        (GOOD + "A,x,two,0.5,-5\n", "line 3: MAE is '-5', not a number from 0 to 1"),
+        (GOOD + "A,x,two,1_0,0.1\n", "line 3: S is '1_0', not a number from 0 to 1"),
+        (GOOD.replace("S", "dichotomous_HCE") + "A,x,two,1e308,0.1\n", "is '1e308', not a number 0 or above"),
         (GOOD + "A,x,one,0.5,0.1\n", "line 3: A x one is there twice"),
     ],
 )

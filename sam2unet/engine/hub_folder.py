@@ -18,6 +18,7 @@ from ..families import Checkpoint, find_family
 from ..files import filled_together, read_json, sha256, written_whole
 from ..hub import CONFIG, WEIGHTS
 from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.tables import markdown_code, markdown_text
 from ..sources import Bases, facts_of_bases
 from .opening import trained_size
 
@@ -108,9 +109,9 @@ def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases
         **kind.processing,
         "checkpoint": checkpoint,
     } | facts_of_bases(bases)
-    origin = [f"Converted from `{checkpoint['name']}`, SHA-256 `{checkpoint['sha256']}`."]
+    origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
     origin += [
-        f"Those of its {source.part} are from `{base.name}`, SHA-256 `{base.sha256}`."
+        f"Those of its {source.part} are from {markdown_code(base.name)}, SHA-256 {markdown_code(base.sha256)}."
         for source in found.family.sources
         if (base := bases.get(source.flag))
     ]
@@ -146,8 +147,9 @@ def scores_in(path: Path) -> tuple[Mapping, Sequence[str]]:
             raise UserError(f"{path} scores several models ({', '.join(several)}); score this one alone")
         results = {}
         for dataset, ((method, numbers),) in ((name, row.items()) for name, row in content["datasets"].items()):
-            results[dataset] = numbers | {"images": content["files"][dataset][method]["images"]}
-    except (KeyError, AttributeError, TypeError) as e:
+            numbers = numbers | {"images": content["files"][dataset][method]["images"]}
+            results[dataset] = {key: None if value is None else float(value + 0) for key, value in numbers.items()}
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as e:
         raise UserError(f"{path} is not a results.json that eval.py --save_dir wrote") from e
     return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
 
@@ -186,6 +188,6 @@ def table(results: Mapping, columns: Sequence[str]) -> str:
     titles = [f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}" for key in columns]
     rows = [["data set", "images", *titles], ["---", *["---:"] * (len(columns) + 1)]]
     for dataset, numbers in results.items():
-        rows.append([dataset.replace("|", r"\|"), str(numbers["images"]), *(f"{numbers[key]:.3f}" for key in columns)])
+        rows.append([markdown_text(dataset), f"{numbers['images']:.0f}", *(f"{numbers[key]:.3f}" for key in columns)])
     legend = "; ".join(f"{METRICS[key].title}: {METRICS[key].legend}" for key in columns)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{legend}.\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import printable
 from .columns import METRICS
 from .records import PER_IMAGE, json_number
 from .results import MethodResult
@@ -98,8 +99,8 @@ def text(differences: list[Difference]) -> str:
         return "--" if math.isnan(value) else f"{value:+.{decimals(d.metric) + 1}f}"
 
     left = [
-        ("dataset", [d.dataset for d in differences]),
-        ("difference", [f"{d.method} - {d.baseline}" for d in differences]),
+        ("dataset", [printable(d.dataset) for d in differences]),
+        ("difference", [printable(f"{d.method} - {d.baseline}") for d in differences]),
         ("metric", [METRICS[d.metric].title for d in differences]),
     ]
     right = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import re
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import make_folder, written_whole
 from .aggregate import CURVES
+from .records import csv_text, text
 from .results import MethodResult
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow that paper swallows.
@@ -124,16 +124,14 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 def numbers(methods: list[MethodResult]) -> str:
     """CSV: a row per method and ascending cut ">= threshold", with its curves at full precision."""
     names = [name for name in CURVES if any(name in r.curves for r in methods)]
-    file = io.StringIO()
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["method", "threshold", *names])
+    rows = [["method", "threshold", *names]]
     for r in methods:
         for cut in range(256):
             values = (r.curves[name][255 - cut] if name in r.curves else None for name in names)
-            rows.writerow([r.method, cut, *("" if value is None else repr(float(value)) for value in values)])
-    return file.getvalue()
+            rows.append([r.method, cut, *map(text, values)])
+    return csv_text(rows)
 
 
 def plain(name: str) -> str:
     """Not to be read as a formula."""
-    return name.replace("$", r"\$")
+    return printable(name).replace("$", r"\$")

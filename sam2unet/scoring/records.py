@@ -6,18 +6,24 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, some
+from ..errors import UserError, printable, some
 from . import aggregate
 from .columns import METRICS
 from .results import MethodResult
 
 PER_IMAGE = [key for key in METRICS if key not in aggregate.OF_CURVES]
 NAMES = ("dataset", "method", "image")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+# E divides by the number of pixels less one, which is 0 for a map of one pixel.
+ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE"), 1e16
+ROUNDING = 1e-6
+FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # what a spreadsheet executes
 
 
 def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
@@ -41,11 +47,11 @@ def read_per_image_csv(path: Path) -> list[MethodResult]:
     titles, rows = read_rows(path)
     grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line, row in rows:
-        dataset, method, image, *cells = row
+        dataset, method, image = map(from_text, row[:3])
         images = grouped.setdefault((dataset, method), {})
         if image in images:
             raise UserError(f"{path} line {line}: {dataset} {method} {image} is there twice; take one out.")
-        images[image] = [number(cell, key, path, line) for key, cell in zip(titles, cells, strict=True)]
+        images[image] = [number(cell, key, path, line) for key, cell in zip(titles, row[3:], strict=True)]
     results = []
     for (dataset, method), images in grouped.items():
         columns = np.array(list(images.values()), dtype=float).T
@@ -86,8 +92,18 @@ def text(value: float | None) -> str:
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows([as_text(cell) for cell in row] for row in rows)
     return file.getvalue()
+
+
+def as_text(cell: object) -> str:
+    """`printable`, with an apostrophe before what a spreadsheet would take for a formula; `from_text` takes it off."""
+    word = printable(cell)
+    return f"'{word}" if FORMULA.match(word) and not NUMBER.fullmatch(word) else word
+
+
+def from_text(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -116,10 +132,13 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 def number(cell: str, key: str, path: Path, line: int) -> float:
     """NaN for an empty cell."""
-    try:
-        value = float(cell or "nan")
-    except ValueError:
-        value = math.inf
-    if math.isinf(value):
-        raise UserError(f"{path} line {line}: {key} is {cell!r}, not a number; leave the cell empty if undefined.")
+    if not cell:
+        return math.nan
+    above = key in ABOVE_1
+    value = float(cell) if NUMBER.fullmatch(cell) else math.nan
+    if not (0 <= value <= LARGEST if above else -ROUNDING <= value <= 1 + ROUNDING):
+        wanted = "0 or above" if above else "from 0 to 1"
+        raise UserError(
+            f"{path} line {line}: {key} is {cell!r}, not a number {wanted}; leave the cell empty if undefined."
+        )
     return value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from string import Template
 
 import numpy as np
 
+from ..errors import printable
 from ..files import written_whole
 from .columns import METRICS
 from .report_pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
@@ -54,7 +55,7 @@ def write_report(
     places = [f"{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
     pictures = thumbnails([row for rows in galleries for row in rows], mask_threshold)
     with written_whole(path) as file:
-        file.write(head.encode(errors="xmlcharrefreplace"))  # names that are not Unicode
+        file.write(head.encode())
         for place, row in zip(places, pictures, strict=True):
             # A script each: the page reads only those it shows.
             file.write(f'<script type="application/json" id="pictures-{place}">{script_json(row)}</script>\n'.encode())
@@ -112,6 +113,10 @@ def number(value: float) -> float | None:
 def script_json(data: object) -> str:
     """JSON that no text in it can end the script element around."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def escape(text: str) -> str:
+    return escape_html(printable(text))
 
 
 def css(colour: tuple[int, int, int]) -> str:

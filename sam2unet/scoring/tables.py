@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 
+from ..errors import printable
 from .columns import METRICS
 from .results import MethodResult
 
@@ -32,7 +34,7 @@ def text_table(
 
 def markdown(results: list[MethodResult], columns: Sequence[str]) -> str:
     """A pipe table; of several methods on a data set the best is bold and the second best underlined."""
-    names = [(title, [cell.replace("|", r"\|") for cell in cells]) for title, cells in name_columns(results)]
+    names = [(title, [markdown_text(cell) for cell in cells]) for title, cells in name_columns(results)]
     table = [*names, ("images", [str(len(r.images)) for r in results])]
     for key in columns:
         title = f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}"
@@ -75,10 +77,10 @@ def legend(columns: Sequence[str]) -> str:
 
 
 def name_columns(results: list[MethodResult]) -> list[Column]:
-    """The data set's name, and the method's where any has one."""
-    names = [("dataset", [r.dataset for r in results])]
+    """The data set's name, and the method's where any has one; `printable`."""
+    names = [("dataset", [printable(r.dataset) for r in results])]
     if any(r.method for r in results):
-        names.append(("method", [r.method for r in results]))
+        names.append(("method", [printable(r.method) for r in results]))
     return names
 
 
@@ -131,6 +133,15 @@ def aligned(left: list[Column], right: list[Column]) -> str:
 def transposed(table: list[Column]) -> tuple[list[str], list[list[str]]]:
     """Titles, and a list of cells per row."""
     return [title for title, _ in table], [list(row) for row in zip(*(cells for _, cells in table), strict=True)]
+
+
+def markdown_text(name: str) -> str:
+    """For a cell of a pipe table: neither HTML, nor a link or an image, nor the end of the cell."""
+    return re.sub(r"[\\`*\[\]|~]", r"\\\g<0>", escape(printable(name), quote=False))
+
+
+def markdown_code(name: str) -> str:
+    return f"`{printable(name).replace('`', chr(39))}`"
 
 
 def escaped(name: str) -> str:
