@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError, print_line, reader_killed
+from .errors import UserError, print_line, reader_killed, write_error
 from .files import sha256, written_whole
 from .sources import Base
 from .trainable import is_safetensors, read_trainable
@@ -228,8 +228,12 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """A bare state dict, on the CPU, as released checkpoints are."""
+    write_pickle({name: t.cpu().contiguous() for name, t in state.items()}, path)
+
+
+def write_pickle(content: object, path: Path) -> None:
     with written_whole(path) as file:
         try:
-            torch.save({name: t.cpu().contiguous() for name, t in state.items()}, file)
-        except RuntimeError as e:  # how torch reports a full disk
-            raise reader_killed(e) or OSError(str(e)) from e
+            torch.save(content, file)
+        except RuntimeError as e:
+            raise reader_killed(e) or write_error(e) or e from e

@@ -74,6 +74,13 @@ class SomeFailed(UserError):
     """Most went well and is there; exit status 1 instead of 2."""
 
 
+def write_error(error: BaseException | None) -> OSError | None:
+    """The system's error behind one of torch, which reports a full disk as `unexpected pos`; None if there is none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
 def reader_killed(error: BaseException | None) -> UserError | None:
     """What to tell the user when a process that reads images was ended from outside; None for any other error.
 

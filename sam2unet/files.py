@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ import yaml
 
 from .errors import UserError
 
+PART = ".sam2unet.part"  # ends the names of files that are being written
+MARKER = ".sam2unet"  # a file in a folder that a script of this project made for itself
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
@@ -19,7 +23,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError where it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with open(part, "wb") as file:
             yield file
@@ -35,8 +39,8 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def filled_together(folder: Path) -> Iterator[Path]:
     """A folder to write files into, which move to `folder` once all are there; on any error it stays as it was."""
-    part = folder / f".{os.getpid()}.part"
-    make_folder(part)
+    make_folder(folder)
+    part = Path(tempfile.mkdtemp(prefix=".", suffix=PART, dir=folder))
     try:
         yield part
         for file in part.iterdir():
@@ -55,6 +59,30 @@ def make_folder(path: Path) -> None:
         raise UserError(f"cannot make the folder {path}: {e.strerror}. Give another --save_path.") from e
     if not os.access(path, os.W_OK):
         raise UserError(f"no permission to write into {path}. Give another --save_path.")
+
+
+def claim_folder(folder: Path, content: str) -> bool:
+    """Make `folder` for `content` and mark it. Returns whether an earlier call marked it for the same content.
+
+    UserError for a folder with anything else in it, so that nothing of the user's is overwritten.
+    """
+    marker = folder / MARKER
+    if marker.is_file():
+        if (found := read_text(marker).strip()) != content:
+            raise UserError(f"{folder} was made for {found}, not for {content}; give another --save_path")
+        return True
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds files that this script did not make; give another --save_path")
+    make_folder(folder)
+    with written_whole(marker) as file:
+        file.write(f"{content}\n".encode())
+    return False
+
+
+def refuse_existing(*paths: Path) -> None:
+    """UserError for a file to write that is there already, whoever made it."""
+    if there := next((path for path in paths if path.exists()), None):
+        raise UserError(f"{there} is there already and is not overwritten; remove it, or give another name")
 
 
 @contextmanager
@@ -103,17 +131,17 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not text in UTF-8; give another file") from e
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file, names with values. UserError for any other content."""
+def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
+    """The object in a JSON file, names with values. UserError, which ends in `advice`, for any other content."""
     text = read_text(path)
     try:
         content = json.loads(text)
     except RecursionError as e:
-        raise UserError(f"{path} is nested too deep for JSON of this project; write it again") from e
+        raise UserError(f"{path} is nested too deep for JSON of this project; {advice}") from e
     except ValueError as e:
-        raise UserError(f"{path} is not JSON: {e}; write it again") from e
+        raise UserError(f"{path} is not JSON: {e}; {advice}") from e
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; it must hold names with values: {{...}}")
+        raise UserError(f"{path} holds a {type(content).__name__}, not an object of names with values; {advice}")
     return content
 
 

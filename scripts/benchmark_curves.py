@@ -14,7 +14,7 @@ import numpy as np
 from benchmark_train import add_training_flags, job_of, measured
 
 from sam2unet.errors import UserError
-from sam2unet.files import make_folder, written_whole
+from sam2unet.files import make_folder, refuse_existing, written_whole
 from sam2unet.scoring.plots import COLOURS, STYLE
 
 ROWS = {"released": "released way, fp32", "ours": "ours, fp32", "ours+bf16": "ours, bf16"}
@@ -31,6 +31,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_existing(args.save_path, args.save_path.with_suffix(".csv"))
     try:
         import matplotlib.figure
         import matplotlib.style

@@ -11,6 +11,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.engine.hub_folder import write_folder
 from sam2unet.errors import UserError, print_line, warn
 from sam2unet.families import assemble, read_checkpoint, save_checkpoint
+from sam2unet.files import refuse_existing
 from sam2unet.sources import Sources, add_sources, sources_of
 from sam2unet.trainable import is_safetensors
 
@@ -54,6 +55,7 @@ def convert(source: Path, target: Path, sources: Sources, trust_pickle: bool = F
         raise UserError(f"{source.name} to {target.name}: one must be a .pth, the other a .safetensors")
     if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *sources.values())):
         raise UserError(f"{target} is the file to read from; give another name to write to")
+    refuse_existing(target)
     found = read_checkpoint(source, trust_pickle)
     if target.suffix == ".safetensors" and not sources:
         flags = " and ".join(f"--{source.flag} FILE" for source in found.family.sources)

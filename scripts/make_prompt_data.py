@@ -20,7 +20,7 @@ from sam2unet.data.pairs import Pair, list_images
 from sam2unet.data.prompt_files import TEST_LIST, TRAIN_LIST, ImageMasks, problems, write_test_list, write_train_list
 from sam2unet.data.reading import opened, upright
 from sam2unet.errors import UserError, print_line, some, warn
-from sam2unet.files import make_folder, written_whole
+from sam2unet.files import claim_folder, make_folder, refuse_existing, written_whole
 from sam2unet.limits import check_numbers
 
 
@@ -61,11 +61,12 @@ def run(args: argparse.Namespace) -> None:
         if not test:
             raise UserError(f"hold_out {args.hold_out} leaves no test image of {len(items)}; give a smaller one")
     make_folder(args.save_path)
+    refuse_existing(*(args.save_path / name for part, name in ((train, TRAIN_LIST), (test, TEST_LIST)) if part))
     if args.split:
         folder = args.save_path / "masks"
         if folder.resolve() == args.masks.resolve():
             raise UserError(f"{folder} is the folder of masks; give another --save_path")
-        make_folder(folder)
+        claim_folder(folder, "masks of one object each")
         train, test = (split(part, folder, args.split, args.mask_threshold) for part in (train, test))
         framing = Framing(args.size)
     if train:

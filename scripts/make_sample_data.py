@@ -17,7 +17,7 @@ from PIL import Image
 
 from sam2unet.cli import Parser, main
 from sam2unet.errors import UserError, print_line
-from sam2unet.files import make_folder, written_whole
+from sam2unet.files import claim_folder, make_folder, written_whole
 
 OBJECTS = ("astronaut.png", "chelsea.png", "coffee.png", "flower.jpg", "ihc.png", "motorcycle_left.png")
 SCENES = ("brick.png", "china.jpg", "grass.png", "gravel.png", "hubble_deep_field.jpg", "rocket.jpg")
@@ -26,7 +26,12 @@ COUNTS = {"train": 200, "test": 40}
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--save_path", type=Path, required=True, help="gets train/ and test/, each with images/ and masks/")
+    p.add_argument(
+        "--save_path",
+        type=Path,
+        required=True,
+        help="a new folder, gets train/ and test/, each with images/ and masks/",
+    )
     p.add_argument("--seed", type=int, default=0)
     return p
 
@@ -34,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.seed < 0:
         raise UserError(f"seed is {args.seed}; it must be 0 or above")
+    claim_folder(args.save_path, f"sample data, seed {args.seed}")
     objects, scenes = read_photographs(OBJECTS), read_photographs(SCENES)
     for number, (split, count) in enumerate(COUNTS.items()):
         for kind in ("images", "masks"):

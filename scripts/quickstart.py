@@ -15,7 +15,7 @@ from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.engine.pictures import overview, spread
 from sam2unet.errors import UserError, print_line
-from sam2unet.files import make_folder
+from sam2unet.files import claim_folder, filled_together, make_folder
 
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
 
@@ -28,7 +28,12 @@ def parser() -> argparse.ArgumentParser:
         "--hiera_path", type=Path, help="SAM 2 checkpoint to start from, on a GPU by the released recipe; none: tiny"
     )
     p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
-    p.add_argument("--save_path", type=Path, default=ROOT / "runs/quickstart", help="gets all that is made")
+    p.add_argument(
+        "--save_path",
+        type=Path,
+        default=ROOT / "runs/quickstart",
+        help="a new folder for all that is made; default: runs/quickstart",
+    )
     p.add_argument("--from", dest="folder", type=Path, default=Path.cwd(), help="where relative paths start")
     return p
 
@@ -36,23 +41,28 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if (args.images is None) != (args.masks is None):
         raise UserError("--images and --masks go together")
-    own = args.images is not None
     folder = args.folder / args.save_path
     train, test, maps = folder / "data/train", folder / "data/test", folder / "maps"
+    own = args.images is not None
     if own:
-        hold_out(match(args.folder / args.images, args.folder / args.masks), train, test)
-    else:
-        clear(folder / "data")
+        images, masks = ((args.folder / path).resolve() for path in (args.images, args.masks))
+        pairs = match(images, masks)
+        if len(pairs) < 5:
+            raise UserError(f"{len(pairs)} pairs are too few to hold out every fifth; give at least 5")
+    if claim_folder(folder, f"a quickstart with {images} and {masks}" if own else "a quickstart with sample data"):
+        print_line(f"{args.save_path} is of an earlier quickstart, which goes on; its model is kept")
+    if not own:
         call("scripts/make_sample_data.py", "--save_path", folder / "data")
+    elif not (folder / "data").exists():
+        with filled_together(folder) as part:
+            hold_out(pairs, part / "data/train", part / "data/test")
     released = args.hiera_path and torch.cuda.is_available()
     recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
     recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
     coding = [] if args.mask_threshold is None else ["--mask_threshold", args.mask_threshold]
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
-    (folder / "last.pt").unlink(missing_ok=True)  # an earlier quickstart's; this one starts anew
-    call("train.py", *recipe, *inputs, "--save_path", folder, *coding)
+    call("train.py", *recipe, *inputs, "--save_path", folder, "--resume", "auto", *coding)
     checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
-    clear(maps)
     inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
     call("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps)
     scores = ["--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks"]
@@ -75,20 +85,11 @@ def run(args: argparse.Namespace) -> None:
 
 def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:
     """Links to every fifth pair in `test` and to the others in `train`."""
-    if len(pairs) < 5:
-        raise UserError(f"{len(pairs)} pairs are too few to hold out every fifth; give at least 5")
-    clear(train.parent)
     for number, pair in enumerate(pairs, start=1):
         split = train if number % 5 else test
         for kind, path in zip(("images", "masks"), pair, strict=True):
             make_folder(split / kind)
             (split / kind / path.name).symlink_to(path.resolve())
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier quickstart left in its own folder."""
-    for path in sorted(folder.rglob("*"), reverse=True) if folder.is_dir() else []:
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def constant_error(pairs: list[Pair], mask_threshold: int | None) -> float:

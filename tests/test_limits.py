@@ -83,7 +83,7 @@ def test_a_size_in_a_hub_folder_is_a_whole_number_within_limits(size, tmp_path):
     "text, words",
     [
         ("{", "is not JSON"),
-        ("[]", "holds a list; it must hold names with values"),
+        ("[]", "holds a list, not an object of names"),
         ("[" * 100_000, "is nested too deep"),
         ('{"a": ' * 100_000, "is nested too deep"),
         (f'{{"a": {"9" * 5000}}}', "is not JSON"),

@@ -42,6 +42,40 @@ def test_quickstart_on_own_folders_holds_out_every_fifth_pair(script, tmp_path):
     assert len(list((tmp_path / "result/data/train/images").iterdir())) == 8
     assert "held-out       2" in result.stdout and "best constant map" in result.stdout
     assert Image.open(tmp_path / "result/overview.png").size == (480, 320)
+    kept = {path: path.read_bytes() for path in (tmp_path / "result").glob("*.p*t*")}
+    assert len(kept) >= 2
+    again = script("scripts/quickstart.py", *flags, cwd=tmp_path)
+    assert again.returncode == 0 and "result is of an earlier quickstart, which goes on" in again.stdout, again.stderr
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("quickstart.py --images data/images --masks data/masks --save_path .", "holds files that this script did not"),
+        ("quickstart.py --images data/images --masks data/masks --save_path data", "holds files that this script did"),
+        ("quickstart.py --images data/images --masks data/masks --save_path other", "was made for something else"),
+        ("quickstart.py --save_path .", "holds files that this script did not make; give another --save_path"),
+        ("make_sample_data.py --save_path data", "holds files that this script did not make"),
+        ("make_sample_data.py --save_path other", "was made for something else, not for sample data, seed 0"),
+        ("make_prompt_data.py data/images data/masks --save_path lists", "image2label_train.json is there already and"),
+        (
+            "make_prompt_data.py data/images data/masks --split regions --save_path data2",
+            "holds files that this script",
+        ),
+    ],
+)
+def test_scripts_never_write_into_folders_of_the_user(line, words, script, tmp_path):
+    write_pairs(tmp_path / "data", count=6)
+    for name in ("maps/a.png", "lists/image2label_train.json", "data2/masks/a_000.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.sam2unet").write_text("something else")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = script(f"scripts/{line.split()[0]}", *line.split()[1:], cwd=tmp_path)
+    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_shell_files_pass_their_variables_on(tmp_path):

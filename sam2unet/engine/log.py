@@ -89,7 +89,7 @@ def kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
             values = json.loads(line)
             if line.endswith(b"\n") and values["step"] <= step:
                 kept.append((values["kind"], values["step"], line))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return kept
 

@@ -157,7 +157,8 @@ class Loop:
             losses, rate = self.mean_losses(), (progress.seen - before) / (time.perf_counter() - start)
             self.write_losses("epoch", losses, rate)
             if not sys.stderr.isatty():
-                print_line(f"epoch {title}  loss {losses['total']:.4f}  {rate:.1f} images/s")
+                speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # 0.04, not 0.0
+                print_line(f"epoch {title}  loss {losses['total']:.4f}  {speed} images/s")
 
     def update(self, group: list[Batch]) -> int:
         """Take the group's optimiser steps; how many images it holds over all processes."""

@@ -18,7 +18,7 @@ from ..config import Recipe
 from ..data.check import each
 from ..data.pairs import Pair
 from ..data.reading import opened
-from ..files import written_whole
+from ..files import read_json, written_whole
 from .versions import versions
 
 PACKAGES = ("sam2unet", "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
@@ -57,8 +57,9 @@ def write_record(folder: Path, record: Mapping[str, object], resumed: bool = Fal
     """As `run.json`; of a run that resumes, behind the record of its start. What JSON does not know becomes text."""
     path = folder / "run.json"
     if resumed and path.is_file():
-        first = json.loads(path.read_text())
-        record = first | {"resumed": [*first.get("resumed", []), record]}
+        first = read_json(path, "move it away, and --resume goes on")
+        earlier = first.get("resumed", [])
+        record = first | {"resumed": [*(earlier if isinstance(earlier, list) else [earlier]), record]}
     with written_whole(path) as file:
         file.write((json.dumps(record, indent=2, default=str) + "\n").encode())
 

@@ -3,38 +3,84 @@
 from __future__ import annotations
 
 import fcntl
-import pickle
 import random
-from collections.abc import Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ..checkpoint import RUN_FORMAT
-from ..errors import UserError, reader_killed
-from ..files import written_whole
+from ..checkpoint import RUN_FORMAT, write_pickle
+from ..config import Recipe
+from ..errors import UserError, some
+from ..files import PART, read_json
+
+# What `last.pt` holds; files from before `validation_set` was there are resumed too.
+FIELDS = ("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average")
+FIELDS += ("step", "progress", "random")
+MODELS = (".pth", ".safetensors")
+OF_SAM_MED2D = (
+    "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
+    "--sam_checkpoint takes its weights"
+)
 
 
 def write_state(path: Path, state: Mapping[str, object]) -> None:
-    with written_whole(path) as file:
-        try:
-            torch.save({"format": RUN_FORMAT} | dict(state), file)
-        except RuntimeError as e:  # how torch reports a full disk
-            raise reader_killed(e) or OSError(str(e)) from e
+    write_pickle({"format": RUN_FORMAT} | dict(state), path)
 
 
 def read_state(path: Path) -> dict[str, object]:
+    """What `write_state` wrote. UserError for any other file, and for fields that are not known here."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as e:
+    except Exception as e:  # whatever torch, pickle and zipfile say of a file of another kind
+        if "GLOBAL torch.optim." in str(e):
+            raise UserError(f"{path} is {OF_SAM_MED2D}") from e
         raise UserError(f"{path} is damaged or not the state of a run; --resume takes a last.pt") from e
+    if isinstance(state, dict) and {"model", "optimizer"} == state.keys():
+        raise UserError(f"{path} is {OF_SAM_MED2D}")
     if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise UserError(f"{path} is not the state of a run; --resume takes a last.pt, weights go to --init_from")
+    recipe = state.get("recipe")
+    known = vars(Recipe()).keys()
+    unknown = [name for name in state if name not in (*FIELDS, "format")]
+    unknown += [f"recipe.{name}" for name in (recipe if isinstance(recipe, dict) else {}) if name not in known]
+    if unknown:
+        names = some(unknown)
+        raise UserError(f"{path} has fields that are not known here ({names}); resume with the version that wrote it")
     return state
+
+
+def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
+    """UserError if something is missing, or does not fit a run with these `weights` and fields of `progress`."""
+    if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
+        raise UserError(f"{path} is not whole: {some(missing)} missing; start anew, or from a checkpoint, --init_from")
+    kept, place = state["weights"], state["progress"]
+    wanted = {name: tensor.shape for name, tensor in weights.items()}
+    if not isinstance(kept, dict) or {name: getattr(t, "shape", None) for name, t in kept.items()} != wanted:
+        raise UserError(f"{path} holds weights of another model than that of this run; resume with its own flags")
+    if not isinstance(place, dict) or place.keys() != progress:
+        raise UserError(f"{path} has another form of progress than known here; resume with the version that wrote it")
+
+
+def refuse_other_files(folder: Path, title: str) -> None:
+    """UserError if a new run would overwrite something in `folder`: a model, or files that no run wrote."""
+    models = [path for stem in (f"{title}-*", "best") for path in folder.glob(f"{stem}.*") if path.suffix in MODELS]
+    if models:
+        names = some(sorted(path.name for path in models))
+        raise UserError(f"{folder} holds models of an earlier run ({names}); give another --save_path, or move them")
+    record = folder / "run.json"
+    others = [name for name in ("run.json", "recipe.yaml", "metrics.jsonl", "validation") if (folder / name).exists()]
+    with suppress(UserError):
+        if record.exists() and {"started", "recipe"} <= read_json(record).keys():
+            return  # a run that ended before it wrote its first state
+    if others:
+        raise UserError(f"{folder} holds {some(others)}, which no run wrote; give another --save_path, or move that")
 
 
 def random_state() -> dict[str, object]:
@@ -61,7 +107,7 @@ def set_random_state(state: Mapping[str, object]) -> None:
 def only_run_in(folder: Path):
     """Holds `folder` for this run; UserError if another one does. Removes what a killed run left half-written."""
     try:
-        lock = open(folder / ".lock", "w")
+        lock = open(folder / ".lock", "a")  # which does not empty a file that is there
     except OSError as e:
         raise UserError(f"cannot write into {folder}: {e.strerror}. Give another --save_path.") from e
     with lock:
@@ -69,6 +115,6 @@ def only_run_in(folder: Path):
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another run is writing into {folder}; wait for it or give another --save_path") from None
-        for part in folder.glob(".*.part"):
-            part.unlink()
+        for part in folder.glob(f".*{PART}"):
+            part.unlink() if part.is_file() else shutil.rmtree(part, ignore_errors=True)
         yield

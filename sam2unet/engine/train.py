@@ -21,12 +21,12 @@ from ..files import make_folder, sha256
 from ..limits import check_numbers
 from ..sources import NONE, Bases, Sources
 from .log import Log
-from .loop import Loop, Saving, Validation
+from .loop import Loop, Progress, Saving, Validation
 from .mask_task import MaskTask
 from .processes import Processes, another_failed
 from .prompt_task import PromptTask
 from .record import fingerprint, run_record, write_record
-from .runstate import only_run_in, read_state
+from .runstate import check_state, only_run_in, read_state, refuse_other_files
 from .runtime import default_workers, keep_freed_memory, out_of_memory, pick_device, set_seed
 from .signals import apart_from_signals
 from .speed import Speed, chosen_for
@@ -53,6 +53,10 @@ class Keeping:
     best_metric: str | None = None  # none: the task's
     tensorboard: bool = False
     arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "last.pt" if self.resume in (None, "auto") else Path(self.resume)
 
 
 @dataclass(frozen=True)
@@ -106,18 +110,25 @@ def run(
         facts = {
             "recipe": dataclasses.asdict(recipe),
             "data": fingerprint(task.pairs),
+            "validation_set": fingerprint(task.held_out) if task.held_out else {},
             "base": {flag: f"{base.name}, {base.sha256}" for flag, base in bases.items()},
         }
         state = state_to_resume(keeping, facts)
+        if state:
+            whole = model.state_dict()
+            weights = {name: whole[name] for name in own_names(model, bases)}
+            check_state(keeping.state_file, state, weights, vars(Progress()).keys())
+        elif processes.first:
+            refuse_other_files(keeping.folder, family.title)
         if processes.first:
             processes.join(device)
         stack.callback(processes.leave)
         log = None
         if processes.first:
-            recipe.write(keeping.folder / "recipe.yaml", without=task.unused)
             weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}
             record = run_record(keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world)
             write_record(keeping.folder, record, resumed=state is not None)
+            recipe.write(keeping.folder / "recipe.yaml", without=task.unused)
             log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
             stack.callback(log.close)
         dataset = task.dataset(speed.cache, keeping.folder, processes)
@@ -133,7 +144,7 @@ def run(
         if device.type == "cpu":
             keep_freed_memory()
         if state:
-            loop.restore(state)
+            restore(loop, keeping.state_file, state)
         if state and loop.progress.epoch <= recipe.epoch:
             print_line(f"resumed at {loop.place()}")
         print_line(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
@@ -189,22 +200,34 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
         if last.is_file():
             raise UserError(f"{keeping.folder} holds a run; go on with --resume auto, or give another --save_path")
         return None
-    path = last if keeping.resume == "auto" else Path(keeping.resume)
+    path = keeping.state_file
     if keeping.resume == "auto" and not last.is_file():
         return None
     state = read_state(path)
-    if "recipe" in state:  # written before a field was there: a run did what is its default now
+    if isinstance(state.get("recipe"), dict):  # written before a field was there: a run did what is its default now
         state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]
     for name, now in facts.items():
+        if name == "validation_set" and name not in state:  # written before the field was there
+            continue
         then = state.get(name) or {}
         if then != now:
-            keys = [key for key in now if then.get(key) != now[key]] if now and then else []
+            comparable = now and then and isinstance(then, dict)
+            keys = [key for key in now if then.get(key) != now[key]] if comparable else []
             differ = ", ".join(f"{key} {then.get(key)} there, {now[key]} now" for key in keys)
             raise UserError(
-                f"{path} is of a run with another {name} ({differ or 'given only once'}); resume with its own flags, "
-                "or start anew from a checkpoint of it with --init_from"
+                f"{path} is of a run with another {name.replace('_', ' ')} ({differ or 'given only once'}); "
+                "resume with its own flags, or start anew from a checkpoint of it with --init_from"
             )
     return state
+
+
+def restore(loop: Loop, path: Path, state: Mapping[str, object]) -> None:
+    try:
+        loop.restore(state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise UserError(
+            f"{path} does not fit this run ({type(e).__name__}); start anew, or from a checkpoint with --init_from"
+        ) from e
 
 
 def saving_of(keeping: Keeping, model: nn.Module, bases: Bases, facts: Mapping[str, object]) -> Saving:
