@@ -14,6 +14,7 @@ from . import building
 from .building import Built, Sizes
 from .checkpoint import load_exact, read_weights, same_bits, save_state, to_float32, what_is
 from .config import SIZES, Recipe
+from .engine.runtime import pick_device
 from .errors import UserError, print_line
 from .files import sha256
 from .hub import located
@@ -143,9 +144,12 @@ def find_family(name: str) -> Family:
 
 
 def family_of(model: nn.Module) -> Family:
-    """The family that a built model belongs to, by the names of its weights."""
-    names = {name for name, _ in model.named_parameters()}
-    return next(family for family in FAMILIES.values() if family.marker in names)
+    """The family that a built model belongs to, by the names of its weights; UserError for any other model."""
+    names = {name for name, _ in model.named_parameters()} if isinstance(model, nn.Module) else ()
+    family = next((family for family in FAMILIES.values() if family.marker in names), None)
+    if family is None:
+        raise UserError(f"{type(model).__name__} is no model of this package; sam2unet.load_model gives one")
+    return family
 
 
 def check_size(family: Family, size: int) -> None:
@@ -153,9 +157,7 @@ def check_size(family: Family, size: int) -> None:
     check_numbers({"size": size})
     if size % family.stride:
         below = size // family.stride * family.stride
-        raise UserError(
-            f"size {size} is not a multiple of {family.stride}; give --size {below} or {below + family.stride}"
-        )
+        raise UserError(f"size {size} is not a multiple of {family.stride}; give {below} or {below + family.stride}")
 
 
 def list_models() -> list[str]:
@@ -257,9 +259,11 @@ def load_model(
             from.
 
     Raises:
-        UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub.
+        UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub;
+            no such device.
     """
     sources = paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    device = pick_device(device)  # before the file is read
     return open_model(read_checkpoint(Path(path)), sources, device)
 
 

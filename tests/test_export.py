@@ -251,7 +251,7 @@ def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, ph
     [
         (("--output", "x.onnx", "--format", "pt2"), "--format pt2 and --output x.onnx say different things"),
         (("--output", "x"), "x: an exported model is called .onnx or .pt2"),
-        (("--output", "x.onnx", "--size", "100"), "size 100 is not a multiple of 32; give --size 96 or 128"),
+        (("--output", "x.onnx", "--size", "100"), "size 100 is not a multiple of 32; give 96 or 128"),
         (("--output", "no/x.onnx"), "cannot write no/x.onnx: No such file"),
         (("--output", "x.onnx", "--images", "none"), "no such .*: none"),
     ],

@@ -12,6 +12,9 @@ from PIL import Image
 from torchvision import transforms
 
 import sam2unet
+from sam2unet.data.pairs import match
+from sam2unet.engine.predict import photo_of
+from sam2unet.engine.validate import validate
 
 
 def released_map(model, photo, size, wanted):
@@ -144,10 +147,70 @@ def test_one_image_in_any_form_gives_one_map(checkpoint, polyps):
     for form in (grey, torch.from_numpy(grey.copy()), torch.from_numpy(grey.copy())[None]):
         assert np.array_equal(sam2unet.predict(model, form, size=64), as_colour)
     assert [name for name, _ in sam2unet.predict_many(model, [array, path], size=64)] == ["0", path.stem]
-    for form, words in {
-        "int": (array.astype(np.int32), "an array of int32"),
-        "range": (array.astype(np.float32), "floats in"),
-        "shape": (array[None], r"shape \(1, 70, 90, 3\)"),
-    }.values():
+    half = (tensor / 255).bfloat16()
+    assert np.array_equal(sam2unet.predict(model, half, size=64), sam2unet.predict(model, half.float(), size=64))
+
+
+RGB = np.zeros((7, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (None, "an image is a path, a Pillow image, an array or a tensor, not NoneType; give one of these"),
+        ([[0, 1], [2, 3]], "or a tensor, not list"),
+        (b"\x89PNG", "or a tensor, not bytes"),
+        (RGB.astype(np.int32), "an array of int32"),
+        (RGB + 2.5, "an array of float64 is an image only with floats in"),
+        (RGB * np.nan, "an array of float64 is an image only with floats in"),
+        (RGB[None], r"an array of shape \(1, 7, 9, 3\) is no image; give one image at a time, image\[0\]"),
+        (RGB[:0], r"an array of shape \(0, 9, 3\) is no image; it has no pixels"),
+        (np.zeros(0), r"an array of shape \(0,\) is no image; it has no pixels"),
+        (RGB[..., [0, 1, 2, 2]], r"shape \(7, 9, 4\) is no image; leave out the alpha channel: image\[..., :3\]"),
+        (np.moveaxis(RGB, -1, 0), r"\(3, 7, 9\) is no image; .* wrong side: np.moveaxis\(image, 0, -1\)\[..., :3\]"),
+        (torch.zeros(4, 7, 9), r"a tensor of shape \(4, 7, 9\) is no image; leave out the alpha channel: image\[:3\]"),
+        (torch.zeros(7, 9, 3), r"a tensor of shape \(7, 9, 3\) .* wrong side: image.movedim\(-1, 0\)\[:3\]"),
+        (torch.zeros(3, 7, 9, device="meta"), "a tensor of torch.float32 cannot be read as an image"),
+        (torch.zeros(5, 7, 9), r"a tensor of shape \(5, 7, 9\) is no image; wanted"),
+    ],
+)
+def test_what_is_no_image_is_one_line_that_says_how_to_convert_it(image, words, checkpoint):
+    with pytest.raises(sam2unet.UserError, match=words):
+        photo_of(image)
+
+
+def test_wrong_arguments_in_python_are_errors_without_flags(checkpoint, monkeypatch):
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for call, words in (
+        (lambda: sam2unet.predict(model, RGB, size=100), "^size 100 is not a multiple of 32; give 96 or 128$"),
+        (lambda: sam2unet.predict(None, RGB), "^NoneType is no model of this package; sam2unet.load_model gives one$"),
+        (lambda: sam2unet.predict(torch.nn.DataParallel(model), RGB), "^DataParallel is no model of this package"),
+        (lambda: list(sam2unet.predict_many(model, None)), "an iterable of images, not NoneType; give"),
+        (lambda: list(sam2unet.predict_many(model, [None])), "an image is a path, .* not NoneType"),
+        (
+            lambda: sam2unet.load_model("no.pth", device="gpu"),
+            "^device gpu cannot be used here; give cpu, or",
+        ),
+    ):
         with pytest.raises(sam2unet.UserError, match=words):
-            sam2unet.predict(model, form, size=64)
+            call()
+    if torch.cuda.device_count() == 0:
+        with pytest.raises(sam2unet.UserError, match="^device cuda cannot be used here; give cpu, or no device$"):
+            sam2unet.load_model(checkpoint, device="cuda")
+
+
+def test_an_output_that_is_not_finite_is_an_error(checkpoint, test_py, tmp_path):
+    """The weights are finite, but their products are not."""
+    state = torch.load(checkpoint)
+    torch.save(state | {"head.weight": state["head.weight"] * 1e38}, tmp_path / "x.pth")
+    model = sam2unet.load_model(tmp_path / "x.pth", device="cpu")
+    with pytest.raises(sam2unet.UserError, match="^the model gives NaN or Inf for image 0; the weights are damaged or"):
+        sam2unet.predict(model, RGB, size=32)
+    images, masks = write_pairs(tmp_path, count=2)
+    with pytest.raises(sam2unet.UserError, match=rf"^the model gives NaN or Inf for {images}/a.jpg; .* \(1 more have"):
+        validate(model, match(images, masks), 32)
+    flags = ("--test_image_path", images, "--save_path", tmp_path / "maps", "--size", 32, "--device", "cpu")
+    ended = test_py("--checkpoint", tmp_path / "x.pth", *flags)
+    assert (ended.status, len(ended.err)) == (2, 1) and not (tmp_path / "maps").exists()
+    assert ended.err[0].startswith(f"error: the model gives NaN or Inf for {images}/a.jpg; the weights are damaged")

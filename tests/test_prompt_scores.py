@@ -315,7 +315,7 @@ REFUSED = {
     "a flag of maps": (["--threshold", "0.5", "--overlay"], "SAM-Med2D has no use for --threshold --overlay"),
     "no points": (["--point_num", "0"], "point_num is 0; it must be from 1 to 10000"),
     "a batch of none": (["--batch_size", "0"], "batch_size is 0"),
-    "a size that no grid fits": (["--image_size", "100"], "size 100 is not a multiple of 32; give --size 96 or 128"),
+    "a size that no grid fits": (["--image_size", "100"], "size 100 is not a multiple of 32; give 96 or 128"),
     "no prompts": (["--prompt_path", "no.json"], "no such file: no.json"),
     "prompts of one point for three": (["--prompt_path", "64_prompt.json", "--point_num", "3"], "no --prompt_path for"),
     "prompts of other masks": (["--prompt_path", "other.json"], "other.json has no prompts for 9 of 9 masks"),

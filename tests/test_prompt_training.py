@@ -205,7 +205,7 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
         (["--loss", "weighted"], "SAM-Med2D has no use for --loss"),
         (["--train_image_path", "x", "--train_mask_path", "y"], "SAM-Med2D takes lists, not folders"),
         (["--cache", "ram"], "--cache keeps resized pairs"),
-        (["--size", "72"], "size 72 is not a multiple of 32; give --size 64 or 96"),
+        (["--size", "72"], "size 72 is not a multiple of 32; give 64 or 96"),
         (["--hiera_path", "x.pt"], "SAM-Med2D takes no --hiera_path; it takes --sam_checkpoint"),
         (["--point_list", "0"], "point_list is 0; it must be from 1 to 10000"),
         (["--multimask", "no"], "'no' is not True or False"),

@@ -142,3 +142,12 @@ def test_without_an_image_or_with_another_model_it_says_so(small):
         sam2unet.Prompter(other)
     with pytest.raises(sam2unet.UserError, match="SAM-Med2D finds what prompts ask for, not one map"):
         sam2unet.predict(small, np.zeros((32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("part", ["image_encoder.pos_embed", "mask_decoder.iou_token.weight"])
+def test_an_output_that_is_not_finite_is_an_error(part):
+    model = tiny_sam_med2d(side=32)
+    with torch.no_grad():
+        model.get_parameter(part).fill_(1e38)
+    with pytest.raises(sam2unet.UserError, match="^the model gives NaN or Inf; the weights are damaged"):
+        sam2unet.Prompter(model).set_image(np.zeros((32, 32, 3), np.uint8)).predict(box=[0, 0, 9, 9])

@@ -113,18 +113,24 @@ class Predictor:
 
     @torch.inference_mode()
     def maps(
-        self, smalls: Sequence[list[Tensor]], sizes: Sequence[tuple[int, int]], at_once: int | None = None
+        self,
+        smalls: Sequence[list[Tensor]],
+        sizes: Sequence[tuple[int, int]],
+        at_once: int | None = None,
+        names: Sequence[object] = (),
     ) -> Iterator[Tensor]:
         """Probabilities (height, width) on the device for each photograph's `small`, of the `sizes` (height, width).
 
         With tiles, a size must be the photograph's own, and the model is given `at_once` of them at a time, by default
-        as many as there are photographs.
+        as many as there are photographs. `names` of the photographs are for the UserError about NaN or Inf.
         """
         counts = [len(small[0]) for small in smalls]
         scales = [torch.cat(parts).split(at_once or len(smalls)) for parts in zip(*smalls, strict=True)]
         logits = [torch.cat([self.logits(part) for part in parts]).split(counts) for parts in scales]
         for number, size in enumerate(sizes):
             own = [scale[number] for scale in logits]  # (crops, flips, 1, S, S) per scale
+            for scale in own:
+                check_output(scale, self.amp, names[number] if names else None)
             if counts[number] == 1:
                 yield mean_map(own, 0, size)
             else:
@@ -147,6 +153,15 @@ class Predictor:
             total[top:bottom, left:right] += fade * found
             weight[top:bottom, left:right] += fade
         return total / weight
+
+
+def check_output(numbers: Tensor, amp: str, name: object = None) -> None:
+    """UserError if what a model computed contains NaN or Inf, which would be a black map. `name` is the image's."""
+    if not numbers.isfinite().all():
+        where = "" if name is None else f" for {name}"
+        damaged = "the weights are damaged or their training diverged; give another checkpoint"
+        overflow = f"its numbers may be too large for half precision ({amp}); compute without"
+        raise UserError(f"the model gives NaN or Inf{where}; {damaged if amp == 'off' else overflow}")
 
 
 def mean_map(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:

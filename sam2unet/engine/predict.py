@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data.inputs import find_inputs
 from ..data.reading import read_image, to_8_bit, upright
 from ..errors import UserError
+from ..families import family_of
 from .maps import Predictor, stretched
 from .runtime import ahead
 
@@ -31,7 +32,8 @@ def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: b
         minmax: stretch to the full range, as released; without it, probabilities.
 
     Raises:
-        UserError: an unreadable file, an array of another kind, or a size that the model cannot take.
+        UserError: an unreadable file, an array of another kind, a size that the model cannot take, or a model that
+            gives NaN or Inf.
     """
     ((_, found),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
     return found
@@ -52,9 +54,12 @@ def predict_many(
             what `predict` takes. A name is the file's without ending, or the place in the iterable.
         amp: compute in bf16.
     """
+    family_of(model)  # UserError for what has no modules to copy
     predictor = Predictor.of(evaluation_copy(model), size, amp="bf16" if amp else "off")
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images))]
+    elif not isinstance(images, Iterable):
+        raise UserError(f"images are a path or an iterable of images, not {type(images).__name__}; give [image]")
     else:
         named = ((name_of(image, place), image) for place, image in enumerate(images))
 
@@ -65,7 +70,8 @@ def predict_many(
     with ThreadPoolExecutor(2) as pool:
         for batch in batched(ahead(pool, read, named, 2 * batch_size), batch_size):
             names, smalls, sizes = zip(*batch, strict=True)
-            for name, found in zip(names, predictor.maps(smalls, sizes), strict=True):
+            maps = predictor.maps(smalls, sizes, names=[f"image {name}" for name in names])
+            for name, found in zip(names, maps, strict=True):
                 yield name, (stretched(found) if minmax else found).cpu().numpy()
 
 
@@ -79,17 +85,48 @@ def photo_of(image: Picture) -> Image.Image:
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return upright(to_8_bit(image)).convert("RGB")
+    if not isinstance(image, np.ndarray | Tensor):
+        kinds = "a path, a Pillow image, an array or a tensor"
+        raise UserError(f"an image is {kinds}, not {type(image).__name__}; give one of these")
+    return Image.fromarray(to_pixels(image)).convert("RGB")
+
+
+def to_pixels(image: np.ndarray | Tensor) -> np.ndarray:
+    """Returns uint8 (H, W) or (H, W, 3) of what `predict` takes; UserError for an array of another kind."""
+    check_shape(image)
     if isinstance(image, Tensor):
-        image = image.detach().cpu().movedim(0, -1).numpy() if image.ndim == 3 else image.detach().cpu().numpy()
+        try:
+            image = image.detach().cpu()
+            image = (image.float() if image.is_floating_point() else image).numpy()
+        except (TypeError, RuntimeError) as e:  # for example a sparse or a meta tensor
+            raise UserError(f"a tensor of {image.dtype} cannot be read as an image; give 8 bits or floats") from e
+        image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
     if image.dtype != np.uint8:
         if not (np.issubdtype(image.dtype, np.floating) and 0 <= image.min() and image.max() <= 1):
             raise UserError(f"an array of {image.dtype} is an image only with floats in [0, 1]; else give 8 bits")
         image = np.rint(image * 255).astype(np.uint8)
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    if not (image.ndim == 2 or image.ndim == 3 and image.shape[-1] == 3):
-        raise UserError(f"an array of shape {image.shape} is no image; wanted (H, W), (H, W, 3) or a tensor (3, H, W)")
-    return Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
+    return np.ascontiguousarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
+
+
+def check_shape(image: np.ndarray | Tensor) -> None:
+    """UserError if the shape is not that of an image; it says how to convert common ones."""
+    shape = tuple(image.shape)
+    is_tensor = isinstance(image, Tensor)
+    channels, other = (shape[:1], shape[-1:]) if is_tensor else (shape[-1:], shape[:1])
+    fits = len(shape) == 2 or len(shape) == 3 and channels in ((1,), (3,))
+    if fits and 0 not in shape:
+        return
+    advice = "wanted (H, W), (H, W, 3) or a tensor (3, H, W)"
+    if 0 in shape:
+        advice = "it has no pixels; " + advice
+    elif len(shape) == 4:
+        advice = "give one image at a time, image[0], or all of them to predict_many"
+    elif len(shape) == 3 and channels == (4,):
+        advice = f"leave out the alpha channel: {'image[:3]' if is_tensor else 'image[..., :3]'}"
+    elif len(shape) == 3 and other in ((1,), (3,), (4,)):
+        move = "image.movedim(-1, 0)[:3]" if is_tensor else "np.moveaxis(image, 0, -1)[..., :3]"
+        advice = f"the channels are on the wrong side: {move}"
+    raise UserError(f"{'a tensor' if is_tensor else 'an array'} of shape {shape} is no image; {advice}")
 
 
 def batched(items: Iterable, count: int) -> Iterator[tuple]:
@@ -111,9 +148,9 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.inference_mode()
-def grey_map(predictor: Predictor, photo: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (height, width): the pixels of the PNG that test.py writes."""
-    (found,) = predictor.maps([predictor.small(photo)], [size])
+def grey_map(predictor: Predictor, photo: Image.Image, size: tuple[int, int], name: object = None) -> np.ndarray:
+    """uint8 (height, width): the pixels of the PNG that test.py writes. `name` is for an error about the photograph."""
+    (found,) = predictor.maps([predictor.small(photo)], [size], names=[name])
     return grey_levels(stretched(found))
 
 

@@ -268,7 +268,8 @@ def predicted(
     predictor: Predictor, found: Iterator[Read], batch_size: int, minmax: bool, outputs: Outputs
 ) -> Iterator[Done]:
     for batch in batched(found, batch_size):
-        maps = predictor.maps([one.small for one in batch], [one.size for one in batch], batch_size)
+        paths = [one.job.item.path for one in batch]
+        maps = predictor.maps([one.small for one in batch], [one.size for one in batch], batch_size, paths)
         for one, probability in zip(batch, maps, strict=True):
             kept = None if outputs.probability is None else probability.cpu().numpy()
             yield Done(one.job.item, greys_of(probability, minmax, outputs), kept)

@@ -21,6 +21,7 @@ from ..losses import prompt_losses
 from ..models.sam_med2d import SAMMed2D, best, stretched
 from ..overlap import overlap
 from ..steps import as_mask_prompt
+from .maps import check_output
 from .predict import evaluation_copy
 from .processes import Processes
 from .runtime import ahead
@@ -138,6 +139,7 @@ def answers(
                 image = pairs[found.places[0]].image
                 with autocast(device, asking.amp):
                     embedding = model.image_encoder(normalised(found.square.to(device), [found.frame]))
+                check_output(embedding, asking.amp, image)
             for way in ways:
                 yield from answered(model, found, embedding, way, asking)
 
@@ -151,6 +153,7 @@ def answered(model: SAMMed2D, found: TestImage, embedding: Tensor, way: Way, ask
     labels = found.labels.to(embedding.device)
     with autocast(embedding.device, asking.amp):
         low, quality = asked(model, embedding, joined(prompts), labels, way, asking, found.places)
+    check_output(low, asking.amp)
     logits, wholes = found.frame.restore(low.float()), found.wholes.to(low.device)
     ious, dices = (scores.cpu() for scores in overlap(logits, wholes))
     for number, place in enumerate(found.places):

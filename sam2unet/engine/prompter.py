@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..families import family_of
 from ..models.sam_med2d import SAMMed2D, best
 from ..steps import as_mask_prompt
+from .maps import check_output
 from .predict import Picture, photo_of
 
 Numbers = Sequence | np.ndarray | Tensor
@@ -66,6 +67,7 @@ class Prompter:
         square, frame = self.framing.square(photo_of(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
         self.embedding = self.model.image_encoder(normalised(pixels, [frame]))
+        check_output(self.embedding, "off")
         self.frame = frame
         return self
 
@@ -108,6 +110,7 @@ class Prompter:
             boxes = self.frame.to_square(given["box"].unflatten(1, (2, 2))).flatten(1)
         embedding = self.embedding.expand(count, -1, -1, -1)
         low, quality = best(*self.model.decode(embedding, clicks, boxes, given["mask"], multimask))
+        check_output(low, "off")
         return Prompted(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
             quality[:, 0].float().cpu().numpy(),

@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
+def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.device:
     """The device of that name, or a GPU if there is one and the CPU if not; UserError if it cannot be used.
 
     Args:
@@ -34,8 +34,8 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
         torch.zeros(1, device=device).item()  # `meta` makes tensors without values
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError, OverflowError) as e:
-        raise UserError(f"device {shorten(name)} cannot be used here; leave --device out or give cpu") from e
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, OverflowError) as e:
+        raise UserError(f"device {shorten(name)} cannot be used here; give cpu, or no device") from e
     return device
 
 

@@ -93,12 +93,15 @@ def scores(
     predictor = Predictor.of(model, size)
 
     def predicted() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
-        for found in ahead(pool, read, pairs, THREADS):
+        for pair, found in zip(pairs, ahead(pool, read, pairs, THREADS), strict=True):
             if isinstance(found, UserError):
                 yield found
-            else:
-                photo, mask = found
-                yield grey_map(predictor, photo, mask.size[::-1]), np.asarray(mask)
+                continue
+            photo, mask = found
+            try:
+                yield grey_map(predictor, photo, mask.size[::-1], pair.image), np.asarray(mask)
+            except UserError as e:
+                yield e
 
     return ahead(pool, score, predicted(), THREADS)
 

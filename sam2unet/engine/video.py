@@ -68,7 +68,8 @@ def predict_video(
 
         def predicted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for batch in batched(ahead(readers, prepare, frames(source, turns), 2 * batch_size), batch_size):
-                maps = predictor.maps([small for _, small in batch], [f.shape[:2] for f, _ in batch], batch_size)
+                sizes, names = [frame.shape[:2] for frame, _ in batch], [source] * len(batch)
+                maps = predictor.maps([small for _, small in batch], sizes, batch_size, names)
                 for (frame, _), probability in zip(batch, maps, strict=True):
                     yield frame, greys_of(probability, minmax, outputs)
 

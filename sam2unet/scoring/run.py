@@ -152,7 +152,7 @@ def label(result: MethodResult) -> str:
 def refuse(problems: dict[str, list[tuple[str, str]]], result: MethodResult) -> None:
     folder = result.masks[0].parent
     if found := problems.get("unreadable"):
-        raise UserError(found[0][1] + (f" ({len(found) - 1} more cannot be read either)" if len(found) > 1 else ""))
+        raise UserError(found[0][1] + (f" ({len(found) - 1} more have an error too)" if len(found) > 1 else ""))
     if found := problems.get("coding"):
         names = some([name for name, _ in found])
         raise UserError(
