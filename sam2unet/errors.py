@@ -1,3 +1,4 @@
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,12 @@ def print_lines(text: str) -> None:
 
 def warn(text: str) -> None:
     print_line(f"warning: {text}", sys.stderr)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """`warn`, but the same text only once in a process."""
+    warn(text)
 
 
 def some(names: Sequence[object], limit: int = 5) -> str:

@@ -1,5 +1,6 @@
 """Prediction maps against the released steps written out, and test.py as a process."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v3 as iio
@@ -13,8 +14,10 @@ from torchvision import transforms
 
 import sam2unet
 from sam2unet.data.pairs import match
+from sam2unet.engine.opening import trained_size
 from sam2unet.engine.predict import photo_of
 from sam2unet.engine.validate import validate
+from sam2unet.families import FAMILIES, Checkpoint
 
 
 def released_map(model, photo, size, wanted):
@@ -115,6 +118,28 @@ def test_the_size_of_training_is_the_size_of_prediction(script, checkpoint, tmp_
     (folder / "recipe.yaml").write_text("size: 96\n")
     assert "1 images at 96x96" in script("test.py", *flags).stdout
     assert "1 images at 64x64" in script("test.py", *flags, "--size", 64).stdout
+
+
+@pytest.mark.parametrize(
+    "recipe, why",
+    [
+        ("size: 96\nencoder: tiny\n", None),
+        ("model: sam2unext\nsize: 96\n", "it is for sam2unext, the checkpoint is sam2unet"),
+        ("encoder: large\nsize: 96\n", "its encoder is large, that of the checkpoint is tiny"),
+        ("ingredients: [flour, milk]\n", r"it is not of this project \(unknown key ingredients\)"),
+        ("size: [1\n", "it is not of this project"),
+        ("size: 3200000\n", "it is not of this project"),
+        (b"\xff\xfe", "it is not of this project"),
+    ],
+)
+def test_a_recipe_of_another_model_or_project_is_a_warning(recipe, why, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
+    found = Checkpoint(tmp_path / "x.pth", FAMILIES["sam2unet"], {"encoder": "tiny"}, {}, {})
+    assert [trained_size(found), trained_size(found)] == ([352, 352] if why else [96, 96])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (1 if why else 0)
+    assert not why or re.search(rf"^warning: {path} beside the checkpoint is not used: {why}", lines[0])
 
 
 def test_many_images_give_the_maps_of_each_alone(checkpoint, polyps, tmp_path):

@@ -285,7 +285,7 @@ def test_trained_weights_alone_are_tested_at_another_size_too(weights, scored, t
 
 def test_the_recipe_beside_a_checkpoint_is_the_default_and_flags_win(weights, scored, tmp_path):
     plain, rgb = (scored(name, "--rgb", value, "--boxes_prompt") for name, value in (("a", False), ("b", True)))
-    (weights.parent / "recipe.yaml").write_text("model: sam_med2d\nrgb: true\nseed: 3\nsize: 640\n")
+    (weights.parent / "recipe.yaml").write_text("model: sam_med2d\nrgb: true\nseed: 3\nsize: 64\n")
     assert table(scored("c", "--boxes_prompt")) == table(rgb) != table(plain)
     assert table(scored("d", "--boxes_prompt", "--rgb", "False")) == table(plain)
     settings = json.loads((tmp_path / "d/results.json").read_text())["settings"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..config import Recipe
 from ..data.framing import Framing
-from ..errors import UserError, print_line
+from ..errors import UserError, print_line, warn_once
 from ..families import Checkpoint, check_size, open_model, read_checkpoint
 from ..hub import size_beside
 from ..sources import NONE, Sources
@@ -99,11 +99,33 @@ def trained_framing(found: Checkpoint) -> Framing:
 
 
 def recipe_of(found: Checkpoint, **flags: object) -> Recipe:
-    """`recipe.yaml` beside a checkpoint of ours, else the model's released recipe; flags that are not None win."""
+    """The run's `recipe.yaml` beside a checkpoint, else the model's released recipe; flags that are not None win."""
     path = recipe_beside(found)
     return Recipe.read(model=found.family.name, **flags) if path is None else Recipe.read(path, **flags)
 
 
 def recipe_beside(found: Checkpoint) -> Path | None:
+    """`recipe.yaml` beside a checkpoint if it is of this model and of the same shape. Warns once about any other."""
     path = found.path.parent / "recipe.yaml"
-    return path if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        recipe = Recipe.read(path)
+    except UserError as e:
+        why = f"it is not of this project ({str(e).removeprefix(f'{path}: ').split(';')[0]})"
+    else:
+        why = difference(recipe, found)
+    if why:
+        warn_once(f"{path} beside the checkpoint is not used: {why}; the settings are the released ones and your flags")
+    return None if why else path
+
+
+def difference(recipe: Recipe, found: Checkpoint) -> str:
+    """In what a recipe is not of the checkpoint's model and shape, in words; empty if in nothing."""
+    if recipe.model != found.family.name:
+        return f"it is for {recipe.model}, the checkpoint is {found.family.name}"
+    for option, size in found.sizes.items():
+        value = getattr(recipe, option)
+        if value is not None and str(value) != size:
+            return f"its {option} is {value}, that of the checkpoint is {size}"
+    return ""
