@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.foreground import foreground_rule
 from sam2unet.engine import evaluate
 from sam2unet.errors import UserError, print_lines
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--config", type=Path, help="YAML file that lists data sets and methods instead")
     what.add_argument("--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run instead")
     how = p.add_argument_group("how")
-    how.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    add_mask_values(how)
     how.add_argument("--missing", choices=("error", "zero", "skip"), default="error", help="masks without prediction")
     how.add_argument("--resize", action="store_true", help="bring maps to their mask's size, bilinear; default: error")
     how.add_argument(
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     evaluate.run(
         entries,
         outputs,
-        mask_threshold=args.mask_threshold,
+        mask_threshold=foreground_rule(args.mask_threshold, args.foreground),
         missing=args.missing,
         resize=args.resize,
         library=args.backend == "pysodmetrics",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_boolean, main
+from sam2unet.cli import Parser, add_boolean, add_mask_values, main
 from sam2unet.config import CHOICES
 from sam2unet.engine import predict_files, prompt_files
 from sam2unet.engine.maps import Averaging, Tile
@@ -16,7 +16,7 @@ from sam2unet.sources import add_sources, sources_of
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
 OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "compile")
-OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "seed")
+OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
 OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
 OF_PROMPTS += OF_RECIPE
 
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         choices=CHOICES["mask_prompt"],
         help="how an answer is the next prompt; default: as trained, or probability",
     )
-    prompts.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    add_mask_values(prompts)
     prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")
     return p
 
@@ -170,7 +170,7 @@ def score_answers(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
             on_bad_image=args.on_bad_image,
         ),
         prompt_files.Flags(args.boxes_prompt, args.point_num, args.iter_point),
-        {name: getattr(args, name) for name in OF_RECIPE},
+        {name: tuple(value) if isinstance(value := getattr(args, name), list) else value for name in OF_RECIPE},
         size=args.size,
         adapters=args.encoder_adapter,
         amp=args.amp or "off",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_boolean, main
+from sam2unet.cli import Parser, add_boolean, add_mask_values, main
 from sam2unet.config import CHOICES, Recipe, Study
 from sam2unet.data.cache import PLACES
 from sam2unet.engine import train
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--size", "--image_size", type=int, help="side in pixels that images are resized to, a multiple of 32"
     )
     recipe.add_argument("--seed", type=int, help="for weights, order and flips, whatever --workers and --cache")
-    recipe.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    add_mask_values(recipe)
     prompts = p.add_argument_group("recipe of sam_med2d", "defaults are released")
     prompts.add_argument("--mask_num", type=int, metavar="N", help="masks of each image in a batch; default: 5")
     prompts.add_argument("--iter_point", type=int, metavar="N", help="updates by clicks after the first; default: 8")

@@ -31,6 +31,19 @@ def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> Non
     group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, metavar="True|False", help=words)
 
 
+def add_mask_values(group: argparse._ActionsContainer) -> None:
+    """`--mask_threshold` or `--foreground`, as `data.foreground.foreground_rule` takes them."""
+    group = group.add_mutually_exclusive_group()
+    group.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
+    group.add_argument(
+        "--foreground",
+        type=int,
+        nargs="+",
+        metavar="V",
+        help="these mask values are foreground; of masks with a palette, its indices",
+    )
+
+
 def boolean(text: str) -> bool:
     known = {"true": True, "false": False}
     if text.lower() not in known:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from .data.foreground import ForegroundRule, foreground_rule
 from .errors import UserError
 from .files import read_yaml, written_whole
 from .limits import check_numbers, shorten
@@ -53,7 +54,8 @@ class Recipe:
     lr_scheduler: str = "cosine"  # per epoch: to 1e-7 along a cosine; or `step`, half after epochs 5 and 10
     weight_decay: float = 5e-4
     seed: int = 1024
-    mask_threshold: int | None = None  # none: masks are 0/255 and may be soft at edges
+    mask_threshold: int | None = None  # mask values above it are foreground
+    foreground: tuple[int, ...] = ()  # mask values that are; with neither, masks are 0/255 and may be soft at edges
     finetune: str | None = None  # none: adapters (and decoder), or everything where there are no weights to keep
     loss: str = "released"
     amp: str = "off"
@@ -79,9 +81,14 @@ class Recipe:
             raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
         if self.multi_scale:
             check_numbers({"size": round(max(self.multi_scale) * self.size)})
+        foreground_rule(self.mask_threshold, self.foreground)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
+
+    @property
+    def mask_rule(self) -> ForegroundRule:
+        return foreground_rule(self.mask_threshold, self.foreground)
 
     def refuse_others(self, fields: Sequence[str], title: str) -> None:
         """UserError if one of `fields`, which the model `title` has no use for, is not as by default."""
@@ -96,7 +103,10 @@ class Recipe:
         Keys of `Study` are left to it.
         """
         values = {} if path is None else read_fields(path, cls, beside=Study)
-        values |= {key: value for key, value in flags.items() if value is not None}
+        flags = {key: value for key, value in flags.items() if value is not None}
+        if flags.keys() & {"mask_threshold", "foreground"}:  # a flag wins over either of the two in the file
+            values = {key: value for key, value in values.items() if key not in ("mask_threshold", "foreground")}
+        values |= flags
         return cls(**RELEASED.get(values.get("model"), {}) | values)
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:

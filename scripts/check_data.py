@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.check import each
+from sam2unet.data.foreground import ForegroundRule, foreground_rule
 from sam2unet.data.inspect import PROBLEM, WARNING, Inspection, inspect
 from sam2unet.data.reading import FOREGROUND, MaskCoding, read_image, read_mask
 from sam2unet.errors import UserError, print_line
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("images", type=Path, metavar="IMAGES", help="folder of images to train on")
     p.add_argument("masks", type=Path, metavar="MASKS", help="folder of their masks")
     p.add_argument("--other", type=Path, metavar="TEST_IMAGES", help="test images, none of which should be in IMAGES")
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="as in train.py: mask values above N are foreground")
+    add_mask_values(p)
     p.add_argument("--save_path", type=Path, metavar="DIR", help="gets contact_sheet.png, odd pairs first")
     return p
 
@@ -39,12 +40,13 @@ def run(args: argparse.Namespace) -> None:
         if args.save_path.resolve() in {folder.resolve() for folder in (args.images, args.masks, args.other) if folder}:
             raise UserError(f"--save_path {args.save_path} is a folder of inputs; give another")
         make_folder(args.save_path)
-    found = inspect(args.images, args.masks, args.other, args.mask_threshold)
+    rule = foreground_rule(args.mask_threshold, args.foreground)
+    found = inspect(args.images, args.masks, args.other, rule)
     for finding in found.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.save_path is not None:
         with written_whole(args.save_path / "contact_sheet.png") as file:
-            contact_sheet(found, args.mask_threshold).save(file, "PNG")
+            contact_sheet(found, rule).save(file, "PNG")
         print_line(f"{'':<9}{'contact sheet':<17}{args.save_path / 'contact_sheet.png'}")
     problems, warnings = found.count(PROBLEM), found.count(WARNING)
     print_line()
@@ -62,7 +64,7 @@ class Tile(NamedTuple):
     odd: bool = True
 
 
-def contact_sheet(found: Inspection, mask_threshold: int | None) -> Image.Image:
+def contact_sheet(found: Inspection, mask_threshold: ForegroundRule) -> Image.Image:
     """Near duplicates side by side, odd pairs, then a spread of the others from the smallest mask to the largest."""
     sections = {f"{title}: {len(tiles)} of {total}": tiles for title, tiles, total in chosen(found) if tiles}
     rows = [LINE * 2 + (HEIGHT + 2 * LINE + GAP) * -(-len(tiles) // COLUMNS) for tiles in sections.values()]
@@ -104,7 +106,7 @@ def chosen(found: Inspection) -> list[tuple[str, list[Tile], int]]:
     ]
 
 
-def picture_of(tile: Tile, mask_threshold: int | None) -> Image.Image:
+def picture_of(tile: Tile, mask_threshold: ForegroundRule) -> Image.Image:
     """At most WIDTH x HEIGHT, with the mask's outline; grey where the image cannot be read."""
     try:
         picture = read_image(tile.image)
@@ -114,9 +116,10 @@ def picture_of(tile: Tile, mask_threshold: int | None) -> Image.Image:
     if tile.mask is None:
         return picture
     try:
-        mask = read_mask(tile.mask, mask_threshold)
-    except MaskCoding:
-        mask = read_mask(tile.mask, 0)  # what it most likely means
+        try:
+            mask = read_mask(tile.mask, mask_threshold)
+        except MaskCoding:
+            mask = read_mask(tile.mask, 0)  # what it most likely means
     except UserError:
         return picture
     # Averaged and not zero: a pixel of the picture is inside where any of the mask's that it stands for is.

@@ -9,7 +9,8 @@ from pathlib import Path
 import make_sample_data as sample
 import numpy as np
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.foreground import foreground_rule
 from sam2unet.demo import serve
 from sam2unet.demo.files import Example, Limits
 from sam2unet.sources import add_sources, sources_of
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_sources(p)
     p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    add_mask_values(p)
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
     page = p.add_argument_group("page")
     page.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this computer alone")
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         sources=sources_of(args),
         size=args.size,
         device=args.device,
-        mask_threshold=args.mask_threshold,
+        mask_threshold=foreground_rule(args.mask_threshold, args.foreground),
         limits=Limits(args.max_images, args.max_megapixels, args.max_mb),
         host=args.host,
         port=args.port,

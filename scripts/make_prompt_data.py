@@ -6,6 +6,7 @@ Paths are written as they are given here, and are read from the same working fol
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sam2unet.cli import Parser, main
-from sam2unet.data.check import each
+from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.check import check_masks, each
+from sam2unet.data.foreground import ForegroundRule, foreground_rule
 from sam2unet.data.framing import Framing, read_label
 from sam2unet.data.pairs import Pair, list_images
 from sam2unet.data.prompt_files import TEST_LIST, TRAIN_LIST, ImageMasks, problems, write_test_list, write_train_list
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("regions", "values"),
         help="objects are the connected regions of a mask, or the values above 0 of a label map; written to DIR/masks",
     )
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="as in train.py: mask values above N are foreground")
+    add_mask_values(p)
     p.add_argument(
         "--size", type=int, default=256, help="of the model: masks that have nothing left there are left out"
     )
@@ -51,8 +53,11 @@ def run(args: argparse.Namespace) -> None:
     if args.hold_out is not None and args.hold_out < 2:
         raise UserError(f"hold_out is {args.hold_out}; it must be 2 or more, e.g. 5 for a fifth")
     if args.split == "values" and args.mask_threshold is not None:
-        raise UserError("--split values takes every value as an object; leave --mask_threshold out")
-    framing = Framing(args.size, mask_threshold=args.mask_threshold)
+        raise UserError(
+            "--split values takes every value as an object; leave --mask_threshold out, --foreground selects some"
+        )
+    rule = foreground_rule(args.mask_threshold, args.foreground)
+    framing = Framing(args.size, mask_threshold=rule)
     items = matched(args.images, args.masks)
     train, test = (items, []) if args.part == "train" else ([], items)
     if args.hold_out is not None:
@@ -60,6 +65,11 @@ def run(args: argparse.Namespace) -> None:
         train = [item for number, item in enumerate(items, 1) if number % args.hold_out]
         if not test:
             raise UserError(f"hold_out {args.hold_out} leaves no test image of {len(items)}; give a smaller one")
+    masks = [mask for item in items for mask in item.masks]
+    if args.split == "regions" and rule is not None:
+        check_masks(masks, rule)
+    if args.split and (long := [mask.name for mask in masks if len(os.fsencode(f"{mask.stem}_000.png")) > 255]):
+        raise UserError(f"{len(long)} names of masks are too long to add _000 to: {some(long)}; shorten them")
     make_folder(args.save_path)
     refuse_existing(*(args.save_path / name for part, name in ((train, TRAIN_LIST), (test, TEST_LIST)) if part))
     if args.split:
@@ -67,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         if folder.resolve() == args.masks.resolve():
             raise UserError(f"{folder} is the folder of masks; give another --save_path")
         claim_folder(folder, "masks of one object each")
-        train, test = (split(part, folder, args.split, args.mask_threshold) for part in (train, test))
+        train, test = (split(part, folder, args.split, rule) for part in (train, test))
         framing = Framing(args.size)
     if train:
         train = usable(train, framing, strict=False)
@@ -118,12 +128,12 @@ def usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> list[
     return [item for item in kept if item.masks]
 
 
-def split(items: Sequence[ImageMasks], folder: Path, by: str, threshold: int | None) -> list[ImageMasks]:
+def split(items: Sequence[ImageMasks], folder: Path, by: str, rule: ForegroundRule) -> list[ImageMasks]:
     """One 0/255 file per object in `folder`, named after its mask: `ct_07_000.png`, in label maps by the value."""
 
     def pieces(path: Path) -> list[Path]:
         written = []
-        for number, piece in regions_of(path, threshold) if by == "regions" else values_of(path):
+        for number, piece in regions_of(path, rule) if by == "regions" else values_of(path, rule):
             target = folder / f"{path.stem}_{number:03d}.png"
             with written_whole(target) as file:
                 Image.fromarray(np.where(piece, 255, 0).astype(np.uint8)).save(file, "PNG")
@@ -138,18 +148,19 @@ def split(items: Sequence[ImageMasks], folder: Path, by: str, threshold: int | N
     return [item for item in objects if item.masks]
 
 
-def regions_of(path: Path, threshold: int | None) -> list[tuple[int, np.ndarray]]:
+def regions_of(path: Path, threshold: ForegroundRule) -> list[tuple[int, np.ndarray]]:
     count, regions = cv2.connectedComponents(read_label(path, threshold).astype(np.uint8), connectivity=8)
     return [(number, regions == number + 1) for number in range(count - 1)]
 
 
-def values_of(path: Path) -> list[tuple[int, np.ndarray]]:
+def values_of(path: Path, wanted: ForegroundRule) -> list[tuple[int, np.ndarray]]:
     """A label map: values of an 8 or 16-bit grey file, or numbers of a palette's colours."""
     with opened(path) as image:
         values = np.asarray(upright(image))
     if values.ndim != 2:
         raise UserError(f"{path} has {image.mode} pixels; a label map is grey or has a palette")
-    return [(int(value), values == value) for value in np.unique(values) if value > 0]
+    found = set(np.unique(values).tolist()) & set(wanted) if wanted else np.unique(values)
+    return [(int(value), values == value) for value in sorted(found) if value > 0]
 
 
 def count(items: Sequence[ImageMasks]) -> int:

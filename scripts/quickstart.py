@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from steps import ROOT, call
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.foreground import ForegroundRule, foreground_rule, rule_flags
 from sam2unet.data.pairs import Pair, match
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.engine.pictures import overview, spread
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--hiera_path", type=Path, help="SAM 2 checkpoint to start from, on a GPU by the released recipe; none: tiny"
     )
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    add_mask_values(p)
     p.add_argument(
         "--save_path",
         type=Path,
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     released = args.hiera_path and torch.cuda.is_available()
     recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
     recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
-    coding = [] if args.mask_threshold is None else ["--mask_threshold", args.mask_threshold]
+    rule = foreground_rule(args.mask_threshold, args.foreground)
+    coding = rule_flags(rule)
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
     call("train.py", *recipe, *inputs, "--save_path", folder, "--resume", "auto", *coding)
     checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
@@ -70,12 +72,12 @@ def run(args: argparse.Namespace) -> None:
 
     pairs = match(test / "images", test / "masks")
     shown = (
-        (read_image(pair.image), read_mask(pair.mask, args.mask_threshold), Image.open(maps / f"{pair.image.stem}.png"))
+        (read_image(pair.image), read_mask(pair.mask, rule), Image.open(maps / f"{pair.image.stem}.png"))
         for pair in spread(pairs)
     )
     overview(shown, folder / "overview.png")
     results = json.loads((folder / "scores/results.json").read_text())
-    ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, args.mask_threshold)
+    ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, rule)
     print_line()
     print_line(f"held-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
     print_line(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
@@ -92,7 +94,7 @@ def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:
             (split / kind / path.name).symlink_to(path.resolve())
 
 
-def constant_error(pairs: list[Pair], mask_threshold: int | None) -> float:
+def constant_error(pairs: list[Pair], mask_threshold: ForegroundRule) -> float:
     """Mean absolute error of the better of all black and all white, which no constant grey beats."""
     masks = (np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND for pair in pairs)
     share = np.mean([mask.mean() for mask in masks])

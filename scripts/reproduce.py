@@ -10,9 +10,10 @@ from pathlib import Path
 
 from steps import call
 
-from sam2unet.cli import Parser, main
+from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.config import Recipe, Study
 from sam2unet.data.check import check_masks
+from sam2unet.data.foreground import ForegroundRule, foreground_rule, rule_flags
 from sam2unet.data.pairs import Pair, list_images, match
 from sam2unet.engine.evaluate import Outputs
 from sam2unet.errors import UserError, print_line, some, warn
@@ -42,19 +43,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data_root", type=Path, required=True, help="has NAME/images and NAME/masks for each data set")
     p.add_argument("--save_path", type=Path, help="gets checkpoints, maps/ and scores/; default: runs/<CONFIG's name>")
     add_sources(p, " to start from; the published models start from large ones, and not from SAM 2.1")
-    p.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground")
+    add_mask_values(p)
     p.add_argument("--device", help="to train and predict on; default: a GPU if there is one")
     return p
 
 
 def run(args: argparse.Namespace) -> None:
     study = Study.read(args.config)
-    threshold = Recipe.read(args.config, mask_threshold=args.mask_threshold).mask_threshold
+    rule = foreground_rule(args.mask_threshold, args.foreground)
+    given = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
+    rule = Recipe.read(args.config, **given).mask_rule
     folder = args.save_path or Path("runs", args.config.stem)
     train, test = ([args.data_root / name for name in names] for names in (study.train, study.test))
-    sets = check(args.config, study, train, test, threshold)
+    sets = check(args.config, study, train, test, rule)
 
-    coding = [] if threshold is None else ["--mask_threshold", threshold]
+    coding = rule_flags(rule)
     device = [] if args.device is None else ["--device", args.device]
     weights = as_flags(sources_of(args))
     inputs = ["--train_image_path", *(path / "images" for path in train)]
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(
-    config: Path, study: Study, train: Sequence[Path], test: Sequence[Path], mask_threshold: int | None
+    config: Path, study: Study, train: Sequence[Path], test: Sequence[Path], mask_threshold: ForegroundRule
 ) -> list[list[Pair]]:
     """The pairs of each test set. UserError for what would else end the run after the training."""
     if not train or not test:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..errors import UserError, print_line
 from ..files import written_whole
+from .foreground import ForegroundRule
 from .pairs import Pair
 from .transforms import pair_bytes
 
@@ -26,7 +27,7 @@ PLACES = ("off", "ram", "disk")
 
 
 def open_cache(
-    place: str, pairs: Sequence[Pair], side: int, mask_threshold: int | None, folder: Path, copies: int = 1
+    place: str, pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule, folder: Path, copies: int = 1
 ) -> Tensor | None:
     """All pairs resized, uint8 (pairs, 4, side, side): red, green, blue, mask. None where `place` is off.
 
@@ -68,7 +69,7 @@ def say(shape: tuple[int, ...], where: str, need: int, free: int) -> None:
     print_line(text)
 
 
-def rows(pairs: Sequence[Pair], side: int, mask_threshold: int | None) -> Iterator[Tensor]:
+def rows(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> Iterator[Tensor]:
     """uint8 (4, side, side) of each pair, in order, decoded by one thread per core."""
 
     def read(pair: Pair) -> Tensor:
@@ -84,7 +85,7 @@ def rows(pairs: Sequence[Pair], side: int, mask_threshold: int | None) -> Iterat
                 yield row
 
 
-def key(pairs: Sequence[Pair], side: int, mask_threshold: int | None) -> str:
+def key(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> str:
     """Names the contents: files with their sizes and times, what is done to them, and by which Pillow."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for pair in pairs for path in pair]
     return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__)).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeVar
 from tqdm import tqdm
 
 from ..errors import UserError, some, warn
+from .foreground import ForegroundRule, rule_flags
 from .pairs import Pair
-from .reading import WAY_OUT, MaskCoding, opened, read_mask, upright_size
+from .reading import WAY_OUT, MaskCoding, list_values, opened, read_mask, upright, upright_size
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,7 +24,7 @@ class Size(NamedTuple):
     height: int
 
 
-def check_pairs(pairs: Sequence[Pair], mask_threshold: int | None = None) -> None:
+def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) -> None:
     """UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image."""
     images = each(look_at_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
@@ -63,14 +64,18 @@ def warn_of_turned(names: Sequence[str]) -> None:
     warn(f"{len(names)} images are turned as their EXIF orientation says, which swaps their sides: {some(names)}")
 
 
-def check_masks(paths: Sequence[Path], threshold: int | None = None) -> list[Size]:
-    """Their sizes. UserError if one cannot be read or, all of them named, is not 0/255."""
+def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list[Size]:
+    """Their sizes. UserError if one cannot be read or, all of them named, is not 0/255; as `refuse_constant` too."""
+    extremes: dict[Path, tuple[int, int]] = {}
 
     def look(path: Path) -> Size | MaskCoding:
         try:
-            return Size(*read_mask(path, threshold).size)
+            mask = read_mask(path, threshold)
         except MaskCoding as e:
             return e
+        if threshold is not None:
+            extremes[path] = mask.getextrema()
+        return Size(*mask.size)
 
     looks = each(look, paths)
     if bad := [(path.name, e.found) for path, e in zip(paths, looks, strict=True) if isinstance(e, MaskCoding)]:
@@ -78,7 +83,32 @@ def check_masks(paths: Sequence[Path], threshold: int | None = None) -> list[Siz
             f"{len(bad)} of {len(paths)} masks are not 0/255: {some([name for name, _ in bad])} "
             f"({bad[0][1]}; in {paths[0].parent}); {WAY_OUT}"
         )
+    if threshold is not None:
+        refuse_constant({path: extremes[path] for path in paths}, threshold)
     return looks
+
+
+def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundRule) -> None:
+    """UserError where `rule` leaves all masks empty or all full; a warning where it does so to some.
+
+    Args:
+        masks: of each the least and the highest value; 0 is background, all others are foreground.
+    """
+    flags = " ".join(rule_flags(rule))
+    for what, names in (
+        ("no foreground", [path for path, (_, high) in masks.items() if not high]),
+        ("nothing but foreground", [path for path, (low, _) in masks.items() if low]),
+    ):
+        if names and len(names) == len(masks):
+            with opened(names[0]) as image:
+                values = list_values(upright(image), names[0])
+            raise UserError(
+                f"{flags} leaves {what} in all {len(masks)} masks of {names[0].parent} ({values} in {names[0].name}); "
+                "give other values"
+            )
+        if names:
+            text = some([path.name for path in names])
+            warn(f"{flags} leaves {what} in {len(names)} of {len(masks)} masks of {names[0].parent}: {text}")
 
 
 def look_at_image(path: Path) -> tuple[Size, bool]:

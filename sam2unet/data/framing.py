@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
-from .reading import MaskCoding, check_coding, opened, read_image, read_mask, to_8_bit, upright
+from .foreground import ForegroundRule, rule_flags
+from .reading import MaskCoding, check_coding, opened, read_image, read_mask, refuse_lost_values, to_8_bit, upright
 
 # SAM's constants for red, green, blue, over 0..255. The released pipeline applies them in this order to blue, green,
 # red, and its weights were trained so.
@@ -89,14 +90,14 @@ class Framing:
         smooth: shrink and enlarge images bilinearly, with antialiasing. Off as released: the nearest pixel.
         padding: keep the size of images that are smaller than the square. The released predictor stretches them,
             the released training and test do not.
-        mask_threshold: mask values above it are foreground; none: 255 is, or 1 where no value is higher.
+        mask_threshold: which mask values are foreground; none: 255 is, or 1 where no value is higher.
     """
 
     size: int = 256
     rgb: bool = False
     smooth: bool = False
     padding: bool = True
-    mask_threshold: int | None = None
+    mask_threshold: ForegroundRule = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -135,11 +136,12 @@ class Framing:
         label = frame.place(whole)
         if not label.any():
             what = f"has nothing left at {frame.side}x{frame.side}" if whole.any() else "is empty"
+            what += f" with {' '.join(rule_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
             raise UserError(f"{path} {what}, so there is nothing to point at; take it out of the list")
         return label, whole
 
 
-def read_label(path: Path, threshold: int | None = None, strict: bool = False) -> np.ndarray:
+def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
     """An upright mask of one object, bool (H, W).
 
     Without `threshold` the file is 0/1 or 0/255, and of values between 0 and 255 all are background, which is what the
@@ -152,7 +154,8 @@ def read_label(path: Path, threshold: int | None = None, strict: bool = False) -
         return np.asarray(read_mask(path, threshold)) > 0
     with opened(path) as image:
         image = upright(image)
-        values = np.asarray(to_8_bit(image).convert("L"))
+        refuse_lost_values(image, path)
+        values = np.asarray(to_8_bit(image, path).convert("L"))
         if (top := int(values.max())) > 1:
             check_coding(image, path)
         if top not in (0, 1, 255):

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from ..errors import UserError, some
 from .check import Size, each, other_shape
+from .foreground import ForegroundRule
 from .pairs import EXTENSIONS, Pair
 from .reading import FOREGROUND, WAY_OUT, MaskCoding, opened, read_image, read_mask
 
@@ -67,7 +68,7 @@ class Inspection(NamedTuple):
 
 
 def inspect(
-    image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: int | None = None
+    image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: ForegroundRule = None
 ) -> Inspection:
     """UserError: a folder that is not there, has no images, or is given twice. All else is a finding."""
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
@@ -127,7 +128,7 @@ def look_at_image(path: Path, bits: Bits | None) -> ImageLook:
     return ImageLook(Size(*picture.size), turned, digest.digest(), bits(picture) if bits else None)
 
 
-def look_at_mask(path: Path, threshold: int | None) -> MaskLook:
+def look_at_mask(path: Path, threshold: ForegroundRule) -> MaskLook:
     mask = read_mask(path, threshold)
     counts = mask.histogram()
     total = mask.width * mask.height

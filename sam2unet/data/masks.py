@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError, some
 from .batches import Draw
+from .foreground import ForegroundRule
 from .pairs import Pair
 from .transforms import normalised, pair_bytes, unit
 
@@ -52,7 +53,7 @@ class MaskFolder(Dataset):
         self,
         pairs: Sequence[Pair],
         size: int,
-        mask_threshold: int | None = None,
+        mask_threshold: ForegroundRule = None,
         cache: Tensor | None = None,
         skip_bad: bool = False,
     ):

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import UserError, some
 from ..files import read_json, written_whole
-from .check import each
+from .check import each, refuse_constant
 from .clicks import Points
 from .framing import Frame, Framing
 from .pairs import Pair
@@ -91,19 +91,24 @@ def check_masks_of(pairs: Sequence[Pair], framing: Framing, strict: bool = False
 
 
 def problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
-    """Of each pair, in words, why it cannot be a prompt's."""
+    """Of each pair, in words, why it cannot be a prompt's. UserError if the mask threshold leaves all masks full."""
     images = list(dict.fromkeys(pair.image for pair in pairs))
     heads = dict(zip(images, each(size_of, images), strict=True))
+    extremes: dict[Path, tuple[bool, bool]] = {}  # of masks that can be used: whether all is foreground, whether any is
 
     def problem(pair: Pair) -> str | None:
         if isinstance(size := heads[pair.image], str):
             return size
         try:
-            framing.label(pair.mask, Frame(size[1], size[0], framing.size), strict)
+            _, whole = framing.label(pair.mask, Frame(size[1], size[0], framing.size), strict)
         except UserError as e:
             return str(e)
+        extremes[pair.mask] = bool(whole.all()), True
 
-    return each(problem, pairs)
+    found = each(problem, pairs)
+    if framing.mask_threshold is not None and extremes:
+        refuse_constant(dict(sorted(extremes.items())), framing.mask_threshold)
+    return found
 
 
 def size_of(path: Path) -> tuple[int, int] | str:

@@ -7,14 +7,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from ..errors import UserError
+from ..errors import Stopped, UserError
+from .foreground import ForegroundRule, is_label_map, select_foreground
+from .pairs import EXTENSIONS
 
 FOREGROUND = 128  # a mask's grey value above which a pixel is foreground, as released
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # by content; Pillow's other decoders are for files from nobody here
+LOSSY = ("JPEG", "MPO", "WEBP")
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
 
-
-WAY_OUT = "say which values are foreground with --mask_threshold N (those above N; 0 if 0 is the background)"
+WAY_OUT = (
+    "say which values are foreground with --foreground V ... (these) or --mask_threshold N (those above N); "
+    "scripts/make_prompt_data.py --split values makes a mask of each value"
+)
 
 
 class MaskCoding(UserError):
@@ -37,8 +52,10 @@ class MaskCoding(UserError):
 def opened(path: Path) -> Iterator[Image.Image]:
     """The file as Pillow opens it, undecoded; every failure to open or decode is a UserError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             yield image
+    except (UserError, Stopped):
+        raise
     except Image.DecompressionBombError as e:
         limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
         raise UserError(f"{path} is too large: images have at most {limit} million pixels here; make it smaller") from e
@@ -46,65 +63,152 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"no such file: {path}") from e
     except PermissionError as e:
         raise UserError(f"no permission to read {path}") from e
-    except (OSError, SyntaxError, ValueError) as e:  # Pillow's words for damaged files are of all three kinds
-        raise UserError(f"cannot read {path}: not an image or damaged; replace or remove it") from e
+    except MemoryError as e:
+        raise UserError(f"cannot read {path}: not enough memory; make it smaller") from e
+    except Exception as e:  # of any kind: decoders of damaged files raise what they happen to run into
+        if isinstance(e, OSError) and e.errno:
+            raise UserError(f"cannot read {path}: {e.strerror}") from e
+        raise UserError(f"cannot read {path}: {explain_unreadable(path)}") from e
+
+
+def explain_unreadable(path: Path) -> str:
+    if path.suffix.lower() in EXTENSIONS:
+        return f"not one of {', '.join(FORMATS)}, or damaged; replace or remove it"
+    kind = "".join(path.suffixes[-2:]) or "such"
+    return f"{kind} files are not read; convert it (of a volume, its slices) to PNG or another of {', '.join(FORMATS)}"
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF value from 1 (upright) to 8; 1 too where the metadata cannot be read, as the pixels can."""
+    if image.format == "TIFF":  # Pillow turns these while it decodes them, and their size says so
+        return 1
+    if image.format == "PNG":
+        image.load()  # the EXIF may come after the pixels, whose errors are not for the `except` below
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # cameras and editors write malformed metadata of every kind
+        return 1
+    return int(value) if value in TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says."""
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
+    turn = TURNS.get(orientation(image))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    return turned
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) that `upright` will have, without decoding."""
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return image.size[::-1] if sideways else image.size
+    return image.size[::-1] if orientation(image) >= 5 else image.size
 
 
 def read_image(path: Path) -> Image.Image:
     """An upright RGB photograph."""
     with opened(path) as image:
-        image = upright(to_8_bit(image))
+        image = to_8_bit(upright(image), path)
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies what is RGB too
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits is scaled to 8; Pillow's own conversion would cut it off at 255."""
+def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
+    """Grey of 16 bits, and floats up to 1, are scaled to 0..255; Pillow's own conversion would cut them off.
+
+    Raises UserError, naming `name`, for NaN and infinity.
+    """
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
-    deep = Image.fromarray(np.rint(values / 257 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    deep.info["exif"] = image.info.get("exif", b"")
-    return deep
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} holds values that are not finite (NaN or infinity); replace them")
+    if values.max() > 255:
+        values = values / 257
+    elif image.mode == "F" and values.max() < 2:  # resampling can exceed 1 a little
+        values = values * 255
+    return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 
-def read_mask(path: Path, threshold: int | None = None) -> Image.Image:
-    """An upright mask in mode L: grey levels of a 0/255 mask as they are, or 0 and 255 cut at `threshold`.
+def read_mask(path: Path, threshold: ForegroundRule = None) -> Image.Image:
+    """An upright mask in mode L: grey levels of a 0/255 mask as they are, or 0 and 255 as `threshold` says.
 
-    Recognised: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit. `threshold` is in the file's own grey values.
+    Recognised: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, floats in 0..1. `threshold` is about the file's own
+    values: its grey, or the indices of its palette.
+
     Raises MaskCoding without `threshold` where the values are not those of a 0/255 mask.
     """
     with opened(path) as image:
         image = upright(image)
         if threshold is None:
-            check_coding(image, path)
-            return to_8_bit(image).convert("L")
-        grey = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
-        return Image.fromarray(np.where(grey > threshold, 255, 0).astype(np.uint8))
+            return check_coding(image, path)
+        if np.ndim(threshold) and not has_palette(image) and has_colours(image):
+            raise MaskCoding.of(path, "it has colours, and no palette whose indices were values")
+        return Image.fromarray(select_foreground(stored_values(image, path), threshold) * np.uint8(255))
 
 
-def check_coding(image: Image.Image, path: Path) -> None:
-    """Refuse what the released code would silently take for an empty or a half-bright mask: 0/1, 0/128, colours."""
-    if image.mode in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.int16), -1, 0)
-        if max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32:  # JPEG shifts a grey by less
-            raise MaskCoding.of(path, "it has colours")
-    grey = to_8_bit(image).convert("L")
+def check_coding(image: Image.Image, path: Path) -> Image.Image:
+    """The mask in mode L. Refuses what would silently be taken for another mask: 0/1, 0/128, label maps, colours."""
+    refuse_lost_values(image, path)
+    if has_colours(image):
+        indices = f"; {list_values(image, path)}" if has_palette(image) else ""
+        raise MaskCoding.of(path, f"it has colours{indices}")
+    grey = to_8_bit(image, path).convert("L")
     levels = [level for level, count in enumerate(grey.histogram()) if count]
     two_levels_but_not_white = len(levels) <= 2 and levels[-1] not in (0, 255)
-    if two_levels_but_not_white or 0 < levels[-1] <= FOREGROUND:
-        own = np.unique(np.asarray(image)) if image.mode.startswith(("I", "F")) else levels
-        more = " and more" if len(own) > 6 else ""
-        raise MaskCoding.of(path, f"values found: {', '.join(f'{value:g}' for value in own[:6])}{more}")
+    wrong = two_levels_but_not_white or 0 < levels[-1] <= FOREGROUND
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if ((values > 0) & (values < values.max())).any():  # 8 bits do not tell 1 of 16 bits from 0
+            wrong = wrong or is_label_map(values, np.unique(values).tolist(), lossy=False)
+    elif not wrong:
+        wrong = is_label_map(grey, levels, lossy=image.format in LOSSY)
+    if wrong:
+        raise MaskCoding.of(path, list_values(image, path))
+    return grey
+
+
+def refuse_lost_values(image: Image.Image, path: Path) -> None:
+    """Refuse what 8-bit grey does not have: transparency that varies, and negative numbers."""
+    if varies := varying_alpha(image):
+        raise MaskCoding.of(path, f"its transparency varies, alpha {varies}; {list_values(image, path)}")
+    if image.mode == "I" and image.getextrema()[0] < 0:
+        raise MaskCoding.of(path, list_values(image, path))
+
+
+def varying_alpha(image: Image.Image) -> str:
+    """`0 to 255` where pixels differ in their transparency, else nothing."""
+    if "A" not in image.getbands():
+        if "transparency" not in image.info or image.mode.startswith("I"):
+            return ""
+        image = image.convert("RGBA")
+    low, high = image.getchannel("A").getextrema()
+    return f"{low} to {high}" if low < high else ""
+
+
+def has_palette(image: Image.Image) -> bool:
+    return image.mode in ("P", "PA")
+
+
+def has_colours(image: Image.Image) -> bool:
+    if image.mode not in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
+        return False
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.int16), -1, 0)
+    return max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32  # JPEG shifts a grey by less
+
+
+def stored_values(image: Image.Image, path: Path) -> np.ndarray:
+    """(H, W): the indices of a palette, else grey as the file has it."""
+    if has_palette(image):
+        pixels = np.asarray(image)
+        return pixels if pixels.ndim == 2 else pixels[..., 0]
+    to_8_bit(image, path)  # refuses NaN
+    return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
+
+
+def list_values(image: Image.Image, path: Path) -> str:
+    """`values found: 0, 1, 2`"""
+    found = np.unique(stored_values(image, path))
+    what = "palette indices" if has_palette(image) else "values"
+    return f"{what} found: {', '.join(f'{value:g}' for value in found[:6])}{' and more' if len(found) > 6 else ''}"

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .foreground import ForegroundRule
 from .pairs import Pair
 from .reading import read_image, read_mask
 
@@ -48,14 +49,14 @@ def unit(grey: Tensor) -> Tensor:
     return grey.to(torch.get_default_dtype()).div_(255)
 
 
-def pair_bytes(pair: Pair, size: int, mask_threshold: int | None = None) -> tuple[Tensor, Tensor]:
+def pair_bytes(pair: Pair, size: int, mask_threshold: ForegroundRule = None) -> tuple[Tensor, Tensor]:
     """Image, uint8 (3, size, size), and mask, uint8 (1, size, size); UserError as `load_pair`."""
     mask = read_mask(pair.mask, mask_threshold)
     return image_bytes(read_image(pair.image), size), mask_bytes(mask, size)
 
 
 def load_pair(
-    image_path: str | Path, mask_path: str | Path, size: int, mask_threshold: int | None = None
+    image_path: str | Path, mask_path: str | Path, size: int, mask_threshold: ForegroundRule = None
 ) -> tuple[Tensor, Tensor]:
     """The released pre-processing of an image and its mask, without the random flips of training.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..data.foreground import ForegroundRule
 from ..data.reading import opened, read_image, read_mask
 from ..errors import UserError
 
@@ -87,7 +88,7 @@ def read_photo(path: Path, limits: Limits) -> Image.Image:
     return read_image(path)
 
 
-def read_truth(path: Path, limits: Limits, threshold: int | None) -> Image.Image:
+def read_truth(path: Path, limits: Limits, threshold: ForegroundRule) -> Image.Image:
     """A mask in mode L, as it is scored."""
     check_image(path, limits)
     return read_mask(path, threshold)

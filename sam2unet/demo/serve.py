@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.foreground import ForegroundRule
 from ..engine.opening import Way, open_predictor, read_any, recipe_of, trained_framing
 from ..engine.runtime import pick_device
 from ..engine.signals import Signals
@@ -36,7 +37,7 @@ def run(
     sources: Sources = NONE,
     size: int | None = None,
     device: str | None = None,
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
     limits: Limits | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -71,7 +72,7 @@ def serve(
     limits: Limits,
     host: str,
     port: int,
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
 ) -> None:
     """`run` with what is open: one or two methods for masks, or one for prompts."""
     folders, computing = (home / UPLOADS, home / EXAMPLES), threading.Lock()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.foreground import ForegroundRule
 from ..data.inputs import is_video
 from ..data.pairs import EXTENSIONS
 from ..engine.maps import Predictor, stretched
@@ -40,14 +41,14 @@ class Bench:
     Attributes:
         home: the one folder that anything is written to.
         sources: folders in it that dropped files and examples are in; nothing else is read.
-        mask_threshold: mask values above it are foreground; None for 0/255 masks.
+        mask_threshold: which mask values are foreground; None for 0/255 masks.
     """
 
     methods: Sequence[Method]
     home: Path
     sources: Sequence[Path]
     limits: Limits = Limits()
-    mask_threshold: int | None = None
+    mask_threshold: ForegroundRule = None
 
 
 @dataclass

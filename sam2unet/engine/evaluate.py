@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.foreground import ForegroundRule
 from ..errors import UserError, print_line, print_lines, warn
 from ..files import filled_together, make_folder, read_yaml, written_whole
 from ..scoring import compare, records, tables
@@ -51,7 +52,7 @@ class Outputs:
 def run(
     entries: Sequence[Entry],
     outputs: Outputs,
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
     missing: str = "error",
     resize: bool = False,
     library: bool = False,
@@ -131,7 +132,7 @@ def write_and_print(
 
 
 def write_files(
-    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: int | None = None
+    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: ForegroundRule = None
 ) -> list[str]:
     """All files or none, but for what cannot be drawn; their names."""
     differences = compare.compare(results, list(METRICS))

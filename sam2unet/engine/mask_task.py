@@ -60,7 +60,7 @@ class MaskTask:
         if self.data.on_bad_image == "skip":
             self.pairs = readable_pairs(self.pairs)
         for some in filter(None, (self.pairs, self.held_out)):
-            check_pairs(some, self.recipe.mask_threshold)
+            check_pairs(some, self.recipe.mask_rule)
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe
@@ -69,14 +69,14 @@ class MaskTask:
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
         recipe = self.recipe
         kept = self.open_caches(cache, folder, processes)
-        return MaskFolder(self.pairs, recipe.size, recipe.mask_threshold, kept, self.data.on_bad_image == "skip")
+        return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, kept, self.data.on_bad_image == "skip")
 
     def open_caches(self, place: str, folder: Path, processes: Processes) -> torch.Tensor | None:
         """One of each machine's processes fills a cache on disk, the others read it."""
         recipe = self.recipe
         if place == "disk" and processes.local_rank:
             processes.wait()
-        cache = open_cache(place, self.pairs, recipe.size, recipe.mask_threshold, folder, processes.local_world)
+        cache = open_cache(place, self.pairs, recipe.size, recipe.mask_rule, folder, processes.local_world)
         if place == "disk" and not processes.local_rank:
             processes.wait()
         return cache
@@ -86,7 +86,7 @@ class MaskTask:
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         recipe = self.recipe
-        return validate(model, self.held_out, recipe.size, recipe.mask_threshold, processes.rank, processes.world).table
+        return validate(model, self.held_out, recipe.size, recipe.mask_rule, processes.rank, processes.world).table
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
         images = [""] * len(self.held_out)
@@ -97,7 +97,7 @@ class MaskTask:
         return tables.text_table(rows, RELEASED)
 
     def draw(self, model: nn.Module, path: Path) -> None:
-        draw(model, self.held_out, self.recipe.size, self.recipe.mask_threshold, path)
+        draw(model, self.held_out, self.recipe.size, self.recipe.mask_rule, path)
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:

@@ -84,7 +84,7 @@ def photo_of(image: Picture) -> Image.Image:
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return upright(to_8_bit(image)).convert("RGB")
+        return to_8_bit(upright(image)).convert("RGB")
     if not isinstance(image, np.ndarray | Tensor):
         kinds = "a path, a Pillow image, an array or a tensor"
         raise UserError(f"an image is {kinds}, not {type(image).__name__}; give one of these")

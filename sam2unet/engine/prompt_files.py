@@ -127,7 +127,7 @@ def run(
     target = pick_device(device, processes.local_rank)
     settings = recipe_of(found, **recipe)
     found = refitted(found, size=size, encoder_adapter=adapters)
-    framing = Framing(int(found.sizes["size"]), rgb=settings.rgb, mask_threshold=settings.mask_threshold)
+    framing = Framing(int(found.sizes["size"]), rgb=settings.rgb, mask_threshold=settings.mask_rule)
 
     pairs = read_test_list(files.lists)
     with processes.one_voice():
@@ -261,7 +261,7 @@ def tested(
 
 
 def record(found: Checkpoint, settings: Recipe, amp: str) -> dict[str, object]:
-    names = ("seed", "multimask", "rgb", "mask_prompt", "mask_threshold")
+    names = ("seed", "multimask", "rgb", "mask_prompt", "mask_threshold", *["foreground"] * bool(settings.foreground))
     chosen = found.sizes | {name: getattr(settings, name) for name in names} | {"amp": amp}
     return {"checkpoint": str(found.path), "model": found.family.title, "settings": chosen}
 

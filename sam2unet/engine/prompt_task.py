@@ -12,7 +12,7 @@ from torch import nn
 from ..config import OF_MASKS, Recipe, Study
 from ..data.framing import Framing, read_label
 from ..data.pairs import Pair
-from ..data.prompt_files import check_masks_of, read_test_list, read_train_list
+from ..data.prompt_files import check_masks_of, problems, read_test_list, read_train_list
 from ..data.prompt_test import groups_of
 from ..data.prompts import PromptBatches, PromptFolder
 from ..data.reading import read_image
@@ -48,7 +48,7 @@ class PromptTask:
         if not data.lists:
             raise UserError("--data_path, a folder with image2label_train.json, is missing")
         self.recipe = recipe
-        self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=recipe.mask_threshold)
+        self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=recipe.mask_rule)
         self.skip_bad = data.on_bad_image == "skip"
         items = read_train_list(data.lists)
         held = set(held_out_of(len(items), data.val_fraction, recipe.seed))
@@ -64,6 +64,8 @@ class PromptTask:
     def check(self, study: Study | None) -> None:
         if not self.skip_bad:
             check_masks_of(self.pairs, self.framing)
+        elif self.framing.mask_threshold is not None:
+            problems(self.pairs, self.framing)
         if self.held_out:
             check_masks_of(self.held_out, self.framing, strict=True)
 

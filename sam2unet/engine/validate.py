@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from ..data.foreground import ForegroundRule
 from ..data.pairs import Pair
 from ..data.reading import read_image, read_mask
 from ..errors import UserError
@@ -39,7 +40,7 @@ def validate(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
     rank: int = 0,
     world: int = 1,
 ) -> MethodResult:
@@ -50,7 +51,7 @@ def validate(
 
     Args:
         size: side that the model is trained at.
-        mask_threshold: mask values above it are foreground; None for 0/255 masks.
+        mask_threshold: which mask values are foreground; None for 0/255 masks.
         rank, world: which of how many processes this is.
 
     Raises:
@@ -75,7 +76,7 @@ def validate(
 
 
 def scores(
-    model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: int | None, pool: ThreadPoolExecutor
+    model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: ForegroundRule, pool: ThreadPoolExecutor
 ) -> Iterator[Scored]:
     """Of each pair, in order. The pool reads the next pairs and scores the last maps while the model predicts."""
 
@@ -119,7 +120,7 @@ def draw(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
-    mask_threshold: int | None,
+    mask_threshold: ForegroundRule,
     path: Path,
     rows: int = 8,
     side: int = 160,

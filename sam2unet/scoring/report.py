@@ -11,6 +11,7 @@ from string import Template
 
 import numpy as np
 
+from ..data.foreground import ForegroundRule
 from ..errors import printable
 from ..files import written_whole
 from .columns import METRICS
@@ -25,7 +26,7 @@ def write_report(
     path: Path,
     columns: Sequence[str],
     tables_html: str | None = None,
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
 ) -> None:
     """Write the page, at most 60 MB, whole or not at all.
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..data.foreground import ForegroundRule
 from ..data.reading import FOREGROUND, opened, read_image, read_mask, to_8_bit
 
 BUDGET = 56_000_000  # bytes of all pictures as base64, which leaves 4 MB of 60 to the numbers
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     predictions: list[Path | None]
 
 
-def thumbnails(rows: Sequence[Row], mask_threshold: int | None = None) -> Iterator[dict]:
+def thumbnails(rows: Sequence[Row], mask_threshold: ForegroundRule = None) -> Iterator[dict]:
     """For each row, in order: its pictures as base64 WebP, and the "size" (width, height) of the mask's.
 
     "photograph" may be None; so may each method's entry in "maps" and "errors".
@@ -50,7 +51,7 @@ def room_for(rows: Sequence[Row]) -> int:
     return BUDGET * 3 // 4 // max(parts, 1)
 
 
-def thumbnails_of(row: Row, room: int, mask_threshold: int | None) -> dict:
+def thumbnails_of(row: Row, room: int, mask_threshold: ForegroundRule) -> dict:
     """Pictures of at most `room` bytes each, the photograph PHOTOGRAPH times that."""
     side = min(LARGEST, int((34 * room) ** 0.5))  # at which most files of an 80 % quality fit
     mask = read_mask(row.mask, mask_threshold)
@@ -73,7 +74,7 @@ def thumbnails_of(row: Row, room: int, mask_threshold: int | None) -> dict:
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """A prediction as the metrics see it, stretched to 0..255 and of the mask's size; and (H, W) bool, its 0.5 cut."""
     with opened(path) as image:
-        grey = to_8_bit(image).convert("L")
+        grey = to_8_bit(image, path).convert("L")
     grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
     low, high = grey.getextrema()
     levels = np.arange(256.0) if low == high else (np.arange(256.0) - low) * (255 / (high - low))

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..data.check import refuse_constant
 from ..data.pairs import list_images
 from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, some, warn
@@ -51,7 +52,7 @@ def score_entries(
         scored = tqdm(run(score, jobs), total=len(jobs), unit="img", disable=None)
         remaining = iter(scored)
         for result in results:
-            collect(result, remaining)
+            collect(result, remaining, how)
     return results
 
 
@@ -105,9 +106,14 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     )
 
 
-def collect(result: MethodResult, scored: Iterator[Scored]) -> None:
+def collect(result: MethodResult, scored: Iterator[Scored], how: How) -> None:
     """Fill in `result` from the next of `scored`; UserError if any had a problem, warnings for what is peculiar."""
-    for note, images in fill(result, scored).items():
+    notes = fill(result, scored)
+    if how.mask_threshold is not None:
+        empty, full = (set(notes.pop(name, ())) for name in ("empty", "full"))
+        masks = zip(result.images, result.masks, strict=True)
+        refuse_constant({mask: (image in full, image not in empty) for image, mask in masks}, how.mask_threshold)
+    for note, images in notes.items():
         warn_of(note, images, result)
     warn_of_undefined(result)
 

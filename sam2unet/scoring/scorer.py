@@ -11,6 +11,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
+from ..data.foreground import ForegroundRule
 from ..data.reading import FOREGROUND, MaskCoding, opened, read_mask, to_8_bit
 from ..errors import UserError
 from .aggregate import curves, numbers
@@ -23,14 +24,14 @@ class How:
     """How maps are scored.
 
     Attributes:
-        mask_threshold: mask values above it are foreground; None for 0/255 masks.
+        mask_threshold: which mask values are foreground; None for 0/255 masks.
         resize: bring a map of another size to its mask's, bilinear; else that is a problem.
         library: score by py-sod-metrics alone.
         plain, mirror, effort: which groups of metrics to compute: all but the next two's, the mirror set's, and the
             human correction effort, which takes longer than all others together.
     """
 
-    mask_threshold: int | None = None
+    mask_threshold: ForegroundRule = None
     resize: bool = False
     library: bool = False
     plain: bool = True
@@ -61,13 +62,14 @@ def score(job: Job) -> Scored:
         return Scored({}, {}, problem="coding", detail=e.found)
     except UserError as e:
         return Scored({}, {}, problem="unreadable", detail=str(e))
+    notes = constant_notes(mask) if job.how.mask_threshold is not None else ()
     if job.prediction is None:
-        return score_arrays(np.zeros_like(mask), mask, job.how, ())
+        return score_arrays(np.zeros_like(mask), mask, job.how, notes)
     try:
         prediction = read_prediction(job.prediction)
     except UserError as e:
         return Scored({}, {}, problem="unreadable", detail=str(e))
-    notes = peculiarities(prediction, mask, job.mask)
+    notes += peculiarities(prediction, mask, job.mask)
     if prediction.shape != mask.shape:
         sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
         if not job.how.resize:
@@ -97,7 +99,12 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: How, notes: tuple[str,
 def read_prediction(path: Path) -> ndarray:
     """8-bit grey (H, W)."""
     with opened(path) as image:
-        return np.asarray(to_8_bit(image).convert("L"))
+        return np.asarray(to_8_bit(image, path).convert("L"))
+
+
+def constant_notes(mask: ndarray) -> tuple[str, ...]:
+    """Whether a mask of 0 and 255 is `empty` or `full`."""
+    return ("empty",) * (not mask.any()) or ("full",) * bool(mask.all())
 
 
 def peculiarities(prediction: ndarray, mask: ndarray, mask_path: Path) -> tuple[str, ...]:

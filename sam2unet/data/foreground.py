@@ -1,0 +1,58 @@
+"""Which values of a mask are foreground, where it is not black and white."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+
+ForegroundRule = int | tuple[int, ...] | None  # values above N; exactly these; none: the mask is 0/255
+EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, whatever its flat areas are
+FEW_LEVELS = 16
+
+
+def foreground_rule(threshold: int | None, values: Sequence[int] | None) -> ForegroundRule:
+    """From the values of `--mask_threshold` and `--foreground`; UserError if both are given."""
+    if threshold is not None and values:
+        raise UserError("--mask_threshold and --foreground both say which mask values are foreground; give one")
+    return tuple(values) if values else threshold
+
+
+def rule_flags(rule: ForegroundRule) -> list[str]:
+    """The flags that `foreground_rule` makes the same rule of."""
+    if rule is None:
+        return []
+    return ["--mask_threshold", str(rule)] if np.ndim(rule) == 0 else ["--foreground", *map(str, rule)]
+
+
+def select_foreground(values: np.ndarray, rule: int | tuple[int, ...]) -> np.ndarray:
+    """bool (H, W)."""
+    return values > rule if np.ndim(rule) == 0 else np.isin(values, rule)
+
+
+def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: bool) -> bool:
+    """Whether the grey between black and white is in flat areas, as in a label map, and not in soft edges.
+
+    Args:
+        grey: (H, W).
+        levels: its distinct values, ascending.
+        lossy: the file's format changes values a little, so that dark ones are black.
+    """
+    low, high = levels[-1] / 8 if lossy else 1, levels[-1] * 7 / 8
+    if len(levels) > EDGE_LEVELS or not any(low <= level <= high for level in levels):
+        return False
+    if list(levels[:-1]) == [0, 1]:  # an object and an area to ignore; a soft edge has other values too
+        return True
+    values = np.asarray(grey)
+    middle = (values >= low) & (values <= high)
+    if len(levels) <= FEW_LEVELS and middle.sum() > max((values > high).sum(), values.size / 100):
+        return True
+    beside = values[:, 1:] == values[:, :-1]
+    below = (values[1:] == values[:-1])[:, 1:-1]
+    rows = beside[:, 1:] & beside[:, :-1]
+    flat = rows[1:-1] & rows[:-2] & rows[2:] & below[1:] & below[:-1]  # equal to all eight neighbours
+    middle = middle[1:-1, 1:-1]
+    return 2 * (flat & middle).sum() > middle.sum()
