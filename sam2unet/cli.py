@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import sys
 import warnings
@@ -67,8 +68,7 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
 def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> int:
     args = parser().parse_args()
     check_installation()
-    # Pillow's warnings of large images and odd metadata come as two lines of its code; what is wrong it raises.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_libraries()
     try:
         run(args)
     except UserError as e:
@@ -81,6 +81,17 @@ def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argp
         print_line("stopped", sys.stderr)
         return 130
     return 0
+
+
+def silence_libraries() -> None:
+    """Hide warnings of numpy, torch, matplotlib and others, here and in child processes; `python -W` shows them.
+
+    They name lines of code that the user did not write. Our own are lines on stderr, `errors.warn`.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        logging.disable(logging.WARNING)
 
 
 def status_of_output() -> int:

@@ -141,7 +141,7 @@ def outcomes(script, tmp_path_factory):
     shutil.copytree(clean / "masks", clean / "preds")
     with torch.device("meta"):
         trunk, model = hiera("tiny"), sam2unet.create_model("sam2unet", encoder="tiny")
-    zeros = {name: torch.zeros(()).expand(t.shape) for name, t in model.state_dict().items()}
+    zeros = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in model.state_dict().items()}
     torch.save(zeros, clean / "tiny.pth")  # one number stored per tensor
     shapes = {f"image_encoder.trunk.{name}": t.shape for name, t in trunk.state_dict().items()}
     torch.save({"model": {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}}, clean / "sam2.pt")

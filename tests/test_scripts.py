@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -122,3 +125,68 @@ def test_packages_that_change_numbers_are_warned_of(installed, pillow, words, mo
     check_installation()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == bool(words) and (not words or words in lines[0])
+
+
+@pytest.fixture
+def stranger():
+    """A function that runs a script as user 65534, who may write into one folder alone and has no home; the folder."""
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    if os.geteuid() != 0 or shutil.which(words[0]) is None:
+        pytest.skip("only root can run a script as another user, with setpriv of util-linux")
+    if subprocess.run([*words, sys.executable, "-c", f"open({str(ROOT / 'train.py')!r})"]).returncode:
+        pytest.skip("user 65534 cannot read this installation")
+    environment = {"PATH": os.environ["PATH"], "HOME": "/", "OMP_NUM_THREADS": "1"}
+    # The folder of `tmp_path` is closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 65534, 65534)
+
+        def run_script(name, *flags):
+            command = [*words, sys.executable, ROOT / name, *flags]
+            result = subprocess.run(
+                [str(word) for word in command], env=environment, cwd=folder, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+            return result.stdout
+
+        yield run_script, Path(folder)
+
+
+def test_all_three_scripts_run_for_a_user_without_a_home_folder(stranger):
+    run_script, folder = stranger
+    images, masks = write_pairs(folder, count=2)
+    small = ["--encoder", "tiny", "--size", 64, "--batch_size", 2, "--epoch", 1, "--workers", 0]
+    run_script("train.py", *small, "--train_image_path", images, "--train_mask_path", masks, "--save_path", "run")
+    run_script("test.py", "--checkpoint", "run/SAM2-UNet-1.pth", "--test_image_path", images, "--save_path", "maps")
+    scores = ["--dataset_name", "two", "--pred_path", "maps", "--gt_path", masks, "--workers", 1]
+    assert "two           2" in run_script("eval.py", *scores)
+
+
+def test_kernels_are_compiled_without_a_cache_where_there_is_no_place_for_one(monkeypatch):
+    numba = pytest.importorskip("numba", reason="numba is not installed: pip install -e .[fast]")
+    from numba.core.caching import CacheImpl
+
+    from sam2unet.scoring.pixel_kernels_numba import compiled
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache function"):
+        numba.njit(cache=True)(run)
+    assert compiled(lambda number: number + 1)(1) == 2
+
+
+def test_warnings_of_libraries_are_hidden_and_ours_are_not(tmp_path):
+    (tmp_path / "a.py").write_text(
+        "import argparse, logging, subprocess, sys, warnings\n"
+        "from sam2unet.cli import Parser, main\n"
+        "from sam2unet.errors import warn\n"
+        "def run(args):\n"
+        "    warnings.warn('numpy', RuntimeWarning)\n"
+        "    logging.getLogger('matplotlib').warning('matplotlib')\n"
+        "    subprocess.run([sys.executable, '-c', 'import warnings; warnings.warn(\"child\")'])\n"
+        "    warn('ours')\n"
+        "main(Parser, run)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for flags, shown in (([], False), (["-Wdefault"], True)):
+        command = [sys.executable, *flags, tmp_path / "a.py"]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (result.stderr == "warning: ours\n") != shown and "warning: ours" in result.stderr

@@ -1,5 +1,7 @@
 """`pixel_kernels` compiled by numba (the extra `fast`): the same numbers but for the order in which terms are added."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 from numpy import ndarray
@@ -8,6 +10,14 @@ from .pixel_kernels import CLOSENESS, REACH, RINGS, window_band
 
 # A layout of its own would be compiled for crops, hence the contiguous copies below.
 STEPS = np.concatenate(RINGS)
+
+
+def compiled(function: Callable) -> Callable:
+    """Numba's `njit`, kept for the next run; only for this run where there is no folder to keep it in."""
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:  # numba looked for a folder that it can write to
+        return njit(function)
 
 
 def fill_band(short: ndarray, fg: ndarray) -> ndarray:
@@ -20,7 +30,7 @@ def closeness_sum(over: ndarray, fg: ndarray) -> float:
     return _closeness_sum(np.ascontiguousarray(over), np.ascontiguousarray(fg), CLOSENESS)
 
 
-@njit(cache=True)
+@compiled
 def _fill(short: ndarray, fg: ndarray, band: ndarray, steps: ndarray) -> ndarray:
     h, w = fg.shape
     filled = short.copy()
@@ -36,7 +46,7 @@ def _fill(short: ndarray, fg: ndarray, band: ndarray, steps: ndarray) -> ndarray
     return filled
 
 
-@njit(cache=True)
+@compiled
 def _closeness_sum(over: ndarray, fg: ndarray, closeness: ndarray) -> float:
     """Each column puts up the parabola gap^2 + (x - column)^2 over its row; the lowest is the squared distance."""
     h, w = fg.shape
@@ -74,7 +84,7 @@ def _closeness_sum(over: ndarray, fg: ndarray, closeness: ndarray) -> float:
     return total
 
 
-@njit(cache=True)
+@compiled
 def _column_gaps(fg: ndarray) -> ndarray:
     """(H, W) uint8: rows to the nearest foreground pixel of the same column; REACH + 1 stands for all further ones."""
     h, w = fg.shape
