@@ -12,22 +12,21 @@ from sam2unet.engine.outputs import NUMBERS, Outputs
 from sam2unet.engine.speed import PRECISIONS
 from sam2unet.errors import UserError
 from sam2unet.families import Checkpoint
+from sam2unet.released_flags import add_released_flags, translate_test_flags
 from sam2unet.sources import add_sources, sources_of
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
 OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "compile")
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
 OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
-OF_PROMPTS += OF_RECIPE
+OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
 
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    p.add_argument(
-        "--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx"
-    )
+    p.add_argument("--checkpoint", type=Path, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx")
     add_sources(p)
-    p.add_argument("--save_path", type=Path, required=True, help="folder for maps, or scores")
+    p.add_argument("--save_path", type=Path, help="folder for maps, or scores")
     p.add_argument(
         "--size",
         "--image_size",
@@ -103,10 +102,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add_mask_values(prompts)
     prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")
+    add_released_flags(p)
+    p.add_argument("--lr_scheduler", help=argparse.SUPPRESS)
     return p
 
 
 def run(args: argparse.Namespace) -> None:
+    translate_test_flags(args)
     checkpoint = read_any(args.checkpoint)
     if isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts":
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)

@@ -8,6 +8,7 @@ from sam2unet.config import CHOICES, Recipe, Study
 from sam2unet.data.cache import PLACES
 from sam2unet.engine import train
 from sam2unet.engine.speed import Speed
+from sam2unet.released_flags import add_released_flags, translate_train_flags
 from sam2unet.sources import add_sources, sources_of
 
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--init_from", type=Path, help="checkpoint of this model whose weights the training starts from"
     )
-    weights.add_argument("--save_path", type=Path, required=True, help="folder for checkpoints, logs and last.pt")
+    weights.add_argument("--save_path", type=Path, help="folder for checkpoints, logs and last.pt")
     weights.add_argument(
         "--save",
         choices=("full", "trainable"),
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--lr", type=float, help="learning rate of the first epoch")
     recipe.add_argument(
         "--lr_scheduler",
-        choices=CHOICES["lr_scheduler"],
+        metavar="|".join(CHOICES["lr_scheduler"]),
         help="cosine to 1e-7 (default); step, half after epochs 5 and 10; constant (default of sam_med2d)",
     )
     recipe.add_argument("--batch_size", type=int, help="images per batch, over all processes together")
@@ -164,10 +165,12 @@ def parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--deterministic", action="store_true", help="the same bits every time on a GPU too; slower there"
     )
+    add_released_flags(p)
     return p
 
 
 def run(args: argparse.Namespace) -> None:
+    translate_train_flags(args)
     flags = vars(args)
     given = {name: flags[name] for name in vars(Recipe()) if flags.get(name) is not None}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}

@@ -142,10 +142,16 @@ def eval_py(monkeypatch, capsys):
     return in_process("eval.py", monkeypatch, capsys)
 
 
-def in_process(name: str, monkeypatch, capsys):
+def load_script(name: str):
+    """The module of a script of the project."""
     spec = importlib.util.spec_from_file_location(f"{Path(name).stem}_script", ROOT / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def in_process(name: str, monkeypatch, capsys):
+    module = load_script(name)
 
     def call(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
