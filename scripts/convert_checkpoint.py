@@ -40,8 +40,11 @@ def run(args: argparse.Namespace) -> None:
     if args.trust_pickle:
         warn(f"--trust_pickle: reading {args.source} runs the code that is in it")
     if args.hub is not None:
+        print_line(f"reading {args.source}")
         found = read_checkpoint(args.source, args.trust_pickle)
-        write_folder(args.hub, found, *assemble(found, sources_of(args)), args.scores)
+        model, bases = assemble(found, sources_of(args))
+        print_line(f"writing {args.hub}")
+        write_folder(args.hub, found, model, bases, args.scores)
         print_line(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
         return
     if args.scores is not None:
@@ -56,11 +59,13 @@ def convert(source: Path, target: Path, sources: Sources, trust_pickle: bool = F
     if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *sources.values())):
         raise UserError(f"{target} is the file to read from; give another name to write to")
     refuse_existing(target)
+    print_line(f"reading {source}")
     found = read_checkpoint(source, trust_pickle)
     if target.suffix == ".safetensors" and not sources:
         flags = " and ".join(f"--{source.flag} FILE" for source in found.family.sources)
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
     model, bases = assemble(found, sources)
+    print_line(f"writing {target}")
     save_checkpoint(model, target, bases)
     print_line(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 

@@ -18,7 +18,7 @@ from sam2unet.data.reading import read_image
 from sam2unet.engine import export, prompt_export
 from sam2unet.engine.pictures import spread
 from sam2unet.engine.prompt_graphs import Options
-from sam2unet.errors import UserError
+from sam2unet.errors import UserError, print_line
 from sam2unet.families import Checkpoint, read_checkpoint
 from sam2unet.sources import add_sources, sources_of
 
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         if output.suffix:
             raise UserError(f"--format {args.format} and --output {output.name} say different things; leave one out")
         output = output.with_suffix(f".{args.format}")
+    print_line(f"reading {args.checkpoint}")
     found = read_checkpoint(args.checkpoint)
     TASKS[found.family.task](found, output, args)
 

@@ -78,8 +78,10 @@ def run(
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with written_whole(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
+        print_line(f"exporting {found.family.named(found.sizes)} at {size}x{size}; this can take minutes")
         writer(graph, given_to(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
         file.flush()
+        print_line(f"comparing it with torch on {len(images)} images")
         difference = largest_difference(reader(Path(file.name)), graph, images)
         if not difference <= LIMIT:  # NaN too
             raise UserError(

@@ -119,10 +119,14 @@ def run(
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
     predictor = open_predictor(checkpoint, target, sources, way)
-    if files.skip_existing:
-        jobs = [job for job in jobs if not all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))]
-
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
+    if files.skip_existing:
+        count = len(jobs)
+        jobs = [job for job in jobs if not all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))]
+        if not jobs:
+            print_line(f"{share}all {count} maps are in {files.target} already")
+            return
+        print_line(f"{share}{count - len(jobs)} of {count} maps are in {files.target} already")
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()

@@ -65,6 +65,7 @@ def run(
     check_opset(options.opset)
     model, bases = assemble(found, sources)
     check_bytes(found, model)
+    print_line(f"answering prompts on {len(pictures)} images by torch, to compare with")
     cases = cases_of(model.eval(), pictures, options)
     if options.gelu_approximate:
         approximate_gelu(model)
@@ -72,10 +73,13 @@ def run(
     facts = {part: facts_of(found, bases, model, options, part) for part in ("encoder", "decoder")}
     with written_whole(encoder) as first, written_whole(decoder) as second, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
+        print_line(f"exporting the encoder of {found.family.named(found.sizes)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
+        print_line("exporting the decoder")
         write_decoder(model, cases[0], options, facts["decoder"], second)
         first.flush()
         second.flush()
+        print_line("comparing both with torch")
         difference = largest_difference(Path(first.name), Path(second.name), cases, options)
         if not difference <= LIMIT:  # NaN too
             raise UserError(
