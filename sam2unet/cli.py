@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -15,6 +16,8 @@ import PIL
 
 from .engine.versions import version
 from .errors import SomeFailed, Stopped, UserError, print_line, printable, unprinted, warn
+
+OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors of paths as the user gave them
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,6 +77,11 @@ def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argp
     except UserError as e:
         print_line(f"error: {e}", sys.stderr)
         return 1 if isinstance(e, SomeFailed) else 2
+    except OSError as e:
+        if e.errno not in OF_PATHS or e.filename is None:
+            raise
+        print_line(f"error: {os.strerror(e.errno)}: {os.fsdecode(e.filename)}; give another path", sys.stderr)
+        return 2
     except Stopped as e:
         print_line(e, sys.stderr)
         return 128 + e.signal

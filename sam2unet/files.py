@@ -23,7 +23,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError where it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    # A long name is shortened, for a file system that has room for `path` has none for a longer one.
+    name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    part = path.with_name(f".{name}.{os.getpid()}{PART}")
     try:
         with open(part, "wb") as file:
             yield file
@@ -33,7 +35,8 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from e
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what is told is why it could not be written
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_all_programs_take_the_same_pixels_for_foreground(palette_pairs, tmp_pat
     script = module_of("scripts/make_prompt_data.py")
     flags = [images, masks, "--save_path", tmp_path / "lists", "--split", "values", *rule_flags(rule)]
     script.run(script.parser().parse_args(list(map(str, flags))))
-    written = sorted(path.name for path in (tmp_path / "lists/masks").iterdir())
+    written = sorted(path.name for path in (tmp_path / "lists/masks").glob("*.png"))
     assert written[:2] == ["a_001.png", "a_003.png"] and len(written) == 8
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, some, warn
-from .pairs import EXTENSIONS
+from .pairs import EXTENSIONS, explain_no_folder
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 
@@ -27,7 +26,7 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     """
     videos = []
     if source.is_dir():
-        files = list(files_below(source, recursive))
+        files = files_below(source, recursive)
         found = [(path, path.relative_to(source)) for path in files if is_image(path)]
         videos = sorted(str(path.relative_to(source)) for path in files if is_video(path))
         where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
@@ -56,10 +55,18 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     return inputs
 
 
-def files_below(folder: Path, recursive: bool) -> Iterable[Path]:
-    for here, folders, files in os.walk(folder):
+def files_below(folder: Path, recursive: bool) -> list[Path]:
+    """UserError if the folder cannot be read; a warning for those inside that cannot."""
+    found: list[Path] = []
+    errors: list[OSError] = []
+    for here, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield from (Path(here, name) for name in files if not name.startswith("."))
+        found += (Path(here, name) for name in files if not name.startswith("."))
+    if failed := next((e for e in errors if Path(e.filename) == folder), None):
+        raise UserError(explain_no_folder(folder, failed)) from failed
+    if errors:
+        warn(f"{len(errors)} folders cannot be read and are left out: {some([e.filename for e in errors])}")
+    return found
 
 
 def is_image(path: Path) -> bool:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ..errors import UserError, some
 from .check import Size, each, other_shape
 from .foreground import ForegroundRule
-from .pairs import EXTENSIONS, Pair
-from .reading import FOREGROUND, WAY_OUT, MaskCoding, opened, read_image, read_mask
+from .pairs import Pair, list_files
+from .reading import FOREGROUND, WAY_OUT, MaskCoding, opened, orientation, read_image, read_mask
 
 WARNING, PROBLEM = "warning", "problem"  # worth a look; training on it would be wrong
 
@@ -72,9 +72,14 @@ def inspect(
 ) -> Inspection:
     """UserError: a folder that is not there, has no images, or is given twice. All else is a finding."""
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise UserError(f"a folder is given twice: {', '.join(map(str, folders))}")
-    image_files, mask_files, *other_files = (files_in(folder) for folder in folders)
+    image_files, mask_files, *other_files = (list_files(folder) for folder in folders)
+    if image_folder.resolve() == mask_folder.resolve():
+        raise UserError(f"images and masks are the same folder: {image_folder}; give the folder of the masks")
+    if other_folder and other_folder.resolve() in (image_folder.resolve(), mask_folder.resolve()):
+        which = "images to train on" if other_folder.resolve() == image_folder.resolve() else "masks"
+        raise UserError(
+            f"--other {other_folder} is the folder of the {which}; give a folder of other images to compare"
+        )
     bits = perceptual_bits() if other_folder else None
     images, bad_images = looks_at(image_files, partial(look_at_image, bits=bits))
     masks, bad_masks = looks_at(mask_files, partial(look_at_mask, threshold=mask_threshold))
@@ -90,16 +95,6 @@ def inspect(
         findings += unreadable("others", bad_others, WARNING) + shared(images, others)
         findings += alike(twins, others, searched=bits is not None)
     return Inspection(findings, pairs, masks, twins)
-
-
-def files_in(folder: Path) -> list[Path]:
-    """As `list_images`, but two files with one stem are not an error yet."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
-    if not files:
-        raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
-    return files
 
 
 # --- one file
@@ -121,7 +116,7 @@ def looks_at(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple
 
 def look_at_image(path: Path, bits: Bits | None) -> ImageLook:
     with opened(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        turned = orientation(image) != 1
     picture = read_image(path)
     digest = hashlib.sha256(f"{picture.size}".encode())
     digest.update(picture.tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +16,33 @@ class Pair(NamedTuple):
     mask: Path
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Image files of a folder, sorted. UserError: no such folder, one that cannot be read, or none in it."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as e:
+        raise UserError(explain_no_folder(folder, e)) from e
+    files = [folder / name for name in names if not name.startswith(".")]
+    if files := [path for path in files if path.suffix.lower() in EXTENSIONS]:
+        return files
+    raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
+
+
+def explain_no_folder(folder: Path, error: OSError) -> str:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        if not folder.is_file():
+            return f"no such folder: {folder}"
+        is_list = folder.suffix.lower() == ".json"
+        advice = "; --data_path of sam_med2d takes the folder of a list" if is_list else ""
+        return f"{folder} is a file; wanted a folder of images{advice}"
+    if isinstance(error, PermissionError):
+        return f"no permission to read the folder {folder}"
+    return f"cannot read the folder {folder}: {error.strerror}"
+
+
 def list_images(folder: Path) -> dict[str, Path]:
     """Image files of a folder by stem, sorted. UserError: no such folder, none in it, or two with one stem."""
-    if not folder.is_dir():
-        raise UserError(f"no such folder: {folder}")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
-    if not files:
-        raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
+    files = list_files(folder)
     by_stem: dict[str, Path] = {}
     twice: list[str] = []
     for file in files:

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import Stopped, UserError
+from ..files import read_start
 from .foreground import ForegroundRule, is_label_map, select_foreground
 from .pairs import EXTENSIONS
 
 FOREGROUND = 128  # a mask's grey value above which a pixel is foreground, as released
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # by content; Pillow's other decoders are for files from nobody here
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # by content, whatever the name; Pillow has many more decoders
+OTHERS = {"GIF": (0, b"GIF8"), "HEIC or AVIF": (4, b"ftyp"), "DICOM": (128, b"DICM"), "PDF": (0, b"%PDF")}
 LOSSY = ("JPEG", "MPO", "WEBP")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,14 +70,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Exception as e:  # of any kind: decoders of damaged files raise what they happen to run into
         if isinstance(e, OSError) and e.errno:
             raise UserError(f"cannot read {path}: {e.strerror}") from e
-        raise UserError(f"cannot read {path}: {explain_unreadable(path)}") from e
+        raise UserError(explain_unreadable(path)) from e
 
 
 def explain_unreadable(path: Path) -> str:
-    if path.suffix.lower() in EXTENSIONS:
-        return f"not one of {', '.join(FORMATS)}, or damaged; replace or remove it"
-    kind = "".join(path.suffixes[-2:]) or "such"
-    return f"{kind} files are not read; convert it (of a volume, its slices) to PNG or another of {', '.join(FORMATS)}"
+    """By the start of the file, then by its name."""
+    wanted = f"wanted {', '.join(FORMATS)}"
+    start = read_start(path, 132)
+    if kind := next((kind for kind, (place, mark) in OTHERS.items() if start[place:].startswith(mark)), None):
+        return f"{path} is {kind}; {wanted}; convert it, of a volume its slices"
+    if path.suffix.lower() not in EXTENSIONS:
+        kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "such"
+        return f"cannot read {path}: {kind} files are not images here; {wanted}; convert it, of a volume its slices"
+    return f"cannot read {path}: not an image or damaged; replace or remove it"
 
 
 def orientation(image: Image.Image) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from .predict import grey_levels
 
 NUMBERS = ("float16", "float32")
 JPEG_SIDE = 65500  # what a JPEG holds at most
+PNG_SIDE = 1_000_000  # what OpenCV writes at most
 
 # The fastest of OpenCV's settings on real maps, and little larger than its others: run lengths of differences between
 # rows. An older OpenCV cannot be told the differences; what it does if told nothing is run lengths along rows.
@@ -127,13 +129,18 @@ def write(path: Path, data: bytes) -> None:
 
 def png(pixels: np.ndarray) -> bytes:
     """uint8 (H, W), or (H, W, 3) RGB, as a PNG."""
+    if max(pixels.shape) > PNG_SIDE:
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+        return file.getvalue()
     return encoded(pixels, ".png", PNG)
 
 
 def jpeg(pixels: np.ndarray) -> bytes:
     """uint8 (H, W, 3) RGB as a JPEG, smaller where a side is longer than a JPEG's may be."""
     if (factor := JPEG_SIDE / max(pixels.shape)) < 1:
-        pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     return encoded(pixels, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 
