@@ -174,7 +174,8 @@ def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], 
 
 def unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:
     marks = {path: f"{what[:-1]} cannot be read" for path, e in bad.items() if not isinstance(e, MaskCoding)}
-    text = f"{len(marks)} {what}: {some([path.name for path in marks], MANY)}; damaged or no image, replace or remove"
+    reason = next((str(bad[path]) for path in marks), "")
+    text = f"{len(marks)} {what}: {some([path.name for path in marks], MANY)}; {'first: ' * (len(marks) > 1)}{reason}"
     return [Finding("unreadable", text, level, marks)] if marks else []
 
 

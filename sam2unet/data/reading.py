@@ -16,7 +16,13 @@ from .pairs import EXTENSIONS
 
 FOREGROUND = 128  # a mask's grey value above which a pixel is foreground, as released
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # by content, whatever the name; Pillow has many more decoders
-OTHERS = {"GIF": (0, b"GIF8"), "HEIC or AVIF": (4, b"ftyp"), "DICOM": (128, b"DICM"), "PDF": (0, b"%PDF")}
+OTHERS = {
+    "GIF": (0, b"GIF8"),
+    "HEIC or AVIF": (4, b"ftyp"),
+    "DICOM": (128, b"DICM"),
+    "PDF": (0, b"%PDF"),
+    "EPS": (0, b"%!PS"),
+}
 LOSSY = ("JPEG", "MPO", "WEBP")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
