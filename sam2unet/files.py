@@ -4,14 +4,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import yaml
 
-from .errors import UserError
+from .errors import UserError, some
 
 PART = ".sam2unet.part"  # ends the names of files that are being written
 MARKER = ".sam2unet"  # a file in a folder that a script of this project made for itself
@@ -86,6 +86,16 @@ def refuse_existing(*paths: Path) -> None:
     """UserError for a file to write that is there already, whoever made it."""
     if there := next((path for path in paths if path.exists()), None):
         raise UserError(f"{there} is there already and is not overwritten; remove it, or give another name")
+
+
+def refuse_other_results(folder: Path, names: Sequence[str]) -> None:
+    """UserError if `folder` has files with these names, `results.json` among them, that no earlier run wrote."""
+    there = [name for name in names if (folder / name).exists()]
+    with suppress(UserError):
+        if "versions" in read_json(folder / "results.json"):
+            return
+    if there:
+        raise UserError(f"{folder} holds {some(there)}, which this project did not write; give another folder")
 
 
 @contextmanager

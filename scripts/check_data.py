@@ -11,17 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.check import each
 from sam2unet.data.foreground import ForegroundRule, foreground_rule
 from sam2unet.data.inspect import PROBLEM, WARNING, Inspection, inspect
-from sam2unet.data.reading import FOREGROUND, MaskCoding, read_image, read_mask
+from sam2unet.data.reading import FOREGROUND, MaskCoding, opened, read_image, read_mask
 from sam2unet.errors import UserError, print_line
 from sam2unet.files import make_folder, written_whole
 
 SPREAD, ODD, TWINS = 48, 120, 24  # pairs that the contact sheet shows at most: of all, of odd ones, of near duplicates
 COLUMNS, WIDTH, HEIGHT, LINE, GAP = 6, 256, 192, 16, 10  # pixels, but for COLUMNS, an even number: twins stand together
+SHEET = "contact_sheet.png"
 INK, RED, PAPER, OUTLINE = (30, 30, 30), (190, 20, 20), (255, 255, 255), (255, 225, 0)
 
 
@@ -40,14 +42,15 @@ def run(args: argparse.Namespace) -> None:
         if args.save_path.resolve() in {folder.resolve() for folder in (args.images, args.masks, args.other) if folder}:
             raise UserError(f"--save_path {args.save_path} is a folder of inputs; give another")
         make_folder(args.save_path)
+        refuse_other_picture(args.save_path / SHEET)
     rule = foreground_rule(args.mask_threshold, args.foreground)
     found = inspect(args.images, args.masks, args.other, rule)
     for finding in found.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.save_path is not None:
-        with written_whole(args.save_path / "contact_sheet.png") as file:
-            contact_sheet(found, rule).save(file, "PNG")
-        print_line(f"{'':<9}{'contact sheet':<17}{args.save_path / 'contact_sheet.png'}")
+        with written_whole(args.save_path / SHEET) as file:
+            contact_sheet(found, rule).save(file, "PNG", pnginfo=made_here())
+        print_line(f"{'':<9}{'contact sheet':<17}{args.save_path / SHEET}")
     problems, warnings = found.count(PROBLEM), found.count(WARNING)
     print_line()
     print_line(
@@ -55,6 +58,21 @@ def run(args: argparse.Namespace) -> None:
     )
     if problems:
         sys.exit(1)
+
+
+def made_here() -> PngInfo:
+    """A note in the file, by which the next call knows that it may replace it."""
+    info = PngInfo()
+    info.add_text("Software", "sam2unet")
+    return info
+
+
+def refuse_other_picture(path: Path) -> None:
+    """UserError if a contact sheet would overwrite a picture that is none."""
+    if path.exists():
+        with opened(path) as image:
+            if image.info.get("Software") != "sam2unet":
+                raise UserError(f"{path} is not of this script and is not overwritten; give another --save_path")
 
 
 class Tile(NamedTuple):

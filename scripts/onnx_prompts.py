@@ -38,6 +38,8 @@ def numbers(text: str) -> list[float]:
 
 def run(args: argparse.Namespace) -> None:
     points, labels = prompt(args.points, args.labels, args.box)
+    if args.output.resolve() in {path.resolve() for path in (args.image, args.encoder, args.decoder)}:
+        raise UserError(f"--output {args.output} is a file to read from; give another name")
     encoder, decoder = open_part(args.encoder, "encoder"), open_part(args.decoder, "decoder")
     if encoder.facts["checkpoint_sha256"] != decoder.facts["checkpoint_sha256"]:
         raise UserError(f"{args.encoder} and {args.decoder} are of different checkpoints; export both at once")

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_script
+from PIL import Image
 
 from sam2unet.checkpoint import write_pickle
 from sam2unet.config import Recipe
+from sam2unet.engine.evaluate import FILES
 from sam2unet.engine.loop import Progress
 from sam2unet.engine.record import write_record
 from sam2unet.engine.runstate import FIELDS, check_state, only_run_in, read_state, refuse_other_files, write_state
 from sam2unet.engine.train import Keeping, state_to_resume
 from sam2unet.errors import UserError
-from sam2unet.files import PART, claim_folder, filled_together
+from sam2unet.files import PART, claim_folder, filled_together, refuse_existing, refuse_other_results
 
 
 def test_a_new_run_leaves_models_and_files_of_others_alone(tmp_path):
@@ -134,3 +137,35 @@ def test_a_full_disk_is_called_so(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(UserError, match="cannot write .*last.pt: No space left on device"):
         write_pickle({"a": torch.zeros(10**7)}, tmp_path / "last.pt")
+
+
+def test_results_replace_only_results(tmp_path):
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(UserError, match="holds table.csv, which this project did not write"):
+        refuse_other_results(tmp_path, FILES)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="holds table.csv, results.json, which this project did not write"):
+        refuse_other_results(tmp_path, FILES)
+    (tmp_path / "results.json").write_text('{"versions": {}}')
+    refuse_other_results(tmp_path, FILES)
+    refuse_existing(tmp_path / "new.onnx")
+    with pytest.raises(UserError, match="table.csv is there already and is not overwritten"):
+        refuse_existing(tmp_path / "new.onnx", tmp_path / "table.csv")
+
+
+def test_a_contact_sheet_replaces_only_a_contact_sheet(tmp_path):
+    script, path = load_script("scripts/check_data.py"), tmp_path / "contact_sheet.png"
+    script.refuse_other_picture(path)
+    picture = Image.new("L", (4, 4))
+    picture.save(path, pnginfo=script.made_here())
+    script.refuse_other_picture(path)
+    picture.save(path)
+    with pytest.raises(UserError, match="is not of this script and is not overwritten"):
+        script.refuse_other_picture(path)
+
+
+def test_a_mask_is_not_written_over_what_it_is_made_of(tmp_path):
+    script = load_script("scripts/onnx_prompts.py")
+    words = ["--encoder", "e", "--decoder", "d", "--image", "a.png", "--output", "./a.png", "--box", "1,1,9,9"]
+    with pytest.raises(UserError, match="a.png is a file to read from"):
+        script.run(script.parser().parse_args(words))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.foreground import ForegroundRule
 from ..errors import UserError, print_line, print_lines, warn
-from ..files import filled_together, make_folder, read_yaml, written_whole
+from ..files import filled_together, make_folder, read_yaml, refuse_other_results, written_whole
 from ..scoring import compare, records, tables
 from ..scoring.aggregate import OF_CURVES
 from ..scoring.columns import METRICS, PROTOCOLS
@@ -22,6 +22,7 @@ from ..scoring.verify import verify
 from .versions import versions
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
+FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def run(
     expected = figures(outputs.expect) if outputs.expect else None
     if outputs.folder:
         make_folder(outputs.folder)
+        refuse_other_results(outputs.folder, FILES)
     results = score_entries(entries, how, missing, workers)
     line = verify(results, how, verified) if verified else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
@@ -98,6 +100,7 @@ def rerun(path: Path, outputs: Outputs) -> None:
         warn(f"left out: {', '.join(left_out)} ({reason})")
     if outputs.folder:
         make_folder(outputs.folder)
+        refuse_other_results(outputs.folder, FILES)
     write_and_print(results, columns, outputs, figures(outputs.expect) if outputs.expect else None)
 
 

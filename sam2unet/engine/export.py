@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..data.transforms import MEAN, STD, image_bytes, normalised
 from ..errors import UserError, print_line
 from ..families import Checkpoint, Family, assemble, check_size
-from ..files import sha256, written_whole
+from ..files import refuse_existing, sha256, written_whole
 from ..sources import NONE, Bases, Sources, facts_of_bases
 from .maps import stretched
 from .onnx_model import FORMAT, VERSION, OnnxForward
@@ -69,6 +69,7 @@ def run(
     UserError where that is not so, and where anything is missing; then nothing is left behind.
     """
     writer, reader = kind_of(output)
+    refuse_existing(output)
     size = trained_size(found) if size is None else size
     check_size(found.family, size)
     model, bases = assemble(found, sources)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.framing import MEAN, STD, Framing, normalised
 from ..errors import UserError, print_line
 from ..families import Checkpoint, assemble
-from ..files import sha256, written_whole
+from ..files import refuse_existing, sha256, written_whole
 from ..models.sam_med2d import SAMMed2D
 from ..sources import NONE, Bases, Sources, facts_of_bases
 from .export import LIMIT, kind_of, write_graph
@@ -63,13 +63,14 @@ def run(
         raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
     kind_of(output)
     check_opset(options.opset)
+    encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
+    refuse_existing(encoder, decoder)
     model, bases = assemble(found, sources)
     check_bytes(found, model)
     print_line(f"answering prompts on {len(pictures)} images by torch, to compare with")
     cases = cases_of(model.eval(), pictures, options)
     if options.gelu_approximate:
         approximate_gelu(model)
-    encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
     facts = {part: facts_of(found, bases, model, options, part) for part in ("encoder", "decoder")}
     with written_whole(encoder) as first, written_whole(decoder) as second, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself

@@ -32,7 +32,7 @@ from ..data.prompt_files import (
 from ..data.prompt_test import groups_of
 from ..errors import SomeFailed, UserError, print_line, print_lines, some, warn
 from ..families import Checkpoint, open_model, refitted
-from ..files import filled_together, folder_to_fill
+from ..files import filled_together, folder_to_fill, refuse_other_results
 from ..limits import check_numbers
 from ..scoring.records import csv_text
 from ..sources import NONE, Sources
@@ -144,6 +144,7 @@ def run(
         skip_bad=files.on_bad_image == "skip",
     )
     pictures = pictures_of(pairs, ways, files.target) if files.save_masks else {}
+    refuse_other_results(files.target, ("results.json", "per_mask.csv"))
     model = open_model(found, sources, target)
     images = groups_of(pairs, len(pairs), places)
     start = time.perf_counter()
