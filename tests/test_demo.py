@@ -309,6 +309,24 @@ def test_a_clip_gives_frames_evenly_and_no_more_than_images_are_allowed(session,
         list(spread_frames(path, 5, Limits(megapixels=0.001)))
 
 
+def test_a_clip_too_large_is_refused_before_a_frame_is_decoded(tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    path = tmp_path / "large.mov"
+    with av.open(path, "w") as video:
+        stream = video.add_stream("png", 25)
+        stream.width, stream.height, stream.pix_fmt = 400, 300, "rgb24"
+        video.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((300, 400, 3), np.uint8), "rgb24")))
+        video.mux(stream.encode())
+    assert len(list(spread_frames(path, 5, Limits()))) == 1
+    with pytest.raises(UserError, match="large.mov is damaged, or its frames have more than 0.1 million pixels"):
+        list(spread_frames(path, 5, LIMITS))
+    monkeypatch.setattr(av, "open", lambda *_, **__: pytest.fail("opened"))
+    path = tmp_path / "large.gif"
+    path.write_bytes(b"GIF89a" + 4 * b"\xff" + b"\0\0\0;")
+    with pytest.raises(UserError, match="large.gif has 65535 x 65535 pixels; at most 0.1 million are taken"):
+        list(spread_frames(path, 5, LIMITS))
+
+
 def test_a_list_of_other_files_is_no_clip(tmp_path):
     secret, path = clip(tmp_path / "secret.ts"), tmp_path / "list.mp4"
     path.write_text(f"ffconcat version 1.0\nfile {secret.name}\n")

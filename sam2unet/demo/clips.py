@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .files import Limits, check_size
+from .files import Limits, check_pixels, check_size
 
 # FFmpeg's name of the format, and what stands in the file from which byte. FFmpeg is told the format: left to find it,
 # it takes a list of other files' names for a clip too, whatever the ending, and shows those files.
@@ -48,30 +48,33 @@ def spread_frames(path: Path, most: int, limits: Limits) -> Iterator[tuple[int, 
 
 
 def decoded(path: Path, limits: Limits) -> Iterator:
-    with opened_clip(path) as clip:
+    most = {"max_pixels": str(int(limits.megapixels * 1e6))}  # FFmpeg rejects a larger frame before it decodes it
+    with opened_clip(path, limits, most) as clip:
         stream = clip.streams.video[0]
-        if stream.width * stream.height > limits.megapixels * 1e6:
-            raise UserError(
-                f"{path} has {stream.width} x {stream.height} pixels; at most {limits.megapixels:g} million are taken"
-            )
+        if not stream.width:
+            raise UserError(f"{path} is damaged, or its frames have more than {limits.megapixels:g} million pixels")
+        check_pixels(path, stream.width, stream.height, limits)
+        stream.codec_context.options = most
         stream.thread_type = "AUTO"
         yield from clip.decode(stream)
 
 
 @contextmanager
-def opened_clip(path: Path) -> Iterator:
-    """By PyAV; what fails inside is a UserError."""
+def opened_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
+    """By PyAV with FFmpeg's options; what fails inside is a UserError."""
     try:
         import av
     except ImportError as e:
         raise UserError('clips need PyAV here: pip install -e ".[video]"') from e
     with open(path, "rb") as file:
         head = file.read(64)
+    if head.startswith(b"GIF8"):  # FFmpeg would not say the size of one that is too large
+        check_pixels(path, *(int.from_bytes(head[at : at + 2], "little") for at in (6, 8)), limits)
     kind = next((name for name, start, mark in FORMATS if head[start:].startswith(mark)), None)
     try:
         if kind is None:
             raise ValueError("no mark of a clip")
-        with av.open(str(path), format=kind) as clip:
+        with av.open(str(path), format=kind, options=options) as clip:
             yield clip
     except (OSError, ValueError, IndexError, av.FFmpegError) as e:
         raise UserError(f"cannot read {path}: not a clip or damaged") from e

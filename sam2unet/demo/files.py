@@ -67,14 +67,16 @@ def check_size(path: Path, limits: Limits) -> None:
         raise UserError(f"{path} has {path.stat().st_size / 1e6:.1f} MB; at most {limits.megabytes:g} are taken")
 
 
+def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.megapixels * 1e6:
+        raise UserError(f"{path} has {width} x {height} pixels; at most {limits.megapixels:g} million are taken")
+
+
 def check_image(path: Path, limits: Limits) -> None:
     """From the head of the file alone: what is too large must not be decoded."""
     check_size(path, limits)
     with opened(path) as image:
-        if image.width * image.height > limits.megapixels * 1e6:
-            raise UserError(
-                f"{path} has {image.width} x {image.height} pixels; at most {limits.megapixels:g} million are taken"
-            )
+        check_pixels(path, image.width, image.height, limits)
 
 
 def read_photo(path: Path, limits: Limits) -> Image.Image:
