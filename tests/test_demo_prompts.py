@@ -99,6 +99,25 @@ def test_undo_gives_back_exactly_what_was_there(session, dropped):
     assert session.state.objects == ()
 
 
+def test_undo_brings_back_the_image_with_its_objects(session, dropped, model, monkeypatch):
+    monkeypatch.setattr(prompt_session, "IMAGES", 2)
+    session.set_image(dropped)
+    session.click(40, 30, 1)
+    before = seen(session), stage(session)
+    other = photo(dropped.with_name("two.png"), (50, 60))
+    session.set_image(other)
+    assert session.state.objects == () and session.image.name == "two"
+    session.undo()
+    assert (seen(session), stage(session)) == before
+    session.click(5, 60, 0)
+    prompter = sam2unet.Prompter(model, FRAMING).set_image(dropped)
+    mask = prompter.predict([[40, 30], [5, 60]], [1, 0], mask=prompter.predict([[40, 30]], [1]).prompt).masks[0]
+    assert np.array_equal(session.state.objects[0].whole.mask(), mask)
+    for image in (other, dropped, other):
+        session.set_image(image)
+    assert len({id(step.image) for step in session.past}) == 2 == len(session.past)
+
+
 def test_the_history_ends_somewhere(session, dropped, monkeypatch):
     monkeypatch.setattr(prompt_session, "HISTORY", 2)
     session.set_image(dropped)

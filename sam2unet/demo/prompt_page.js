@@ -54,3 +54,8 @@ element.addEventListener("pointercancel", stop);
 element.addEventListener("contextmenu", (event) => {
   if (stage()?.contains(event.target)) event.preventDefault();
 });
+
+// Undo does not reach across a reload.
+window.addEventListener("beforeunload", (event) => {
+  if (document.querySelector("#objects button")) event.preventDefault();
+});

@@ -26,6 +26,7 @@ from .files import Limits, read_photo, refuse_elsewhere, safe_stem, told
 from .session import VIEW
 
 HISTORY = 100  # steps that can be undone
+IMAGES = 10  # whose steps are among these: each holds memory of the device
 T = TypeVar("T")
 
 
@@ -128,6 +129,14 @@ class Shown(NamedTuple):
     milliseconds: float
 
 
+class Step(NamedTuple):
+    """What there was before a step: all that `undo` gives back."""
+
+    image: Shown | None
+    prompter: Prompter | None
+    state: State
+
+
 class PromptSession:
     def __init__(self, bench: PromptBench):
         self.bench = bench
@@ -142,7 +151,7 @@ class PromptSession:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def set_image(self, file: Path) -> None:
-        """In place of what there was. UserError for what is no image; then all is as it was."""
+        """In place of what there was; `undo` brings it back. UserError for what is no image; then all is as it was."""
         try:
             refuse_elsewhere(file, self.bench.sources)
             if file.suffix.lower() not in EXTENSIONS:
@@ -156,8 +165,10 @@ class PromptSession:
                 took = 1000 * (time.perf_counter() - start)
         except UserError as e:
             raise UserError(told(e, file)) from e
+        if self.image is not None:
+            self.remember()
         self.image = Shown(safe_stem(file), photo.width, photo.height, small(np.asarray(photo)), took)
-        self.prompter, self.state, self.past = prompter, State(), []
+        self.prompter, self.state = prompter, State()
 
     @property
     def selected(self) -> Object | None:
@@ -211,13 +222,18 @@ class PromptSession:
         self.step(State(tuple(sorted((*others, answer), key=lambda each: each.number)), number))
 
     def step(self, state: State) -> None:
-        self.past = [*self.past, self.state][-HISTORY:]
+        self.remember()
         self.state = state
 
+    def remember(self) -> None:
+        past = [*self.past, Step(self.image, self.prompter, self.state)][-HISTORY:]
+        images = list(dict.fromkeys(id(step.image) for step in reversed(past)))[:IMAGES]
+        self.past = [step for step in past if id(step.image) in images]
+
     def undo(self) -> None:
-        """Exactly what was before the last click, box, deletion or clearing."""
+        """Exactly what was before the last click, box, deletion, clearing or image."""
         if self.past:
-            self.state = self.past.pop()
+            self.image, self.prompter, self.state = self.past.pop()
 
     def select(self, number: int | None) -> None:
         """The object that the next clicks are for; None, or a number that there is not, for a new one."""

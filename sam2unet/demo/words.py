@@ -35,6 +35,11 @@ def failed(lines: Sequence[str]) -> str:
     return f'<div class="bad" role="alert">{"<br>".join(html.escape(line) for line in lines)}</div>'
 
 
+def put_aside(name: str, count: int) -> str:
+    objects = "1 object" if count == 1 else f"{count} objects"
+    return f'<div class="good" role="status">Undo brings back {html.escape(name)} with its {objects}.</div>'
+
+
 def went_well(session: Session, problems: Sequence[str]) -> str:
     """What there is now; and what was left out, if anything."""
     count, scored = len(session.items), sum(item.has_mask for item in session.items)
