@@ -1,13 +1,17 @@
 """The page for models that are asked, with clicks in a real browser."""
 
+import ctypes
 import io
+import json
+import select
 import signal
+import socket
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import drop, served, text, until, visit
+from browsing import ask, drop, run_event, served, text, until, visit
 from PIL import Image
 from prompt_server import SIDE, photo, small_model
 
@@ -23,8 +27,17 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("around"), "tests/prompt_server.py") as server:
+def outside():
+    """A name server and a web server of this computer: their sockets, and a function that lists what reached them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names, socket.create_server(("127.0.0.1", 0)) as web:
+        names.bind(("127.0.0.1", 0))
+        yield names, web, lambda: select.select([names, web], [], [], 0.5)[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, outside):
+    port = str(outside[0].getsockname()[1])
+    with served(tmp_path_factory.mktemp("around"), "tests/prompt_server.py", NAME_SERVER=port) as server:
         yield server
 
 
@@ -195,11 +208,77 @@ def test_an_example_is_shown_and_the_page_logs_no_error_and_fits_a_phone(page):
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
+def test_a_new_image_puts_objects_aside_and_undo_brings_them_back(page, tmp_path):
+    show(page, photo(tmp_path / "one.png", (90, 70)))
+    Hand(page).click(36, 35)
+    until(lambda: marks(page, "foreground"))
+    before = picture(page)
+    show(page, photo(tmp_path / "two.png", (80, 60)))
+    until(lambda: text(page, "#status") == "Undo brings back one with its 1 object.")
+    assert count_objects(page) == 0
+    press(page, "undo")
+    until(lambda: marks(page, "foreground") == [(36, 35)])
+    assert picture(page) == before
+
+
+def test_a_file_that_is_dropped_on_the_picture_is_loaded_as_the_image(page, tmp_path):
+    path = photo(tmp_path / "dropped.png", (90, 70))
+    box = page.find_element("css selector", "#stage .stage").rect
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.execute_cdp_cmd("Input.dispatchDragEvent", place | {"type": kind, "data": data})
+    until(lambda: page.find_elements("css selector", "#stage img[alt='dropped']"))
+    assert len(page.window_handles) == 1
+
+
+def functions_of(server) -> dict[str, int]:
+    return {each["api_name"]: each["id"] for each in json.loads(ask(server, "/config")[1])["dependencies"]}
+
+
+def test_no_visitor_makes_the_page_send_a_request(server, outside):
+    _, web, reached = outside
+    number = functions_of(server)["on_image"]
+    for host in ("outside.test", "127.0.0.1"):
+        address = f"http://{host}:{web.getsockname()[1]}/x.png"
+        file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        assert run_event(server, data=[file, None], fn_index=number)[0] == 403
+        body = {"data": [file, None], "image": file, "session_hash": "a", "component_id": 1, "fn_name": "preprocess"}
+        for route in ("run/on_image", "api/on_image", "call/on_image", "call/v2/on_image", "stream/a"):
+            kind = {"Content-Type": "application/json"}
+            assert ask(server, f"/gradio_api/{route}", json.dumps(body).encode(), **kind)[0] == 403
+        for route in ("file=", "file/", "proxy="):
+            assert ask(server, f"/gradio_api/{route}{address}")[0] == 403
+    assert reached() == []
+
+
+def test_a_bad_request_is_one_line_in_the_terminal(server):
+    before, number = (server.around / "errors").read_text(), functions_of(server)
+    events = [
+        {"data": [], "fn_index": number["on_prompt"]},
+        {"data": [None, 7], "fn_index": number["on_prompt"], "event_data": {"point": [1, 1]}},
+        {"data": [{}, None], "fn_index": number["on_image"]},
+        {"data": [None], "fn_index": number["on_example"], "event_data": {"index": "x\nerror: all is fine"}},
+        {"data": [None], "fn_index": number["on_example"]},
+        {"data": [], "fn_index": number["js_fn"]},
+    ]
+    for fields in events:
+        status, answer = run_event(server, **fields)
+        assert status == 400 or not answer["success"]
+    ask(server, "/gradio_api/queue/data?session_hash=nobody")
+    lines = (server.around / "errors").read_text().removeprefix(before).splitlines()
+    assert len(lines) == len(events) + 1 and all(line.startswith("warning: ") for line in lines)
+    for name, event in (("on_choice", [1]), ("on_prompt", 5), ("on_image", None)):  # the page says what is wrong
+        data = [None, 1] if name == "on_prompt" else [None, None]
+        assert run_event(server, data=data, fn_index=number[name], event_data=event)[1]["success"]
+
+
 def test_leaves_nothing_behind(server, page, tmp_path):
-    """The last test: it ends the server."""
+    """The last test: it ends the server, by a signal that another thread than the main one receives."""
     show(page, photo(tmp_path / "last.png", (90, 70)))
     page.get("about:blank")
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=30) == 128 + signal.SIGTERM
+    threads = [int(path.name) for path in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    ctypes.CDLL(None).tgkill(server.process.pid, max(threads), signal.SIGTERM)
+    assert max(threads) != server.process.pid and server.process.wait(timeout=30) == 128 + signal.SIGTERM
     assert [path for name in ("cwd", "home", "tmp") for path in (server.around / name).iterdir()] == []
     assert "Traceback" not in (server.around / "errors").read_text()

@@ -14,7 +14,7 @@ from .bundle import bundle
 from .draw import glow
 from .files import Example
 from .panel import panel
-from .parts import DOWNLOAD, DRAWING, MODELLING, attempt, example_gallery
+from .parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, attempt, example_gallery, read_index
 from .session import Bench, Session
 from .words import failed, heading, went_well
 
@@ -22,10 +22,10 @@ THRESHOLD, OPACITY = 0.5, 0.5
 
 
 def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
-    with gr.Blocks(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
         index = gr.State(0)
-        gr.HTML(heading(bench), elem_id="heading")
+        gr.HTML(heading(bench), js_on_load=DROP, elem_id="heading")
         with gr.Row(equal_height=True):
             images = gr.File(
                 label="Images, or a clip",
@@ -99,8 +99,8 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             fine, line = attempt(lambda: went_well(visit, visit.add_masks(paths(files))))
             return {masks: None, status: line, session: visit} | (view(visit, at, cut, strength) if fine else {})
 
-        def on_example(visit, cut, strength, event: gr.SelectData):
-            visit, chosen = start(visit), examples[int(event.index) % len(examples)]
+        def on_example(visit, cut, strength, event: gr.EventData):
+            visit, chosen = start(visit), examples[read_index(event) % len(examples)]
 
             def work() -> str:
                 return went_well(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
@@ -108,8 +108,8 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             fine, line = attempt(work)
             return {status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
 
-        def on_choice(visit, cut, strength, event: gr.SelectData):
-            at = int(event.index)
+        def on_choice(visit, cut, strength, event: gr.EventData):
+            at = read_index(event)
             return at, panel(visit, at, cut, strength) if visit else ""
 
         def on_slider(visit, at, cut, strength):

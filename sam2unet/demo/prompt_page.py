@@ -10,11 +10,11 @@ import gradio as gr
 from ..data.pairs import EXTENSIONS
 from ..errors import UserError
 from .files import Example
-from .parts import DOWNLOAD, MODELLING, attempt, example_gallery
+from .parts import DOWNLOAD, DROP, MODELLING, Page, attempt, example_gallery, read_field, read_index
 from .prompt_bundle import label_file, masks_file
 from .prompt_panel import EMPTY, objects, stage
 from .prompt_session import PromptBench, PromptSession
-from .words import failed, prompt_heading
+from .words import failed, prompt_heading, put_aside
 
 FOREGROUND, BACKGROUND = 1, 0
 CHOOSE = """element.addEventListener("click", (event) => {
@@ -25,9 +25,9 @@ CHOOSE = """element.addEventListener("click", (event) => {
 
 def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
     script = (Path(__file__).parent / "prompt_page.js").read_text()
-    with gr.Blocks(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
-        gr.HTML(prompt_heading(bench), elem_id="heading")
+        gr.HTML(prompt_heading(bench), js_on_load=DROP, elem_id="heading")
         status = gr.HTML("", elem_id="status")
         quiet = {"size": "sm", "min_width": 60, "interactive": False}
         with gr.Row():
@@ -72,7 +72,7 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
                 **{button: gr.update(interactive=there) for button in (clear, labels, masks)},
             }
 
-        def after(visit: PromptSession, work: Callable[[], None], afresh: bool = False) -> dict:
+        def after(visit: PromptSession, work: Callable[[], str | None], afresh: bool = False) -> dict:
             """What is seen when `work` was done, or why it was not; `afresh`: the next click is in the foreground."""
             fine, line = attempt(lambda: work() or "")
             found = {status: line, session: visit}
@@ -82,23 +82,22 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
 
         def on_image(file, visit):
             visit = start(visit)
-            return {image: None} | after(visit, lambda: visit.set_image(Path(file)), afresh=True)
+            return {image: None} | after(visit, lambda: show(visit, file), afresh=True)
 
-        def on_example(visit, event: gr.SelectData):
-            visit, chosen = start(visit), examples[int(event.index) % len(examples)]
-            return after(visit, lambda: visit.set_image(chosen.image), afresh=True)
+        def on_example(visit, event: gr.EventData):
+            visit, chosen = start(visit), examples[read_index(event) % len(examples)]
+            return after(visit, lambda: show(visit, chosen.image), afresh=True)
 
         def on_prompt(visit, kind, event: gr.EventData):
             visit = start(visit)
-            found = event._data
-            if "box" in found:
-                return after(visit, lambda: visit.draw_box(*whole(found["box"], 4)))
-            kind = BACKGROUND if found.get("background") else kind
-            return after(visit, lambda: visit.click(*whole(found.get("point"), 2), kind))
+            if (box := read_field(event, "box")) is not None:
+                return after(visit, lambda: visit.draw_box(*whole(box, 4)))
+            kind = BACKGROUND if read_field(event, "background") else kind
+            return after(visit, lambda: visit.click(*whole(read_field(event, "point"), 2), kind))
 
         def on_choice(visit, event: gr.EventData):
             visit = start(visit)
-            return after(visit, lambda: visit.select(event._data.get("number")))
+            return after(visit, lambda: visit.select(read_field(event, "number")))
 
         def pressed(work: Callable[[PromptSession], None], afresh: bool = False) -> Callable:
             def on_press(visit):
@@ -132,6 +131,15 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
             made = button.click(saving(write), session, [link, status], **MODELLING)
             made.success(None, js=DOWNLOAD, api_visibility="private")
     return page
+
+
+def show(visit: PromptSession, file: Path | str | None) -> str:
+    """The image in place of the one before; returns the line that says what became of its objects."""
+    if file is None:
+        raise UserError("there is no file; drop an image")
+    before, count = visit.image, len(visit.state.objects)
+    visit.set_image(Path(file))
+    return put_aside(before.name, count) if count else ""
 
 
 def whole(numbers: object, count: int) -> list[int]:

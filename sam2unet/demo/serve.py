@@ -6,6 +6,7 @@ import importlib
 import ipaddress
 import os
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,6 @@ from .prompt_session import PromptBench, PromptMethod
 from .session import Bench, Method
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
-ASKS_ELSEWHERE = ("://", "%3a", ":/", "/proxy=")  # gradio would fetch such an address for any visitor
 
 
 def run(
@@ -85,7 +85,7 @@ def serve(
         for method in methods:
             method.predictor.forward = one_at_a_time(method.predictor.forward, computing)
         blocks = import_page().build(Bench(methods, home, folders, limits, mask_threshold), examples)
-    start(blocks, limits, host, port or free_port(host))
+    start(blocks, home / UPLOADS, limits, host, port or free_port(host))
     try:
         with Signals() as signals, signals.at_once():
             threading.Event().wait()
@@ -183,28 +183,22 @@ def names_of(checkpoints: Sequence[Path]) -> list[str]:
     return names
 
 
-class NoErrands:
-    """ASGI: requests whose path asks for another address are refused."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        path = (scope.get("path", "") + scope.get("raw_path", b"").decode("latin-1")).lower()
-        if any(mark in path for mark in ASKS_ELSEWHERE):
-            await send({"type": "http.response.start", "status": 403, "headers": []})
-            await send({"type": "http.response.body", "body": b"refused"})
-            return
-        await self.app(scope, receive, send)
+def refuse_connection(event: str, args: tuple) -> None:
+    """An audit hook. The page answers requests and sends none, whatever a visitor makes a library try."""
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
+        raise PermissionError(f"the page connects to no other address; refused {event}")
 
 
-def start(blocks, limits: Limits, host: str, port: int) -> None:
+def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
     """In threads of their own."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    middleware = [Middleware(NoErrands)]
+    from .access import AccessControl
+
+    functions = [number for number, function in blocks.fns.items() if function.fn is not None]
+    middleware = [Middleware(AccessControl, uploads, functions)]
     if is_loopback(host):  # else a web page elsewhere could reach this one under a name of its own
         own = ["localhost", "127.0.0.1", "[::1]", host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=own))
@@ -233,4 +227,5 @@ def start(blocks, limits: Limits, host: str, port: int) -> None:
         )
     except OSError as e:
         raise UserError(f"cannot listen on {host}:{port}; give another --port, or 0 for a free one") from e
+    sys.addaudithook(refuse_connection)
     print_line(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")

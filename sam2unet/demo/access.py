@@ -1,0 +1,176 @@
+"""Lets the requests of the pages reach gradio. All others are refused, each with one line in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+
+from ..errors import UserError, warn
+from .files import refuse_elsewhere
+
+API = "/gradio_api"
+READ = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"}
+READ |= {f"{API}/{name}" for name in ("info", "queue/data", "startup-events", "theme.css", "upload_progress")}
+READ_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/")
+FILE, JOIN, UPLOAD = f"{API}/file=", f"{API}/queue/join", f"{API}/upload"
+QUERY = ("session_hash", "upload_id", "v")  # not `deep_link`, with which gradio reads a page from a file
+FIELDS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")  # of a request that joins the queue
+LONGEST_BODY = 1_000_000  # bytes of such a request; the files themselves are uploaded before
+HEADERS = {
+    # gradio's page has inline scripts and compiles the handlers of events.
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+class RefusedRequest(Exception):
+    def __init__(self, reason: str, status: int = 403):
+        super().__init__(reason)
+        self.status = status
+
+
+class AccessControl:
+    """ASGI middleware. gradio itself offers any visitor routes that run functions past the queue, fetch addresses and
+    write files.
+
+    Args:
+        uploads: the folder of uploaded files. No other file can be read or named in a request.
+        functions: the numbers of the functions that visitors may run.
+    """
+
+    def __init__(self, app, uploads: Path, functions: Collection[int]):
+        self.app, self.uploads, self.functions = app, uploads, functions
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        started = False
+
+        async def send_secured(message):
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            self.check_origin(scope)
+            self.check_route(scope)
+            if scope["path"] == JOIN:
+                receive = self.check_body(await read_body(receive), own_host(scope), receive)
+            await self.app(scope | {"query_string": known_query(scope)}, receive, send_secured)
+        except RefusedRequest as e:
+            report(f"refused {name_request(scope)}: {e}")
+            await PlainTextResponse("refused", e.status)(scope, receive, send_secured)
+        except Exception as e:
+            report(f"{name_request(scope)} failed: {type(e).__name__}: {e}")
+            if started:
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                await PlainTextResponse("failed", 500)(scope, receive, send_secured)
+
+    def check_origin(self, scope) -> None:
+        """Browsers name the origin of a page that sends a request to another one, or that sends more than GET."""
+        for origin in Headers(scope=scope).getlist("origin"):
+            if host_in(origin) != own_host(scope):
+                raise RefusedRequest("it comes from a page of another origin")
+
+    def check_route(self, scope) -> None:
+        path, method = scope["path"], scope["method"]
+        if method == "POST" and path in (JOIN, UPLOAD):
+            return
+        if method not in ("GET", "HEAD"):
+            raise RefusedRequest("the page does not send such requests")
+        if path.startswith(FILE):
+            return self.check_file(path.removeprefix(FILE))
+        if path not in READ and not path.startswith(READ_BELOW):
+            raise RefusedRequest("the page has no such address")
+
+    def check_file(self, path: object) -> None:
+        """An address is no absolute path, so gradio never gets one to fetch."""
+        try:
+            if not (isinstance(path, str) and Path(path).is_absolute()):
+                raise UserError("only files that were dropped on the page are read")
+            refuse_elsewhere(Path(path), [self.uploads])
+        except (UserError, OSError, ValueError) as e:  # not a possible path, or a too long one
+            raise RefusedRequest(str(e)) from e
+
+    def check_body(self, body: bytes, host: str, receive):
+        """Returns a `receive` that gives gradio exactly what was checked here."""
+        try:
+            found = json.loads(body, parse_constant=int)  # int("NaN") is an error, too
+        except (ValueError, RecursionError) as e:
+            raise RefusedRequest("its body is not JSON", 400) from e
+        if not (isinstance(found, dict) and isinstance(found.get("data"), list)):
+            raise RefusedRequest("its body has no list of data", 400)
+        if not (type(found.get("fn_index")) is int and found["fn_index"] in self.functions):
+            raise RefusedRequest("there is no such function for visitors", 400)
+        for each in dicts_in([found["data"], found.get("event_data")]):
+            if each.get("path") is not None:
+                self.check_file(each["path"])
+            if each.get("url") is not None and not (isinstance(each["url"], str) and host_in(each["url"]) == host):
+                raise RefusedRequest("only files that were dropped on the page are read")
+        checked = json.dumps({key: found[key] for key in FIELDS if key in found}).encode()
+        messages = [{"type": "http.request", "body": checked}]
+
+        async def receive_checked():
+            return messages.pop() if messages else await receive()
+
+        return receive_checked
+
+
+async def read_body(receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > LONGEST_BODY:
+            raise RefusedRequest(f"its body has more than {LONGEST_BODY} bytes", 413)
+    return body
+
+
+def dicts_in(found: object) -> Iterator[dict]:
+    waiting = [found]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            yield each
+        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+
+
+def known_query(scope) -> bytes:
+    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
+    return urlencode([(key, value) for key, value in pairs if key in QUERY]).encode()
+
+
+def own_host(scope) -> str:
+    return Headers(scope=scope).get("host", "").lower()
+
+
+def host_in(address: str) -> str | None:
+    """Name and port, as in the header `Host`."""
+    try:
+        return urlsplit(address).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def name_request(scope) -> str:
+    return f"the request {scope['method']} {scope['path']}"
+
+
+def report(text: str) -> None:
+    """One line in the terminal, however much a visitor sent."""
+    warn(" ".join(text[:300].split()))
