@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,11 +60,24 @@ def run(
 
 @contextmanager
 def kept_inside() -> Iterator[Path]:
-    """The one folder that the page writes to."""
-    with tempfile.TemporaryDirectory(prefix="sam2unet-demo-") as folder:
-        home = Path(folder).resolve()
-        keep_inside(home)
-        yield home
+    """The one folder that the page writes to. It is removed whenever a signal or an error ends the page."""
+    with Signals() as signals, signals.at_once():
+        home = Path(tempfile.mkdtemp(prefix="sam2unet-demo-")).resolve()
+        try:
+            keep_inside(home)
+            yield home
+        finally:
+            remove_folder(home)
+
+
+def remove_folder(folder: Path) -> None:
+    """Again and again for up to 5 s: a thread that is not done yet may still write into it."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    warn(f"could not remove {folder}, which holds the visitors' files; remove it by hand")
 
 
 def serve(
@@ -87,8 +102,8 @@ def serve(
         blocks = import_page().build(Bench(methods, home, folders, limits, mask_threshold), examples)
     start(blocks, home / UPLOADS, limits, host, port or free_port(host))
     try:
-        with Signals() as signals, signals.at_once():
-            threading.Event().wait()
+        while True:  # in steps: a signal that another thread receives does not end a wait, but is handled after it
+            time.sleep(0.2)
     finally:
         blocks.close(verbose=False)
         computing.acquire(timeout=60)  # and never let go: PyTorch aborts a process that ends while it computes
