@@ -18,7 +18,7 @@ from sam2unet.data.check import each
 from sam2unet.data.foreground import ForegroundRule, foreground_rule
 from sam2unet.data.inspect import PROBLEM, WARNING, Inspection, inspect
 from sam2unet.data.reading import FOREGROUND, MaskCoding, opened, read_image, read_mask
-from sam2unet.errors import UserError, print_line
+from sam2unet.errors import UserError, print_line, printable
 from sam2unet.files import make_folder, written_whole
 
 SPREAD, ODD, TWINS = 48, 120, 24  # pairs that the contact sheet shows at most: of all, of odd ones, of near duplicates
@@ -153,7 +153,7 @@ def picture_of(tile: Tile, mask_threshold: ForegroundRule) -> Image.Image:
 
 def fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
     """The text, its middle left out where it is wider than a tile."""
-    cut = text
+    cut = text = printable(text)
     while font.getlength(cut) > WIDTH:
         keep = (len(cut) - 2) // 2
         cut = f"{text[:keep]}…{text[-keep:]}"

@@ -34,7 +34,7 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     elif source.suffix.lower() == ".txt" and source.is_file():
         lines = os.fsdecode(source.read_bytes()).removeprefix("\ufeff").splitlines()
         paths = [source.parent / line.strip() for line in lines if line.strip()]
-        if gone := [path for path in paths if not path.is_file()]:
+        if gone := [path for path in paths if not os.path.isfile(path)]:
             raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {some(gone)}")
         found = [(path, Path(path.name)) for path in paths]
         nothing = f"{source} lists no files"

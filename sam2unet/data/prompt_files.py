@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def prompts_of(path: Path, name: str, entry: object) -> Prompts:
         boxes, coords = (torch.tensor(entry[key], dtype=torch.float32) for key in ("boxes", "point_coords"))
         labels = torch.tensor(entry["point_labels"], dtype=torch.float64).reshape(1, -1)
         prompts = Prompts(boxes.reshape(1, 4), Points(coords.reshape(1, labels.shape[1], 2), labels.long()))
-    except (KeyError, TypeError, ValueError, RuntimeError):  # torch's words for a wrong shape are a RuntimeError
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):  # torch's word for a wrong shape is the last
         raise UserError(f"{path}: {name} wants boxes of 4 numbers, point_coords of 2 and as many labels") from None
     if not (boxes.isfinite().all() and coords.isfinite().all() and torch.isin(labels, torch.tensor([-1, 0, 1])).all()):
         raise UserError(f"{path}: {name} has a coordinate that is no number, or a label that is not 1, 0 or -1")
@@ -189,7 +190,7 @@ def is_list_of_paths(value: object) -> bool:
 
 
 def refuse_missing(path: Path, kind: str, files: Sequence[Path]) -> None:
-    if gone := [file for file in files if not file.is_file()]:
+    if gone := [file for file in files if not os.path.isfile(file)]:  # False for impossible names too
         raise UserError(
             f"{path}: {len(gone)} of {len(files)} {kind} do not exist: {some(gone)} "
             f"(paths are taken as written; relative ones start at the working folder, {Path.cwd()})"
