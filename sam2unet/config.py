@@ -84,7 +84,7 @@ class Recipe:
         foreground_rule(self.mask_threshold, self.foreground)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
-                raise UserError(f"{name} is {getattr(self, name)}; there are {', '.join(choices)}")
+                raise UserError(f"{name} is {shorten(getattr(self, name))}; there are {', '.join(choices)}")
 
     @property
     def mask_rule(self) -> ForegroundRule:

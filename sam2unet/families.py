@@ -18,7 +18,7 @@ from .engine.runtime import pick_device
 from .errors import UserError, print_line
 from .files import sha256
 from .hub import located
-from .limits import check_numbers
+from .limits import check_numbers, shorten
 from .sources import NONE, Base, Bases, Sources, bases_in
 from .steps import mask_step, prompt_step
 from .trainable import write_trainable
@@ -139,7 +139,7 @@ FAMILIES = {
 
 def find_family(name: str) -> Family:
     if name not in FAMILIES:
-        raise UserError(f"no model named {name}; there are {', '.join(FAMILIES)}")
+        raise UserError(f"no model named {shorten(name)}; there are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 

@@ -157,6 +157,8 @@ def run(
 def check_options(family: Family, recipe: Recipe, keeping: Keeping, machine: Machine) -> None:
     check_size(family, recipe.size)
     check_numbers({"workers": machine.workers, "val_every": keeping.val_every, "save_minutes": keeping.save_minutes})
+    if keeping.resume not in (None, "auto"):
+        read_state(keeping.state_file)  # so that a wrong file ends the run before it makes a folder
     if keeping.save not in ("full", "trainable"):
         raise UserError(f"save is {keeping.save}; there are full, trainable")
 
