@@ -106,6 +106,7 @@ def test_what_cannot_be_printed_is_written_all_the_same(stream, said, eval_py, s
 
 def test_what_cannot_be_written_is_printed_all_the_same(eval_py, scored):
     (scored / "out/table.md").mkdir(parents=True)
+    (scored / "out/results.json").write_text('{"versions": {}}')  # of an earlier run
     ended = eval_py(*WORDS, "--save_dir", "out")
     assert ended.status == 2 and ended.err[-1] == "error: cannot write into out: Is a directory: out/table.md"
     assert "MAE" in ended.out
