@@ -125,7 +125,10 @@ def to_float32(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     if half := [name for name, dtype in types.items() if dtype != wanted[name]]:
         halves = " and ".join(sorted({str(types[name]).removeprefix("torch.") for name in half}))
         print_line(f"note: {path}: {len(half)} of {len(weights)} weights are {halves}, converted to float32")
-    return {name: t.to(wanted[name]) for name, t in weights.items()}
+    try:
+        return {name: t.to(wanted[name]) for name, t in weights.items()}
+    except RuntimeError as e:
+        raise UserError(f"{path}: too little memory to convert the weights; save them as float32") from e
 
 
 def type_of(tensor: Tensor) -> torch.dtype | torch.layout | str:

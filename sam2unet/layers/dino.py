@@ -32,8 +32,9 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
 def resampled(weights: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """With the positions of a square grid of patches, behind that of the class token, made those of another grid."""
     shape = weights["pos_embed"].shape if "pos_embed" in weights else ()  # DINOv3 computes its positions
-    if len(shape) != 3 or math.isqrt(max(shape[1] - 1, 0)) ** 2 != shape[1] - 1:
-        return dict(weights)
+    is_table = len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] > 0
+    if not is_table or math.isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
+        return dict(weights)  # load_exact reports a wrong shape
     from timm.layers import resample_abs_pos_embed
 
     return weights | {"pos_embed": resample_abs_pos_embed(weights["pos_embed"], [grid, grid])}

@@ -56,8 +56,10 @@ def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, 
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size); the same tensor where nothing changes."""
-    return maps if tuple(maps.shape[2:]) == size else F.interpolate(maps, size=size, mode="bilinear")
+    """(B, C, h, w) -> (B, C, *size); the same tensor where nothing changes or it is empty."""
+    if tuple(maps.shape[2:]) == size or not maps.numel():
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear")
 
 
 class SamViT(nn.Module):
