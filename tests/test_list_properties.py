@@ -158,6 +158,7 @@ def test_files_of_data_sets(count, files):
 
     block = st.fixed_dictionaries({name: TEXTS | VALUES for name in ("masks", "predictions")})
     near = st.dictionaries(TEXTS, block | VALUES, max_size=2).map(lambda sets: {"datasets": sets})
+    check(1, st.just({"datasets": {"A": {"masks": "m", "predictions": {}}}}), as_json, read, files / "sets.yaml")
     check(count, near, as_json, read, files / "sets.yaml")
     good = b"datasets:\n  A: {masks: m, images: i, predictions: {x: p, y: q}}\n"
     check(count, damaged(good), as_bytes, read, files / "sets.yaml")

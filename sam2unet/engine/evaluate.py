@@ -207,6 +207,8 @@ def entries_of_file(path: Path) -> list[Entry]:
             raise UserError(f"{path}: {name} takes masks, predictions and perhaps images, and nothing else")
         methods = block["predictions"]
         methods = methods if isinstance(methods, dict) else {"": methods}
+        if not methods:
+            raise UserError(f"{path}: predictions of {name} names no method; give one folder for each method")
         folders = [block["masks"], block.get("images") or "", *methods.values()]
         if not all(isinstance(folder, str) for folder in folders):
             raise UserError(f"{path}: masks, images and predictions of {name} are folders, written as text")
