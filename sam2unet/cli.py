@@ -96,7 +96,7 @@ def silence_libraries() -> None:
 
     They name lines of code that the user did not write. Our own are lines on stderr, `errors.warn`.
     """
-    if not sys.warnoptions:
+    if sys.warnoptions in ([], ["ignore"]):  # the latter in a script that one of ours has started
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
         logging.disable(logging.WARNING)
