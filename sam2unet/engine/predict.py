@@ -26,6 +26,7 @@ def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: b
     """A float32 map (height, width) in [0, 1] of the image's own size; 1 is foreground.
 
     Args:
+        model: in any mode; neither its modes nor its weights change, so several threads can use it.
         image: a file; a Pillow image, turned upright as its EXIF orientation says; an array (H, W), (H, W, 3) or a
             tensor (1, H, W), (3, H, W), RGB, of 8 bits or floats in [0, 1].
         size: side that the model was trained at; none: the released one, 352 for SAM2-UNet, 1024 for SAM2-UNeXT.
