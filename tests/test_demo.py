@@ -365,3 +365,18 @@ def test_only_an_address_of_this_computer_is_silent(capsys):
     assert "has no password" in capsys.readouterr().err
     with pytest.raises(UserError, match="port is 70000"):
         serve.check_address("127.0.0.1", 70000)
+
+
+def test_the_folder_goes_although_a_thread_wrote_into_it_meanwhile(tmp_path, monkeypatch, capsys):
+    remove, calls = shutil.rmtree, []
+
+    def interrupted(folder: Path, ignore_errors: bool) -> None:
+        remove(folder)
+        calls.append(folder)
+        if len(calls) == 1:
+            (folder / "uploads").mkdir(parents=True)
+
+    monkeypatch.setattr(serve.shutil, "rmtree", interrupted)
+    (tmp_path / "home").mkdir()
+    serve.remove_folder(tmp_path / "home")
+    assert not (tmp_path / "home").exists() and len(calls) == 2 and capsys.readouterr().err == ""

@@ -150,3 +150,13 @@ def test_a_failure_inside_is_one_line_whatever_it_says(ask, capsys):
     line = capsys.readouterr().err
     assert line.startswith("warning: the request GET / failed: KeyError") and "\x1b" not in line
     assert line.count("\n") == 1
+
+
+def test_no_websocket_is_opened():
+    sent = []
+
+    async def send(message):
+        sent.append(message["type"])
+
+    asyncio.run(AccessControl(None, None, [])({"type": "websocket"}, None, send))
+    assert sent == ["websocket.close"]
