@@ -153,7 +153,7 @@ def test_what_the_hub_cannot_give_is_one_line(monkeypatch, tmp_path):
         sam2unet.load_model("no-one/nothing", "cpu")
 
 
-@pytest.mark.parametrize("content, words", [("{", "is not JSON"), ("[]", "not an object of names"), ("{}", "size is None")])
+@pytest.mark.parametrize("content, words", [("{", "is not JSON"), ("[]", "not an object"), ("{}", "size is None")])
 def test_a_damaged_configuration_is_one_line(content, words, folder, tmp_path):
     (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
     (tmp_path / "config.json").write_text(content)
