@@ -216,6 +216,60 @@ def test_other_files_are_one_line(onnx_file, whole_file, pt2_file, script, tmp_p
     assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+FACTS = {"format": onnx_model.FORMAT, "version": "1", "size": "64", "whole": "no"}
+
+
+def crafted(path, inputs=1, constant=1, axis=1, **facts):
+    """An ONNX of a few nodes with the facts of an export: the mean of all inputs along `axis`, by a constant."""
+    names = [f"image{number}" for number in range(inputs)]
+    puts = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 64, 64]) for name in names]
+    outs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)]
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["ones"]),
+        helper.make_node("ReduceMax", ["ones"], ["one"], keepdims=0),
+        helper.make_node("Sum", [*names, "one"], ["sum"]),
+        helper.make_node("ReduceMean", ["sum", "axis"], ["logits"]),
+    ]
+    numbers = {"shape": [constant], "axis": [axis]}
+    values = [helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in numbers.items()]
+    graph = helper.make_graph(nodes, "crafted", puts, outs, values)
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(content, {name: text for name, text in (FACTS | facts).items() if text is not None})
+    save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        *(({"size": size}, f"is damaged: it says that it has size {size} and") for size in ("abc", "0", "96", "-64")),
+        ({"size": None}, "is damaged: it says that it has size None and"),
+        ({"whole": None}, "and whole None, but its inputs and outputs are image0"),
+        ({"version": None}, "has version None of the format"),
+        ({"version": "2\nerror: fine"}, r"has version 2\\nerror: fine of the format"),
+        ({"inputs": 2}, r"its inputs and outputs are image0 .*image1 .*logits"),
+        ({"axis": 2}, r"logits tensor\(float\) \['batch', 3, 1, 64\]; export it again"),
+    ],
+)
+def test_an_onnx_whose_facts_do_not_fit_its_graph_is_one_line(changes, words, tmp_path):
+    path = crafted(tmp_path / "x.onnx", **changes)
+    with pytest.raises(sam2unet.UserError, match=words) as error:
+        open_predictor(path, CPU)
+    assert "\n" not in str(error.value)
+
+
+def test_an_onnx_that_cannot_be_computed_is_one_line(tmp_path):
+    image = [torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+    good = open_predictor(crafted(tmp_path / "good.onnx"), CPU)
+    assert next(good.maps([image], [(8, 8)])).shape == (8, 8)
+    large = open_predictor(crafted(tmp_path / "large.onnx", constant=2**43), CPU)
+    with pytest.raises(
+        sam2unet.UserError, match="onnxruntime cannot compute .*large.onnx .*; export it again"
+    ) as error:
+        next(large.maps([image], [(8, 8)]))
+    assert "\n" not in str(error.value)
+
+
 def test_without_onnxruntime_the_line_says_what_to_install(onnx_file, checkpoint, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(sam2unet.UserError, match="pip install onnxruntime"):
@@ -239,12 +293,13 @@ def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, ph
     graph = export.Whole(graph) if whole else graph
     kind = ((), lambda graph, example, facts, file: file.write(b"x"), lambda path: lambda given: wrong(graph(given)))
     monkeypatch.setitem(export.KINDS, ".onnx", kind)
-    (tmp_path / "model.onnx").write_bytes(b"before")
     with pytest.raises(sam2unet.UserError, match="differs from torch by (0.00|nan).* in probability, more than 0.001"):
         export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"] and "bytes;" not in capsys.readouterr().out
+    assert not list(tmp_path.iterdir()) and "bytes;" not in capsys.readouterr().out
     monkeypatch.setitem(export.KINDS, ".onnx", (*kind[:2], lambda path: graph))
     export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
+    with pytest.raises(sam2unet.UserError, match="model.onnx is there already and is not overwritten"):
+        export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"x"]
 
 
