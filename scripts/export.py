@@ -39,11 +39,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--whole", action="store_true", help="uint8 photographs in, uint8 maps out, both of the input side")
     p.add_argument("--images", type=Path, help=f"folder to take {COUNT} pictures for the check from; default: made up")
     prompts = p.add_argument_group("models for prompts", "as the released exporter has them; all off by default")
+    number = prompts.add_mutually_exclusive_group()
+    number.add_argument(
+        "--return_single_mask",
+        action="store_true",
+        help="the default, a released flag: one mask, that of Prompter and test.py for any number of points",
+    )
+    number.add_argument(
+        "--return_all_masks", action="store_true", help="all four masks, as the released exporter returns by default"
+    )
     for flag, words in (
-        (
-            "return_single_mask",
-            "one mask: the best of the last three, or the first for three points and more, corners and padding counted",
-        ),
         ("resize_longest_side", "masks for images that were resized by their longest side and padded, as SAM does it"),
         ("use_stability_score", "iou_predictions are stability scores: pixels above logit 1 by those above -1"),
         ("return_extra_metrics", "outputs stability_scores and areas too, of the masks at the image's size"),

@@ -164,8 +164,9 @@ def test_a_contact_sheet_replaces_only_a_contact_sheet(tmp_path):
         script.refuse_other_picture(path)
 
 
-def test_a_mask_is_not_written_over_what_it_is_made_of(tmp_path):
-    script = load_script("scripts/onnx_prompts.py")
-    words = ["--encoder", "e", "--decoder", "d", "--image", "a.png", "--output", "./a.png", "--box", "1,1,9,9"]
-    with pytest.raises(UserError, match="a.png is a file to read from"):
+def test_a_mask_is_not_written_over_another_file(tmp_path):
+    script, image = load_script("scripts/onnx_prompts.py"), tmp_path / "a.png"
+    image.touch()
+    words = ["--encoder", "e", "--decoder", "d", "--image", str(image), "--output", str(image), "--box", "1,1,9,9"]
+    with pytest.raises(UserError, match="a.png is there already and is not overwritten"):
         script.run(script.parser().parse_args(words))

@@ -13,15 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..config import Recipe
 from ..data.framing import MEAN, STD, Framing, normalised
 from ..errors import UserError, print_line
 from ..families import Checkpoint, assemble
 from ..files import refuse_existing, sha256, written_whole
+from ..layers.sam_mask import MASKS
 from ..models.sam_med2d import SAMMed2D
 from ..sources import NONE, Bases, Sources, facts_of_bases
+from ..steps import as_mask_prompt
 from .export import LIMIT, kind_of, write_graph
 from .onnx_model import open_session
-from .opening import trained_framing
+from .opening import recipe_of
 from .prompt_graphs import RELEASED, Decoder, FromPixels, Options, approximate_gelu
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
@@ -41,11 +44,14 @@ Named = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    """A picture as the encoder takes it, its embedding, and to each prompt, as the decoder takes it, torch's answer."""
+    """A picture as the encoder takes it, its embedding, and to each prompt, as the decoder takes it, torch's answer.
+
+    There are several answers where rounding decides which mask is expected to be the best.
+    """
 
     image: Tensor
     embedding: Tensor
-    asked: list[tuple[Named, Named]]
+    asked: list[tuple[Named, list[Named]]]
 
 
 def run(
@@ -67,17 +73,19 @@ def run(
     refuse_existing(encoder, decoder)
     model, bases = assemble(found, sources)
     check_bytes(found, model)
+    recipe = recipe_of(found)
+    graph = Decoder(model.eval(), options, recipe.multimask).eval()
     print_line(f"answering prompts on {len(pictures)} images by torch, to compare with")
-    cases = cases_of(model.eval(), pictures, options)
+    cases = cases_of(model, graph, pictures, recipe.mask_prompt)
     if options.gelu_approximate:
         approximate_gelu(model)
-    facts = {part: facts_of(found, bases, model, options, part) for part in ("encoder", "decoder")}
+    facts = {part: facts_of(found, bases, model, graph, recipe, part) for part in ("encoder", "decoder")}
     with written_whole(encoder) as first, written_whole(decoder) as second, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         print_line(f"exporting the encoder of {found.family.named(found.sizes)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
         print_line("exporting the decoder")
-        write_decoder(model, cases[0], options, facts["decoder"], second)
+        write_decoder(graph, cases[0], facts["decoder"], second)
         first.flush()
         second.flush()
         print_line("comparing both with torch")
@@ -112,10 +120,10 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
 
 
 @torch.no_grad()
-def cases_of(model: SAMMed2D, pictures: Sequence[Image.Image], options: Options) -> list[Case]:
-    """Each prompt without a mask, then with the answer to it as one."""
+def cases_of(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
+    """Each prompt without a mask, then with the answer to it as one, in the form that `mask_prompt` names."""
+    options = decoder.options
     framing = Framing(model.side, padding=not options.use_preprocess)
-    decoder = Decoder(model, options).eval()
     cases = []
     for picture in pictures:
         square, frame = framing.square(picture)
@@ -131,11 +139,23 @@ def cases_of(model: SAMMed2D, pictures: Sequence[Image.Image], options: Options)
                     "has_mask_input": torch.tensor([has_mask]),
                     "orig_im_size": torch.tensor([frame.height, frame.width], dtype=torch.float32),
                 }
-                answer = dict(zip(decoder.outputs, decoder(case.embedding, **prompt), strict=True))
-                case.asked.append((prompt, answer))
-                mask = answer["low_res_masks"][:, -1:].sigmoid()
+                answers = answers_of(decoder, case.embedding, prompt)
+                case.asked.append((prompt, answers))
+                mask = as_mask_prompt(answers[0]["low_res_masks"][:, -1:], mask_prompt)
         cases.append(case)
     return cases
+
+
+def answers_of(decoder: Decoder, embedding: Tensor, prompt: Named) -> list[Named]:
+    """All masks as one answer; else an answer for each mask that is as good as the best, but for `LIMIT`."""
+    *given, size = prompt.values()
+    low, qualities = decoder.predict(embedding, *given)
+    returned = [slice(None)]
+    if not decoder.options.return_all_masks:
+        worse = qualities[0] < qualities[0, decoder.trained].max() - LIMIT
+        returned = [slice(i, i + 1) for i in range(MASKS)[decoder.trained] if not worse[i]]  # NaN is not worse
+    answers = [decoder.answer(low[:, part], qualities[:, part], size) for part in returned]
+    return [dict(zip(decoder.outputs, answer, strict=True)) for answer in answers]
 
 
 def pixels_of(picture: Image.Image) -> Tensor:
@@ -151,12 +171,12 @@ def write_encoder(model: SAMMed2D, options: Options, facts: Mapping[str, str], f
     write_graph(graph, (example,), ["input_image"], ["image_embeddings"], (dynamic,), facts, file, options.opset)
 
 
-def write_decoder(model: SAMMed2D, case: Case, options: Options, facts: Mapping[str, str], file: BinaryIO) -> None:
-    graph, prompt = Decoder(model, options).eval(), case.asked[-1][0]
+def write_decoder(graph: Decoder, case: Case, facts: Mapping[str, str], file: BinaryIO) -> None:
+    prompt = case.asked[-1][0]
     points = {1: torch.export.Dim("points")}
     dynamic = ({}, *(points if name.startswith("point_") else {} for name in prompt))
     names, examples = ["image_embeddings", *prompt], (case.embedding, *prompt.values())
-    write_graph(graph, examples, names, graph.outputs, dynamic, facts, file, options.opset)
+    write_graph(graph, examples, names, graph.outputs, dynamic, facts, file, graph.options.opset)
 
 
 def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], options: Options) -> float:
@@ -166,20 +186,28 @@ def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], opti
     worst = []
     for case in cases:
         (embedding,) = encode.run(None, {"input_image": case.image.numpy()})
-        for prompt, wanted in case.asked:
+        for prompt, answers in case.asked:
             given = {"image_embeddings": embedding} | {name: t.numpy() for name, t in prompt.items()}
             found = dict(zip(names, map(torch.from_numpy, decode.run(None, given)), strict=True))
-            for name in ("masks", "low_res_masks"):
-                worst.append((found[name].sigmoid() - wanted[name].sigmoid()).abs().max())
-            if not options.use_stability_score:  # a pixel more or less would be a difference
-                worst.append((found["iou_predictions"] - wanted["iou_predictions"]).abs().max())
+            worst.append(torch.stack([compare_answers(found, wanted, options) for wanted in answers]).min())
     return torch.stack(worst).max().item()
 
 
-def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options, part: str) -> dict[str, str]:
+def compare_answers(found: Named, wanted: Named, options: Options) -> Tensor:
+    """As `largest_difference`, of one answer."""
+    parts = [found[name].sigmoid() - wanted[name].sigmoid() for name in ("masks", "low_res_masks")]
+    if not options.use_stability_score:  # a pixel more or less would be a difference
+        parts.append(found["iou_predictions"] - wanted["iou_predictions"])
+    return torch.stack([part.abs().max() for part in parts]).max()
+
+
+def facts_of(
+    found: Checkpoint, bases: Bases, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
+) -> dict[str, str]:
     """All that a program needs to know to use the file, and where the weights are from."""
-    side, grid, rgb = model.side, model.image_encoder.grid, trained_framing(found).rgb
-    order = "red green blue" if rgb else "blue green red"
+    side, grid, options = model.side, model.image_encoder.grid, decoder.options
+    order = "red green blue" if recipe.rgb else "blue green red"
+    prompt = "probabilities" if recipe.mask_prompt == "probability" else recipe.mask_prompt
     embedding = f"image_embeddings float32 (1, 256, {grid}, {grid})"
     if part == "encoder":
         shape = f"(height, width, 3), {order}, 0..255" if options.use_preprocess else f"(1, 3, {side}, {side})"
@@ -187,9 +215,9 @@ def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options,
     else:
         given = (
             f"{embedding}, point_coords (1, points, 2), point_labels (1, points), mask_input (1, 1, {4 * grid}, "
-            f"{4 * grid}) probabilities, has_mask_input (1,), orig_im_size (2,) height width"
+            f"{4 * grid}) {prompt}, has_mask_input (1,), orig_im_size (2,) height width"
         )
-        made = ", ".join(Decoder(model, options).outputs)
+        made = ", ".join(decoder.outputs)
     stretch = f"stretched to {side}x{side} by nearest pixels, floor(i * length / {side})"
     pad = f"; smaller on both sides than {side}: as it is, centred, 0 around it after normalisation"
     facts = {
@@ -203,7 +231,9 @@ def facts_of(found: Checkpoint, bases: Bases, model: SAMMed2D, options: Options,
         "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",
         "mean": " ".join(map(str, MEAN)),
         "std": " ".join(map(str, STD)),
-        "rgb": "yes" if rgb else "no",
+        "rgb": "yes" if recipe.rgb else "no",
+        "multimask": "yes" if recipe.multimask else "no",
+        "mask_prompt": recipe.mask_prompt,
         **{name: "yes" if value else "no" for name, value in asdict(options).items() if name != "opset"},
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),

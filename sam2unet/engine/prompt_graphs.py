@@ -15,25 +15,26 @@ from torch import Tensor, nn
 
 from ..data.framing import MEAN, STD
 from ..layers.sam_vit import MLP
-from ..models.sam_med2d import SAMMed2D, stretched
+from ..models.sam_med2d import SAMMed2D, best, stretched
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the released exporter can do too, under its flags' names.
+    """What the files can do beyond the defaults. The released exporter has all but the first, under these names.
 
     Attributes:
-        return_single_mask: M is 1. For one or two points, corners and padding counted, the mask of the highest quality
-            among the last three; for more, the first, as SAM has it. The model itself always takes one of the three.
+        return_all_masks: M is 4: the mask for prompts that leave no doubt, then the three of which the model takes one.
+            The released exporter returns these by default. Here M is 1 by default, the mask of `Prompter.predict`.
         resize_longest_side: for images that SAM's way brought to S: longest side S, padded at the bottom and right.
         use_stability_score: `iou_predictions` are stability scores of the masks at 4g, not the model's expectation.
+            The expectation still selects the mask.
         return_extra_metrics: `stability_scores` and `areas` too, of the masks at the image's size.
         use_preprocess: the encoder takes an image of any size and stretches it.
         gelu_approximate: GELU by tanh.
         opset: ONNX's; none: the exporter's own.
     """
 
-    return_single_mask: bool = False
+    return_all_masks: bool = False
     resize_longest_side: bool = False
     use_stability_score: bool = False
     return_extra_metrics: bool = False
@@ -66,18 +67,17 @@ class FromPixels(nn.Module):
 
 class Decoder(nn.Module):
     """
+    Args:
+        multimask: how the model was trained: to take the best of three masks, or the fourth alone.
+
     Attributes:
         outputs: names of what `forward` gives.
     """
 
-    def __init__(self, model: SAMMed2D, options: Options):
+    def __init__(self, model: SAMMed2D, options: Options, multimask: bool = True):
         super().__init__()
-        self.prompts, self.masks, self.side, self.options = (
-            model.prompt_encoder,
-            model.mask_decoder,
-            model.side,
-            options,
-        )
+        self.prompts, self.masks, self.side = model.prompt_encoder, model.mask_decoder, model.side
+        self.options, self.multimask = options, multimask
         self.register_buffer("places", model.prompt_encoder.get_dense_pe())
         extra = ("stability_scores", "areas") if options.return_extra_metrics else ()
         self.outputs = ("masks", "iou_predictions", *extra, "low_res_masks")
@@ -91,29 +91,39 @@ class Decoder(nn.Module):
         has_mask_input: Tensor,
         orig_im_size: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Logits (1, M, height, width), their expected IoU (1, M), logits (1, M, 4g, 4g); M is 4 or 1.
+        """Logits (1, M, height, width), their expected IoU (1, M), logits (1, M, 4g, 4g); M is 1 or 4.
 
         Args:
             image_embeddings: (1, 256, g, g)
-            point_coords: (1, N, 2), x and y in the square that the encoder sees; N is at least 1.
+            point_coords: (1, N, 2), x and y in the square that the encoder sees; N is 0 for a mask alone.
             point_labels: (1, N): 1 in the object, 0 in the background, 2 and 3 a box's first and last corner, -1 no
-                point. Where there is no box, a point (0, 0) with label -1 must follow the others.
+                point. Where there is no box, a point (0, 0) with label -1 follows the others; `end_points` adds it if
+                it is missing.
             mask_input: (1, 1, 4g, 4g), probabilities; `has_mask_input`, (1,), is 1, or 0 with any numbers as a mask.
             orig_im_size: (2,), height and width, which the square is stretched to.
         """
-        low, qualities = self.masks.predict_masks(
-            image_embeddings,
-            self.places,
-            self.embedded(point_coords, point_labels),
-            self.embedded_mask(mask_input, has_mask_input),
-        )
-        if self.options.use_stability_score:
-            qualities = stability(low)
-        if self.options.return_single_mask:
-            low, qualities = single(low, qualities, torch.ones_like(point_labels).sum(1))
-        masks = self.enlarged(low, orig_im_size)
+        low, qualities = self.predict(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
+        if not self.options.return_all_masks:
+            low, qualities = best(low[:, self.trained], qualities[:, self.trained])
+        return self.answer(low, qualities, orig_im_size)
+
+    @property
+    def trained(self) -> slice:
+        """Of the four masks those that the training selects from."""
+        return slice(1, None) if self.multimask else slice(0, 1)
+
+    def predict(
+        self, embedding: Tensor, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward` takes them -> all masks, logits (1, 4, 4g, 4g), and their expected IoU (1, 4)."""
+        points = self.embedded(*end_points(coords, labels))
+        return self.masks.predict_masks(embedding, self.places, points, self.embedded_mask(mask, has_mask))
+
+    def answer(self, low: Tensor, qualities: Tensor, size: Tensor) -> tuple[Tensor, ...]:
+        """Of the masks to return, (1, M, 4g, 4g) and (1, M) -> what `forward` gives."""
+        masks = self.enlarged(low, size)
         extra = (stability(masks), areas(masks > 0)) if self.options.return_extra_metrics else ()
-        return masks, qualities, *extra, low
+        return masks, stability(low) if self.options.use_stability_score else qualities, *extra, low
 
     def embedded(self, coords: Tensor, labels: Tensor) -> Tensor:
         """(1, N, 2), (1, N) -> (1, N, 256)"""
@@ -145,10 +155,18 @@ def as_size(size: Tensor, limit: int | None = None) -> tuple[int, int]:
     return height, width
 
 
-def single(masks: Tensor, qualities: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """(1, 4, h, w), (1, 4) and how many points there are, (1,) -> (1, 1, h, w), (1, 1)"""
-    index = torch.where(points > 2, 0, 1 + qualities[:, 1:].argmax(1))[:, None]
-    return masks.take_along_dim(index[..., None, None], 1), qualities.gather(1, index)
+def end_points(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds the last point, label -1, to points (1, N, 2), (1, N) that have neither it nor a box's corner.
+
+    The model puts it after points without a box. Clients of the released files do not send it.
+    """
+    is_point = (labels == 0) | (labels == 1)
+    count, all_of_them = is_point.sum(), torch.ones_like(labels).sum()  # not any() and all(): a mask alone has none
+    missing = (count > 0) & (count == all_of_them)
+    kept = torch.cat([torch.ones_like(is_point[0]), missing[None]])
+    coords = torch.cat([coords, coords.new_zeros(1, 1, 2)], dim=1)
+    labels = torch.cat([labels, labels.new_full((1, 1), -1)], dim=1)
+    return coords[:, kept], labels[:, kept]
 
 
 def stability(masks: Tensor) -> Tensor:
