@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, write_pairs
 from PIL import Image
 from safetensors.torch import save_file
@@ -15,6 +16,8 @@ from torch import nn
 import sam2unet
 from sam2unet.checkpoint import read_state, same_bits, save_state
 from sam2unet.config import Recipe
+from sam2unet.engine.maps import stretched
+from sam2unet.engine.predict import grey_levels
 from sam2unet.families import FAMILIES, load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.layers.dino import SIDE, SIZES, Dino
 from sam2unet.losses import structure_loss
@@ -87,6 +90,22 @@ def test_forward_agrees_with_the_released_system(reference, fill):
     np.testing.assert_allclose(out[..., ::16, ::16], golden["256x256/out"], rtol=0, atol=1e-3)
     moments = [out.double().mean(), out.double().std(correction=0)]
     np.testing.assert_allclose(moments, golden["256x256/out.mean_std"], rtol=0, atol=1e-4)
+
+
+def test_maps_are_within_one_grey_level_of_the_released_order_of_operations(fill, monkeypatch):
+    """The released code resizes DINO's map, joins it to the stage's, then reduces both."""
+    model = sam2unet.create_model("sam2unext", encoder="tiny", dino="small").eval()
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
+    image, levels = fill.fill_input((1, 3, 64, 64), 0), []
+
+    def glued(self, x, seen, align, reduce):
+        return reduce(torch.cat([x, F.interpolate(align(seen), size=x.shape[2:], mode="bilinear")], dim=1))
+
+    for _ in range(2):
+        with torch.inference_mode():
+            levels.append(grey_levels(stretched(model(image)[0].sigmoid()[0, 0])).astype(int))
+        monkeypatch.setattr(type(model), "glued", glued)
+    assert np.ptp(levels[0]) == 255 and np.abs(levels[0] - levels[1]).max() <= 1
 
 
 @pytest.mark.parametrize("encoder, dino, channels", [("small", "base", 768), ("base_plus", "v3_small", 384)])
