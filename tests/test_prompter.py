@@ -102,19 +102,19 @@ def test_a_model_in_training_gives_the_same_answers_without_gradients(small):
 @pytest.mark.parametrize(
     "words, prompts",
     [
-        ("nothing to look for", {}),
-        ("points and labels go together", {"points": [[1, 2]]}),
-        ("2 points have 1 labels", {"points": [[1, 2], [3, 4]], "labels": [1]}),
-        ("a label is 1 in the object", {"points": [[1, 2]], "labels": [2]}),
+        ("there is no prompt; give points with labels", {}),
+        ("points need labels, and labels need points", {"points": [[1, 2]]}),
+        ("2 points have 1 labels; give one label per point", {"points": [[1, 2], [3, 4]], "labels": [1]}),
+        ("a label must be 1 for foreground", {"points": [[1, 2]], "labels": [2]}),
         ("box has shape (3,); wanted (4) or (K, 4)", {"box": [1, 2, 3]}),
         ("points has shape (2,); wanted (N, 2) or (K, N, 2)", {"points": [1, 2], "labels": [1]}),
         ("points has shape (0, 2)", {"points": np.zeros((0, 2)), "labels": np.zeros(0)}),
         ("mask has shape (1, 4, 4); wanted (1, 8, 8)", {"mask": np.zeros((1, 4, 4))}),
         (
-            "prompts of different numbers: 1 points, 1 labels, 2 box",
+            "the numbers of prompts differ: 1 for points, 1 for labels, 2 for box",
             {"points": [[1, 2]], "labels": [1], "box": [[0] * 4] * 2},
         ),
-        ("no number", {"box": [0, 0, float("nan"), 3]}),
+        ("not a finite number", {"box": [0, 0, float("nan"), 3]}),
         ("not an array of numbers", {"box": "abcd"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which pairs go into which batch: a function of seed and epoch, so that any place in a run can be found again."""
+"""Which pairs go into which batch. This depends on seed and epoch alone, so a run can continue at any batch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,35 @@ from ..errors import UserError
 
 
 def generator_of(*key: int) -> torch.Generator:
-    """On the CPU. Streams of different keys have nothing in common, but zeros at a key's end do not count."""
+    """Returns a CPU generator that is seeded by `key`. Different keys give independent streams.
+
+    Zeros at the end of a key do not count: (1, 2) and (1, 2, 0) are the same key.
+    """
     words = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> 1))
 
 
 class Draw(NamedTuple):
+    """A pair and its random flips."""
+
     index: int
-    mirror: bool  # left-right
-    tip: bool  # top-bottom
+    mirror: bool  # flip left-right
+    tip: bool  # flip top-bottom
 
 
 class Batches(Sampler):
-    """Every index once per epoch in random order, with two flips of probability 1/2 each, in batches.
+    """Yields the batches of an epoch: every index once, in random order, with two flips of probability 1/2 each.
 
-    The last batch may be smaller. Of several processes each takes its share of every batch; a last batch of fewer
-    images than processes joins the one before.
+    The last batch may be smaller. Each of several processes takes its share of every batch. If the last batch has fewer
+    images than there are processes, it is merged with the batch before it.
 
     Args:
-        batch_size: images in a batch of all processes together.
-        rank, world: which of how many processes this is.
+        length: the number of pairs.
+        batch_size: images per batch, of all processes together.
+        rank, world: the index of this process and the number of processes.
+
+    Raises:
+        UserError: a batch has fewer images than there are processes.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -52,20 +61,20 @@ class Batches(Sampler):
         self.start(epoch=1)
 
     def start(self, epoch: int, batch: int = 0) -> None:
-        """The next iteration is over this epoch, from this batch on."""
+        """Sets the epoch and the first batch of the next iteration. Epochs count from 1, batches from 0."""
         self.epoch = epoch
         self.first = batch
 
     @property
     def count(self) -> int:
-        """Of batches in an epoch."""
+        """The number of batches in a whole epoch."""
         return len(self.bounds)
 
     def __len__(self) -> int:
         return self.count - self.first
 
     def images(self, batch: int) -> int:
-        """In the whole of a batch."""
+        """Returns the number of images in a batch, of all processes together."""
         begin, end = self.bounds[batch]
         return end - begin
 

@@ -1,7 +1,9 @@
-"""Prompts that stand for a user's: points in a mask, clicks where a prediction is wrong, boxes drawn with a shaky hand.
+"""Simulated prompts of a user: points in a mask, clicks where a prediction is wrong, boxes with random errors.
 
-Coordinates are (x, y) in pixels of the square that the model sees. Every draw comes from the generator given, which is
-the CPU's, so that a run draws the same on any device. M masks, S their side, N points.
+Coordinates are (x, y), in pixels of the square image that the model takes. All random numbers come from the given CPU
+generator, so a run draws the same prompts on any device.
+
+Letters: M masks, S side of the square, N points per mask.
 """
 
 from __future__ import annotations
@@ -14,43 +16,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NOISE = 5  # pixels by which a box is moved at most
-POINTS = (1, 3, 5, 9)  # clicks in a round of training, one of these
+NOISE = 5  # the largest shift of a box, in pixels
+POINTS = (1, 3, 5, 9)  # numbers of clicks in a training round; each round takes one of them
 
 
 class Points(NamedTuple):
-    """Coordinates float32 (M, N, 2), and labels int64 (M, N): 1 object, 0 background, -1 no point."""
+    """N points for each of M masks.
+
+    Attributes:
+        coords: float32 (M, N, 2)
+        labels: int64 (M, N): 1 for foreground, 0 for background, -1 for no point.
+    """
 
     coords: Tensor
     labels: Tensor
 
     def joined(self, others: Points) -> Points:
-        """These, then those: in test clicks add up, in training the new ones replace the old."""
+        """Returns these points, then `others`. The test collects clicks in this way; training replaces them."""
         return Points(torch.cat([self.coords, others.coords], 1), torch.cat([self.labels, others.labels], 1))
 
 
 def pixels_of(region: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Pixels of each region, each as likely as any other, with replacement: bool (M, H, W) -> int64 (M, count, 2).
+    """Draws pixels of each region uniformly, with replacement: bool (M, H, W) -> int64 (M, count, 2), as (x, y).
 
-    Of an empty region they are anywhere. Nothing waits for the device.
+    If a region is empty, draws from the whole mask. Does not wait for a GPU.
     """
     flat = region.flatten(1)
-    reached = (flat | ~flat.any(1, keepdim=True)).cumsum(1)
+    counts = (flat | ~flat.any(1, keepdim=True)).cumsum(1)  # (M, H * W): pixels of the region up to this one
     draws = torch.randint(2**31, (len(flat), count), generator=generator).to(region.device)
-    ranks = draws * reached[:, -1:] >> 31  # in whole numbers: a fraction near 1 could be rounded to one pixel too far
-    places = torch.searchsorted(reached, ranks, right=True)
-    return torch.stack([places % region.shape[2], places // region.shape[2]], dim=-1)
+    ranks = draws * counts[:, -1:] >> 31  # in integers: a fraction near 1 could be rounded up to one pixel too many
+    indices = torch.searchsorted(counts, ranks, right=True)
+    return torch.stack([indices % region.shape[2], indices // region.shape[2]], dim=-1)
 
 
 def at(mask: Tensor, pixels: Tensor) -> Tensor:
-    """Values of (M, H, W) at int64 (M, N, 2) -> (M, N)."""
+    """Returns the values of a mask (M, H, W) at pixels int64 (M, N, 2), given as (x, y): (M, N)."""
     return mask.flatten(1).gather(1, pixels[..., 1] * mask.shape[2] + pixels[..., 0])
 
 
 def first_points(masks: Tensor, count: int, generator: torch.Generator) -> Points:
-    """bool (M, S, S) -> `count` points each: one in the object, or of several half in it, rounded down; shuffled.
+    """Draws the points of the first round: bool masks (M, S, S) -> `count` points per mask, in random order.
 
-    A mask without object has all of them in the background, one without background all in the object.
+    One point is in the foreground. Of several points, half are in the foreground (rounded down), the others in the
+    background. If a mask has no foreground, all points are in the background, and the other way round.
     """
     inside = pixels_of(masks, max(count // 2, 1), generator)
     outside = pixels_of(~masks, count - inside.shape[1], generator)
@@ -61,14 +69,15 @@ def first_points(masks: Tensor, count: int, generator: torch.Generator) -> Point
 
 
 def error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
-    """Clicks for the next round: `count` pixels of each mask where the prediction is wrong, labelled with the truth.
+    """Draws the clicks of the next round: `count` wrong pixels per mask, labelled with the truth.
 
     Args:
-        logits: of the selected mask (M, 1, S, S), before the sigmoid.
-        labels: (M, 1, S, S) in {0, 1}.
+        logits: (M, 1, S, S), the predicted mask before the sigmoid.
+        labels: (M, 1, S, S), the true mask, 0 or 1.
 
     Returns:
-        Points; where nothing is wrong, anywhere with label -1, which the prompt encoder takes for no point.
+        Points. If no pixel of a mask is wrong, its points have the label -1, which means "no point" to the prompt
+        encoder.
     """
     truth = labels[:, 0] > 0.5
     wrong = (logits[:, 0].float().sigmoid() > 0.5) != truth
@@ -77,39 +86,44 @@ def error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Ge
 
 
 def box_of(mask: np.ndarray) -> np.ndarray:
-    """x0, y0, x1, y1, float32 (4,), around the largest 8-connected region of bool (H, W); the ends are exclusive.
+    """Mask, bool (H, W) -> the box around its largest 8-connected region, float32 (4,): x0, y0, x1, y1.
 
-    Of regions of one size the one that is met first, row by row. ValueError if there is none.
+    x1 and y1 are exclusive: they are one more than the last column and row.
+    If several regions have the largest area, takes the one that comes first, row by row.
+
+    Raises:
+        ValueError: the mask has no foreground.
     """
-    count, regions, facts, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count == 1:
         raise ValueError("a mask without foreground has no box")
-    areas = facts[1:, cv2.CC_STAT_AREA]
+    areas = stats[1:, cv2.CC_STAT_AREA]
     largest = 1 + np.flatnonzero(areas == areas.max())
-    if len(largest) > 1:  # OpenCV does not number them in the order of their first pixels
+    if len(largest) > 1:  # OpenCV does not number regions by their first pixels
         largest = [regions.flat[np.isin(regions, largest).argmax()]]
-    left, top, width, height = facts[largest[0], :4]
+    left, top, width, height = stats[largest[0], :4]
     return np.array([left, top, left + width, top + height], np.float32)
 
 
 def moved(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """A box (4,) as a whole moved by whole pixels, each way from -m to m - 1: m is 5, or half the shorter side.
+    """Returns a box (4,) that is shifted by random whole pixels, as in the released code. Its size does not change.
 
-    The released noise: the size stays, and a box may leave the image.
+    Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if that is less. The box may leave
+    the image.
     """
-    most = min(NOISE, int(0.5 * min(box[2] - box[0], box[3] - box[1])))
-    if most == 0:
+    limit = min(NOISE, int(0.5 * min(box[2] - box[0], box[3] - box[1])))
+    if limit == 0:
         return box
-    x, y = torch.randint(-most, most, (2,), generator=generator).tolist()
+    x, y = torch.randint(-limit, limit, (2,), generator=generator).tolist()
     return box + np.array([x, y, x, y], np.float32)
 
 
 class Rounds(NamedTuple):
-    """The prompts of a training batch.
+    """The kinds of prompts of a training batch (arXiv 2308.16184, section 3.3).
 
     Attributes:
-        boxes: the first pass takes the boxes, not the points.
-        points: of each later round, how many clicks a mask gets; 0 for the previous mask alone.
+        boxes: the first round takes the boxes; otherwise it takes the points.
+        points: the number of clicks per mask for each later round. 0 means: the previous mask is the only prompt.
     """
 
     boxes: bool
@@ -117,13 +131,18 @@ class Rounds(NamedTuple):
 
 
 def training_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Sequence[int] = POINTS) -> Rounds:
-    """The released draw: a coin, then `iter_point` rounds with the last and one from the second on without points.
+    """Draws the prompts of a batch as the released code does.
 
-    With fewer than three rounds only the last is without; the released code stops there.
+    The first round takes boxes or points with equal probability. Then follow `iter_point` rounds. The last round and
+    one random round, but not the first of them, have no clicks. With one or two rounds, only the last has no clicks;
+    the released code fails there.
+
+    Args:
+        point_list: the numbers of clicks to choose from.
     """
     boxes = bool(torch.randint(2, (), generator=generator))
-    chosen = torch.randint(len(point_list), (iter_point,), generator=generator).tolist()
-    bare = {iter_point - 1}
+    choices = torch.randint(len(point_list), (iter_point,), generator=generator).tolist()
+    without_clicks = {iter_point - 1}
     if iter_point > 2:
-        bare.add(int(torch.randint(1, iter_point - 1, (), generator=generator)))
-    return Rounds(boxes, tuple(0 if i in bare else point_list[choice] for i, choice in enumerate(chosen)))
+        without_clicks.add(int(torch.randint(1, iter_point - 1, (), generator=generator)))
+    return Rounds(boxes, tuple(0 if i in without_clicks else point_list[choice] for i, choice in enumerate(choices)))

@@ -1,4 +1,7 @@
-"""Images and masks as SAM-Med2D takes them: a square of pixels, and the way back to the original size."""
+"""Turns images and masks into the square that SAM-Med2D takes, and turns predictions back into the original size.
+
+Letters: B images, S side of the square in pixels. `height` and `width` are those of the original image in pixels.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ from ..errors import UserError
 from .foreground import ForegroundRule, rule_flags
 from .reading import MaskCoding, check_coding, opened, read_image, read_mask, refuse_lost_values, to_8_bit, upright
 
-# SAM's constants for red, green, blue, over 0..255. The released pipeline applies them in this order to blue, green,
-# red, and its weights were trained so.
+# SAM's constants for red, green and blue, for values in 0..255. The released pipeline of SAM-Med2D has its channels in
+# the order blue, green, red and applies the constants in this order all the same. Its weights were trained in this way.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Frame(NamedTuple):
-    """How an image of height x width lies in the square of side S that the model sees.
+    """The position of an image of `height` x `width` pixels in the square of `side` x `side` pixels.
 
-    An image smaller on both sides is centred, the odd pixel of padding at the bottom or right; any other fills the
-    square, its aspect ratio not kept. Without `padding` a smaller one is stretched too.
+    An image that is smaller than the square on both sides keeps its size. It is centred and padded; an odd pixel of
+    padding is at the bottom or right. Any other image is resized to fill the square, and its aspect ratio changes.
+    Without `padding`, small images are resized too.
     """
 
     height: int
@@ -36,22 +40,23 @@ class Frame(NamedTuple):
 
     @property
     def pads(self) -> bool:
+        """Whether the image is padded, not resized."""
         return self.padding and self.height < self.side and self.width < self.side
 
     @property
     def corner(self) -> tuple[int, int]:
-        """(top, left) of the image in the square."""
+        """The (top, left) corner of the image in the square, in pixels."""
         return ((self.side - self.height) // 2, (self.side - self.width) // 2) if self.pads else (0, 0)
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """Rows and columns of the square that the image covers."""
+        """The rows and columns of the square that the image covers."""
         (top, left), side = self.corner, self.side
         rows, columns = (self.height, self.width) if self.pads else (side, side)
         return slice(top, top + rows), slice(left, left + columns)
 
     def place(self, array: np.ndarray) -> np.ndarray:
-        """(height, width, ...) -> (S, S, ...): padded with 0, or the nearest pixel, floor(i * height / S)."""
+        """(height, width, ...) -> (S, S, ...). Pads with 0, or takes the nearest pixel: row floor(i * height / S)."""
         if self.pads:
             square = np.zeros((self.side, self.side, *array.shape[2:]), array.dtype)
             square[self.inside] = array
@@ -60,37 +65,44 @@ class Frame(NamedTuple):
         return array[(steps * self.height // self.side)[:, None], steps * self.width // self.side]
 
     def restore(self, maps: Tensor) -> Tensor:
-        """Logits (B, C, s, s) of any resolution -> (B, C, height, width): bilinear to S, then cropped or bilinear."""
+        """Logits of the square (B, C, s, s), s of any value -> logits (B, C, height, width).
+
+        Resizes to S x S, then crops or resizes to the original size. Both are bilinear.
+        """
         square = F.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
         if self.pads:
             return square[(..., *self.inside)]
         return F.interpolate(square, (self.height, self.width), mode="bilinear", align_corners=False)
 
     def to_square(self, points: Tensor) -> Tensor:
-        """(..., 2), x and y in pixels of the image -> in pixels of the square."""
+        """Points (..., 2), (x, y) in pixels of the original image -> in pixels of the square."""
         top, left = self.corner
         return points * self.scale(points) + points.new_tensor([left, top])
 
     def to_original(self, points: Tensor) -> Tensor:
-        """The inverse of `to_square`; the released drawings forget the padding."""
+        """The inverse of `to_square`. The drawings of the released code ignore the padding."""
         top, left = self.corner
         return (points - points.new_tensor([left, top])) / self.scale(points)
 
     def scale(self, points: Tensor) -> Tensor:
+        """Returns pixels of the square per pixel of the image, (2,) for x and y, in the type of `points`."""
         return points.new_tensor([1, 1] if self.pads else [self.side / self.width, self.side / self.height])
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How files become squares. The defaults are the released pipeline's.
+    """Options for turning images and masks into squares. The defaults are those of the released pipeline.
 
     Attributes:
         size: S.
-        rgb: give red, green, blue, which the constants are for. Off as released: blue, green, red.
-        smooth: shrink and enlarge images bilinearly, with antialiasing. Off as released: the nearest pixel.
-        padding: keep the size of images that are smaller than the square. The released predictor stretches them,
-            the released training and test do not.
-        mask_threshold: which mask values are foreground; none: 255 is, or 1 where no value is higher.
+        rgb: the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
+        smooth: resize images bilinearly with antialiasing. Off, as released: take the nearest pixel.
+        padding: pad images that are smaller than the square. The released training and test pad them; the released
+            predictor resizes them.
+        mask_threshold: which values of a mask are foreground. None: 255 is foreground, or 1 if no value is higher.
+
+    Raises:
+        UserError: `size` is below 1.
     """
 
     size: int = 256
@@ -104,11 +116,15 @@ class Framing:
             raise UserError(f"size is {self.size}; it must be above 0")
 
     def image(self, path: Path) -> tuple[Tensor, Frame]:
-        """uint8 (3, S, S), not normalised, 0 around an image that is padded; UserError if it cannot be read."""
+        """Reads an image file -> uint8 (3, S, S), not normalised, and its frame. Padding is 0.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         return self.square(read_image(path))
 
     def square(self, image: Image.Image) -> tuple[Tensor, Frame]:
-        """`image`, of an upright RGB photograph."""
+        """An upright RGB image -> what `image` returns for a file."""
         frame = Frame(image.height, image.width, self.size, self.padding)
         if self.smooth and not frame.pads:
             pixels = np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
@@ -119,36 +135,39 @@ class Framing:
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), frame
 
     def label(self, path: Path, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """A mask of the image that lies in `frame`: bool (S, S), and as in the file, (height, width).
+        """Reads the mask of the image of `frame` -> bool (S, S), and in its original size, bool (height, width).
 
         Args:
-            strict: as `read_label` takes it.
+            strict: as in `read_label`.
 
         Raises:
-            UserError: unreadable, not a mask, of another size than its image, or without foreground in the square.
+            UserError: the file cannot be read, is not a mask, has another size than its image, or has no foreground in
+                the square.
         """
-        whole = read_label(path, self.mask_threshold, strict)
-        if whole.shape != (frame.height, frame.width):
+        original = read_label(path, self.mask_threshold, strict)
+        if original.shape != (frame.height, frame.width):
             raise UserError(
-                f"{path} has another size than its image: {whole.shape[1]}x{whole.shape[0]}, the image "
+                f"{path} has another size than its image: {original.shape[1]}x{original.shape[0]}, the image "
                 f"{frame.width}x{frame.height}"
             )
-        label = frame.place(whole)
+        label = frame.place(original)
         if not label.any():
-            what = f"has nothing left at {frame.side}x{frame.side}" if whole.any() else "is empty"
-            what += f" with {' '.join(rule_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
-            raise UserError(f"{path} {what}, so there is nothing to point at; take it out of the list")
-        return label, whole
+            problem = f"has nothing left at {frame.side}x{frame.side}" if original.any() else "is empty"
+            problem += f" with {' '.join(rule_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
+            raise UserError(f"{path} {problem}, so there is nothing to point at; take it out of the list")
+        return label, original
 
 
 def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
-    """An upright mask of one object, bool (H, W).
+    """Reads the mask of one object -> bool (height, width), rotated upright.
 
-    Without `threshold` the file is 0/1 or 0/255, and of values between 0 and 255 all are background, which is what the
-    released training makes of a soft edge by truncation. `strict` refuses them, as the released test does.
+    Args:
+        threshold: which values are foreground. None: the values are 0/1 or 0/255. Values between 0 and 255 are
+            background then, because the released training truncates soft edges to 0.
+        strict: refuse values between 0 and 255, as the released test does. Applies without `threshold`.
 
     Raises:
-        UserError: unreadable, or other values.
+        UserError: the file cannot be read, or its values are not those of a mask.
     """
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0
@@ -166,8 +185,12 @@ def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = Fals
 
 
 def normalised(images: Tensor, frames: Sequence[Frame]) -> Tensor:
-    """uint8 (B, 3, S, S) -> float32: constants in the order of the channels, then 0 outside of the images."""
-    grey = torch.arange(256, dtype=torch.float64)  # rounded to float32 at the end, as released: of few values, once
+    """Normalises squares: uint8 (B, 3, S, S) -> float32 (B, 3, S, S). Padding is 0 after the normalisation.
+
+    The constants are applied in the order of the channels.
+    """
+    # The released code computes in float64 and rounds to float32 at the end. A table does this for 256 values only.
+    grey = torch.arange(256, dtype=torch.float64)
     table = torch.stack([(grey - mean) / std for mean, std in zip(MEAN, STD, strict=True)]).float().to(images.device)
     out = torch.zeros(images.shape, device=images.device)
     for square, pixels, frame in zip(out, images, frames, strict=True):

@@ -61,7 +61,7 @@ def run(
 @contextmanager
 def kept_inside() -> Iterator[Path]:
     """The one folder that the page writes to. It is removed whenever a signal or an error ends the page."""
-    with Signals() as signals, signals.at_once():
+    with Signals() as signals, signals.stop_now():
         home = Path(tempfile.mkdtemp(prefix="sam2unet-demo-")).resolve()
         try:
             keep_inside(home)

@@ -224,7 +224,7 @@ class Loop:
             if self.processes.first and (epoch % 5 == 0 or last):
                 print_line(f"saved {self.saving.write(f'{self.trainer.family.title}-{epoch}')}")
             if validates:
-                with self.signals.at_once():
+                with self.signals.stop_now():
                     self.validate(self.validation)
         self.trainer.end_epoch()
         self.progress = Progress(epoch=epoch + 1, scores=self.progress.scores)

@@ -102,7 +102,7 @@ def run(
     were left out, Stopped on a signal.
     """
     check_numbers({"batch_size": batch_size, "workers": workers})
-    processes = Processes.of_environment()
+    processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
     way, batch_size = fast_way(target, way, batch_size) if fast else (way, batch_size or 1)
     memory = memory_for_maps(target, batch_size)
@@ -112,7 +112,7 @@ def run(
         if not processes.first:
             return  # a video is not shared out
         predictor = open_predictor(checkpoint, target, sources, way)
-        with Signals() as signals, signals.at_once(), memory, folder_to_fill(files.target):
+        with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = jobs_of(files)
@@ -130,7 +130,7 @@ def run(
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()
-    with Signals() as signals, signals.at_once(), memory, folder_to_fill(files.target):
+    with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
     if notes.turned:
         warn_of_turned(notes.turned)

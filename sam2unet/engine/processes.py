@@ -1,4 +1,4 @@
-"""Several processes on one run, started by torchrun: one per GPU, on one machine or more."""
+"""A run in several processes, which torchrun starts: one process per GPU, on one or more machines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from ..layers.sync_norm import synchronised
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many this is: `rank` of `world` in all, `local_rank` of `local_world` on this machine."""
+    """The position of this process among all processes of the run.
+
+    Without torchrun there is one process; then the methods that communicate return at once.
+
+    Attributes:
+        rank, world: the index of this process and the number of all processes.
+        local_rank, local_world: the same among the processes on this machine.
+    """
 
     rank: int = 0
     world: int = 1
@@ -27,17 +34,18 @@ class Processes:
     local_world: int = 1
 
     @classmethod
-    def of_environment(cls) -> Processes:
-        """As torchrun says; one process without it."""
+    def from_environment(cls) -> Processes:
+        """Reads the environment variables that torchrun sets."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return cls(*(int(os.environ[name]) for name in names)) if "TORCHELASTIC_RUN_ID" in os.environ else cls()
 
     @property
     def first(self) -> bool:
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
-    def join(self, device: torch.device) -> None:
-        """Wait for all the others. From here on only the first process prints."""
+    def connect(self, device: torch.device) -> None:
+        """Waits until all processes are connected. After this call only the first process prints."""
         if self.world > 1:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
@@ -47,22 +55,24 @@ class Processes:
 
     @contextmanager
     def one_voice(self) -> Iterator[None]:
-        """Around work that all do alike: the first process prints and warns, the others do it in silence."""
+        """A context for work that all processes do in the same way: only the first process prints warnings."""
         with ExitStack() as stack:
             if not self.first:
                 stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
             yield
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """Ends the connection to the other processes, if there is one."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
     def wait(self) -> None:
+        """Waits until every process has reached this line."""
         if self.world > 1:
             dist.barrier()
 
     def any(self, *flags: bool | int) -> list[int]:
-        """Of each flag the largest that any process has, so that all decide alike."""
+        """Returns the maximum of each flag over all processes, so that all processes take the same decision."""
         if self.world == 1:
             return [int(flag) for flag in flags]
         values = torch.tensor([int(flag) for flag in flags])
@@ -70,6 +80,7 @@ class Processes:
         return values.tolist()
 
     def sum(self, values: Sequence[float]) -> list[float]:
+        """Returns the sum of each value over all processes, computed in float64."""
         if self.world == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -77,14 +88,14 @@ class Processes:
         return total.tolist()
 
     def gather(self, value: object) -> list[object]:
-        """Every process's value, in the order of ranks."""
+        """Returns the values of all processes, in the order of their ranks. Values are pickled."""
         if self.world == 1:
             return [value]
         values: list[object] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
 
-    def spread(
+    def wrap_ddp(
         self,
         model: nn.Module,
         device: torch.device,
@@ -92,12 +103,12 @@ class Processes:
         sync_bn: bool,
         changing: bool = False,
     ) -> nn.Module:
-        """`model` as it is with one process, else a wrapper that averages gradients.
+        """Returns `model` if there is one process, else a `DistributedDataParallel` that averages the gradients.
 
         Args:
-            idle: parameters that never get a gradient, which the average would wait for. They are frozen here.
-            sync_bn: BatchNorm over the images of all processes.
-            changing: each call may reach other parameters; those that it does not reach keep no gradient.
+            idle: parameters that never get a gradient. They are frozen here, because averaging would wait for them.
+            sync_bn: compute BatchNorm over the images of all processes.
+            changing: calls of the model use different parameters. Averaging then skips the unused ones.
         """
         if self.world == 1:
             return model
@@ -114,8 +125,10 @@ class Processes:
 
 
 def another_failed(error: RuntimeError) -> UserError | None:
-    """What to tell the user when a process cannot reach the others any more; None for any other error."""
-    words = ("Connection", "closed by peer", "Socket", "gloo", "NCCL", "ProcessGroup")
-    if not any(word in str(error) for word in words):
+    """Returns the message for an error that means "another process has ended", or None for any other error."""
+    signs = ("Connection", "closed by peer", "Socket", "gloo", "NCCL", "ProcessGroup")
+    if not any(sign in str(error) for sign in signs):
         return None
-    return UserError("another process of this run has ended; see its line above, and go on with --resume auto")
+    return UserError(
+        "another process of this run has ended; its own message is above. Continue the run with --resume auto"
+    )

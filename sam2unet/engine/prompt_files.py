@@ -123,7 +123,7 @@ def run(
     check_numbers({"batch_size": batch_size})
     if adapters and found.sizes["encoder_adapter"] == "False":
         raise UserError(f"{found.path} has no adapters; leave --encoder_adapter out")
-    processes = Processes.of_environment()
+    processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
     settings = recipe_of(found, **recipe)
     found = refitted(found, size=size, encoder_adapter=adapters)
@@ -149,11 +149,11 @@ def run(
     images = groups_of(pairs, len(pairs), places)
     start = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(stack.enter_context(Signals()).at_once())
+        stack.enter_context(stack.enter_context(Signals()).stop_now())
         stack.enter_context(memory_for_maps(target, batch_size))
         stack.enter_context(folder_to_fill(files.target))
-        stack.callback(processes.leave)
-        processes.join(target)
+        stack.callback(processes.close)
+        processes.connect(target)
         side = f"{framing.size}x{framing.size}"
         print_line(f"{len(places)} masks on {len(images)} images at {side} on {target}")
         own = [place for group in images[processes.rank :: processes.world] for place in group]

@@ -1,4 +1,7 @@
-"""SAM-Med2D for people: one image, and objects in it asked for by points, boxes and masks."""
+"""The Python interface of SAM-Med2D: set an image, then predict the masks of points, boxes and mask prompts.
+
+Letters: K prompts, N points per prompt, g side of the image embedding. `height` and `width` are the image's, in pixels.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,13 @@ RELEASED = Framing()
 
 
 class Prompted(NamedTuple):
-    """Answers to K prompts for an image of height x width.
+    """The predictions for K prompts.
 
     Attributes:
-        logits: float32 (K, height, width), above 0 in the object.
-        quality: float32 (K,), the IoU that the model expects.
-        prompt: float32 (K, 1, 4g, 4g) for `mask` of the next call: probabilities at the model's resolution, or what
-            `mask_prompt` says.
+        logits: float32 (K, height, width), before the sigmoid. Values above 0 are foreground.
+        quality: float32 (K,), the IoU that the model expects. It can leave [0, 1].
+        prompt: float32 (K, 1, 4g, 4g), for the argument `mask` of the next call. Probabilities, or logits if
+            `Prompter` has `mask_prompt="logits"`.
     """
 
     logits: np.ndarray
@@ -38,23 +41,26 @@ class Prompted(NamedTuple):
 
     @property
     def masks(self) -> np.ndarray:
-        """bool (K, height, width)"""
+        """The masks, bool (K, height, width)."""
         return self.logits > 0
 
 
 class Prompter:
-    """Encodes an image once; then each prompt costs the small decoder alone.
+    """Predicts masks for prompts. `set_image` runs the large encoder once. Each prompt runs the small decoder only.
 
     Args:
-        model: a SAM-Med2D, in any mode: it has no layer that training changes.
-        framing: how images become squares, as in training, but for their size, which is the model's. With
-            `Framing(padding=False)` small images are stretched, as the released predictor does.
-        mask_prompt: how an answer is a prompt for the next, as in training: `probability`, or `logits`.
+        model: a SAM-Med2D, in training or evaluation mode: both give the same numbers.
+        framing: how an image becomes the square that the model takes. Give the same options as in training; the size is
+            always the model's. `Framing(padding=False)` resizes small images, as the released predictor does.
+        mask_prompt: the form in which a predicted mask is a prompt, as in training: `probability` or `logits`.
+
+    Raises:
+        UserError: the model is not a SAM-Med2D.
     """
 
     def __init__(self, model: SAMMed2D, framing: Framing = RELEASED, mask_prompt: str = "probability"):
         if not isinstance(model, SAMMed2D):
-            raise UserError(f"{family_of(model).title} takes no prompts; sam2unet.predict gives its map")
+            raise UserError(f"{family_of(model).title} takes no prompts; use sam2unet.predict for its map")
         self.model = model
         self.framing = replace(framing, size=model.side)
         self.mask_prompt = mask_prompt
@@ -63,7 +69,14 @@ class Prompter:
 
     @torch.inference_mode()
     def set_image(self, image: Picture) -> Prompter:
-        """What `sam2unet.predict` takes: a file, a Pillow image, an RGB array or tensor; UserError as there."""
+        """Encodes an image. Returns the prompter itself.
+
+        Args:
+            image: a file, a Pillow image, an RGB array or a tensor, as in `sam2unet.predict`.
+
+        Raises:
+            UserError: the image cannot be read, or the model's output is not finite.
+        """
         square, frame = self.framing.square(photo_of(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
         self.embedding = self.model.image_encoder(normalised(pixels, [frame]))
@@ -80,36 +93,39 @@ class Prompter:
         mask: Numbers | None = None,
         multimask: bool = True,
     ) -> Prompted:
-        """One mask per prompt. A prompt may join points, a box and a mask. All coordinates are the image's own pixels.
+        """Predicts one mask per prompt. A prompt can combine points, a box and a mask.
+
+        All coordinates are in pixels of the original image.
 
         Args:
             points: (N, 2), x and y; (K, N, 2) for K prompts.
-            labels: (N,) or (K, N): 1 in the object, 0 in the background, -1 for no point.
+            labels: (N,) or (K, N): 1 for foreground, 0 for background, -1 for no point.
             box: (4,) or (K, 4), x0, y0, x1, y1.
-            mask: `prompt` of an earlier answer, (1, 4g, 4g) or (K, 1, 4g, 4g), to be refined.
-            multimask: the best of three masks by the expected quality, as trained; without, the fourth that the model
-                has for prompts that leave no doubt.
+            mask: (1, 4g, 4g) or (K, 1, 4g, 4g), `prompt` of an earlier result, which the model refines.
+            multimask: take the best of three masks by their expected IoU, as in training. False: take the mask that SAM
+                has for unambiguous prompts.
 
         Raises:
-            UserError: no image set, no prompt, shapes or labels that do not go together, or no numbers.
+            UserError: no image is set, there is no prompt, shapes or labels do not fit, a value is not a number, or the
+                model's output is not finite.
         """
         if self.frame is None:
             raise UserError("no image is set; call set_image first")
         side = 4 * self.model.image_encoder.grid
-        given = {
-            "points": self.batch_of("points", points, (-1, 2)),
-            "labels": self.batch_of("labels", labels, (-1,)),
-            "box": self.batch_of("box", box, (4,)),
-            "mask": self.batch_of("mask", mask, (1, side, side)),
+        prompts = {
+            "points": self.to_batch("points", points, (-1, 2)),
+            "labels": self.to_batch("labels", labels, (-1,)),
+            "box": self.to_batch("box", box, (4,)),
+            "mask": self.to_batch("mask", mask, (1, side, side)),
         }
-        count = checked(given)
+        count = checked(prompts)
         clicks = boxes = None
         if points is not None:
-            clicks = self.frame.to_square(given["points"]), given["labels"]
+            clicks = self.frame.to_square(prompts["points"]), prompts["labels"]
         if box is not None:
-            boxes = self.frame.to_square(given["box"].unflatten(1, (2, 2))).flatten(1)
+            boxes = self.frame.to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
         embedding = self.embedding.expand(count, -1, -1, -1)
-        low, quality = best(*self.model.decode(embedding, clicks, boxes, given["mask"], multimask))
+        low, quality = best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
         check_output(low, "off")
         return Prompted(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
@@ -117,8 +133,11 @@ class Prompter:
             as_mask_prompt(low.float(), self.mask_prompt).cpu().numpy(),
         )
 
-    def batch_of(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
-        """As float32 (K, *shape) on the model's device; K is 1 if not given."""
+    def to_batch(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
+        """Returns `value` as float32 (K, *shape) on the model's device; K is 1 if `value` has the shape `shape`.
+
+        -1 in `shape` stands for any number.
+        """
         if value is None:
             return None
         try:
@@ -128,28 +147,29 @@ class Prompter:
         if tensor.ndim == len(shape):
             tensor = tensor[None]
         fits = tensor.ndim == len(shape) + 1 and len(tensor) > 0 and tensor.numel() > 0
-        if not fits or any(side not in (-1, found) for side, found in zip(shape, tensor.shape[1:], strict=True)):
+        if not fits or any(side not in (-1, length) for side, length in zip(shape, tensor.shape[1:], strict=True)):
             wanted = ", ".join("N" if side == -1 else str(side) for side in shape)
             raise UserError(f"{name} has shape {tuple(np.shape(value))}; wanted ({wanted}) or (K, {wanted})")
         if not tensor.isfinite().all():
-            raise UserError(f"{name} has a value that is no number")
+            raise UserError(f"{name} has a value that is not a finite number")
         return tensor
 
 
-def checked(given: Mapping[str, Tensor | None]) -> int:
-    """How many prompts these are; UserError where they do not go together."""
-    found = {name: batch for name, batch in given.items() if batch is not None}
-    if ("points" in found) != ("labels" in found):
-        raise UserError("points and labels go together")
-    if not found:
-        raise UserError("nothing to look for; give points with labels, a box or a mask")
-    counts = {len(batch) for batch in found.values()}
+def checked(prompts: Mapping[str, Tensor | None]) -> int:
+    """Returns the number of prompts, K. Raises UserError if there is none, or if the prompts do not fit together."""
+    batches = {name: batch for name, batch in prompts.items() if batch is not None}
+    if ("points" in batches) != ("labels" in batches):
+        raise UserError("points need labels, and labels need points; give both")
+    if not batches:
+        raise UserError("there is no prompt; give points with labels, a box or a mask")
+    counts = {len(batch) for batch in batches.values()}
     if len(counts) > 1:
-        raise UserError(f"prompts of different numbers: {', '.join(f'{len(b)} {name}' for name, b in found.items())}")
-    if "points" in found:
-        points, labels = found["points"].shape[1], found["labels"].shape[1]
+        numbers = ", ".join(f"{len(batch)} for {name}" for name, batch in batches.items())
+        raise UserError(f"the numbers of prompts differ: {numbers}")
+    if "points" in batches:
+        points, labels = batches["points"].shape[1], batches["labels"].shape[1]
         if points != labels:
-            raise UserError(f"{points} points have {labels} labels; give one each")
-        if not torch.isin(found["labels"], found["labels"].new_tensor([-1, 0, 1])).all():
-            raise UserError("a label is 1 in the object, 0 in the background, or -1 for no point")
+            raise UserError(f"{points} points have {labels} labels; give one label per point")
+        if not torch.isin(batches["labels"], batches["labels"].new_tensor([-1, 0, 1])).all():
+            raise UserError("a label must be 1 for foreground, 0 for background, or -1 for no point")
     return counts.pop()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run where its state can be saved."""
+"""Ctrl-C and SIGTERM end a run at a point where its state can be saved."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from ..errors import Stopped
 
 
 class Signals:
-    """Notes a signal for the loop to see; the second one, or one inside `at_once`, ends the run on the spot."""
+    """A context that catches Ctrl-C and SIGTERM. The loop reads `caught` and stops where it can save its state.
+
+    A second signal, or a signal inside `stop_now`, raises `Stopped` immediately.
+
+    Attributes:
+        caught: the number of the last signal, or 0.
+    """
 
     def __init__(self) -> None:
-        self.caught = 0  # number of the signal
+        self.caught = 0
         self.immediate = False
 
     def __enter__(self) -> Signals:
-        self.former = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.old_handlers = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.former.items():
+        for number, handler in self.old_handlers.items():
             signal.signal(number, handler)
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        again, self.caught = bool(self.caught), number
-        if again or self.immediate:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        second, self.caught = bool(self.caught), number
+        if second or self.immediate:
             raise Stopped(number)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Around work that loses nothing when it is cut off: the state before it is on disk."""
+    def stop_now(self) -> Iterator[None]:
+        """A context for work that may be cut off, because its results are on disk. A signal raises `Stopped`."""
         if self.caught:
             raise Stopped(self.caught)
         self.immediate = True
@@ -44,9 +50,10 @@ class Signals:
 
 
 def apart_from_signals(worker: int) -> None:
-    """For processes that read data: what is sent to the run's process group, as Ctrl-C is, is the parent's to handle.
+    """For worker processes of a data loader: Ctrl-C reaches the main process only, which then ends the workers.
 
-    SIGTERM keeps its own meaning, for that is how Python ends them when the parent fails.
+    Ctrl-C is sent to a whole process group, so the worker gets a group of its own. SIGTERM ends the worker as usual,
+    because Python ends workers by SIGTERM when the main process fails.
     """
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

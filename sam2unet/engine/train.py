@@ -81,10 +81,10 @@ def run(
 
     Nothing is written before all that the user gave has been looked at. UserError where it cannot work.
     """
-    processes = Processes.of_environment()
+    processes = Processes.from_environment()
     device = pick_device(machine.device, processes.local_rank)
     if not processes.first:
-        processes.join(device)  # waits until the first process has found nothing wrong
+        processes.connect(device)  # waits until the first process has found nothing wrong
     with processes.one_voice():
         family = find_family(recipe.model)
         check_options(family, recipe, keeping, machine)
@@ -121,8 +121,8 @@ def run(
         elif processes.first:
             refuse_other_files(keeping.folder, family.title)
         if processes.first:
-            processes.join(device)
-        stack.callback(processes.leave)
+            processes.connect(device)
+        stack.callback(processes.close)
         log = None
         if processes.first:
             weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}

@@ -36,7 +36,7 @@ class Trainer:
             checkpoint_trunks(model)
         if speed.channels_last:
             channels_last(family.parts(model)["decoder"])
-        self.wrapped = processes.spread(model, device, family.idle(model), recipe.sync_bn, family.changing)
+        self.wrapped = processes.wrap_ddp(model, device, family.idle(model), recipe.sync_bn, family.changing)
         self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer, self.schedule = optimizer_of(self.trained.values(), recipe, speed.fused)
