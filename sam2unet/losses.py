@@ -1,27 +1,30 @@
+"""The losses. Logits are before the sigmoid. B images or prompts, H and W in pixels."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def edge_weight(mask: Tensor) -> Tensor:
-    """(B, 1, H, W) in [0, 1] -> 1 far from edges, up to 6 beside them, by the mean over 31 x 31 pixels.
+    """Mask (B, 1, H, W) in [0, 1] -> weights (B, 1, H, W): 1 far from edges, up to 6 at an edge.
 
-    Taken over columns, then over rows, which is the same mean in a fifteenth of the additions.
+    The weight is 1 + 5 * |mean - mask|. The mean is over 31 x 31 pixels, and pixels outside of the image count as 0.
     """
+    # Vertical, then horizontal: the same mean as in one step with a fifteenth of the additions.
     mean = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), stride=1, padding=(15, 0)), (1, 31), stride=1, padding=(0, 15))
     return 1 + 5 * (mean - mask).abs()
 
 
 def structure_loss(logits: Tensor, mask: Tensor, weighted_bce: bool = False, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy plus an IoU in which pixels near an edge count up to six times; a scalar, the mean over the batch.
+    """Cross-entropy plus an IoU loss (arXiv 2408.08870, section 3.4). Returns a scalar, the mean over the batch.
 
-    arXiv 2408.08870, section 3.4.
+    Pixels near an edge count up to six times in the IoU loss.
 
     Args:
-        logits, mask: (B, 1, H, W); logits before the sigmoid, the mask in [0, 1], soft edges welcome.
-        weighted_bce: weigh the cross-entropy too, as the paper writes it. Off by default, as in every released model:
-            the released code's `reduce="none"` makes PyTorch take the plain mean over the batch.
-        weight: `edge_weight(mask)`, where the caller has it.
+        logits, mask: (B, 1, H, W). The logits are before the sigmoid. The mask is in [0, 1]; soft edges are allowed.
+        weighted_bce: weight the cross-entropy too, as in the formula of the paper. Off by default, as in every released
+            model: `reduce="none"` in the released code makes PyTorch take the plain mean over the batch.
+        weight: `edge_weight(mask)`, if the caller has already computed it.
     """
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     weight = edge_weight(mask) if weight is None else weight
@@ -34,10 +37,12 @@ def structure_loss(logits: Tensor, mask: Tensor, weighted_bce: bool = False, wei
 
 
 def prompt_losses(logits: Tensor, mask: Tensor, quality: Tensor) -> dict[str, Tensor]:
-    """SAM-Med2D's loss in its three parts, to be added up (arXiv 2308.16184; weights as released).
+    """Returns the three parts of SAM-Med2D's loss; the loss is their sum (arXiv 2308.16184, section 3.3).
+
+    The factor 20 of the focal loss is that of the released code.
 
     Args:
-        logits, mask: (B, 1, H, W); logits before the sigmoid, the mask 0 or 1.
+        logits, mask: (B, 1, H, W). The logits are before the sigmoid. The mask is 0 or 1.
         quality: (B, 1), the IoU that the model expects.
     """
     return {
@@ -48,31 +53,39 @@ def prompt_losses(logits: Tensor, mask: Tensor, quality: Tensor) -> dict[str, Te
 
 
 def focal_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy in which pixels that are nearly right count little (arXiv 1708.02002); the mean over all pixels.
+    """Cross-entropy in which a pixel counts less, the better it is predicted (arXiv 1708.02002, equation 5).
 
-    Gradients also pass through these weights. As released it takes the logarithm of a rounded probability: in float32
-    that of 1 - p stands still at -27.6, without a gradient, from logits of about 17.
+    Returns a scalar, the mean over all pixels. Gradients also flow through the weights (1 - p)^2 and p^2.
+
+    As in the released code, the logarithm is taken of a rounded probability. In float32, log(1 - p + 1e-12) therefore
+    stays at -27.6 and has no gradient for logits above about 17.
     """
-    prob = probability(logits)
+    prob = to_probability(logits)
     inside = 0.25 * mask * (1 - prob) ** 2 * (prob + 1e-12).log()
     outside = 0.75 * (1 - mask) * prob**2 * (1 - prob + 1e-12).log()
     return -(inside + outside).mean()
 
 
 def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """One less one Dice for the whole batch, as released: large masks count more than small ones."""
-    prob = probability(logits)
+    """Returns 1 - Dice, a scalar. As released, there is one Dice for the whole batch, so large masks count more."""
+    prob = to_probability(logits)
     return 1 - (2 * (prob * mask).sum() + 1) / (prob.sum() + mask.sum() + 1)
 
 
 def quality_loss(logits: Tensor, mask: Tensor, quality: Tensor) -> Tensor:
-    """Squared distance of each expected IoU to the one IoU of the whole batch, which is not detached, as released."""
-    prob = probability(logits)
+    """Returns the mean squared difference between each expected IoU and the IoU of the whole batch, a scalar.
+
+    As released, the IoU is that of all masks of the batch together, and gradients also flow through it to the masks.
+    """
+    prob = to_probability(logits)
     overlap = (prob * mask).sum()
     iou = (overlap + 1e-7) / (prob.sum() + mask.sum() - overlap + 1e-7)
     return (iou - quality).square().mean()
 
 
-def probability(logits: Tensor) -> Tensor:
-    """In float32 at least: sums over a batch and 1e-12 are beyond half precision."""
+def to_probability(logits: Tensor) -> Tensor:
+    """Returns the sigmoid, in float32 if the logits have half precision.
+
+    Half precision cannot represent sums over a batch or the constant 1e-12.
+    """
     return (logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits).sigmoid()

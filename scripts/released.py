@@ -48,7 +48,7 @@ def in_released_order(model: nn.Module) -> nn.Module:
         if isinstance(module, WindowAttention):
             module.forward = types.MethodType(attend_to_windows, module)
         elif isinstance(module, SAM2UNeXT):
-            module.glued = join_and_reduce
+            module.fuse = join_and_reduce
     return model
 
 

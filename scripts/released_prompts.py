@@ -20,8 +20,8 @@ from sam2unet.data.clicks import box_of
 from sam2unet.data.framing import MEAN, STD
 from sam2unet.data.prompt_files import ImageMasks
 from sam2unet.layers.hiera import cut_windows, join_windows
-from sam2unet.layers.sam_mask import Attention, by_head
-from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, PlacedAttention
+from sam2unet.layers.sam_mask import Attention, split_heads
+from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, RelativePositionAttention
 from sam2unet.losses import prompt_losses
 from sam2unet.models.sam_med2d import SAMMed2D, best, stretched
 
@@ -32,7 +32,7 @@ POINTS = (1, 3, 5, 9)
 def in_released_order(model: SAMMed2D) -> Iterator[None]:
     """Inside, the model's layers work as released."""
     ways = {
-        PlacedAttention: attend_to_windows,
+        RelativePositionAttention: attend_to_windows,
         Adapter: adapt_by_convolutions,
         Attention: attend_step_by_step,
         LayerNorm2d: norm_step_by_step,
@@ -47,11 +47,11 @@ def in_released_order(model: SAMMed2D) -> Iterator[None]:
             del module.forward
 
 
-def attend_to_windows(self: PlacedAttention, x: Tensor) -> Tensor:
+def attend_to_windows(self: RelativePositionAttention, x: Tensor) -> Tensor:
     shape, window = tuple(x.shape[:3]), (self.side, self.side)
     windows = cut_windows(x, window, x.new_zeros(x.shape[-1]))  # (windows, tokens, C)
     q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.bias_of(q)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias(q)
     out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     return join_windows(self.proj(out), window, shape)
 
@@ -63,7 +63,7 @@ def adapt_by_convolutions(self: Adapter, x: Tensor) -> Tensor:
 
 
 def attend_step_by_step(self: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    q, k, v = (by_head(project(x)) for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
+    q, k, v = (split_heads(project(x)) for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v)))
     scores = (q @ k.transpose(-2, -1)) / q.shape[-1] ** 0.5
     return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 

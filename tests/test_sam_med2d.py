@@ -13,7 +13,7 @@ from sam2unet.building import sam_med2d
 from sam2unet.data.framing import Frame
 from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
-from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, PlacedAttention, SamViT
+from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, RelativePositionAttention, SamViT
 from sam2unet.losses import dice_loss, focal_loss, prompt_losses, quality_loss
 from sam2unet.models.sam_med2d import best, stretched
 from sam2unet.overlap import overlap
@@ -239,7 +239,7 @@ def test_no_prompt_and_boxes_of_any_shape(small):
 def test_attention_equals_its_formula(window, side):
     """Token by token, on a grid that is padded first."""
     torch.manual_seed(0)
-    attention = PlacedAttention(6, heads=2, window=window, grid=side).double()
+    attention = RelativePositionAttention(6, heads=2, window=window, grid=side).double()
     nn.init.normal_(attention.rel_pos_h)
     nn.init.normal_(attention.rel_pos_w)
     x = torch.randn(2, side, side, 6, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""A loaded model made faster for prediction, in place: the same mathematics, other numbers by rounding alone.
+"""Makes a loaded model faster for prediction, in place. The outputs change by rounding only.
 
-After these the names in its state dict are others, and it can no longer be trained.
+Afterwards the state dict has other names, and the model can no longer be trained.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..layers.adapter import Adapted
+from ..layers.adapter import AdaptedBlock
 from ..layers.decoder import RFB, ConvBN, DoubleConv
 from ..layers.hiera import MLP, Hiera
 from .speed import PRECISIONS, channels_last
 
 
 class MergedRFB(nn.Module):
-    """An RFB without BatchNorm, whose five 1x1 convolutions of the same input are one."""
+    """An RFB with its BatchNorm folded into the convolutions. Its five 1x1 convolutions of the input become one."""
 
     def __init__(self, rfb: RFB):
         super().__init__()
@@ -31,14 +31,17 @@ class MergedRFB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, width, h, w)"""
-        *parts, rest = self.first(x).chunk(len(self.branches) + 1, dim=1)
+        *parts, residual = self.first(x).chunk(len(self.branches) + 1, dim=1)
         parts = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
-        return F.relu(self.conv_cat(torch.cat(parts, dim=1)) + rest)
+        return F.relu(self.conv_cat(torch.cat(parts, dim=1)) + residual)
 
 
 @torch.no_grad()
 def folded(model: nn.Module) -> nn.Module:
-    """`model`, in evaluation mode: BatchNorm put into the convolutions before it, RFBs merged, memory channels-last."""
+    """Folds each BatchNorm into the convolution before it and merges RFBs. Weights become channels-last in memory.
+
+    Changes `model` in place and returns it. The model must be in evaluation mode.
+    """
     assert not model.training
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -46,18 +49,19 @@ def folded(model: nn.Module) -> nn.Module:
                 setattr(parent, name, MergedRFB(child))
             elif isinstance(child, DoubleConv):
                 conv1, bn1, relu1, conv2, bn2, relu2 = child.double_conv
-                both = fuse_conv_bn_eval(conv1, bn1), relu1, fuse_conv_bn_eval(conv2, bn2), relu2
-                child.double_conv = nn.Sequential(*both)
+                layers = fuse_conv_bn_eval(conv1, bn1), relu1, fuse_conv_bn_eval(conv2, bn2), relu2
+                child.double_conv = nn.Sequential(*layers)
     channels_last(model.parameters())
     return model
 
 
 def fused(block: ConvBN) -> nn.Conv2d:
+    """Returns one convolution with a bias that does the work of `block` in evaluation mode."""
     return fuse_conv_bn_eval(block.conv, block.bn)
 
 
 def side_by_side(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
-    """One convolution whose output is theirs, one after another."""
+    """Returns one convolution that computes all `convolutions` of the same input. Outputs are concatenated."""
     first = convolutions[0]
     channels = sum(conv.out_channels for conv in convolutions)
     merged = nn.Conv2d(first.in_channels, channels, first.kernel_size, padding=first.padding, device="meta")
@@ -68,7 +72,10 @@ def side_by_side(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
 
 
 def halved(model: nn.Module, amp: str) -> nn.Module:
-    """Weights of matrix products and convolutions in the type that autocast would turn them into for every batch."""
+    """Converts the weights of linear layers and convolutions to the type of `amp`, in place. Returns `model`.
+
+    Autocast would convert them again for every batch.
+    """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(PRECISIONS[amp])
@@ -76,25 +83,32 @@ def halved(model: nn.Module, amp: str) -> nn.Module:
 
 
 class PackedLinear(nn.Module):
-    """A Linear and, if so wished, the GELU after it, by oneDNN, with weights laid out for it once.
+    """A linear layer that oneDNN computes, with an optional GELU after it.
 
-    What PyTorch calls for fp32 otherwise is half as fast on AMD's processors. The operators are those that
-    torch.compile calls.
+    The weights are stored once in the layout of oneDNN. PyTorch's default in float32 takes twice the time on AMD's
+    processors. The operators are those that torch.compile uses.
+
+    Args:
+        activation: "none" or "gelu".
     """
 
-    def __init__(self, linear: nn.Linear, then: str = "none"):
+    def __init__(self, linear: nn.Linear, activation: str = "none"):
         super().__init__()
-        self.then, self.kind = then, linear.weight.dtype
+        self.activation, self.dtype = activation, linear.weight.dtype
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x.to(self.kind), self.weight, self.bias, self.then, [], "none")
+        x = x.to(self.dtype)
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.activation, [], "none")
 
 
 @torch.no_grad()
 def packed(model: nn.Module) -> nn.Module:
-    """Matrix products by oneDNN, and position maps kept for each size; for CPUs, without compiling."""
+    """Replaces linear layers by `PackedLinear` and caches position embeddings for each grid, in place.
+
+    For CPUs without torch.compile. Returns `model`.
+    """
     if isinstance(model, Hiera):
         model.position = functools.lru_cache(maxsize=8)(model.position)
     for name, child in list(model.named_children()):
@@ -103,7 +117,7 @@ def packed(model: nn.Module) -> nn.Module:
         elif isinstance(child, MLP):
             first, second = child.layers
             setattr(model, name, nn.Sequential(PackedLinear(first, "gelu"), PackedLinear(second)))
-        elif isinstance(model, Adapted) and name == "prompt_learn":
+        elif isinstance(model, AdaptedBlock) and name == "prompt_learn":
             down, _, up, _ = child
             setattr(model, name, nn.Sequential(PackedLinear(down, "gelu"), PackedLinear(up, "gelu")))
         else:
@@ -112,17 +126,22 @@ def packed(model: nn.Module) -> nn.Module:
 
 
 def can_pack(device: torch.device, amp: str) -> bool:
+    """Returns whether `packed` can run on `device` at this precision."""
     return device.type == "cpu" and amp in ("off", "bf16") and torch.backends.mkldnn.is_available()
 
 
 def filled_up(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`forward`, given batches as large as the largest so far of their size: compiled code is for one shape."""
-    most: dict[torch.Size, int] = {}
+    """Returns a function that pads small batches, (B, C, H, W), with zeros before it calls `forward`.
+
+    Each batch becomes as large as the largest batch of this image size so far. Compiled code is for one shape, so a
+    smaller last batch would be compiled again. The results of the padding are dropped.
+    """
+    largest: dict[torch.Size, int] = {}
 
     def call(images: Tensor) -> Tensor:
         count, shape = len(images), images.shape[1:]
-        most[shape] = max(count, most.get(shape, 0))
-        spare = images.new_zeros((most[shape] - count, *shape))
-        return forward(torch.cat([images, spare]) if len(spare) else images)[:count]
+        largest[shape] = max(count, largest.get(shape, 0))
+        padding = images.new_zeros((largest[shape] - count, *shape))
+        return forward(torch.cat([images, padding]) if len(padding) else images)[:count]
 
     return call

@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
     def embedded(self, coords: Tensor, labels: Tensor) -> Tensor:
         """(1, N, 2), (1, N) -> (1, N, 256)"""
-        points = self.prompts.embedded_points(coords, labels)
+        points = self.prompts.embed_points(coords, labels)
         for corner in (2, 3):
             points = points + (labels == corner)[..., None] * self.prompts.point_embeddings[corner].weight
         return points

@@ -3,8 +3,11 @@ from torch import Tensor, nn
 from .hiera import Block, Hiera
 
 
-class Adapted(nn.Module):
-    """A frozen block behind a small trained bottleneck (arXiv 2408.08870, section 3.2)."""
+class AdaptedBlock(nn.Module):
+    """A frozen block of Hiera with a small trained adapter before it (arXiv 2408.08870, section 3.2).
+
+    The attributes have the names of the released checkpoints. `prompt_learn` is the adapter.
+    """
 
     def __init__(self, block: Block, width: int = 32):
         super().__init__()
@@ -14,18 +17,21 @@ class Adapted(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> what the block makes of `x + prompt_learn(x)`."""
+        """Tokens (B, H, W, block.dim_in) -> the output of `block` for `x + prompt_learn(x)`."""
         return self.block(x + self.prompt_learn(x))
 
 
 def add_adapters(trunk: Hiera, std: float | None = None) -> Hiera:
-    """Freeze `trunk` and put an adapter before each of its blocks, in place: `blocks.N` becomes `blocks.N.block`.
+    """Freezes `trunk` and puts an adapter before each of its blocks. Changes `trunk` in place and returns it.
+
+    In the state dict, `blocks.N.` becomes `blocks.N.block.`.
 
     Args:
-        std: of the adapters' first weights, biases zero; None for PyTorch's own initialisation.
+        std: the standard deviation of the adapters' initial weights; their biases are then zero. None keeps PyTorch's
+            default initialisation. The released SAM2-UNet uses the default, SAM2-UNeXT 0.02.
     """
     trunk.requires_grad_(False)
-    trunk.blocks = nn.ModuleList(Adapted(block) for block in trunk.blocks)
+    trunk.blocks = nn.ModuleList(AdaptedBlock(block) for block in trunk.blocks)
     if std is not None:
         for block in trunk.blocks:
             for linear in (block.prompt_learn[0], block.prompt_learn[2]):

@@ -1,10 +1,18 @@
+"""The layers between an encoder and the logits: receptive-field blocks and the upsampling of the two decoders.
+
+The attributes have the names of the released checkpoints. Maps are (B, C, h, w).
+"""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, padded to keep the size, and BatchNorm. No activation, as released."""
+    """A convolution without bias, then BatchNorm: (B, channels_in, h, w) -> (B, channels_out, h, w).
+
+    There is no activation, as in the released code.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int], dilation: int = 1):
         super().__init__()
@@ -17,7 +25,7 @@ class ConvBN(nn.Module):
 
 
 class RFB(nn.Module):
-    """Receptive-field block: four branches that look ever further around a pixel (arXiv 2408.08870, section 3.3)."""
+    """Receptive-field block: four parallel branches with growing receptive fields (arXiv 2408.08870, section 3.3)."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -41,7 +49,10 @@ class RFB(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Twice 3x3 convolution, BatchNorm, ReLU; between them half as many channels as before."""
+    """Two times a 3x3 convolution, BatchNorm and ReLU: (B, channels_in, h, w) -> (B, channels_out, h, w).
+
+    The first convolution halves the number of channels.
+    """
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
@@ -59,14 +70,17 @@ class DoubleConv(nn.Module):
 
 
 class Up(nn.Module):
-    """U-Net's way up: double the coarse map, put the finer one beside it, convolve."""
+    """The upsampling step of SAM2-UNet: enlarge the coarse map, concatenate the skip connection, convolve."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(B, C, h, w) and skip (B, C', H, W), H about 2h -> (B, channels_out, H, W)"""
+        """Coarse map (B, C, h, w) and skip (B, C', H, W) -> (B, channels_out, H, W).
+
+        C + C' is `channels_in`. If 2h x 2w is less than H x W, the enlarged map is padded with zeros on all sides.
+        """
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
         down, right = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         if down or right:
@@ -75,18 +89,18 @@ class Up(nn.Module):
 
 
 class JoinUp(nn.Module):
-    """SAM2-UNeXT's way up: put the finer map beside the coarse one first, then double both, convolve."""
+    """The upsampling step of SAM2-UNeXT: concatenate a map of the same size first, then enlarge both, then convolve."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.conv = DoubleConv(channels_in, channels_out)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) and skip (B, C', h, w) -> (B, channels_out, 2h, 2w)"""
+        """(B, C, h, w) and skip (B, C', h, w) -> (B, channels_out, 2h, 2w). C + C' is `channels_in`."""
         x = x if skip is None else torch.cat([x, skip], dim=1)
         return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
 
 
 def enlarge(logits: Tensor, factor: int) -> Tensor:
-    """(B, 1, h, w) -> (B, 1, factor * h, factor * w), bilinear, corners not aligned."""
+    """(B, 1, h, w) -> (B, 1, factor * h, factor * w). Bilinear; corners are not aligned."""
     return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""DINOv2 (arXiv 2304.07193) and DINOv3 (arXiv 2508.10104) as timm has them, for their last map of features."""
+"""DINOv2 (arXiv 2304.07193) or DINOv3 (arXiv 2508.10104), the second encoder of SAM2-UNeXT. timm has the networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 448  # images are resized to it
+SIDE = 448  # in pixels; each image is resized to SIDE x SIDE
 SIZES = {
     "small": "vit_small_patch14_dinov2",
     "base": "vit_base_patch14_dinov2",
@@ -18,11 +18,11 @@ SIZES = {
     "v3_base": "vit_base_patch16_dinov3",
     "v3_large": "vit_large_patch16_dinov3",
 }
-WIDTHS = {384: "small", 768: "base", 1024: "large"}
+WIDTHS = {384: "small", 768: "base", 1024: "large"}  # channels -> size
 
 
 def size_of(state: Mapping[str, Tensor]) -> str | None:
-    """Which of `SIZES` a state dict is of; None if of none."""
+    """Returns the key of `SIZES` that a state dict in timm's names belongs to, or None if no size fits."""
     width = (0, *state["cls_token"].shape)[-1] if "cls_token" in state else 0
     if "blocks.0.ls1.gamma" in state:
         return WIDTHS.get(width)
@@ -30,32 +30,40 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
 
 
 def resampled(weights: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    """With the positions of a square grid of patches, behind that of the class token, made those of another grid."""
-    shape = weights["pos_embed"].shape if "pos_embed" in weights else ()  # DINOv3 computes its positions
+    """Returns `weights` with the position embeddings resized to a grid of `grid` x `grid` patches.
+
+    `pos_embed` is (1, 1 + patches, C): the position of the class token, then those of a square grid. If `weights` has
+    no such tensor, they are returned unchanged. DINOv3 has none, because it computes its positions. A tensor of a wrong
+    shape is kept too, so that `load_exact` reports it.
+    """
+    shape = weights["pos_embed"].shape if "pos_embed" in weights else ()
     is_table = len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] > 0
     if not is_table or math.isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
-        return dict(weights)  # load_exact reports a wrong shape
+        return dict(weights)
     from timm.layers import resample_abs_pos_embed
 
     return weights | {"pos_embed": resample_abs_pos_embed(weights["pos_embed"], [grid, grid])}
 
 
 class Dino(nn.Module):
-    """A frozen vision transformer without its last norm, which the feature map does not pass.
+    """A frozen vision transformer that returns its last feature map.
+
+    The last norm is left out, because SAM2-UNeXT uses the features before it.
 
     Attributes:
-        channels: of the map.
-        grid: its side.
+        channels: the number of channels of the feature map.
+        grid: the side of the feature map, in patches.
     """
 
     def __init__(self, size: str):
         super().__init__()
-        import timm  # takes two seconds, which what needs no DINO need not wait
+        import timm  # takes two seconds, so models without DINO do not import it
 
         name = SIZES[size]
         self.model = timm.create_model(name, num_classes=0, img_size=SIDE)
         self.model.norm = nn.Identity()
-        if any(buffer.is_meta for buffer in self.model.buffers()):  # not in a state dict, so nothing would fill them
+        # A model on the meta device gets its values from a state dict. DINOv3's rotary positions are not in it.
+        if any(buffer.is_meta for buffer in self.model.buffers()):
             with torch.device("cpu"):
                 self.model.rope = timm.create_model(name, num_classes=0, img_size=SIDE, depth=1).rope
         self.channels = self.model.embed_dim
@@ -63,7 +71,7 @@ class Dino(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W), normalised -> (B, channels, grid, grid), of whatever H and W."""
+        """Normalised images (B, 3, H, W) of any size -> features (B, channels, grid, grid)."""
         image = F.interpolate(image, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
         (features,) = self.model.forward_intermediates(image, indices=1, norm=False, intermediates_only=True)
         return features

@@ -1,6 +1,9 @@
-"""Hiera, the image encoder of SAM 2, without its neck. Parameter names are those of SAM 2's checkpoints.
+"""Hiera, the image encoder of SAM 2 (arXiv 2306.00989, arXiv 2408.00714), without the neck that SAM 2 adds to it.
 
-Letters: B batch, H W token grid, C channels, N heads, w window side. Tokens are channels-last, (B, H, W, C).
+The names of the parameters are those of SAM 2's checkpoints.
+
+Letters: B batch, H W token grid (a token is 4 x 4 pixels in the first stage), C channels, N heads, D head width.
+Images are (B, 3, height, width). Tokens are channels-last, (B, H, W, C).
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Blocks per stage, which blocks attend globally, the side of the background position map, window side per stage.
+# dim, heads: channels and attention heads of the first stage. Both double at each later stage.
+# depths: blocks per stage. global_blocks: indices of the blocks that attend over the whole grid.
+# grid: side of the position map that is resized to the whole grid. windows: side of a window per stage, in tokens.
 SIZES = {
     "tiny": dict(dim=96, heads=1, depths=(1, 2, 7, 2), global_blocks=(5, 7, 9), grid=7, windows=(8, 4, 14, 7)),
     "small": dict(dim=96, heads=1, depths=(1, 2, 11, 2), global_blocks=(7, 10, 13), grid=7, windows=(8, 4, 14, 7)),
@@ -24,25 +29,30 @@ SIZES = {
 
 
 def hiera(size: str) -> Hiera:
-    """One of `SIZES`, with PyTorch's default initialisation."""
+    """Returns a new trunk. `size` is a key of `SIZES`. Weights have PyTorch's default initialisation."""
     return Hiera(**SIZES[size])
 
 
 def size_of(state: Mapping[str, Tensor]) -> str | None:
-    """Which of `SIZES` a trunk's state dict is of, adapted or not, or that of its adapters alone; None if of none."""
+    """Returns the key of `SIZES` that a trunk's state dict belongs to, or None if no size fits.
+
+    The state dict may be of a trunk, of a trunk with adapters, or of the adapters alone.
+    """
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    known = state.get("pos_embed", state.get("blocks.0.prompt_learn.0.weight"))
-    dim = known.shape[1] if known is not None and known.ndim > 1 else 0
-    fits = (size for size, facts in SIZES.items() if (facts["dim"], sum(facts["depths"])) == (dim, depth))
-    return next(fits, None)
+    weight = state.get("pos_embed", state.get("blocks.0.prompt_learn.0.weight"))
+    dim = weight.shape[1] if weight is not None and weight.ndim > 1 else 0
+    sizes = (size for size, shape in SIZES.items() if (shape["dim"], sum(shape["depths"])) == (dim, depth))
+    return next(sizes, None)
 
 
 class Hiera(nn.Module):
-    """Four stages of transformer blocks; width doubles and the grid halves between stages.
+    """Four stages of transformer blocks. Between two stages the channels double and the sides of the grid halve.
 
     Attributes:
-        channels: width of each of the four outputs.
-        checkpointing: compute each block again for its gradients instead of keeping what they need (arXiv 1604.06174).
+        channels: the number of channels of each of the four outputs.
+        stage_ends: the index of the last block of each stage.
+        checkpointing: save memory in training (arXiv 1604.06174). Activations inside a block are not kept. The
+            backward pass computes them again.
     """
 
     def __init__(
@@ -64,7 +74,8 @@ class Hiera(nn.Module):
         for stage, depth in enumerate(depths):
             for i in range(depth):
                 pools = stage > 0 and i == 0
-                window = windows[stage - 1] if pools else windows[stage]  # a pooling block keeps the finer stage's
+                # A pooling block cuts its windows from the grid before pooling, so it has the previous stage's side.
+                window = windows[stage - 1] if pools else windows[stage]
                 blocks.append(
                     Block(
                         dim_in=self.channels[stage - 1] if pools else self.channels[stage],
@@ -79,7 +90,7 @@ class Hiera(nn.Module):
         self.checkpointing = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, S, S'), sides divisible by 32 -> four maps (B, C_i, h_i, w_i) at strides 4, 8, 16, 32."""
+        """Normalised images (B, 3, height, width) -> four maps (B, C, H, W), at strides 4, 8, 16 and 32."""
         x = self.patch_embed(image)
         x = x + self.position(*x.shape[1:3])
         maps = []
@@ -93,7 +104,10 @@ class Hiera(nn.Module):
         return maps
 
     def position(self, height: int, width: int) -> Tensor:
-        """(1, H, W, C): one smooth map over the whole grid plus one that repeats in every window."""
+        """Returns position embeddings (1, H, W, C) for a grid of `height` x `width` tokens.
+
+        They are the sum of a map that is resized to the whole grid and a map that repeats in every window.
+        """
         smooth = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         side = self.pos_embed_window.shape[-1]
         tiled = self.pos_embed_window.tile(1, 1, height // side, width // side)
@@ -101,17 +115,22 @@ class Hiera(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """Turns pixels into tokens. Neighbouring patches overlap."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(3, dim, kernel_size=7, stride=4, padding=3)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S') -> (B, S/4, S'/4, C)"""
+        """(B, 3, height, width) -> (B, height/4, width/4, C), sides rounded up"""
         return self.proj(image).permute(0, 2, 3, 1)
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each after a norm and beside a residual path. With `pools` the grid halves."""
+    """A transformer block: attention, then an MLP. Each has a norm before it and a residual path around it.
+
+    With `pools`, the first block of a stage, the sides of the grid halve and the channels change.
+    """
 
     def __init__(self, dim_in: int, dim_out: int, heads: int, window: int, pools: bool):
         super().__init__()
@@ -128,12 +147,14 @@ class Block(nn.Module):
         """(B, H, W, dim_in) -> (B, H, W, dim_out), or (B, H/2, W/2, dim_out) with `pools`."""
         normed = self.norm1(x)
         if self.pools:
-            x = max_pool(self.proj(normed))  # the residual path starts behind the norm where the width changes
+            x = max_pool(self.proj(normed))  # as in SAM 2: here the residual path starts after the norm, not before
         x = x + self.attn(normed)
         return x + self.mlp(self.norm2(x))
 
 
 class MLP(nn.Module):
+    """Two linear layers with a GELU between them and four times as many channels inside: (..., C) -> (..., C)."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)])
@@ -143,11 +164,15 @@ class MLP(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention within windows of `window` x `window` tokens, over the whole grid where `window` is 0.
+    """Multi-head attention within windows of `window` x `window` tokens. If `window` is 0, over the whole grid.
 
-    The grid is padded at the bottom and right to whole windows, and padded tokens take part as keys. They are zero
-    behind the norm, so their keys and values are the bias of `qkv` alone: `qkv` and `proj` run on real tokens only.
-    Queries are pooled before windows are cut, which is the same as after: windows and grids are even.
+    The result equals that of SAM 2, with less work:
+
+    - SAM 2 pads the grid with zero tokens at the bottom and right until it holds whole windows. Padded tokens are not
+      masked. Their keys and values equal the bias of `qkv`, so `qkv` and `proj` run on real tokens only, and the bias
+      is put in afterwards.
+    - SAM 2 pools queries after it cuts the windows. Here queries are pooled before. The order makes no difference,
+      because the sides of windows and grids are even.
     """
 
     def __init__(self, dim_in: int, dim_out: int, heads: int, window: int, pools: bool):
@@ -159,34 +184,39 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, dim_in), normed -> (B, H, W, dim_out), or (B, H/2, W/2, dim_out) with `pools`."""
+        """Tokens after the norm (B, H, W, dim_in) -> (B, H, W, dim_out), or (B, H/2, W/2, dim_out) with `pools`."""
         qkv = self.qkv(x)
         dim = qkv.shape[-1] // 3
-        queries, keys_values = qkv.split([dim, 2 * dim], dim=-1)  # backward in one piece, which slices are not
+        queries, keys_values = qkv.split([dim, 2 * dim], dim=-1)  # its backward pass is one concatenation
         if self.pools:
             queries = max_pool(queries)
         batch, height, width, _ = queries.shape
 
         key_window = (self.window, self.window) if self.window else tuple(x.shape[1:3])
         query_window = tuple(side // 2 for side in key_window) if self.pools else key_window
-        q = cut_windows(queries, query_window, queries.new_zeros(dim))  # what padded queries see is cut off below
+        q = cut_windows(queries, query_window, queries.new_zeros(dim))  # `join_windows` drops the padded ones
         k, v = cut_windows(keys_values, key_window, self.qkv.bias[dim:]).chunk(2, dim=-1)
-        out = F.scaled_dot_product_attention(self.by_head(q), self.by_head(k), self.by_head(v))
-        out = out.transpose(1, 2).flatten(2)  # (windows, N, tokens, head width) -> (windows, tokens, C)
+        out = F.scaled_dot_product_attention(self.split_heads(q), self.split_heads(k), self.split_heads(v))
+        out = out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
         return self.proj(join_windows(out, query_window, (batch, height, width)).contiguous())
 
-    def by_head(self, x: Tensor) -> Tensor:
-        """(windows, tokens, C) -> (windows, N, tokens, head width)"""
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B * windows, tokens, C) -> (B * windows, N, tokens, D)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, H/2, W/2, C)"""
+    """(B, H, W, C) -> (B, H/2, W/2, C), sides rounded down"""
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
 def cut_windows(x: Tensor, window: tuple[int, int], padding: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B * windows, tokens of a window, C), padded at the bottom and right with `padding`, (C,)."""
+    """(B, H, W, C) -> (B * windows, tokens per window, C).
+
+    Args:
+        window: rows and columns of a window, in tokens.
+        padding: (C,), the value of the tokens that fill up the last windows at the bottom and right.
+    """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // window[0]), -(-width // window[1])
     if (rows * window[0], columns * window[1]) != (height, width):
@@ -198,7 +228,12 @@ def cut_windows(x: Tensor, window: tuple[int, int], padding: Tensor) -> Tensor:
 
 
 def join_windows(x: Tensor, window: tuple[int, int], grid: tuple[int, int, int]) -> Tensor:
-    """(B * windows, tokens of a window, C) -> (B, H, W, C) for `grid` (B, H, W); what was padded is cut off."""
+    """The inverse of `cut_windows`: (B * windows, tokens per window, C) -> (B, H, W, C). Drops padded tokens.
+
+    Args:
+        window: rows and columns of a window, in tokens.
+        grid: (B, H, W).
+    """
     batch, height, width = grid
     rows, columns = -(-height // window[0]), -(-width // window[1])
     x = x.reshape(batch, rows, columns, window[0], window[1], -1).transpose(2, 3)

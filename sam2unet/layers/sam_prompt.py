@@ -1,6 +1,9 @@
-"""SAM's prompt encoder (arXiv 2304.02643, appendix A): points, boxes and masks as vectors. Names are the checkpoints'.
+"""SAM's prompt encoder (arXiv 2304.02643, appendix A): turns points, boxes and masks into embeddings.
 
-Coordinates are (x, y) in pixels of the image that the encoder sees. B prompts, N points.
+The attributes have the names of the released checkpoints.
+
+Coordinates are (x, y), in pixels of the square image that the image encoder takes.
+Letters: B prompts, N points per prompt, g side of the image embedding.
 """
 
 from __future__ import annotations
@@ -14,14 +17,19 @@ from .sam_vit import WIDTH, LayerNorm2d
 
 
 class PromptEncoder(nn.Module):
-    """`side` of the image in pixels, `grid` of its embedding in tokens."""
+    """Turns prompts into sparse embeddings (points and boxes) and a dense one (masks).
+
+    Args:
+        side: the side of the image in pixels.
+        grid: g, the side of the image embedding.
+    """
 
     def __init__(self, side: int, grid: int):
         super().__init__()
         self.side = side
         self.grid = grid
         self.pe_layer = RandomFourier(WIDTH)
-        # For background points, foreground points, the first corner of a box, the last.
+        # For background points, foreground points, the top left corner of a box, the bottom right corner.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, WIDTH) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, WIDTH)
         self.mask_downscaling = nn.Sequential(
@@ -41,20 +49,22 @@ class PromptEncoder(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Any of the three -> sparse (B, tokens, 256), points before the corners of boxes, and dense (B, 256, g, g).
+        """Returns sparse embeddings (B, tokens, 256) and dense embeddings (B, 256, g, g).
+
+        The sparse tokens are the points, then the two corners of the box. Without points and boxes there are none.
 
         Args:
             points: coordinates (B, N, 2) and labels (B, N): 1 for foreground, 0 for background, -1 for no point.
             boxes: (B, 4) or (B, 1, 4) as x0, y0, x1, y1.
-            masks: (B, 1, 4g, 4g), the last answer; in SAM-Med2D as probabilities, where SAM takes logits.
+            masks: (B, 1, 4g, 4g), a previous prediction. SAM-Med2D takes probabilities here, SAM takes logits.
         """
         sparse = []
         if points is not None:
-            sparse.append(self.embedded_points(*points))
-            if boxes is None:  # a place for a box that is not there, only ever beside points
+            sparse.append(self.embed_points(*points))
+            if boxes is None:  # as in SAM, a token for "no point" stands for the missing box
                 sparse.append(self.not_a_point_embed.weight.expand(len(sparse[0]), 1, -1))
         if boxes is not None:
-            sparse.append(self.embedded_boxes(boxes))
+            sparse.append(self.embed_boxes(boxes))
         count = len(sparse[0]) if sparse else 1 if masks is None else len(masks)
         if not sparse:
             sparse.append(self.no_mask_embed.weight.new_zeros(count, 0, WIDTH))
@@ -64,24 +74,24 @@ class PromptEncoder(nn.Module):
             dense = self.mask_downscaling(masks)
         return torch.cat(sparse, dim=1), dense
 
-    def embedded_points(self, coordinates: Tensor, labels: Tensor) -> Tensor:
-        """(B, N, 2) and (B, N) -> (B, N, 256). Labels above 1 add nothing to the position."""
-        code = self.code_of(coordinates)
+    def embed_points(self, coordinates: Tensor, labels: Tensor) -> Tensor:
+        """Coordinates (B, N, 2) and labels (B, N) -> (B, N, 256). For labels above 1, the position alone."""
+        code = self.encode_positions(coordinates)
         for label in (0, 1):
             code = code + (labels == label)[..., None] * self.point_embeddings[label].weight
         return torch.where((labels == -1)[..., None], self.not_a_point_embed.weight, code)
 
-    def embedded_boxes(self, boxes: Tensor) -> Tensor:
-        """(..., 4) -> (B, 2, 256), the corners"""
+    def embed_boxes(self, boxes: Tensor) -> Tensor:
+        """(B, 4) or (B, 1, 4) -> (B, 2, 256), the top left and the bottom right corner."""
         corners = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
-        return self.code_of(boxes.reshape(-1, 2, 2)) + corners
+        return self.encode_positions(boxes.reshape(-1, 2, 2)) + corners
 
-    def code_of(self, coordinates: Tensor) -> Tensor:
-        """(..., 2) in pixels, integers welcome -> (..., 256), for the centres of these pixels."""
+    def encode_positions(self, coordinates: Tensor) -> Tensor:
+        """Coordinates (..., 2) in pixels, of any number type -> (..., 256). Encodes the centres of these pixels."""
         return self.pe_layer((coordinates + 0.5) / self.side)
 
     def get_dense_pe(self) -> Tensor:
-        """The position codes of the embedding's cells, (1, 256, g, g). The name is SAM's."""
+        """Returns the position embeddings of the image embedding's cells, (1, 256, g, g). The name is SAM's."""
         matrix = self.pe_layer.positional_encoding_gaussian_matrix
         centres = (torch.arange(self.grid, dtype=matrix.dtype, device=matrix.device) + 0.5) / self.grid
         y, x = torch.meshgrid(centres, centres, indexing="ij")
@@ -89,16 +99,19 @@ class PromptEncoder(nn.Module):
 
 
 class RandomFourier(nn.Module):
-    """Sines and cosines of random projections of a place (arXiv 2006.10739). The projections are never trained."""
+    """Random Fourier features of a position (arXiv 2006.10739): sines and cosines of random projections.
+
+    The projections are drawn once and never trained. They are a buffer, so they are in the state dict.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, width // 2))
 
-    def forward(self, places: Tensor) -> Tensor:
-        """(..., 2) in [0, 1] -> (..., width)"""
+    def forward(self, positions: Tensor) -> Tensor:
+        """Positions (..., 2) in [0, 1] -> (..., width), values in [-1, 1]"""
         matrix = self.positional_encoding_gaussian_matrix
-        placed = 2 * places.to(matrix.dtype) - 1
-        # Not as a matrix product, which autocast would round to tenths of a radian.
-        angles = 2 * math.pi * (placed[..., None] * matrix).sum(-2)
+        centred = 2 * positions.to(matrix.dtype) - 1
+        # A sum, because autocast would compute a matrix product in half precision: errors of tenths of a radian.
+        angles = 2 * math.pi * (centred[..., None] * matrix).sum(-2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,7 +1,9 @@
-"""SAM's image encoder (arXiv 2304.02643) with SAM-Med2D's adapters (arXiv 2308.16184). Names are the checkpoints'.
+"""SAM's image encoder (arXiv 2304.02643) with SAM-Med2D's adapters (arXiv 2308.16184).
 
-Letters: B batch, H W token grid, C channels, N heads, D head width, K side of the area that a token attends to.
-Tokens are channels-last, (B, H, W, C).
+The attributes have the names of the released checkpoints.
+
+Letters: B batch, S side of the image in pixels, H W token grid, C channels, N heads, D head width, K side of the window
+in which a token attends, in tokens. Tokens are channels-last, (B, H, W, C).
 """
 
 from __future__ import annotations
@@ -15,34 +17,43 @@ from torch.utils.checkpoint import checkpoint
 
 from .hiera import cut_windows, join_windows
 
+# global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
 SIZES = {
     "vit_b": dict(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "vit_l": dict(dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": dict(dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
 }
-PATCH = 16  # pixels on a side
-WINDOW = 14  # tokens on a side
-WIDTH = 256  # channels of the embedding, and of prompts and tokens that meet it
+PATCH = 16  # side of a patch, in pixels
+WINDOW = 14  # side of a window, in tokens
+WIDTH = 256  # channels of the image embedding, of prompt embeddings and of the decoder's tokens
 
 
 def sam_vit(size: str, side: int, adapters: bool) -> SamViT:
-    """One of `SIZES` for images of `side` x `side` pixels, with the released code's initialisation."""
+    """Returns a new encoder for images of `side` x `side` pixels, with the released code's initialisation.
+
+    Args:
+        size: a key of `SIZES`.
+        adapters: put an `Adapter` into each block.
+    """
     return SamViT(**SIZES[size], side=side, adapters=adapters)
 
 
 def size_of(weights: Mapping[str, Tensor]) -> str | None:
-    """Which of `SIZES` an encoder's state dict is of; None if of none."""
+    """Returns the key of `SIZES` that an encoder's state dict belongs to, or None if no size fits."""
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     position = weights.get("pos_embed")
     dim = position.shape[-1] if position is not None and position.ndim == 4 else 0
-    return next((size for size, facts in SIZES.items() if (facts["dim"], facts["depth"]) == (dim, depth)), None)
+    return next((size for size, shape in SIZES.items() if (shape["dim"], shape["depth"]) == (dim, depth)), None)
 
 
 def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, Tensor]:
-    """An encoder's state dict with its position tables made those of another grid.
+    """Returns an encoder's state dict with its position tables resized for a grid of `grid` x `grid` tokens.
 
-    Bilinear without aligned corners or antialiasing: the positions over the grid, the tables of global blocks along
-    their rows. Blocks with windows keep theirs, which do not depend on the grid. Tables may be absent.
+    Resizes `pos_embed` over the grid, and the relative positions of global blocks along their rows. The relative
+    positions of the other blocks depend on the window alone, so they are kept. Tables may be absent from `weights`.
+
+    Args:
+        size: a key of `SIZES`.
     """
     changed = {}
     if "pos_embed" in weights:
@@ -56,19 +67,23 @@ def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, 
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, C, *size); the same tensor where nothing changes or it is empty."""
+    """(B, C, h, w) -> (B, C, *size). Bilinear, corners not aligned, no antialiasing.
+
+    Returns `maps` itself if it has this size or is empty.
+    """
     if tuple(maps.shape[2:]) == size or not maps.numel():
         return maps
     return F.interpolate(maps, size=size, mode="bilinear")
 
 
 class SamViT(nn.Module):
-    """A plain vision transformer; most blocks attend within windows. Sees images of one size only.
+    """A plain vision transformer in which most blocks attend within windows. It takes images of one size only.
 
     Attributes:
-        img_size: their side in pixels, under SAM's name.
+        img_size: the side of an image in pixels. The name is SAM's.
         grid: the side of the token grid.
-        checkpointing: compute each block again for its gradients instead of keeping what they need (arXiv 1604.06174).
+        checkpointing: save memory in training (arXiv 1604.06174). Activations inside a block are not kept. The
+            backward pass computes them again.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...], side: int, adapters: bool):
@@ -89,15 +104,17 @@ class SamViT(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, img_size, img_size), normalised -> the embedding (B, 256, grid, grid)."""
+        """Normalised images (B, 3, img_size, img_size) -> image embeddings (B, 256, grid, grid)."""
         x = self.patch_embed(image) + self.pos_embed
-        again = self.checkpointing and torch.is_grad_enabled()
+        recompute = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.neck(x.permute(0, 3, 1, 2))
 
 
 class PatchEmbed(nn.Module):
+    """Turns pixels into tokens: one token per patch of 16 x 16 pixels."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=PATCH)
@@ -108,12 +125,20 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each after a norm and beside a residual path; the adapter is parallel to the MLP."""
+    """A transformer block: attention, then an MLP. Each has a norm before it and a residual path around it.
+
+    The adapter is parallel to the MLP and has the same input (arXiv 2308.16184, section 3.2).
+
+    Args:
+        window: side of a window in tokens; 0 for attention over the whole grid.
+        grid: side of the token grid.
+        adapters: have an adapter.
+    """
 
     def __init__(self, dim: int, heads: int, window: int, grid: int, adapters: bool):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = PlacedAttention(dim, heads, window, grid)
+        self.attn = RelativePositionAttention(dim, heads, window, grid)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, 4 * dim, F.gelu)
         self.Adapter = Adapter(dim) if adapters else None
@@ -122,16 +147,16 @@ class Block(nn.Module):
         """(B, H, W, C) -> (B, H, W, C)"""
         x = x + self.attn(self.norm1(x))
         normed = self.norm2(x)
-        changed = x + self.mlp(normed)
-        return changed if self.Adapter is None else changed + self.Adapter(normed)
+        x = x + self.mlp(normed)
+        return x if self.Adapter is None else x + self.Adapter(normed)
 
 
-class PlacedAttention(nn.Module):
-    """Attention whose scores also depend on how far apart two tokens are, in rows and in columns.
+class RelativePositionAttention(nn.Module):
+    """Multi-head attention with decomposed relative positions: a score also depends on the distance of two tokens.
 
-    Within windows of `window` x `window` tokens, or over the whole grid where `window` is 0. The grid is padded at the
-    bottom and right to whole windows, and padded tokens take part unmasked. They are zero behind the norm, so that
-    what `qkv` makes of them is its bias: `qkv` and `proj` run on real tokens only.
+    Attends within windows of `window` x `window` tokens. If `window` is 0, attends over the whole grid. SAM pads the
+    grid with zero tokens at the bottom and right until it holds whole windows. Padded tokens are not masked. Their
+    queries, keys and values equal the bias of `qkv`, so `qkv` and `proj` run on real tokens only.
     """
 
     def __init__(self, dim: int, heads: int, window: int, grid: int):
@@ -144,36 +169,37 @@ class PlacedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C), normed -> (B, H, W, C)"""
+        """Tokens after the norm (B, H, W, C) -> (B, H, W, C)"""
         window = (self.side, self.side)
         qkv = cut_windows(self.qkv(x), window, self.qkv.bias).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (windows, tokens, 3, N, D) -> 3 times (windows, N, tokens, D)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias_of(q))
-        out = out.transpose(1, 2).flatten(2)  # (windows, N, tokens, D) -> (windows, tokens, C)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, tokens, 3, N, D) -> 3 times (B * windows, N, tokens, D)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.position_bias(q))
+        out = out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
         return self.proj(join_windows(out, window, tuple(x.shape[:3])))
 
-    def bias_of(self, q: Tensor) -> Tensor:
-        """What a query's distance to each key adds to its score; the queries come as they are, not scaled.
+    def position_bias(self, q: Tensor) -> Tensor:
+        """Queries (B * windows, N, K * K, D) -> what is added to their scores (B * windows, N, K * K, K * K).
 
-        (windows, N, K * K, D) -> (windows, N, K * K, K * K)
+        The queries are not scaled, as in SAM.
         """
         q = q.unflatten(2, (self.side, self.side))
-        places = torch.arange(self.side, device=q.device)
-        distance = places[:, None] - places + self.side - 1  # of the query's row h to the key's row k
+        indices = torch.arange(self.side, device=q.device)
+        # (K, K): distance from the query's row to the key's row, shifted so that it is an index into the table.
+        distance = indices[:, None] - indices + self.side - 1
         rows = torch.einsum("bnhwd,hkd->bnhwk", q, self.rel_pos_h[distance])
         columns = torch.einsum("bnhwd,wkd->bnhwk", q, self.rel_pos_w[distance])
         return (rows[..., None] + columns[..., None, :]).flatten(4).flatten(2, 3)
 
 
 class Adapter(nn.Module):
-    """SAM-Med2D's adapter: a gate per channel, then convolutions at half the grid (arXiv 2308.16184).
+    """SAM-Med2D's adapter (arXiv 2308.16184, section 3.2): a gate per channel, then convolutions on half the grid.
 
-    It ends in a norm, so that a new one is neither an identity nor zero.
+    The last layer is a norm, so a new adapter returns neither its input nor zero.
     """
 
     def __init__(self, dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=1e-5)  # as released, unlike the block's norms
+        self.norm = nn.LayerNorm(dim, eps=1e-5)  # the block's norms have 1e-6; both as released
         self.channel = nn.Sequential(
             nn.Linear(dim, dim // 4, bias=False), nn.ReLU(), nn.Linear(dim // 4, dim, bias=False), nn.Sigmoid()
         )
@@ -187,13 +213,16 @@ class Adapter(nn.Module):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C), H and W even -> (B, H, W, C)"""
-        gated = (x * self.channel(x.mean((1, 2)))[:, None, None]).permute(0, 3, 1, 2)
-        seen = self.by_products(gated) if few_on_cpu(x) else self.spatial(gated)
-        return self.norm(x + seen.permute(0, 2, 3, 1))  # the input as it was before the gate
+        """(B, H, W, C) -> (B, H, W, C). H and W must be even."""
+        gated = (x * self.channel(x.mean((1, 2)))[:, None, None]).permute(0, 3, 1, 2)  # (B, C, H, W)
+        maps = self.multiply_spatial(gated) if is_small_on_cpu(x) else self.spatial(gated)
+        return self.norm(x + maps.permute(0, 2, 3, 1))  # the residual path carries the input before the gate
 
-    def by_products(self, x: Tensor) -> Tensor:
-        """`spatial` as two products with the weights as they lie in memory; (B, C, H, W) -> (B, C, H, W)"""
+    def multiply_spatial(self, x: Tensor) -> Tensor:
+        """Computes `spatial` as two matrix products: (B, C, H, W) -> (B, C, H, W).
+
+        The products use the weights in their layout in memory. Convolutions on CPUs would copy them first.
+        """
         down, _, up, _ = self.spatial
         patches = F.unfold(x, down.kernel_size, padding=down.padding, stride=down.stride).mT.flatten(0, 1)
         small = F.relu(patches @ down.weight.flatten(1).T)  # (B * H/2 * W/2, C)
@@ -201,12 +230,14 @@ class Adapter(nn.Module):
         return F.relu(F.fold(patches, x.shape[2:], up.kernel_size, padding=up.padding, stride=up.stride))
 
 
-def few_on_cpu(x: Tensor) -> bool:
-    """Whether convolutions of (B, H, W, C) would spend their time on bringing weights into another layout."""
+def is_small_on_cpu(x: Tensor) -> bool:
+    """Returns whether `x`, (B, H, W, C), is so small that copying the weights takes most of a convolution's time."""
     return x.device.type == "cpu" and x.shape[:3].numel() <= 1024 and not torch.compiler.is_compiling()
 
 
 class MLP(nn.Module):
+    """Two linear layers with an activation between them: (..., dim) -> (..., dim)."""
+
     def __init__(self, dim: int, hidden: int, activation: Callable[[Tensor], Tensor]):
         super().__init__()
         self.lin1 = nn.Linear(dim, hidden)
@@ -218,7 +249,7 @@ class MLP(nn.Module):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Over the channels of each pixel of (B, C, H, W)."""
+    """Normalises the channels of each pixel: (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=1e-6)

@@ -1,3 +1,5 @@
+"""BatchNorm over the images of several processes."""
+
 from __future__ import annotations
 
 import torch
@@ -5,36 +7,40 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-class Total(torch.autograd.Function):
-    """Sum over processes, the same in each; so is the gradient of what each makes of it."""
+class SumOverProcesses(torch.autograd.Function):
+    """Adds up a tensor of the same shape over all processes. Each process receives the sum.
+
+    Each process uses the sum in its own loss, so the gradient of an input is the sum of all processes' gradients.
+    """
 
     @staticmethod
-    def forward(ctx: object, own: Tensor) -> Tensor:
-        total = own.clone()
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return Total.apply(gradient)
+        return SumOverProcesses.apply(gradient)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, on any device; PyTorch's own runs on GPUs alone.
+    """BatchNorm over the images of all processes. Unlike PyTorch's `SyncBatchNorm`, it also runs on CPUs.
 
-    The same numbers as one process with all the images: each adds up its values, squares come after the mean is known.
+    Gives the same numbers as one process with all images. First the processes add up their values to get the mean. Then
+    they add up the squared distances to this mean. Sums of squares without the mean would lose precision.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W), of which every process has its own B."""
+        """(B, C, H, W) -> (B, C, H, W), in the dtype of `x`. B may differ between processes."""
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        own = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
-        *sums, count = Total.apply(own).split([x.shape[1], 1])
+        sums_and_count = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
+        *sums, count = SumOverProcesses.apply(sums_and_count).split([x.shape[1], 1])
         mean = sums[0] / count
         centred = wide - mean.view(1, -1, 1, 1)
-        variance = Total.apply(centred.square().sum((0, 2, 3))) / count
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -44,7 +50,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronised(model: nn.Module) -> None:
-    """Turn every BatchNorm2d of `model` into the above, in place; weights and names stay."""
+    """Turns each BatchNorm2d of `model` into a `SyncBatchNorm2d`, in place. Weights and names do not change."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d

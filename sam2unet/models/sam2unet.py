@@ -6,9 +6,12 @@ from ..layers.hiera import Hiera
 
 
 class SAM2UNet(nn.Module):
-    """Hiera with adapters, a receptive-field block per stage, a U-shaped decoder (arXiv 2408.08870). Freezes `trunk`.
+    """Hiera with adapters, one receptive-field block per stage, and a U-shaped decoder (arXiv 2408.08870, section 3).
 
-    Attributes bear the names of the released checkpoints.
+    Freezes `trunk`. The attributes have the names of the released checkpoints.
+
+    Args:
+        width: channels of the decoder.
     """
 
     def __init__(self, trunk: Hiera, width: int = 64):
@@ -16,17 +19,18 @@ class SAM2UNet(nn.Module):
         self.encoder = add_adapters(trunk)
         self.rfb1, self.rfb2, self.rfb3, self.rfb4 = (RFB(c, width) for c in trunk.channels)
         self.up1, self.up2, self.up3 = (Up(2 * width, width) for _ in range(3))
-        self.up4 = Up(2 * width, width)  # never called; released checkpoints carry its weights
+        self.up4 = Up(2 * width, width)  # never called; released checkpoints contain its weights
         self.side1, self.side2, self.head = (nn.Conv2d(width, 1, kernel_size=1) for _ in range(3))
 
     def forward(self, image: Tensor, sides: bool = True) -> tuple[Tensor, ...]:
-        """(B, 3, H, W), sides divisible by 32 -> logits (B, 1, H, W): the map, then side outputs from 1/16 and 1/8.
+        """Normalised images (B, 3, H, W) -> logits (B, 1, H, W), before the sigmoid.
 
-        Without `sides` the map alone, which does not depend on them.
+        Returns the map, then the side outputs from strides 16 and 8, which only training uses (deep supervision).
+        Without `sides`, returns the map alone; the map is the same.
         """
         f4, f8, f16, f32 = self.encoder(image)  # named by stride
         x16 = self.up1(self.rfb4(f32), skip=self.rfb3(f16))
         x8 = self.up2(x16, skip=self.rfb2(f8))
         x4 = self.up3(x8, skip=self.rfb1(f4))
-        answer = enlarge(self.head(x4), 4)
-        return (answer, enlarge(self.side1(x16), 16), enlarge(self.side2(x8), 8)) if sides else (answer,)
+        logits = enlarge(self.head(x4), 4)
+        return (logits, enlarge(self.side1(x16), 16), enlarge(self.side2(x8), 8)) if sides else (logits,)

@@ -8,9 +8,12 @@ from ..layers.hiera import Hiera
 
 
 class SAM2UNeXT(nn.Module):
-    """Hiera with adapters and a frozen DINO glued together at each stage, a light decoder (arXiv 2508.03566).
+    """Hiera with adapters, a frozen DINO that is fused with it at each stage, and a decoder (arXiv 2508.03566).
 
-    Freezes `trunk`. Attributes bear the names of the released checkpoints.
+    Freezes `trunk`. The attributes have the names of the released checkpoints.
+
+    Args:
+        width: channels of the decoder.
     """
 
     def __init__(self, trunk: Hiera, dino: Dino, width: int = 128):
@@ -28,21 +31,22 @@ class SAM2UNeXT(nn.Module):
         self.head = nn.Conv2d(width, 1, kernel_size=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """(B, 3, H, W), sides divisible by 32 -> logits (B, 1, H, W)."""
+        """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, 1, H, W), before the sigmoid."""
         f4, f8, f16, f32 = self.sam(image)  # named by stride
-        seen = self.dino(image)
-        x16 = self.up4(self.glued(f32, seen, self.align4, self.reduce4))
-        x8 = self.up3(x16, self.glued(f16, seen, self.align3, self.reduce3))
-        x4 = self.up2(x8, self.glued(f8, seen, self.align2, self.reduce2))
-        x2 = self.up1(x4, self.glued(f4, seen, self.align1, self.reduce1))
+        semantic = self.dino(image)
+        x16 = self.up4(self.fuse(f32, semantic, self.align4, self.reduce4))
+        x8 = self.up3(x16, self.fuse(f16, semantic, self.align3, self.reduce3))
+        x4 = self.up2(x8, self.fuse(f8, semantic, self.align2, self.reduce2))
+        x2 = self.up1(x4, self.fuse(f4, semantic, self.align1, self.reduce1))
         return (enlarge(self.head(x2), 2),)
 
-    def glued(self, x: Tensor, seen: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
-        """(B, C, h, w) of a stage and DINO's (B, C', g, g) -> (B, width, h, w).
+    def fuse(self, x: Tensor, semantic: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
+        """A stage's map (B, C, h, w) and DINO's map (B, dino.channels, g, g) -> (B, width, h, w).
 
-        The same as `reduce` of both maps side by side, `align(seen)` resized to the stage's grid: a 1x1 convolution
-        and bilinear resizing can change places, so DINO's half is reduced while it is small, and nothing is joined.
+        The paper resizes `align(semantic)` to the stage's grid, concatenates it to `x` and applies `reduce`. This
+        method gives the same result with less work. A 1x1 convolution and bilinear resizing can change order, so DINO's
+        half of `reduce` runs before the resizing, and the two halves are added.
         """
-        own, other = reduce.weight.split(x.shape[1], dim=1)
-        seen = F.conv2d(align(seen), other)
-        return F.conv2d(x, own, reduce.bias) + F.interpolate(seen, size=x.shape[2:], mode="bilinear")
+        stage_weight, dino_weight = reduce.weight.split(x.shape[1], dim=1)
+        semantic = F.conv2d(align(semantic), dino_weight)
+        return F.conv2d(x, stage_weight, reduce.bias) + F.interpolate(semantic, size=x.shape[2:], mode="bilinear")

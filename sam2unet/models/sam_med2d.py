@@ -12,10 +12,12 @@ from ..layers.sam_vit import SamViT
 
 
 class SAMMed2D(nn.Module):
-    """SAM at a small image size with an adapter in each block of its encoder (arXiv 2308.16184).
+    """SAM for small images, with an adapter in each block of its image encoder (arXiv 2308.16184, section 3.2).
 
-    Freezes `image_encoder` but for its adapters. Attributes bear the names of the released checkpoints, and the parts
-    are called as those of segment-anything are.
+    Freezes `image_encoder`, except for its adapters. The attributes have the names of the released checkpoints. The
+    arguments of the parts have the names of segment-anything.
+
+    Letters: B prompts, M masks per prompt, S side of the image in pixels, g side of the image embedding.
     """
 
     def __init__(self, image_encoder: SamViT):
@@ -35,10 +37,13 @@ class SAMMed2D(nn.Module):
         multimask: bool = True,
         train_prompts: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The image encoder's (1 or B, 256, g, g) and B prompts -> logits (B, M, 4g, 4g), expected IoU (B, M).
+        """Returns logits (B, M, 4g, 4g), before the sigmoid, and the IoU that the model expects for each, (B, M).
 
-        M is 3 with `multimask`, else 1. Prompts are as in `PromptEncoder.forward`; mask prompts are probabilities.
-        Without `train_prompts` no gradient reaches the prompt encoder.
+        Args:
+            embedding: (1 or B, 256, g, g), the output of the image encoder.
+            points, boxes, masks: the prompts, as in `PromptEncoder.forward`. Masks are probabilities.
+            multimask: M is 3, else 1.
+            train_prompts: gradients reach the prompt encoder.
         """
         with torch.set_grad_enabled(train_prompts and torch.is_grad_enabled()):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
@@ -51,25 +56,28 @@ class SAMMed2D(nn.Module):
         )
 
     def forward(self, batch: Mapping[str, Tensor], multimask_output: bool = True) -> dict[str, Tensor]:
-        """The released model's own way in and out, which training uses too.
+        """Encodes images and decodes prompts. The keys of `batch` and of the result are those of the released model.
 
         Args:
-            batch: `image` (B, 3, S, S), normalised, and any of `point_coords` with `point_labels`, `boxes`,
-                `mask_inputs`, of P prompts, P / B of each image; `original_size`, the height and width to stretch the
-                masks to. Without it they stay as large as the image. With `image_embeddings` of an earlier answer in
-                place of `image`, the decoder alone gets gradients.
+            batch: `image`: normalised images (I, 3, S, S). Or `image_embeddings` of an earlier result; then only the
+                mask decoder gets gradients.
+                `point_coords` and `point_labels`, `boxes`, `mask_inputs`: any of them, for B prompts, as in
+                `PromptEncoder.forward`. Each image has B / I prompts, which follow one another.
+                `original_size`: height and width of the returned masks; S x S if missing.
+            multimask_output: M is 3, else 1.
 
         Returns:
-            `masks` (P, M, *original_size) and `low_res_logits` (P, M, 4g, 4g), both logits, `iou_predictions` (P, M),
-            `image_embeddings` (P, 256, g, g).
+            `masks` (B, M, *original_size) and `low_res_logits` (B, M, 4g, 4g), both before the sigmoid;
+            `iou_predictions` (B, M), the IoU that the model expects; `image_embeddings` (B, 256, g, g).
         """
         points = (batch["point_coords"], batch["point_labels"]) if batch.get("point_coords") is not None else None
-        boxes, inputs = batch.get("boxes"), batch.get("mask_inputs")
-        first = "image" in batch
-        embedding = self.image_encoder(batch["image"]) if first else batch["image_embeddings"].detach()
-        prompts = next((given for given in (batch.get("point_coords"), boxes, inputs) if given is not None), embedding)
-        embedding = embedding.repeat_interleave(len(prompts) // len(embedding), dim=0)
-        low, quality = self.decode(embedding, points, boxes, inputs, multimask_output, train_prompts=first)
+        boxes, mask_prompts = batch.get("boxes"), batch.get("mask_inputs")
+        encode = "image" in batch
+        embedding = self.image_encoder(batch["image"]) if encode else batch["image_embeddings"].detach()
+        prompts = (batch.get("point_coords"), boxes, mask_prompts)
+        count = len(next((prompt for prompt in prompts if prompt is not None), embedding))
+        embedding = embedding.repeat_interleave(count // len(embedding), dim=0)
+        low, quality = self.decode(embedding, points, boxes, mask_prompts, multimask_output, train_prompts=encode)
         masks = stretched(low, self.side)
         if "original_size" in batch:
             masks = stretched(masks, tuple(map(int, batch["original_size"])))
@@ -77,19 +85,24 @@ class SAMMed2D(nn.Module):
 
     @property
     def side(self) -> int:
-        """Of the images that it sees, in pixels."""
+        """S, the side of an image, in pixels."""
         return self.image_encoder.img_size
 
 
 def best(masks: Tensor, qualities: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M, h, w) and (B, M) -> of each item the mask that is expected to be best, (B, 1, h, w), and (B, 1).
+    """Selects the mask with the highest expected IoU for each prompt. Training, test and prediction use this rule.
 
-    The first of equals. Training, testing and prediction all select in this way.
+    Args:
+        masks: (B, M, h, w)
+        qualities: (B, M), the expected IoU. If several are equal, the first counts.
+
+    Returns:
+        The masks (B, 1, h, w) and their expected IoU (B, 1).
     """
     index = qualities.argmax(dim=1, keepdim=True)
     return masks.take_along_dim(index[..., None, None], dim=1), qualities.gather(1, index)
 
 
 def stretched(logits: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """(B, M, h, w) -> (B, M, *size), bilinear, corners not aligned."""
+    """(B, M, h, w) -> (B, M, *size). Bilinear; corners are not aligned. One number means a square."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
