@@ -11,6 +11,7 @@ from torch import nn
 
 from sam2unet.building import sam_med2d
 from sam2unet.data.framing import Frame
+from sam2unet.errors import UserError
 from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
 from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, RelativePositionAttention, SamViT
@@ -194,6 +195,14 @@ def test_the_first_of_equals_is_selected():
 @pytest.fixture(scope="module")
 def small():
     return tiny_sam_med2d().double()
+
+
+def test_images_of_another_size_are_refused(small):
+    for height, width in ((63, 64), (64, 65), (128, 128)):  # the convolution would crop 65 pixels to 64
+        with pytest.raises(UserError, match=f"an image of {height}x{width} pixels .* takes 64x64 only"):
+            small.image_encoder(torch.zeros(1, 3, height, width, dtype=torch.float64))
+        with pytest.raises(UserError, match="takes 64x64 only"):
+            small({"image": torch.zeros(1, 3, height, width, dtype=torch.float64)})
 
 
 def test_prompts_of_a_batch_do_not_meet(small):

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
+
 # dim, heads: channels and attention heads of the first stage. Both double at each later stage.
 # depths: blocks per stage. global_blocks: indices of the blocks that attend over the whole grid.
 # grid: side of the position map that is resized to the whole grid. windows: side of a window per stage, in tokens.
@@ -26,6 +28,7 @@ SIZES = {
     ),
     "large": dict(dim=144, heads=2, depths=(2, 6, 36, 4), global_blocks=(23, 33, 43), grid=7, windows=(8, 4, 16, 8)),
 }
+STRIDE = 32  # in pixels. The last stage has one token per 32 x 32 pixels.
 
 
 def hiera(size: str) -> Hiera:
@@ -43,6 +46,29 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
     dim = weight.shape[1] if weight is not None and weight.ndim > 1 else 0
     sizes = (size for size, shape in SIZES.items() if (shape["dim"], sum(shape["depths"])) == (dim, depth))
     return next(sizes, None)
+
+
+def check_sides(image: Tensor) -> None:
+    """Raises UserError if the trunk cannot take the sides of `image`, (B, 3, height, width).
+
+    Both sides must be multiples of 32 pixels: then the grid holds whole windows of 8 x 8 tokens and can halve three
+    times. The patch embedding rounds a side up to a multiple of 4, so 349 to 351 pixels pass like 352, as in the
+    released models.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return  # the sides may be symbols here, and a comparison would fix their values in the graph
+    height, width = image.shape[-2:]
+    wrong = dict.fromkeys(side for side in (height, width) if -(-side // 4) % 8)
+    if wrong:
+        below = [side // STRIDE * STRIDE for side in wrong]
+        advice = [
+            f"instead of {side}, give " + (f"{low} or {low + STRIDE}" if low else f"{STRIDE}")
+            for side, low in zip(wrong, below, strict=True)
+        ]
+        raise UserError(
+            f"the model cannot take an image of {height}x{width} pixels (height x width): both sides must be "
+            f"multiples of {STRIDE}; {'; '.join(advice)}"
+        )
 
 
 class Hiera(nn.Module):
@@ -90,7 +116,12 @@ class Hiera(nn.Module):
         self.checkpointing = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, height, width) -> four maps (B, C, H, W), at strides 4, 8, 16 and 32."""
+        """Normalised images (B, 3, height, width) -> four maps (B, C, H, W), at strides 4, 8, 16 and 32.
+
+        Raises:
+            UserError: the sides are not multiples of 32.
+        """
+        check_sides(image)
         x = self.patch_embed(image)
         x = x + self.position(*x.shape[1:3])
         maps = []

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
 from .hiera import cut_windows, join_windows
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
@@ -104,12 +105,28 @@ class SamViT(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised images (B, 3, img_size, img_size) -> image embeddings (B, 256, grid, grid)."""
+        """Normalised images (B, 3, img_size, img_size) -> image embeddings (B, 256, grid, grid).
+
+        Raises:
+            UserError: images of another size.
+        """
+        self.check_sides(image)
         x = self.patch_embed(image) + self.pos_embed
         recompute = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return self.neck(x.permute(0, 3, 1, 2))
+
+    def check_sides(self, image: Tensor) -> None:
+        """Raises UserError unless `image` is (B, 3, img_size, img_size)."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return  # the sides may be symbols here, and a comparison would fix their values in the graph
+        height, width = image.shape[-2:]
+        if (height, width) != (self.img_size, self.img_size):
+            raise UserError(
+                f"the model cannot take an image of {height}x{width} pixels (height x width): it takes "
+                f"{self.img_size}x{self.img_size} only; resize the image, or create the model with another image_size"
+            )
 
 
 class PatchEmbed(nn.Module):

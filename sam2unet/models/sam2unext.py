@@ -31,7 +31,11 @@ class SAM2UNeXT(nn.Module):
         self.head = nn.Conv2d(width, 1, kernel_size=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, 1, H, W), before the sigmoid."""
+        """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, 1, H, W), before the sigmoid.
+
+        Raises:
+            UserError: H or W is not a multiple of 32.
+        """
         f4, f8, f16, f32 = self.sam(image)  # named by stride
         semantic = self.dino(image)
         x16 = self.up4(self.fuse(f32, semantic, self.align4, self.reduce4))

@@ -69,6 +69,9 @@ class SAMMed2D(nn.Module):
         Returns:
             `masks` (B, M, *original_size) and `low_res_logits` (B, M, 4g, 4g), both before the sigmoid;
             `iou_predictions` (B, M), the IoU that the model expects; `image_embeddings` (B, 256, g, g).
+
+        Raises:
+            UserError: the image is not S x S.
         """
         points = (batch["point_coords"], batch["point_labels"]) if batch.get("point_coords") is not None else None
         boxes, mask_prompts = batch.get("boxes"), batch.get("mask_inputs")
