@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def export_masks(found: Checkpoint, output: Path, args: argparse.Namespace) -> None:
-    if given := [f"--{field.name}" for field in fields(Options) if getattr(args, field.name) != field.default]:
+    defaults = {"return_single_mask": False} | {field.name: field.default for field in fields(Options)}
+    if given := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
         raise UserError(f"{found.family.title} takes no prompts; leave out {', '.join(given)}")
     export.run(found, output, pictures(args.images), args.size, args.whole, sources_of(args))
 
