@@ -4,7 +4,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -98,15 +98,30 @@ def refuse_other_results(folder: Path, names: Sequence[str]) -> None:
         raise UserError(f"{folder} holds {some(there)}, which this project did not write; give another folder")
 
 
+def refuse_unmarked(folder: Path, paths: Iterable[Path]) -> None:
+    """UserError if one of the files to write exists, and `folder` has no marker of this project."""
+    if not (folder / MARKER).is_file() and (there := [path for path in paths if path.exists()]):
+        raise UserError(f"{folder} holds {some([p.name for p in there])}, not from test.py; give another --save_path")
+
+
 @contextmanager
-def folder_to_fill(path: Path) -> Iterator[None]:
-    """`path` is made now, so that one that cannot be made ends the run at its start; on an error it goes if empty."""
-    new = not path.exists()
+def folder_to_fill(path: Path, content: str | None = None) -> Iterator[None]:
+    """Make `path` before the work starts. After an error, remove it if it is new and nothing was written into it.
+
+    Args:
+        content: what the marker of the folder says; None leaves the folder without a marker.
+    """
+    new, marker = not path.exists(), path / MARKER
     make_folder(path)
+    if content and not marker.exists():
+        with written_whole(marker) as file:
+            file.write(f"{content}\n".encode())
     try:
         yield
     except BaseException:
         if new:
+            if [*path.iterdir()] == [marker]:
+                marker.unlink()
             with suppress(OSError):  # it has something in it
                 path.rmdir()
         raise

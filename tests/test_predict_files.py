@@ -43,7 +43,8 @@ def probability(folder: Path, name: str) -> np.ndarray:
 
 
 def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """Without the marker `.sam2unet`."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def pixels_seen(images: torch.Tensor) -> torch.Tensor:
@@ -320,7 +321,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(maps_of, photos, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.status == 2 and len(ended.err) == 1 and "c.png: File too large" in ended.err[0]
     assert {"a.png", "b.png"} <= files_in(tmp_path / "out") <= {"a.png", "b.png", "d.png"}
-    assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").iterdir())
+    assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").glob("*.png"))
 
 
 def test_too_little_memory_is_answered_with_what_helps(checkpoint, photos, tmp_path):
@@ -373,7 +374,7 @@ def test_a_signal_leaves_whole_files(checkpoint, photos, tmp_path, number, statu
         (["--tta", "flop"], "tta is flop, and there is no flop; wanted flip, scale or both"),
         (["--tile", "big"], "tile is big; wanted SIDE,OVERLAP"),
         (["--tile", "64,32"], "the overlap must be from 0 to below half of the side"),
-        (["--tile", "0,0"], "the overlap must be"),
+        (["--tile", "0,0"], "tile is 0; it must be from 1 to"),
         (["--components", "-1"], "components is -1"),
         (["--save_prob", "int8"], "invalid choice: 'int8'"),
     ],
@@ -382,3 +383,14 @@ def test_wrong_words_are_one_line(maps_of, photos, tmp_path, flags, words):
     ended = maps_of(photos, tmp_path / "out", *flags)
     assert ended.status == 2 and len(ended.err) == 1 and words in ended.err[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_maps_of_this_project_are_never_replaced(maps_of, photos, tmp_path):
+    """The second run replaces the maps of the first; a folder with the user's own files of these names is refused."""
+    target, name = tmp_path / "out", "a.png"
+    save(target / name, np.zeros((3, 3), np.uint8))
+    before = (target / name).read_bytes()
+    ended = maps_of(photos, target)
+    assert ended.status == 2 and f"{target} holds {name}" in ended.err[-1]
+    assert [path.name for path in target.iterdir()] == [name] and (target / name).read_bytes() == before
+    assert maps_of(photos, tmp_path / "maps").status == maps_of(photos, tmp_path / "maps").status == 0

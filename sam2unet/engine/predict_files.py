@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from ..data.inputs import Input, find_inputs, is_video
 from ..data.reading import opened, read_image, upright_size
 from ..errors import SomeFailed, UserError, print_line, some, warn
 from ..families import Checkpoint
-from ..files import folder_to_fill
+from ..files import folder_to_fill, refuse_unmarked
 from ..limits import check_numbers
 from ..sources import NONE, Sources
 from .maps import Predictor
@@ -112,7 +113,7 @@ def run(
         if not processes.first:
             return  # a video is not shared out
         predictor = open_predictor(checkpoint, target, sources, way)
-        with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target):
+        with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target, "maps"):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = jobs_of(files)
@@ -122,7 +123,7 @@ def run(
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     if files.skip_existing:
         count = len(jobs)
-        jobs = [job for job in jobs if not all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))]
+        jobs = [job for job in jobs if not is_written(job, files, outputs)]
         if not jobs:
             print_line(f"{share}all {count} maps are in {files.target} already")
             return
@@ -130,7 +131,7 @@ def run(
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()
-    with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target):
+    with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target, "maps"):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
     if notes.turned:
         warn_of_turned(notes.turned)
@@ -217,6 +218,13 @@ def check_targets(jobs: list[Job], files: Files, outputs: Outputs) -> None:
         raise UserError(f"{joined[0]}, which --save_path {files.target} writes to, is a folder of inputs; give another")
     if shared := sorted(maps & others):
         raise UserError(f"{shared[0]} would hold maps and other pictures; rename that folder of {files.source}")
+    unfinished = [job for job in jobs if not (files.skip_existing and is_written(job, files, outputs))]
+    paths = (outputs.paths(files.target, job.item.name).values() for job in unfinished)
+    refuse_unmarked(files.target, itertools.chain.from_iterable(paths))
+
+
+def is_written(job: Job, files: Files, outputs: Outputs) -> bool:
+    return all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import SomeFailed, UserError, print_line
-from ..files import folder_to_fill, written_whole
+from ..files import folder_to_fill, refuse_unmarked, written_whole
 from .maps import Predictor
 from .outputs import Outputs, greys_of, without_small
 from .pictures import outlined, tinted
@@ -48,6 +48,7 @@ def predict_video(
         raise UserError(
             f"--save_path {target} is the video's own folder, and its maps would overwrite it; give another"
         )
+    refuse_unmarked(target, paths.values())
     rate, turns, count = looked_at(source)
     start, made = time.perf_counter(), 0
 
