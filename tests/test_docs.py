@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import itertools
 import re
 import runpy
 import shlex
@@ -85,16 +84,7 @@ def prepared(small_networks, polyps, tmp_path_factory) -> Path:
         for image in chosen:
             write_small(image, folder / target / "images" / f"{image.stem}.jpg")
             write_small(polyps / "masks" / f"{image.stem}.png", folder / target / "masks" / f"{image.stem}.png")
-    for name in (
-        "masks/A",
-        "masks/B",
-        "maps/A",
-        "maps/B",
-        "maps/mine",
-        "data/CAMO/GT",
-        "maps/CAMO",
-        "others/FEDER/CAMO",
-    ):
+    for name in ("masks/A", "masks/B", "maps/A", "maps/B", "data/CAMO/GT", "maps/CAMO", "others/FEDER/CAMO"):
         shutil.copytree(folder / "data/test/masks", folder / name)
     shutil.copytree(folder / "data/test/images", folder / "data/CAMO/Imgs")
     (configuration,) = read_blocks(ROOT / "docs/evaluation.md", "yaml")
@@ -106,8 +96,9 @@ def prepared(small_networks, polyps, tmp_path_factory) -> Path:
     trunk = {f"image_encoder.trunk.{name}": value for name, value in hiera.hiera("micro").state_dict().items()}
     save_state(trunk, folder / "sam2_hiera_large.pt")
     save_state(tiny_sam_med2d().state_dict(), folder / "sam-med2d_b.pth")
-    (training,) = itertools.islice(read_commands(ROOT / "docs/train.md"), 1)
-    assert run_command(training[1], folder) == 0
+    for page in ("train.md", "predict.md"):
+        _, first = next(read_commands(ROOT / "docs" / page))
+        assert run_command(first, folder) == 0
     return folder
 
 
