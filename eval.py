@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.foreground import foreground_rule
-from sam2unet.engine import evaluate
 from sam2unet.errors import UserError, print_lines
+from sam2unet.recipe import make_foreground_rule
+from sam2unet.scoring import evaluate
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.tables import legend
 
@@ -45,22 +45,22 @@ def run(args: argparse.Namespace) -> None:
         print_lines(legend(list(METRICS)))
         return
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
-    outputs = evaluate.Outputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)
+    outputs = evaluate.ScoreOutputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)
     if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
         raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from")
     if args.source is not None:
         evaluate.rerun(args.source, outputs)
         return
     if args.config is not None:
-        entries = evaluate.entries_of_file(args.config)
+        entries = evaluate.read_entry_file(args.config)
     else:
-        entries = evaluate.entries_of_flags(
+        entries = evaluate.read_entry_flags(
             args.dataset_name, args.pred_path, args.gt_path, args.method, args.image_path
         )
     evaluate.run(
         entries,
         outputs,
-        mask_threshold=foreground_rule(args.mask_threshold, args.foreground),
+        mask_threshold=make_foreground_rule(args.mask_threshold, args.foreground),
         missing=args.missing,
         resize=args.resize,
         library=args.backend == "pysodmetrics",

@@ -4,16 +4,17 @@ import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, add_boolean, add_mask_values, main
-from sam2unet.config import CHOICES
-from sam2unet.engine import predict_files, prompt_files
-from sam2unet.engine.maps import Averaging, Tile
-from sam2unet.engine.opening import Way, read_any
-from sam2unet.engine.outputs import NUMBERS, Outputs
-from sam2unet.engine.speed import PRECISIONS
 from sam2unet.errors import UserError
-from sam2unet.families import Checkpoint
+from sam2unet.families.load import Checkpoint
+from sam2unet.masks import predict_folder
+from sam2unet.masks.open import read_model_file
+from sam2unet.masks.outputs import NUMBERS, PredictOutputs
+from sam2unet.masks.predictor import Averaging, PredictOptions, Tile
+from sam2unet.prompts import score_list
+from sam2unet.recipe import CHOICES
 from sam2unet.released_flags import add_released_flags, translate_test_flags
-from sam2unet.sources import add_sources, sources_of
+from sam2unet.runtime.device import PRECISIONS
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
 OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "compile")
@@ -25,7 +26,7 @@ OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     p.add_argument("--checkpoint", type=Path, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx")
-    add_sources(p)
+    add_weight_flags(p)
     p.add_argument("--save_path", type=Path, help="folder for maps, or scores")
     p.add_argument(
         "--size",
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     translate_test_flags(args)
-    checkpoint = read_any(args.checkpoint)
+    checkpoint = read_model_file(args.checkpoint)
     if isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts":
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
         score_answers(checkpoint, args)
@@ -128,9 +129,9 @@ def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple
 
 
 def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
-    predict_files.run(
+    predict_folder.run(
         checkpoint,
-        predict_files.Files(
+        predict_folder.PredictFiles(
             args.test_image_path,
             args.save_path,
             masks=args.test_gt_path,
@@ -138,14 +139,14 @@ def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
             skip_existing=args.skip_existing,
             on_bad_image=args.on_bad_image,
         ),
-        Way(
+        PredictOptions(
             size=args.size,
             amp=args.amp or ("auto" if args.fast else "off"),
             averaging=Averaging.read(args.tta) if args.tta else Averaging(),
             tile=Tile.read(args.tile) if args.tile else None,
             compile=args.compile,
         ),
-        Outputs(
+        PredictOutputs(
             threshold=args.threshold,
             components=args.components,
             overlay=args.overlay,
@@ -156,29 +157,29 @@ def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         workers=args.workers,
         device=args.device,
-        sources=sources_of(args),
+        weight_paths=read_weight_flags(args),
         fast=args.fast,
     )
 
 
 def score_answers(checkpoint: Checkpoint, args: argparse.Namespace) -> None:
-    prompt_files.run(
+    score_list.run(
         checkpoint,
-        prompt_files.Files(
+        score_list.PromptTestFiles(
             args.data_path,
             args.save_path,
             prompts=args.prompt_path,
             save_masks=bool(args.save_pred),
             on_bad_image=args.on_bad_image,
         ),
-        prompt_files.Flags(args.boxes_prompt, args.point_num, args.iter_point),
+        score_list.PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point),
         {name: tuple(value) if isinstance(value := getattr(args, name), list) else value for name in OF_RECIPE},
         size=args.size,
         adapters=args.encoder_adapter,
         amp=args.amp or "off",
         batch_size=args.batch_size,
         device=args.device,
-        sources=sources_of(args),
+        weight_paths=read_weight_flags(args),
     )
 
 

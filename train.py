@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 
 from sam2unet.cli import Parser, add_boolean, add_mask_values, main
-from sam2unet.config import CHOICES, Recipe, Study
-from sam2unet.data.cache import PLACES
-from sam2unet.engine import train
-from sam2unet.engine.speed import Speed
+from sam2unet.masks.cache import PLACES
+from sam2unet.recipe import CHOICES, Recipe, Study
 from sam2unet.released_flags import add_released_flags, translate_train_flags
-from sam2unet.sources import add_sources, sources_of
+from sam2unet.task import RunData
+from sam2unet.training.run import Hardware, RunFolder, train
+from sam2unet.training.speed import Speed
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read; default: stop"
     )
     weights = p.add_argument_group("weights and results")
-    add_sources(weights, " to start from; none: random weights")
+    add_weight_flags(weights, " to start from; none: random weights")
     weights.add_argument(
         "--init_from", type=Path, help="checkpoint of this model whose weights the training starts from"
     )
@@ -175,9 +176,9 @@ def run(args: argparse.Namespace) -> None:
     given = {name: flags[name] for name in vars(Recipe()) if flags.get(name) is not None}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     speed = Speed(args.compile, args.channels_last, args.fused, args.grad_checkpointing, args.cache)
-    train.run(
+    train(
         Recipe.read(args.config, **given),
-        train.Data(
+        RunData(
             images=args.train_image_path,
             masks=args.train_mask_path,
             lists=args.data_path,
@@ -187,7 +188,7 @@ def run(args: argparse.Namespace) -> None:
             val_fraction=args.val_fraction,
             on_bad_image=args.on_bad_image,
         ),
-        train.Keeping(
+        RunFolder(
             folder=args.save_path,
             save=args.save,
             save_minutes=args.save_minutes,
@@ -197,8 +198,8 @@ def run(args: argparse.Namespace) -> None:
             tensorboard=args.tensorboard,
             arguments={name: value for name, value in flags.items() if value not in (None, False, [])},
         ),
-        train.Machine(args.device, args.workers, args.deterministic, speed, args.fast),
-        sources=sources_of(args),
+        Hardware(args.device, args.workers, args.deterministic, speed, args.fast),
+        weight_paths=read_weight_flags(args),
         init_from=args.init_from,
         study=Study.read(args.config),
     )

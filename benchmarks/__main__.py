@@ -6,20 +6,15 @@ Each compares the released way with ours on the same files.
 
 import argparse
 
-import benchmark_curves
-import benchmark_eval
-import benchmark_predict
-import benchmark_prompts
-import benchmark_train
-
+from benchmarks import curves, predict, prompts, scoring, train
 from sam2unet.cli import Parser, main
 
 KINDS = {
-    "eval": benchmark_eval,
-    "predict": benchmark_predict,
-    "train": benchmark_train,
-    "curves": benchmark_curves,
-    "prompts": benchmark_prompts,
+    "eval": scoring,
+    "predict": predict,
+    "train": train,
+    "curves": curves,
+    "prompts": prompts,
 }
 
 

@@ -11,10 +11,10 @@ import io
 from pathlib import Path
 
 import numpy as np
-from benchmark_train import add_training_flags, job_of, measured
 
+from benchmarks.train import add_training_flags, job_of, measured
+from sam2unet.atomic import make_folder, refuse_existing, write_atomic
 from sam2unet.errors import UserError
-from sam2unet.files import make_folder, refuse_existing, written_whole
 from sam2unet.scoring.plots import COLOURS, STYLE
 
 ROWS = {"released": "released way, fp32", "ours": "ours, fp32", "ours+bf16": "ours, bf16"}
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         figure.savefig(picture, format="png", metadata={"Software": None})
     csv.writer(numbers, lineterminator="\n").writerows([curves, *zip(*curves.values(), strict=True)])
     make_folder(args.save_path.resolve().parent)
-    with written_whole(args.save_path) as file, written_whole(args.save_path.with_suffix(".csv")) as table:
+    with write_atomic(args.save_path) as file, write_atomic(args.save_path.with_suffix(".csv")) as table:
         file.write(picture.getvalue())
         table.write(numbers.getvalue().encode())
 

@@ -18,12 +18,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark_train import add_model, fields_of, measured
-
+from benchmarks.train import add_model, fields_of, measured
 from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
-from sam2unet.sources import add_sources
+from sam2unet.weights.weight_files import add_weight_flags
 
 ROWS = ("released", "ours", "fast")
 OPTIONS = ("fp32", "bf16", "fp16", "compile", "fold")
@@ -40,7 +39,7 @@ class Job:
     checkpoint: str | None
     model: str
     sizes: dict[str, str]
-    sources: dict[str, str]
+    weight_paths: dict[str, str]
     size: int | None
     device: str | None
     workers: int | None
@@ -50,7 +49,7 @@ class Job:
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--test_image_path", type=Path, required=True, help="folder of photographs")
     p.add_argument("--checkpoint", type=Path, help="default: random weights, which take as long")
-    add_sources(p)
+    add_weight_flags(p)
     add_model(p)
     p.add_argument("--size", type=int, help="input side in pixels; default: the model's released one")
     p.add_argument("--megapixels", type=float, default=0.7, help="photographs are resized to this; default: 0.7")
@@ -106,7 +105,7 @@ def write_photographs(source: Path, folder: Path, count: int, megapixels: float)
 
 
 def found_by(row: str, args: argparse.Namespace, folder: str) -> dict:
-    return measured(Job(**fields_of(args, Job) | {"row": row, "folder": folder}), "benchmark_predict_row.py")
+    return measured(Job(**fields_of(args, Job) | {"row": row, "folder": folder}), "predict_row")
 
 
 def better(best: dict | None, found: dict) -> dict:

@@ -14,27 +14,27 @@ from pathlib import Path
 
 import imageio
 import numpy as np
-import released
 import torch
 import torch.nn.functional as F
-from benchmark_predict import Job
-from benchmark_row import KINDS, PEAKS, measured_peak, paths, size_of, wait
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+from benchmarks.predict import Job
+from benchmarks.released import masks as released
+from benchmarks.train_row import KINDS, PEAKS, measured_peak, paths, size_of, wait
 from sam2unet.data.pairs import list_images
-from sam2unet.engine.maps import mean_map
-from sam2unet.engine.opening import Way, fast_way, predictor_of
-from sam2unet.engine.outputs import Outputs, greys_of, write_outputs
-from sam2unet.engine.predict import batched
-from sam2unet.engine.predict_files import Files, jobs_of, reading, write_maps
-from sam2unet.engine.record import cpu_name
-from sam2unet.engine.runtime import default_workers, pick_device, set_seed
-from sam2unet.engine.versions import versions
 from sam2unet.errors import UserError
-from sam2unet.families import check_size, family_of, open_model, read_checkpoint, start_model
+from sam2unet.families.load import open_model, read_checkpoint, start_model
+from sam2unet.families.table import check_size, find_family_of
+from sam2unet.masks.open import build_predictor, choose_fast_options
+from sam2unet.masks.outputs import PredictOutputs, to_grey_map, write_outputs
+from sam2unet.masks.predict_folder import PredictFiles, find_jobs, make_reader, write_maps
+from sam2unet.masks.predictor import PredictOptions, average_logits
+from sam2unet.runtime.device import pick_device, set_seed
+from sam2unet.runtime.parallel import batched, default_workers
+from sam2unet.runtime.versions import read_cpu_name, versions
 
 PARTS = 16  # photographs whose parts are measured, or a batch of them
 
@@ -82,18 +82,18 @@ class Ours:
         name, *options = row.split("+")
         amp = "auto" if name == "fast" else "off"
         amp = next((option.replace("fp32", "off") for option in options if option in ("fp32", "bf16", "fp16")), amp)
-        way, self.chosen = Way(size, amp=amp, fold="fold" in options, compile="compile" in options), ""
+        way, self.chosen = PredictOptions(size, amp=amp, fold="fold" in options, compile="compile" in options), ""
         if name == "fast":
             with redirect_stdout(io.StringIO()) as said:
-                way, batch_size = fast_way(device, way, batch_size)
+                way, batch_size = choose_fast_options(device, way, batch_size)
             self.chosen = said.getvalue().strip()
         self.batch_size, self.kind = batch_size or 1, "fp32" if way.amp == "off" else way.amp
-        self.predictor = predictor_of(model, size, way)
+        self.predictor = build_predictor(model, size, way)
         self.workers: int | None = None
 
     def decode(self, path: Path) -> tuple[list[Tensor], tuple[int, int]]:
-        (job,) = jobs_of(Files(path, Path("maps")))
-        read = reading(self.predictor)(job)
+        (job,) = find_jobs(PredictFiles(path, Path("maps")))
+        read = make_reader(self.predictor)(job)
         return read.small, read.size
 
     @torch.inference_mode()
@@ -102,20 +102,22 @@ class Ours:
 
     @torch.inference_mode()
     def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-        return greys_of(mean_map([logits[None]], 0, size), True, Outputs())
+        return to_grey_map(average_logits([logits[None]], 0, size), True, PredictOutputs())
 
     def write(self, folder: Path, name: str, grey: np.ndarray) -> None:
         write_outputs(folder, name, grey)
 
     def all(self, source: Path, target: Path) -> None:
-        files = Files(source, target)
-        write_maps(self.predictor, jobs_of(files), files, Outputs(), True, self.batch_size, self.workers, show=False)
+        files = PredictFiles(source, target)
+        write_maps(
+            self.predictor, find_jobs(files), files, PredictOutputs(), True, self.batch_size, self.workers, show=False
+        )
 
 
 def model_of(job: Job) -> nn.Module:
     """In evaluation mode, on the CPU."""
     if job.checkpoint:
-        return open_model(read_checkpoint(Path(job.checkpoint)), paths(job.sources), "cpu")
+        return open_model(read_checkpoint(Path(job.checkpoint)), paths(job.weight_paths), "cpu")
     set_seed(0)
     return start_model(job.model, job.sizes)[0].eval()
 
@@ -124,14 +126,14 @@ def machine(job: Job) -> dict[str, object]:
     """What the rows have in common. UserError for what no row could work with."""
     device = pick_device(job.device)
     model, size = model_of(job), size_of(job)
-    family = family_of(model)
+    family = find_family_of(model)
     check_size(family, size)
     name_of_model = family.named(family.sizes(model.state_dict()))
     model, images = model.to("meta"), torch.empty(1, 3, size, size, device="meta")
     flops = {"ours": arithmetic(lambda: family.logits(model, images))}
     flops = {"released": arithmetic(lambda: released.in_released_order(model)(images))} | flops
     on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    name = torch.cuda.get_device_name(device) if on_gpu else read_cpu_name()
     return {
         "device": name if on_gpu else f"{name}, {torch.get_num_threads()} threads",
         "versions": versions(("torch", "pillow", "opencv-python-headless", "imageio")),

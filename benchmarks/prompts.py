@@ -21,24 +21,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import released_prompts as released
 import torch
 
-from sam2unet.config import Recipe
-from sam2unet.data.framing import Framing, normalised
-from sam2unet.data.prompt_files import ImageMasks, read_train_list
-from sam2unet.data.prompts import PromptBatches, PromptFolder
+from benchmarks.released import prompts as released
 from sam2unet.data.reading import read_image
-from sam2unet.engine.processes import Processes
-from sam2unet.engine.prompter import Prompter
-from sam2unet.engine.record import cpu_name
-from sam2unet.engine.runtime import keep_freed_memory, pick_device, set_seed
-from sam2unet.engine.speed import Speed, autocast
-from sam2unet.engine.trainer import Trainer
-from sam2unet.engine.versions import versions
 from sam2unet.errors import UserError
-from sam2unet.families import find_family, start_model
+from sam2unet.families.load import start_model
+from sam2unet.families.table import find_family
 from sam2unet.models.sam_med2d import SAMMed2D
+from sam2unet.prompts.dataset import PromptBatches, PromptFolder
+from sam2unet.prompts.framing import Framing, normalise_square
+from sam2unet.prompts.lists import ImageMasks, read_train_list
+from sam2unet.prompts.prompter import Prompter
+from sam2unet.recipe import Recipe
+from sam2unet.runtime.device import autocast, pick_device, set_seed, tune_malloc
+from sam2unet.runtime.processes import Processes
+from sam2unet.runtime.versions import read_cpu_name, versions
+from sam2unet.training.speed import Speed
+from sam2unet.training.trainer import Trainer
 
 MODEL = "sam_med2d"
 ROWS = {  # of training: the released way, or our recipe's precision and options
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     items = read_train_list(args.data_path)
     model = model_of(args).to(device)
     on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{read_cpu_name()}, {torch.get_num_threads()} threads"
     packages = ", ".join(map(" ".join, versions(("torch", "numpy", "opencv-python-headless")).items()))
     print(f"{name}; {packages}; {datetime.date.today().isoformat()}")
     print(f"SAM-Med2D vit_b at {args.image_size}x{args.image_size}\n")
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
 def model_of(args: argparse.Namespace) -> SAMMed2D:
     set_seed(args.seed)
-    sources = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
-    return start_model(MODEL, {"size": str(args.image_size)}, sources)[0]
+    weight_paths = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
+    return start_model(MODEL, {"size": str(args.image_size)}, weight_paths)[0]
 
 
 def timed(ways: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
@@ -106,7 +106,7 @@ def wait(device: torch.device) -> None:
 
 def encoders(model: SAMMed2D, item: ImageMasks, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     square, frame = Framing(args.image_size).image(item.image)
-    image = normalised(square[None], [frame]).to(next(model.parameters()).device)
+    image = normalise_square(square[None], [frame]).to(next(model.parameters()).device)
 
     def way(how: object, amp: str = "off") -> Callable[[], object]:
         def call() -> None:
@@ -182,7 +182,7 @@ def released_batches(model: SAMMed2D, items: list[ImageMasks], recipe: Recipe) -
 def our_batches(model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, amp: str, speed: Speed) -> Callable[[], None]:
     device = model.mask_decoder.iou_token.weight.device
     if device.type == "cpu":
-        keep_freed_memory()  # as train.py does
+        tune_malloc()  # as train.py does
     trainer = Trainer(find_family(MODEL), model, replace(recipe, amp=amp), speed, device, Processes())
     folder = PromptFolder(items, Framing(recipe.size), recipe.mask_num)
     batches = PromptBatches(len(items), recipe.batch_size, recipe.seed)

@@ -22,10 +22,10 @@ import numpy as np
 
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_mask
-from sam2unet.engine.versions import version
 from sam2unet.errors import UserError
-from sam2unet.scoring.run import pool_map
-from sam2unet.scoring.scorer import How, Job, read_prediction, score
+from sam2unet.runtime.versions import version
+from sam2unet.scoring.score_folders import pool_map
+from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
 
 CORES = os.cpu_count() or 1
 
@@ -88,7 +88,8 @@ def measured(row: str, folder: Path, rounds: int) -> float:
     """Images/s of one row, from a process of its own; for the numpy rows one that finds no numba."""
     command = [
         sys.executable,
-        Path(__file__).with_name("benchmark.py"),
+        "-m",
+        "benchmarks",
         "eval",
         "--pred_path",
         folder / "maps",
@@ -106,14 +107,14 @@ def measured(row: str, folder: Path, rounds: int) -> float:
 
 def measure(row: str, maps: Path, masks: Path, rounds: int) -> None:
     _, *workers = row.split()
-    one, count = (score, int(workers[0])) if workers else (released_work(), 1)
-    jobs = [Job(pair.image, pair.mask, How()) for pair in match(maps, masks)]
+    one, count = (score_job, int(workers[0])) if workers else (released_work(), 1)
+    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in match(maps, masks)]
     one(jobs[0])
     best = min(timed(one, jobs, count) for _ in range(rounds))
     print(len(jobs) / best)
 
 
-def timed(one: Callable[[Job], object], jobs: list[Job], workers: int) -> float:
+def timed(one: Callable[[ScoreJob], object], jobs: list[ScoreJob], workers: int) -> float:
     start = time.perf_counter()
     with pool_map(workers) as over:
         for _ in over(one, jobs):
@@ -121,7 +122,7 @@ def timed(one: Callable[[Job], object], jobs: list[Job], workers: int) -> float:
     return time.perf_counter() - start
 
 
-def released_work() -> Callable[[Job], None]:
+def released_work() -> Callable[[ScoreJob], None]:
     """The released script's six metric objects, one of them with 33 handlers, on files read by OpenCV."""
     import py_sod_metrics as library
 
@@ -140,7 +141,7 @@ def released_work() -> Callable[[Job], None]:
     metrics = [library.Fmeasure(), library.WeightedFmeasure(), library.Smeasure(), library.Emeasure(), library.MAE()]
     metrics.append(library.FmeasureV2(handlers))
 
-    def work(job: Job) -> None:
+    def work(job: ScoreJob) -> None:
         mask, prediction = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (job.mask, job.prediction))
         for metric in metrics:
             metric.step(pred=prediction, gt=mask)

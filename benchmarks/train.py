@@ -16,10 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam2unet.config import SIZES, Recipe
 from sam2unet.errors import UserError
-from sam2unet.families import FAMILIES
-from sam2unet.sources import add_sources, sources_of
+from sam2unet.families.table import FAMILIES
+from sam2unet.recipe import SIZE_FIELDS, Recipe
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 ROWS = ("released", "ours", "ours+grad_checkpointing", "fast", "fast+grad_checkpointing")
 MODELS = [name for name, family in FAMILIES.items() if family.task == "masks"]  # for the others `prompts`
@@ -36,7 +36,7 @@ class Job:
     train_mask_path: str
     model: str
     sizes: dict[str, str]
-    sources: dict[str, str]
+    weight_paths: dict[str, str]
     size: int | None
     batch_size: int
     steps: int
@@ -63,7 +63,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
 def add_training_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--train_image_path", type=Path, required=True)
     p.add_argument("--train_mask_path", type=Path, required=True)
-    add_sources(p, " to start from; default: random weights, frozen all the same")
+    add_weight_flags(p, " to start from; default: random weights, frozen all the same")
     add_model(p)
     p.add_argument("--device", help="default: a GPU if there is one")
     p.add_argument("--workers", type=int, help="processes that read images; default: one per core, at most 8")
@@ -97,7 +97,7 @@ def check_rows(rows: list[str]) -> None:
 
 def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", choices=MODELS, default="sam2unet", help=f"{' or '.join(MODELS)}; default: sam2unet")
-    for option in SIZES:
+    for option in SIZE_FIELDS:
         p.add_argument(f"--{option}", help="size of that part; default: the released one, or that of its file")
 
 
@@ -108,16 +108,16 @@ def job_of(args: argparse.Namespace, row: str, **other: object) -> Job:
 def fields_of(args: argparse.Namespace, job: type) -> dict[str, object]:
     """Those of a Job that are flags, in a form that JSON takes."""
     flags = vars(args) | {
-        "sizes": {option: size for option in SIZES if (size := getattr(args, option)) is not None},
-        "sources": {flag: str(path) for flag, path in sources_of(args).items()},
+        "sizes": {option: size for option in SIZE_FIELDS if (size := getattr(args, option)) is not None},
+        "weight_paths": {flag: str(path) for flag, path in read_weight_flags(args).items()},
     }
     fields = {field.name for field in dataclasses.fields(job)}
     return {name: str(v) if isinstance(v, Path) else v for name, v in flags.items() if name in fields}
 
 
-def measured(job: object, script: str = "benchmark_row.py") -> dict:
+def measured(job: object, module: str = "train_row") -> dict:
     """What the script found for a Job, in a process of its own; only "failed", in words, where it could not."""
-    command = [sys.executable, str(Path(__file__).with_name(script)), json.dumps(dataclasses.asdict(job))]
+    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(dataclasses.asdict(job))]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if process.returncode:
         ended = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"

@@ -13,29 +13,30 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-import released
 import torch
 import torch.nn.functional as F
-from benchmark_train import Job
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from sam2unet.config import Recipe
+from benchmarks.released import masks as released
+from benchmarks.train import Job
 from sam2unet.data.batches import Batches, Draw
-from sam2unet.data.cache import open_cache
-from sam2unet.data.masks import MaskFolder
 from sam2unet.data.pairs import Pair, match
-from sam2unet.engine.loop import memory
-from sam2unet.engine.processes import Processes
-from sam2unet.engine.record import cpu_name
-from sam2unet.engine.runtime import default_workers, keep_freed_memory, pick_device, set_seed
-from sam2unet.engine.speed import Speed, chosen_for
-from sam2unet.engine.train import loader_of
-from sam2unet.engine.trainer import Trainer, Watch
-from sam2unet.engine.versions import versions
 from sam2unet.errors import UserError
-from sam2unet.families import Family, check_size, find_family, start_model
+from sam2unet.families.load import start_model
+from sam2unet.families.table import Family, check_size, find_family
+from sam2unet.masks.cache import open_cache
+from sam2unet.masks.dataset import MaskFolder
+from sam2unet.recipe import Recipe
+from sam2unet.runtime.device import pick_device, set_seed, tune_malloc
+from sam2unet.runtime.parallel import default_workers
+from sam2unet.runtime.processes import Processes
+from sam2unet.runtime.versions import read_cpu_name, versions
+from sam2unet.training.loop import read_peak_memory
+from sam2unet.training.run import make_loader
+from sam2unet.training.speed import Speed, choose_speed
+from sam2unet.training.trainer import FiniteGuard, Trainer
 
 WARM_UP = {"cpu": 2, "cuda": 20}
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -51,13 +52,13 @@ def machine(job: Job) -> dict[str, object]:
     if workers_of(job) < 0:
         raise UserError(f"workers is {job.workers}; it must be 0 or above")
     pairs = match(Path(job.train_image_path), Path(job.train_mask_path))
-    model, _ = start_model(job.model, job.sizes, paths(job.sources))
+    model, _ = start_model(job.model, job.sizes, paths(job.weight_paths))
     name_of_model = family.named(family.sizes(model.state_dict()))
     model = model.to("meta")
     flops = {"ours": arithmetic(family, model, size)}
     flops = {"released": arithmetic(family, released.in_released_order(model), size)} | flops
     on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    name = torch.cuda.get_device_name(device) if on_gpu else read_cpu_name()
     return {
         "device": name if on_gpu else f"{name}, {torch.get_num_threads()} threads",
         "versions": versions(("torch", "torchvision", "pillow")),
@@ -80,8 +81,8 @@ def size_of(job: Job) -> int:
     return Recipe.read(model=job.model, size=job.size).size
 
 
-def paths(sources: dict[str, str]) -> dict[str, Path]:
-    return {flag: Path(path) for flag, path in sources.items()}
+def paths(weight_paths: dict[str, str]) -> dict[str, Path]:
+    return {flag: Path(path) for flag, path in weight_paths.items()}
 
 
 def arithmetic(family: Family, model: nn.Module, size: int) -> tuple[int, int]:
@@ -134,7 +135,7 @@ def measure(job: Job) -> dict[str, object]:
     family = find_family(job.model)
     recipe = Recipe.read(model=job.model, size=job.size, batch_size=job.batch_size, seed=job.seed)
     set_seed(job.seed)
-    model, _ = start_model(job.model, job.sizes, paths(job.sources))
+    model, _ = start_model(job.model, job.sizes, paths(job.weight_paths))
     model = model.to(device).train()
     warm_up = WARM_UP[device.type]
     # Workers read two batches ahead each: as many more, so that they are busy to the end, as in a long run.
@@ -145,18 +146,18 @@ def measure(job: Job) -> dict[str, object]:
         else:
             recipe, speed, chosen = settings(job.row, recipe, device, len(pairs), Path(folder))
             cache = open_cache(speed.cache, pairs, recipe.size, None, Path(folder))
-            loader = loader_of(MaskFolder(pairs, recipe.size, cache=cache), draws, workers, device)
+            loader = make_loader(MaskFolder(pairs, recipe.size, cache=cache), draws, workers, device)
             updates = our_updates(Trainer(family, model, recipe, speed, device, Processes()), loader)
             if device.type == "cpu":
-                keep_freed_memory()  # as train.py does
-        start_mib = memory(device)
+                tune_malloc()  # as train.py does
+        start_mib = read_peak_memory(device)
         losses = [next(updates) for _ in range(warm_up)]
         wait(device)
         start = time.perf_counter()
         losses += [next(updates) for _ in range(job.steps)]
         wait(device)
         seconds = time.perf_counter() - start
-        peak_mib = memory(device)
+        peak_mib = read_peak_memory(device)
         updates.close()  # which ends the workers
     return {
         "seconds": seconds,
@@ -195,7 +196,7 @@ def released_updates(
 
 def our_updates(trainer: Trainer, loader: DataLoader) -> Iterator[Tensor]:
     """The loss of each update, as `engine.loop` makes it."""
-    watch = Watch(late=trainer.device.type == "cuda")
+    watch = FiniteGuard(late=trainer.device.type == "cuda")
     for number, batch in enumerate(loader, start=1):
         for (found,) in trainer.update([batch.on(trainer.device)], [1.0]):
             watch.look(found["total"], f"update {number}", [])
@@ -212,7 +213,7 @@ def settings(row: str, recipe: Recipe, device: torch.device, pairs: int, folder:
     if way != "fast":
         return recipe, speed, ""
     with redirect_stdout(io.StringIO()) as said:
-        recipe, speed = chosen_for(device, recipe, speed, pairs, folder, copies=1)
+        recipe, speed = choose_speed(device, recipe, speed, pairs, folder, copies=1)
     return recipe, speed, said.getvalue().strip()
 
 

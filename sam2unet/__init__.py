@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .data.transforms import load_pair
-    from .engine.predict import predict, predict_many
-    from .engine.prompter import Prompter
-    from .families import create_model, list_models, load_model
+    from .families.load import create_model, load_model
+    from .families.table import list_models
     from .losses import structure_loss
+    from .masks.api import predict, predict_many
+    from .masks.transforms import load_pair
+    from .prompts.prompter import Prompter
 
 __all__ = [
     "Prompter",
@@ -24,11 +25,17 @@ __all__ = [
     "structure_loss",
 ]
 
-# Imported on first use: scoring needs no torch, which takes seconds to load.
-HOMES = {"load_pair": "data.transforms", "structure_loss": "losses"}
-HOMES |= dict.fromkeys(("predict", "predict_many"), "engine.predict")
-HOMES["Prompter"] = "engine.prompter"
-HOMES |= dict.fromkeys(("create_model", "list_models", "load_model"), "families")
+# Each public name is imported when it is first used. Scoring needs no torch, and importing torch takes seconds.
+HOMES = {
+    "Prompter": "prompts.prompter",
+    "create_model": "families.load",
+    "list_models": "families.table",
+    "load_model": "families.load",
+    "load_pair": "masks.transforms",
+    "predict": "masks.api",
+    "predict_many": "masks.api",
+    "structure_loss": "losses",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 import yaml
 
-from .errors import UserError, some
+from .errors import UserError, shortlist
 
 PART = ".sam2unet.part"  # ends the names of files that are being written
 MARKER = ".sam2unet"  # a file in a folder that a script of this project made for itself
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def write_atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that takes the name `path` once all of it is on disk. On any error `path` stays as it was.
 
     Raises UserError where it cannot be written.
@@ -40,7 +40,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def filled_together(folder: Path) -> Iterator[Path]:
+def write_together(folder: Path) -> Iterator[Path]:
     """A folder to write files into, which move to `folder` once all are there; on any error it stays as it was."""
     make_folder(folder)
     part = Path(tempfile.mkdtemp(prefix=".", suffix=PART, dir=folder))
@@ -77,7 +77,7 @@ def claim_folder(folder: Path, content: str) -> bool:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds files that this script did not make; give another --save_path")
     make_folder(folder)
-    with written_whole(marker) as file:
+    with write_atomic(marker) as file:
         file.write(f"{content}\n".encode())
     return False
 
@@ -95,17 +95,19 @@ def refuse_other_results(folder: Path, names: Sequence[str]) -> None:
         if "versions" in read_json(folder / "results.json"):
             return
     if there:
-        raise UserError(f"{folder} holds {some(there)}, which this project did not write; give another folder")
+        raise UserError(f"{folder} holds {shortlist(there)}, which this project did not write; give another folder")
 
 
 def refuse_unmarked(folder: Path, paths: Iterable[Path]) -> None:
     """UserError if one of the files to write exists, and `folder` has no marker of this project."""
     if not (folder / MARKER).is_file() and (there := [path for path in paths if path.exists()]):
-        raise UserError(f"{folder} holds {some([p.name for p in there])}, not from test.py; give another --save_path")
+        raise UserError(
+            f"{folder} holds {shortlist([p.name for p in there])}, not from test.py; give another --save_path"
+        )
 
 
 @contextmanager
-def folder_to_fill(path: Path, content: str | None = None) -> Iterator[None]:
+def create_folder(path: Path, content: str | None = None) -> Iterator[None]:
     """Make `path` before the work starts. After an error, remove it if it is new and nothing was written into it.
 
     Args:
@@ -114,7 +116,7 @@ def folder_to_fill(path: Path, content: str | None = None) -> Iterator[None]:
     new, marker = not path.exists(), path / MARKER
     make_folder(path)
     if content and not marker.exists():
-        with written_whole(marker) as file:
+        with write_atomic(marker) as file:
             file.write(f"{content}\n".encode())
     try:
         yield

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import PIL
 
-from .engine.versions import version
 from .errors import SomeFailed, Stopped, UserError, print_line, printable, unprinted, warn
+from .runtime.versions import version
 
 OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors of paths as the user gave them
 

@@ -63,7 +63,7 @@ def warn_once(text: str) -> None:
     warn(text)
 
 
-def some(names: Sequence[object], limit: int = 5) -> str:
+def shortlist(names: Sequence[object], limit: int = 5) -> str:
     """`a.jpg, b.jpg and 7 more`: the first `limit` names and how many are left."""
     head = ", ".join(str(name) for name in names[:limit])
     return head if len(names) <= limit else f"{head} and {len(names) - limit} more"

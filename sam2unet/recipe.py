@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from .data.foreground import ForegroundRule, foreground_rule
+from .atomic import read_yaml, write_atomic
 from .errors import UserError
-from .files import read_yaml, written_whole
 from .limits import check_numbers, shorten
 
 CHOICES = {
@@ -22,11 +22,11 @@ CHOICES = {
     "lr_scheduler": ("cosine", "step", "constant"),
     "mask_prompt": ("probability", "logits"),
 }
-SIZES = ("encoder", "dino")  # options that are the sizes of a model's parts
+SIZE_FIELDS = ("encoder", "dino")  # options that are the sizes of a model's parts
 # Fields that only one kind of model has a use for.
-OF_MASKS = ("loss", "multi_scale", "sync_bn")
-OF_PROMPTS = ("mask_num", "iter_point", "point_list", "multimask", "rgb", "mask_prompt", "train_points")
-RELEASED: dict[str, dict[str, object]] = {  # model -> where its released recipe is not the defaults below
+MASK_FIELDS = ("loss", "multi_scale", "sync_bn")
+PROMPT_FIELDS = ("mask_num", "iter_point", "point_list", "multimask", "rgb", "mask_prompt", "train_points")
+RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> where its released recipe is not the defaults below
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
     "sam_med2d": {
         "size": 256,
@@ -81,18 +81,18 @@ class Recipe:
             raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
         if self.multi_scale:
             check_numbers({"size": round(max(self.multi_scale) * self.size)})
-        foreground_rule(self.mask_threshold, self.foreground)
+        make_foreground_rule(self.mask_threshold, self.foreground)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {shorten(getattr(self, name))}; there are {', '.join(choices)}")
 
     @property
     def mask_rule(self) -> ForegroundRule:
-        return foreground_rule(self.mask_threshold, self.foreground)
+        return make_foreground_rule(self.mask_threshold, self.foreground)
 
     def refuse_others(self, fields: Sequence[str], title: str) -> None:
         """UserError if one of `fields`, which the model `title` has no use for, is not as by default."""
-        released = type(self)(**RELEASED.get(self.model, {}))
+        released = type(self)(**RELEASED_RECIPES.get(self.model, {}))
         if changed := [name for name in fields if getattr(self, name) != getattr(released, name)]:
             raise UserError(f"{title} has no use for --{' --'.join(changed)}")
 
@@ -107,14 +107,14 @@ class Recipe:
         if flags.keys() & {"mask_threshold", "foreground"}:  # a flag wins over either of the two in the file
             values = {key: value for key, value in values.items() if key not in ("mask_threshold", "foreground")}
         values |= flags
-        return cls(**RELEASED.get(values.get("model"), {}) | values)
+        return cls(**RELEASED_RECIPES.get(values.get("model"), {}) | values)
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:
         """As a file that `read` takes; `without` fields that the model has no use for."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
         values = {key: value for key, value in values.items() if key not in without}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        with written_whole(path) as file:
+        with write_atomic(path) as file:
             file.write(yaml.safe_dump(values, sort_keys=False).encode())
 
 
@@ -205,3 +205,20 @@ CONVERTERS = {
     str: convert_str,
     bool: lambda text: BOOLEANS[text.lower()],
 }
+
+
+ForegroundRule = int | tuple[int, ...] | None  # values above N; exactly these; none: the mask is 0/255
+
+
+def make_foreground_rule(threshold: int | None, values: Sequence[int] | None) -> ForegroundRule:
+    """From the values of `--mask_threshold` and `--foreground`; UserError if both are given."""
+    if threshold is not None and values:
+        raise UserError("--mask_threshold and --foreground both say which mask values are foreground; give one")
+    return tuple(values) if values else threshold
+
+
+def to_foreground_flags(rule: ForegroundRule) -> list[str]:
+    """The flags that `make_foreground_rule` makes the same rule of."""
+    if rule is None:
+        return []
+    return ["--mask_threshold", str(rule)] if np.ndim(rule) == 0 else ["--foreground", *map(str, rule)]

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from .atomic import read_yaml
 from .cli import add_boolean
-from .config import CHOICES
 from .errors import UserError, print_line
-from .files import read_yaml
+from .recipe import CHOICES
 
 PROMPTS = "sam_med2d"  # the model that has these flags
 OTHERS = ("train_image_path", "hiera_path", "dinov2_path")  # flags that only other models have

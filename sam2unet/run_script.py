@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sam2unet.errors import print_line
+from .errors import print_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def call(script: str, *flags: object) -> None:
+def run_script(script: str, *flags: object) -> None:
     """Run `script` of the project from the current folder, after showing the command; its failure ends this one too."""
     words = [str(ROOT / script), *(str(flag) for flag in flags)]
     print_line()

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..config import Study
-from ..data.batches import Batches
-from ..data.pairs import Pair
-from ..errors import UserError
-from ..scoring.columns import Metric
-from .processes import Processes
+from .data.batches import Batches
+from .data.pairs import Pair
+from .errors import UserError
+from .recipe import Study
+from .runtime.processes import Processes
+from .scoring.columns import Metric
 
 
 @dataclass(frozen=True)
-class Data:
+class RunData:
     """What the user gave. For models for masks, folders of images and of their masks; for prompts, folders of lists.
 
     Attributes:
@@ -90,7 +90,7 @@ class Task(Protocol):
         """A PNG with some of what validation saw and found, the same every time."""
 
 
-def metric_named(name: str, metrics: Mapping[str, Metric]) -> str:
+def find_metric(name: str, metrics: Mapping[str, Metric]) -> str:
     """The key of a metric named by its key or title; UserError if validation has none of that name."""
     titles = {metric.title: key for key, metric in metrics.items()}
     if name not in metrics and name not in titles:
@@ -98,7 +98,7 @@ def metric_named(name: str, metrics: Mapping[str, Metric]) -> str:
     return titles.get(name, name)
 
 
-def held_out_of(count: int, fraction: float, seed: int) -> list[int]:
+def draw_held_out(count: int, fraction: float, seed: int) -> list[int]:
     """Places of those to validate with, ascending; UserError if none would be left to train on."""
     held = round(count * fraction) or int(fraction > 0)
     if held >= count:

@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from sam2unet.atomic import make_folder, write_atomic
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.check import each
-from sam2unet.data.foreground import ForegroundRule, foreground_rule
-from sam2unet.data.inspect import PROBLEM, WARNING, Inspection, inspect
-from sam2unet.data.reading import FOREGROUND, MaskCoding, opened, read_image, read_mask
+from sam2unet.data.audit import PROBLEM, WARNING, Inspection, audit_folders
+from sam2unet.data.reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
 from sam2unet.errors import UserError, print_line, printable
-from sam2unet.files import make_folder, written_whole
+from sam2unet.recipe import ForegroundRule, make_foreground_rule
+from sam2unet.runtime.parallel import map_files
 
 SPREAD, ODD, TWINS = 48, 120, 24  # pairs that the contact sheet shows at most: of all, of odd ones, of near duplicates
 COLUMNS, WIDTH, HEIGHT, LINE, GAP = 6, 256, 192, 16, 10  # pixels, but for COLUMNS, an even number: twins stand together
@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--save_path {args.save_path} is a folder of inputs; give another")
         make_folder(args.save_path)
         refuse_other_picture(args.save_path / SHEET)
-    rule = foreground_rule(args.mask_threshold, args.foreground)
-    found = inspect(args.images, args.masks, args.other, rule)
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    found = audit_folders(args.images, args.masks, args.other, rule)
     for finding in found.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.save_path is not None:
-        with written_whole(args.save_path / SHEET) as file:
+        with write_atomic(args.save_path / SHEET) as file:
             contact_sheet(found, rule).save(file, "PNG", pnginfo=made_here())
         print_line(f"{'':<9}{'contact sheet':<17}{args.save_path / SHEET}")
     problems, warnings = found.count(PROBLEM), found.count(WARNING)
@@ -70,7 +70,7 @@ def made_here() -> PngInfo:
 def refuse_other_picture(path: Path) -> None:
     """UserError if a contact sheet would overwrite a picture that is none."""
     if path.exists():
-        with opened(path) as image:
+        with open_image(path) as image:
             if image.info.get("Software") != "sam2unet":
                 raise UserError(f"{path} is not of this script and is not overwritten; give another --save_path")
 
@@ -91,7 +91,7 @@ def contact_sheet(found: Inspection, mask_threshold: ForegroundRule) -> Image.Im
     top = GAP
     for (title, tiles), height in zip(sections.items(), rows, strict=True):
         draw.text((GAP, top), title, INK, bold)
-        pictures = each(partial(picture_of, mask_threshold=mask_threshold), tiles)
+        pictures = map_files(partial(picture_of, mask_threshold=mask_threshold), tiles)
         for number, (tile, picture) in enumerate(zip(tiles, pictures, strict=True)):
             x = GAP + number % COLUMNS * (WIDTH + GAP)
             y = top + LINE * 2 + number // COLUMNS * (HEIGHT + 2 * LINE + GAP)

@@ -7,13 +7,13 @@ With --trust_pickle, keep the weights alone of a .pth that also holds Python obj
 import argparse
 from pathlib import Path
 
+from sam2unet.atomic import refuse_existing
 from sam2unet.cli import Parser, main
-from sam2unet.engine.hub_folder import write_folder
 from sam2unet.errors import UserError, print_line, warn
-from sam2unet.families import assemble, read_checkpoint, save_checkpoint
-from sam2unet.files import refuse_existing
-from sam2unet.sources import Sources, add_sources, sources_of
-from sam2unet.trainable import is_safetensors
+from sam2unet.export.hub_folder import write_folder
+from sam2unet.families.load import assemble, read_checkpoint, save_checkpoint
+from sam2unet.weights.formats import is_safetensors
+from sam2unet.weights.weight_files import WeightPaths, add_weight_flags, read_weight_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "target", type=Path, metavar="TARGET", nargs="?", help="... .safetensors; each is known by its name's end"
     )
-    add_sources(p, " that SOURCE was trained from; its weights are compared")
+    add_weight_flags(p, " that SOURCE was trained from; its weights are compared")
     p.add_argument("--hub", type=Path, metavar="DIR", help="a new folder for the hub, instead of TARGET")
     p.add_argument(
         "--trust_pickle",
@@ -42,31 +42,31 @@ def run(args: argparse.Namespace) -> None:
     if args.hub is not None:
         print_line(f"reading {args.source}")
         found = read_checkpoint(args.source, args.trust_pickle)
-        model, bases = assemble(found, sources_of(args))
+        model, weight_files = assemble(found, read_weight_flags(args))
         print_line(f"writing {args.hub}")
-        write_folder(args.hub, found, model, bases, args.scores)
+        write_folder(args.hub, found, model, weight_files, args.scores)
         print_line(f"{args.hub}: {', '.join(sorted(file.name for file in args.hub.iterdir()))}")
         return
     if args.scores is not None:
         raise UserError("--scores goes with --hub, whose model card shows them")
-    convert(args.source, args.target, sources_of(args), args.trust_pickle)
+    convert(args.source, args.target, read_weight_flags(args), args.trust_pickle)
 
 
-def convert(source: Path, target: Path, sources: Sources, trust_pickle: bool = False) -> None:
+def convert(source: Path, target: Path, weight_paths: WeightPaths, trust_pickle: bool = False) -> None:
     kind = ".safetensors" if is_safetensors(source) else ".pth"
     if {kind, target.suffix} != {".pth", ".safetensors"} and not (trust_pickle and target.suffix == ".pth"):
         raise UserError(f"{source.name} to {target.name}: one must be a .pth, the other a .safetensors")
-    if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *sources.values())):
+    if target.exists() and any(p.exists() and p.samefile(target) for p in (source, *weight_paths.values())):
         raise UserError(f"{target} is the file to read from; give another name to write to")
     refuse_existing(target)
     print_line(f"reading {source}")
     found = read_checkpoint(source, trust_pickle)
-    if target.suffix == ".safetensors" and not sources:
-        flags = " and ".join(f"--{source.flag} FILE" for source in found.family.sources)
+    if target.suffix == ".safetensors" and not weight_paths:
+        flags = " and ".join(f"--{source.flag} FILE" for source in found.family.weight_flags)
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
-    model, bases = assemble(found, sources)
+    model, weight_files = assemble(found, weight_paths)
     print_line(f"writing {target}")
-    save_checkpoint(model, target, bases)
+    save_checkpoint(model, target, weight_files)
     print_line(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 
 

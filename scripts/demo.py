@@ -10,10 +10,10 @@ import make_sample_data as sample
 import numpy as np
 
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.foreground import foreground_rule
 from sam2unet.demo import serve
 from sam2unet.demo.files import Example, Limits
-from sam2unet.sources import add_sources, sources_of
+from sam2unet.recipe import make_foreground_rule
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 EXAMPLES = (0, 6, 8, 14, 15, 21)  # places in the sample data's test part; the one before the last is camouflaged
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="<title>-<epoch>.pth; or two files of models for masks",
     )
-    add_sources(p)
+    add_weight_flags(p)
     p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
     add_mask_values(p)
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> None:
     serve.run(
         args.checkpoint,
         make_examples,
-        sources=sources_of(args),
+        weight_paths=read_weight_flags(args),
         size=args.size,
         device=args.device,
-        mask_threshold=foreground_rule(args.mask_threshold, args.foreground),
+        mask_threshold=make_foreground_rule(args.mask_threshold, args.foreground),
         limits=Limits(args.max_images, args.max_megapixels, args.max_mb),
         host=args.host,
         port=args.port,

@@ -9,18 +9,19 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-from make_sample_data import OBJECTS, SCENES, paste, read_photographs
 from PIL import Image
 
 from sam2unet.cli import Parser, main
-from sam2unet.data.inputs import find_inputs
+from sam2unet.data.pictures import pick_evenly
 from sam2unet.data.reading import read_image
-from sam2unet.engine import export, prompt_export
-from sam2unet.engine.pictures import spread
-from sam2unet.engine.prompt_graphs import Options
+from sam2unet.data.sample_images import OBJECTS, SCENES, paste, read_photographs
 from sam2unet.errors import UserError, print_line
-from sam2unet.families import Checkpoint, read_checkpoint
-from sam2unet.sources import add_sources, sources_of
+from sam2unet.export import masks as mask_export
+from sam2unet.export import prompts as prompt_export
+from sam2unet.export.prompt_graphs import GraphOptions
+from sam2unet.families.load import Checkpoint, read_checkpoint
+from sam2unet.masks.inputs import find_inputs
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 COUNT = 4  # pictures to check on
 
@@ -28,7 +29,7 @@ COUNT = 4  # pictures to check on
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, .safetensors or hub folder")
-    add_sources(p)
+    add_weight_flags(p)
     p.add_argument("--output", type=Path, required=True, help="model.onnx or model.pt2")
     p.add_argument("--format", choices=("onnx", "pt2"), help="default: what --output ends in")
     p.add_argument(
@@ -72,10 +73,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def export_masks(found: Checkpoint, output: Path, args: argparse.Namespace) -> None:
-    defaults = {"return_single_mask": False} | {field.name: field.default for field in fields(Options)}
+    defaults = {"return_single_mask": False} | {field.name: field.default for field in fields(GraphOptions)}
     if given := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
         raise UserError(f"{found.family.title} takes no prompts; leave out {', '.join(given)}")
-    export.run(found, output, pictures(args.images), args.size, args.whole, sources_of(args))
+    mask_export.run(found, output, pictures(args.images), args.size, args.whole, read_weight_flags(args))
 
 
 def export_prompts(found: Checkpoint, output: Path, args: argparse.Namespace) -> None:
@@ -85,8 +86,8 @@ def export_prompts(found: Checkpoint, output: Path, args: argparse.Namespace) ->
         )
     if args.size not in (None, int(found.sizes["size"])):
         raise UserError(f"{found.path} takes images of {found.sizes['size']} alone; leave out --size {args.size}")
-    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
-    prompt_export.run(found, output, pictures(args.images), options, sources_of(args))
+    options = GraphOptions(**{field.name: getattr(args, field.name) for field in fields(GraphOptions)})
+    prompt_export.run(found, output, pictures(args.images), options, read_weight_flags(args))
 
 
 TASKS = {"masks": export_masks, "prompts": export_prompts}
@@ -94,7 +95,7 @@ TASKS = {"masks": export_masks, "prompts": export_prompts}
 
 def pictures(source: Path | None) -> list[Image.Image]:
     if source is not None:
-        return [read_image(item.path) for item in spread(find_inputs(source), COUNT)]
+        return [read_image(item.path) for item in pick_evenly(find_inputs(source), COUNT)]
     objects, scenes = read_photographs(OBJECTS), read_photographs(SCENES)
     return [paste(objects, scenes, np.random.default_rng(seed), seed % 2 == 1)[0] for seed in range(COUNT)]
 

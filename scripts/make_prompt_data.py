@@ -14,16 +14,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sam2unet.atomic import claim_folder, make_folder, refuse_existing, write_atomic
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.check import check_masks, each
-from sam2unet.data.foreground import ForegroundRule, foreground_rule
-from sam2unet.data.framing import Framing, read_label
+from sam2unet.data.check import check_masks
 from sam2unet.data.pairs import Pair, list_images
-from sam2unet.data.prompt_files import TEST_LIST, TRAIN_LIST, ImageMasks, problems, write_test_list, write_train_list
-from sam2unet.data.reading import opened, upright
-from sam2unet.errors import UserError, print_line, some, warn
-from sam2unet.files import claim_folder, make_folder, refuse_existing, written_whole
+from sam2unet.data.reading import open_image, rotate_upright
+from sam2unet.errors import UserError, print_line, shortlist, warn
 from sam2unet.limits import check_numbers
+from sam2unet.prompts.framing import Framing, read_label
+from sam2unet.prompts.lists import TEST_LIST, TRAIN_LIST, ImageMasks, find_problems, write_test_list, write_train_list
+from sam2unet.recipe import ForegroundRule, make_foreground_rule
+from sam2unet.runtime.parallel import map_files
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             "--split values takes every value as an object; leave --mask_threshold out, --foreground selects some"
         )
-    rule = foreground_rule(args.mask_threshold, args.foreground)
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
     framing = Framing(args.size, mask_threshold=rule)
     items = matched(args.images, args.masks)
     train, test = (items, []) if args.part == "train" else ([], items)
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.split == "regions" and rule is not None:
         check_masks(masks, rule)
     if args.split and (long := [mask.name for mask in masks if len(os.fsencode(f"{mask.stem}_000.png")) > 255]):
-        raise UserError(f"{len(long)} names of masks are too long to add _000 to: {some(long)}; shorten them")
+        raise UserError(f"{len(long)} names of masks are too long to add _000 to: {shortlist(long)}; shorten them")
     make_folder(args.save_path)
     refuse_existing(*(args.save_path / name for part, name in ((train, TRAIN_LIST), (test, TEST_LIST)) if part))
     if args.split:
@@ -98,9 +99,13 @@ def matched(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:
         owners = [stem for stem in prefixes(name) if stem in images]
         masks[owners[0]].append(path) if owners else spare.append(path.name)
     if spare:
-        warn(f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {some(spare)}")
+        warn(
+            f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {shortlist(spare)}"
+        )
     if lonely := [images[stem].name for stem, found in masks.items() if not found]:
-        warn(f"{len(lonely)} of {len(images)} images have no mask in {mask_folder} and are left out: {some(lonely)}")
+        warn(
+            f"{len(lonely)} of {len(images)} images have no mask in {mask_folder} and are left out: {shortlist(lonely)}"
+        )
     if len(lonely) == len(images):
         raise UserError(
             f"no mask in {mask_folder} has the name of an image in {image_folder}, alone or before an underscore"
@@ -117,12 +122,12 @@ def prefixes(name: str) -> list[str]:
 def usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> list[ImageMasks]:
     """Without masks that are empty, lost in the square or unreadable, which are warned of; UserError if all are."""
     pairs = [Pair(item.image, mask) for item in items for mask in item.masks]
-    found = dict(zip(pairs, problems(pairs, framing, strict), strict=True))
+    found = dict(zip(pairs, find_problems(pairs, framing, strict), strict=True))
     bad = [(pair, words) for pair, words in found.items() if words]
     if len(bad) == len(pairs):
         raise UserError(f"none of {len(pairs)} masks can be used; first: {bad[0][1]}")
     if bad:
-        names = some([pair.mask.name for pair, _ in bad])
+        names = shortlist([pair.mask.name for pair, _ in bad])
         warn(f"{len(bad)} of {len(pairs)} masks are left out: {names}; first: {bad[0][1]}")
     kept = [ImageMasks(image, tuple(m for m in masks if not found[Pair(image, m)])) for image, masks in items]
     return [item for item in kept if item.masks]
@@ -135,15 +140,15 @@ def split(items: Sequence[ImageMasks], folder: Path, by: str, rule: ForegroundRu
         written = []
         for number, piece in regions_of(path, rule) if by == "regions" else values_of(path, rule):
             target = folder / f"{path.stem}_{number:03d}.png"
-            with written_whole(target) as file:
+            with write_atomic(target) as file:
                 Image.fromarray(np.where(piece, 255, 0).astype(np.uint8)).save(file, "PNG")
             written.append(target)
         return written
 
     paths = [path for item in items for path in item.masks]
-    found = dict(zip(paths, each(pieces, paths), strict=True))
+    found = dict(zip(paths, map_files(pieces, paths), strict=True))
     if paths and not any(found.values()):
-        raise UserError(f"none of {len(paths)} masks holds an object: {some([path.name for path in paths])}")
+        raise UserError(f"none of {len(paths)} masks holds an object: {shortlist([path.name for path in paths])}")
     objects = [ImageMasks(item.image, tuple(p for mask in item.masks for p in found[mask])) for item in items]
     return [item for item in objects if item.masks]
 
@@ -155,8 +160,8 @@ def regions_of(path: Path, threshold: ForegroundRule) -> list[tuple[int, np.ndar
 
 def values_of(path: Path, wanted: ForegroundRule) -> list[tuple[int, np.ndarray]]:
     """A label map: values of an 8 or 16-bit grey file, or numbers of a palette's colours."""
-    with opened(path) as image:
-        values = np.asarray(upright(image))
+    with open_image(path) as image:
+        values = np.asarray(rotate_upright(image))
     if values.ndim != 2:
         raise UserError(f"{path} has {image.mode} pixels; a label map is grey or has a palette")
     found = set(np.unique(values).tolist()) & set(wanted) if wanted else np.unique(values)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from sam2unet.atomic import read_start, refuse_existing, write_atomic
 from sam2unet.cli import Parser, main
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError, print_line
-from sam2unet.files import read_start, refuse_existing, written_whole
 
 # What holds for the released files, which do not say it.
 RELEASED = {"mean": "123.675 116.28 103.53", "std": "58.395 57.12 57.375", "rgb": "no", "mask_prompt": "probability"}
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> None:
     pair = open_pair(args.encoder, args.decoder)
     mask = None if args.mask is None else read_mask(args.mask, pair.side // 4)
     found = answer(pair, np.asarray(read_image(args.image)), points, labels, mask)
-    with written_whole(args.output) as file:
+    with write_atomic(args.output) as file:
         Image.fromarray(found.mask.astype(np.uint8) * 255).save(file, "PNG")
     if args.save_prompt is not None:
-        with written_whole(args.save_prompt) as file:
+        with write_atomic(args.save_prompt) as file:
             np.save(file, found.prompt)
     print_line(f"{args.output}: {found.mask.sum():,} of {found.mask.size:,} pixels, quality {found.quality:.3f}")
 

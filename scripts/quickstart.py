@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from steps import ROOT, call
 
+from sam2unet.atomic import claim_folder, make_folder, write_together
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.foreground import ForegroundRule, foreground_rule, rule_flags
 from sam2unet.data.pairs import Pair, match
+from sam2unet.data.pictures import draw_overview, pick_evenly
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
-from sam2unet.engine.pictures import overview, spread
 from sam2unet.errors import UserError, print_line
-from sam2unet.files import claim_folder, filled_together, make_folder
+from sam2unet.recipe import ForegroundRule, make_foreground_rule, to_foreground_flags
+from sam2unet.run_script import ROOT, run_script
 
 PROMISED = 0.7  # of the best constant map's MAE, on the sample data
 
@@ -53,29 +53,29 @@ def run(args: argparse.Namespace) -> None:
     if claim_folder(folder, f"a quickstart with {images} and {masks}" if own else "a quickstart with sample data"):
         print_line(f"{args.save_path} is of an earlier quickstart, which goes on; its model is kept")
     if not own:
-        call("scripts/make_sample_data.py", "--save_path", folder / "data")
+        run_script("scripts/make_sample_data.py", "--save_path", folder / "data")
     elif not (folder / "data").exists():
-        with filled_together(folder) as part:
+        with write_together(folder) as part:
             hold_out(pairs, part / "data/train", part / "data/test")
     released = args.hiera_path and torch.cuda.is_available()
     recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
     recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
-    rule = foreground_rule(args.mask_threshold, args.foreground)
-    coding = rule_flags(rule)
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    coding = to_foreground_flags(rule)
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
-    call("train.py", *recipe, *inputs, "--save_path", folder, "--resume", "auto", *coding)
+    run_script("train.py", *recipe, *inputs, "--save_path", folder, "--resume", "auto", *coding)
     checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
     inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
-    call("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps)
+    run_script("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps)
     scores = ["--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks"]
-    call("eval.py", *scores, "--save_dir", folder / "scores", *coding)
+    run_script("eval.py", *scores, "--save_dir", folder / "scores", *coding)
 
     pairs = match(test / "images", test / "masks")
     shown = (
         (read_image(pair.image), read_mask(pair.mask, rule), Image.open(maps / f"{pair.image.stem}.png"))
-        for pair in spread(pairs)
+        for pair in pick_evenly(pairs)
     )
-    overview(shown, folder / "overview.png")
+    draw_overview(shown, folder / "overview.png")
     results = json.loads((folder / "scores/results.json").read_text())
     ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, rule)
     print_line()

@@ -8,18 +8,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from steps import call
-
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.config import Recipe, Study
 from sam2unet.data.check import check_masks
-from sam2unet.data.foreground import ForegroundRule, foreground_rule, rule_flags
 from sam2unet.data.pairs import Pair, list_images, match
-from sam2unet.engine.evaluate import Outputs
-from sam2unet.errors import UserError, print_line, some, warn
-from sam2unet.families import find_family
+from sam2unet.errors import UserError, print_line, shortlist, warn
+from sam2unet.families.table import find_family
+from sam2unet.recipe import ForegroundRule, Recipe, Study, make_foreground_rule, to_foreground_flags
+from sam2unet.run_script import run_script
+from sam2unet.scoring.evaluate import ScoreOutputs
 from sam2unet.scoring.expected import figures
-from sam2unet.sources import add_sources, as_flags, sources_of
+from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
 
 
 class PassingOn(Parser):
@@ -42,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("config", type=Path, metavar="CONFIG", help="recipe that names its data, e.g. configs/polyp.yaml")
     p.add_argument("--data_root", type=Path, required=True, help="has NAME/images and NAME/masks for each data set")
     p.add_argument("--save_path", type=Path, help="gets checkpoints, maps/ and scores/; default: runs/<CONFIG's name>")
-    add_sources(p, " to start from; the published models start from large ones, and not from SAM 2.1")
+    add_weight_flags(p, " to start from; the published models start from large ones, and not from SAM 2.1")
     add_mask_values(p)
     p.add_argument("--device", help="to train and predict on; default: a GPU if there is one")
     return p
@@ -50,20 +48,20 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     study = Study.read(args.config)
-    rule = foreground_rule(args.mask_threshold, args.foreground)
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
     given = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
     rule = Recipe.read(args.config, **given).mask_rule
     folder = args.save_path or Path("runs", args.config.stem)
     train, test = ([args.data_root / name for name in names] for names in (study.train, study.test))
     sets = check(args.config, study, train, test, rule)
 
-    coding = rule_flags(rule)
+    coding = to_foreground_flags(rule)
     device = [] if args.device is None else ["--device", args.device]
-    weights = as_flags(sources_of(args))
+    weights = to_flags(read_weight_flags(args))
     inputs = ["--train_image_path", *(path / "images" for path in train)]
     inputs += ["--train_mask_path", *(path / "masks" for path in train)]
     resume = ["--save_path", folder, "--resume", "auto"]
-    call("train.py", "--config", args.config, *weights, *inputs, *resume, *coding, *device, *args.others)
+    run_script("train.py", "--config", args.config, *weights, *inputs, *resume, *coding, *device, *args.others)
     trained = Recipe.read(folder / "recipe.yaml")  # flags of train.py included
     title = find_family(trained.model).title
     checkpoint, base = folder / f"{title}-{trained.epoch}.pth", []
@@ -77,11 +75,11 @@ def run(args: argparse.Namespace) -> None:
             print_line(f"{path.name}: all {len(pairs)} maps are in {target}")
             continue
         inputs = ["--test_image_path", path / "images", "--test_gt_path", path / "masks"]
-        call("test.py", "--checkpoint", checkpoint, *base, *inputs, "--save_path", target, *device)
+        run_script("test.py", "--checkpoint", checkpoint, *base, *inputs, "--save_path", target, *device)
 
     inputs = ["--dataset_name", *study.test, "--pred_path", *maps, "--gt_path", *(path / "masks" for path in test)]
     columns = ["--protocol", study.protocol, *(["--expect", study.expect] if study.expect else [])]
-    call("eval.py", *inputs, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
+    run_script("eval.py", *inputs, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
 
 
 def check(
@@ -90,7 +88,7 @@ def check(
     """The pairs of each test set. UserError for what would else end the run after the training."""
     if not train or not test:
         raise UserError(f"{config} does not name its data; add train: [NAME, ...] and test: [NAME, ...]")
-    Outputs(study.protocol)
+    ScoreOutputs(study.protocol)
     if study.expect is not None:
         figures(study.expect)
     refuse_missing([*train, *test])
@@ -99,7 +97,7 @@ def check(
         if spare := set(list_images(path / "masks")) - {pair.image.stem for pair in pairs}:
             raise UserError(
                 f"{len(spare)} masks in {path / 'masks'} have no image, and a score needs every mask's map: "
-                f"{some(sorted(spare))}; add the images or remove the masks"
+                f"{shortlist(sorted(spare))}; add the images or remove the masks"
             )
     for path, pairs, count in zip(test, sets, study.test_count or [None] * len(test), strict=True):
         if count not in (None, len(pairs)):

@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from forked import Forked, Started
 from PIL import Image
 
 import sam2unet
-from sam2unet.checkpoint import save_state
 from sam2unet.data.pairs import Pair
-from sam2unet.data.prompt_files import ImageMasks
 from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
+from sam2unet.prompts.lists import ImageMasks
+from sam2unet.weights.formats import save_state
+from tests.forked import Forked, Started
 
 ROOT = Path(__file__).resolve().parent.parent
 

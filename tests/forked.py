@@ -83,10 +83,10 @@ def with_someone_waiting(job: dict) -> dict:
 if __name__ == "__main__":
     import torch._dynamo  # noqa: F401, which the first optimizer imports
 
-    import sam2unet.data.transforms  # noqa: F401
-    import sam2unet.engine.evaluate  # noqa: F401
-    import sam2unet.engine.predict_files  # noqa: F401
-    import sam2unet.engine.train  # noqa: F401
+    import sam2unet.masks.predict_folder  # noqa: F401
+    import sam2unet.masks.transforms  # noqa: F401
+    import sam2unet.scoring.evaluate  # noqa: F401
+    import sam2unet.training.run  # noqa: F401
 
     job = next_job()
     os.setsid()

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, save, write_pairs
 from PIL import Image
 
 import sam2unet
 from sam2unet.layers.hiera import hiera
+from tests.conftest import ROOT, save, write_pairs
 
 TRAIN = "train.py --encoder tiny --size 64 --train_image_path images --train_mask_path masks --save_path out"
 TEST = "test.py --checkpoint tiny.pth --size 64 --test_image_path images --save_path out"
@@ -174,7 +174,7 @@ def test_one_line_and_status_2(name, outcomes):
 def test_an_image_that_goes_bad_during_training_is_one_line_too(script, tmp_path):
     """The error comes out of a worker process."""
     images, masks = write_pairs(tmp_path)
-    hidden = "import sam2unet.engine.mask_task as t; t.check_pairs = lambda *a: None"
+    hidden = "import sam2unet.masks.task as t; t.check_pairs = lambda *a: None"
     (tmp_path / "train_unchecked.py").write_text(
         f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); {hidden}\n"
         f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import ROOT, TINY, tiny_sam_med2d
 from PIL import Image
 
-from sam2unet.checkpoint import save_state
 from sam2unet.layers import hiera, sam_vit
+from sam2unet.weights.formats import save_state
+from tests.conftest import ROOT, TINY, tiny_sam_med2d
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -157,7 +157,7 @@ def test_flags_of_commands_that_are_not_run_exist(page, monkeypatch, capsys):
 def split_command(words: list[str]) -> tuple[str, list[str]]:
     """Script relative to the project, and its flags. A shell script with flags passes them to the script beside it."""
     if words[:3] == ["python", "-m", "benchmarks"]:
-        now, before = "benchmarks/__main__.py", "scripts/benchmark.py"
+        now, before = "benchmarks/__main__.py", "benchmarks/__main__.py"
         return now if (ROOT / now).exists() else before, words[3:]
     index = next(index for index, word in enumerate(words) if word.endswith((".py", ".sh")))
     script, flags = words[index], words[index + 1 :]

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import load_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sam2unet.config import Recipe, Study
-from sam2unet.engine.maps import Averaging, Tile
-from sam2unet.engine.outputs import Outputs
-from sam2unet.engine.prompt_files import Flags
-from sam2unet.engine.runtime import pick_device
-from sam2unet.engine.task import Data
+from sam2unet.atomic import read_json
 from sam2unet.errors import UserError, printable
-from sam2unet.families import check_size, find_family
-from sam2unet.files import read_json
+from sam2unet.families.table import check_size, find_family
 from sam2unet.limits import check_numbers
+from sam2unet.masks.outputs import PredictOutputs
+from sam2unet.masks.predictor import Averaging, Tile
+from sam2unet.prompts.score_list import PromptTestFlags
+from sam2unet.recipe import Recipe, Study
 from sam2unet.released_flags import translate_test_flags, translate_train_flags
+from sam2unet.runtime.device import pick_device
+from sam2unet.task import RunData
+from tests.conftest import load_script
 
 FEW, MANY = (
     settings(max_examples=count, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
@@ -82,15 +82,15 @@ def use_train_flags(args: argparse.Namespace) -> None:
     recipe = Recipe.read(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     check_size(find_family(recipe.model), recipe.size)
     check_numbers(vars(args))
-    Data(val_fraction=args.val_fraction)
+    RunData(val_fraction=args.val_fraction)
     pick_device(args.device)
 
 
 def use_test_flags(args: argparse.Namespace) -> None:
     translate_test_flags(args)
     check_numbers(vars(args))
-    Outputs(threshold=args.threshold, components=args.components)
-    Flags(args.boxes_prompt, args.point_num, args.iter_point).ways()
+    PredictOutputs(threshold=args.threshold, components=args.components)
+    PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point).ways()
     if args.tile:
         Tile.read(args.tile)
     if args.tta:

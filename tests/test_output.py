@@ -9,10 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, save
 from torch.utils.data import DataLoader
 
-from sam2unet.errors import UserError, print_line, printable, some
+from sam2unet.errors import UserError, print_line, printable, shortlist
+from tests.conftest import ROOT, save
 
 HOSTILE = "a\nerror: all is fine\x1b[2K\u202e\udcff\u2028"
 
@@ -38,7 +38,7 @@ def test_a_line_shows_what_would_move_the_cursor_or_end_it(capsys):
     assert printable("ä 測試 é ↑ \u00a0\u3000") == "ä 測試 é ↑ \u00a0\u3000"
     print_line(HOSTILE)
     assert len(capsys.readouterr().out.splitlines()) == 1
-    assert str(UserError(f"cannot read {some([HOSTILE])}")) == f"cannot read {printable(HOSTILE)}"
+    assert str(UserError(f"cannot read {shortlist([HOSTILE])}")) == f"cannot read {printable(HOSTILE)}"
 
 
 class Failing:

@@ -4,10 +4,10 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from conftest import load_script
 
 from sam2unet.errors import UserError
 from sam2unet.released_flags import translate_test_flags, translate_train_flags
+from tests.conftest import load_script
 
 TRAIN = (
     "--work_dir workdir --run_name sam-med2d --epochs 15 --batch_size 2 --image_size 256 --mask_num 5 "

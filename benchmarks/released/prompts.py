@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2unet.data.clicks import box_of
-from sam2unet.data.framing import MEAN, STD
-from sam2unet.data.prompt_files import ImageMasks
 from sam2unet.layers.hiera import cut_windows, join_windows
 from sam2unet.layers.sam_mask import Attention, split_heads
 from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, RelativePositionAttention
 from sam2unet.losses import prompt_losses
-from sam2unet.models.sam_med2d import SAMMed2D, best, stretched
+from sam2unet.models.sam_med2d import SAMMed2D, resize_logits, select_best
+from sam2unet.prompts.clicks import find_box
+from sam2unet.prompts.framing import SAM_MEAN, SAM_STD
+from sam2unet.prompts.lists import ImageMasks
 
 POINTS = (1, 3, 5, 9)
 
@@ -76,12 +76,12 @@ def norm_step_by_step(self: LayerNorm2d, x: Tensor) -> Tensor:
 
 def read(item: ImageMasks, side: int, mask_num: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
     """Image (1, 3, S, S), masks (M, 1, S, S), boxes (M, 1, 4), points (M, 1, 2), labels (M, 1)."""
-    image = (cv2.imread(str(item.image)).astype(np.float64) - np.array(MEAN)) / np.array(STD)
+    image = (cv2.imread(str(item.image)).astype(np.float64) - np.array(SAM_MEAN)) / np.array(SAM_STD)
     labels, boxes, points = [], [], []
     for index in rng.integers(len(item.masks), size=mask_num):
         mask = fitted(cv2.imread(str(item.masks[index]), cv2.IMREAD_GRAYSCALE) / 255, side).astype(np.int64)
         labels.append(mask)
-        boxes.append(box_of(mask > 0))
+        boxes.append(find_box(mask > 0))
         inside = np.argwhere(mask > 0)
         points.append(inside[rng.integers(len(inside))][::-1].astype(np.float32))
     image = torch.from_numpy(fitted(image, side).transpose(2, 0, 1)[None]).float()
@@ -109,15 +109,15 @@ def update(
     side = images.shape[-1]
     prompt = {"boxes": boxes} if rng.random() > 0.5 else {"points": (points, point_labels)}
     embedding = model.image_encoder(images).repeat_interleave(len(labels) // len(images), dim=0)
-    low, quality = best(*model.decode(embedding, **prompt))
-    first = take_step(stretched(low, side), labels, quality, optimizer)
+    low, quality = select_best(*model.decode(embedding, **prompt))
+    first = take_step(resize_logits(low, side), labels, quality, optimizer)
     embedding = embedding.detach()
     bare = {iter_point - 1, int(rng.integers(1, iter_point - 1))}
     for number in range(iter_point):
-        clicks = drawn(stretched(low.detach(), side), labels, int(rng.choice(POINTS)), rng)
+        clicks = drawn(resize_logits(low.detach(), side), labels, int(rng.choice(POINTS)), rng)
         points = None if number in bare else clicks
-        low, quality = best(*model.decode(embedding, points, masks=low.detach().sigmoid(), train_prompts=False))
-        take_step(stretched(low, side), labels, quality, optimizer)
+        low, quality = select_best(*model.decode(embedding, points, masks=low.detach().sigmoid(), train_prompts=False))
+        take_step(resize_logits(low, side), labels, quality, optimizer)
     return first
 
 
@@ -147,6 +147,6 @@ def optimizer_of_everything(model: nn.Module, lr: float) -> torch.optim.Optimize
 
 def answer(model: SAMMed2D, embedding: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int]) -> np.ndarray:
     """A click's mask, bool (height, width)."""
-    low, _ = best(*model.decode(embedding, (points, labels)))
-    logits = F.interpolate(stretched(low, model.side), size, mode="bilinear", align_corners=False)
+    low, _ = select_best(*model.decode(embedding, (points, labels)))
+    logits = F.interpolate(resize_logits(low, model.side), size, mode="bilinear", align_corners=False)
     return (logits.sigmoid() > 0.5)[0, 0].cpu().numpy()

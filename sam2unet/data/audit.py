@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError, some
-from .check import Size, each, other_shape
-from .foreground import ForegroundRule
+from ..errors import UserError, shortlist
+from ..recipe import ForegroundRule
+from ..runtime.parallel import map_files
+from .check import Size, describe_mismatch
 from .pairs import Pair, list_files
-from .reading import FOREGROUND, WAY_OUT, MaskCoding, opened, orientation, read_image, read_mask
+from .reading import FOREGROUND, WAY_OUT, MaskCoding, open_image, orientation, read_image, read_mask
 
 WARNING, PROBLEM = "warning", "problem"  # worth a look; training on it would be wrong
 
@@ -31,14 +32,14 @@ GREY = 0.1  # share of a mask's pixels; outlines that are soft stay below it
 Bits = Callable[[Image.Image], np.ndarray]
 
 
-class ImageLook(NamedTuple):
+class ImageFacts(NamedTuple):
     size: Size  # upright
     turned: bool  # by its EXIF orientation
     pixels: bytes  # digest of what training would read
     bits: np.ndarray | None  # (BITS,) bool
 
 
-class MaskLook(NamedTuple):
+class MaskFacts(NamedTuple):
     size: Size  # upright
     foreground: float  # share of the pixels
     soft: float  # share of the pixels that are neither 0 nor 255
@@ -60,14 +61,14 @@ class Twin(NamedTuple):
 class Inspection(NamedTuple):
     findings: list[Finding]
     pairs: list[Pair]
-    masks: dict[Path, MaskLook]  # those that could be read
+    masks: dict[Path, MaskFacts]  # those that could be read
     twins: list[Twin]  # near duplicates, nearest first
 
     def count(self, level: str) -> int:
         return sum(finding.level == level for finding in self.findings)
 
 
-def inspect(
+def audit_folders(
     image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: ForegroundRule = None
 ) -> Inspection:
     """UserError: a folder that is not there, has no images, or is given twice. All else is a finding."""
@@ -81,26 +82,32 @@ def inspect(
             f"--other {other_folder} is the folder of the {which}; give a folder of other images to compare"
         )
     bits = perceptual_bits() if other_folder else None
-    images, bad_images = looks_at(image_files, partial(look_at_image, bits=bits))
-    masks, bad_masks = looks_at(mask_files, partial(look_at_mask, threshold=mask_threshold))
+    images, bad_images = audit_files(image_files, partial(audit_image, bits=bits))
+    masks, bad_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
 
     pairs, findings = pair_up(image_files, mask_files)
-    findings += unreadable("images", bad_images) + unreadable("masks", bad_masks) + coding(bad_masks, len(mask_files))
-    findings += sizes(pairs, images, masks) + turned(images) + contents(pairs, masks) + repeated(images)
+    findings += (
+        report_unreadable("images", bad_images)
+        + report_unreadable("masks", bad_masks)
+        + report_coding(bad_masks, len(mask_files))
+    )
+    findings += (
+        report_sizes(pairs, images, masks)
+        + report_rotated(images)
+        + report_contents(pairs, masks)
+        + report_repeated(images)
+    )
     twins: list[Twin] = []
     if other_folder:
-        others, bad_others = looks_at(other_files[0], partial(look_at_image, bits=bits))
-        twins = near_duplicates(images, others) if bits else []
+        others, bad_others = audit_files(other_files[0], partial(audit_image, bits=bits))
+        twins = find_near_duplicates(images, others) if bits else []
         findings.append(Finding("others", f"{len(others)} images to compare with"))
-        findings += unreadable("others", bad_others, WARNING) + shared(images, others)
-        findings += alike(twins, others, searched=bits is not None)
+        findings += report_unreadable("others", bad_others, WARNING) + report_shared(images, others)
+        findings += report_similar(twins, others, searched=bits is not None)
     return Inspection(findings, pairs, masks, twins)
 
 
-# --- one file
-
-
-def looks_at(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple[dict, dict[Path, UserError]]:
+def audit_files(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple[dict, dict[Path, UserError]]:
     """What `look` makes of each file, and the errors of those that it cannot read."""
 
     def try_look(path: Path) -> NamedTuple | UserError:
@@ -109,25 +116,25 @@ def looks_at(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple
         except UserError as e:
             return e
 
-    looks = dict(zip(files, each(try_look, files), strict=True))
+    looks = dict(zip(files, map_files(try_look, files), strict=True))
     bad = {path: look for path, look in looks.items() if isinstance(look, UserError)}
     return {path: look for path, look in looks.items() if path not in bad}, bad
 
 
-def look_at_image(path: Path, bits: Bits | None) -> ImageLook:
-    with opened(path) as image:
+def audit_image(path: Path, bits: Bits | None) -> ImageFacts:
+    with open_image(path) as image:
         turned = orientation(image) != 1
     picture = read_image(path)
     digest = hashlib.sha256(f"{picture.size}".encode())
     digest.update(picture.tobytes())
-    return ImageLook(Size(*picture.size), turned, digest.digest(), bits(picture) if bits else None)
+    return ImageFacts(Size(*picture.size), turned, digest.digest(), bits(picture) if bits else None)
 
 
-def look_at_mask(path: Path, threshold: ForegroundRule) -> MaskLook:
+def audit_mask(path: Path, threshold: ForegroundRule) -> MaskFacts:
     mask = read_mask(path, threshold)
     counts = mask.histogram()
     total = mask.width * mask.height
-    return MaskLook(Size(*mask.size), sum(counts[FOREGROUND + 1 :]) / total, sum(counts[1:255]) / total)
+    return MaskFacts(Size(*mask.size), sum(counts[FOREGROUND + 1 :]) / total, sum(counts[1:255]) / total)
 
 
 def perceptual_bits() -> Bits | None:
@@ -148,11 +155,8 @@ def perceptual_bits() -> Bits | None:
     return bits
 
 
-# --- what the looks say together
-
-
-def listed(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> str:
-    return f"{len(names)} of {len(of)}: {some(names, limit)}"
+def list_names(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> str:
+    return f"{len(names)} of {len(of)}: {shortlist(names, limit)}"
 
 
 def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], list[Finding]]:
@@ -161,70 +165,76 @@ def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], 
     pairs = [Pair(path, mask_of[stem]) for stem, path in sorted(image_of.items()) if stem in mask_of]
     findings = [Finding("pairs", f"{len(pairs)}")]
     if lonely := [path.name for path in images if path.stem not in mask_of]:
-        text = f"{listed(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
+        text = f"{list_names(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
         findings.append(Finding("without mask", text, PROBLEM))
     if spare := [path.name for path in masks if path.stem not in image_of]:
-        findings.append(Finding("without image", f"{listed(spare, masks)}; these masks are left out", WARNING))
+        findings.append(Finding("without image", f"{list_names(spare, masks)}; these masks are left out", WARNING))
     for files, first_of in ((images, image_of), (masks, mask_of)):
         if twice := [f"{first_of[p.stem].name} and {p.name}" for p in files if first_of[p.stem] is not p]:
-            text = f"{listed(twice, files, MANY)} in {files[0].parent}; remove or rename one of each"
+            text = f"{list_names(twice, files, MANY)} in {files[0].parent}; remove or rename one of each"
             findings.append(Finding("same stem", text, PROBLEM))
     return pairs, findings
 
 
-def unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:
+def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:
     marks = {path: f"{what[:-1]} cannot be read" for path, e in bad.items() if not isinstance(e, MaskCoding)}
     reason = next((str(bad[path]) for path in marks), "")
-    text = f"{len(marks)} {what}: {some([path.name for path in marks], MANY)}; {'first: ' * (len(marks) > 1)}{reason}"
+    text = (
+        f"{len(marks)} {what}: {shortlist([path.name for path in marks], MANY)}; {'first: ' * (len(marks) > 1)}{reason}"
+    )
     return [Finding("unreadable", text, level, marks)] if marks else []
 
 
-def coding(bad: Mapping[Path, UserError], total: int) -> list[Finding]:
+def report_coding(bad: Mapping[Path, UserError], total: int) -> list[Finding]:
     marks = {path: e.found for path, e in bad.items() if isinstance(e, MaskCoding)}
     kinds = "; ".join(
         found if len(marks) == count else f"{count} with {found}"
         for found, count in Counter(marks.values()).most_common(3)
     )
-    text = f"{len(marks)} of {total} not 0/255: {some([path.name for path in marks], MANY)} ({kinds}); {WAY_OUT}"
+    text = f"{len(marks)} of {total} not 0/255: {shortlist([path.name for path in marks], MANY)} ({kinds}); {WAY_OUT}"
     return [Finding("mask coding", text, PROBLEM, marks)] if marks else []
 
 
-def sizes(pairs: Sequence[Pair], images: Mapping[Path, ImageLook], masks: Mapping[Path, MaskLook]) -> list[Finding]:
+def report_sizes(
+    pairs: Sequence[Pair], images: Mapping[Path, ImageFacts], masks: Mapping[Path, MaskFacts]
+) -> list[Finding]:
     findings, other_shapes, other_sizes = [], {}, []
     if images:
         counts = Counter(look.size for look in images.values())
         least, most = (f(counts, key=lambda size: size.width * size.height) for f in (min, max))
         often, count = counts.most_common(1)[0]
-        text = f"{len(counts)} different, {words(least)} to {words(most)}"
-        text += f", most often {words(often)} ({count})" if count > 1 else ""
-        findings.append(Finding("sizes", text if len(counts) > 1 else f"all {words(often)}"))
+        text = f"{len(counts)} different, {format_size(least)} to {format_size(most)}"
+        text += f", most often {format_size(often)} ({count})" if count > 1 else ""
+        findings.append(Finding("sizes", text if len(counts) > 1 else f"all {format_size(often)}"))
     for pair in pairs:
         if pair.image in images and pair.mask in masks:
             image, mask = images[pair.image].size, masks[pair.mask].size
-            if mismatch := other_shape(pair, image, mask):
+            if mismatch := describe_mismatch(pair, image, mask):
                 other_shapes[pair.mask] = mismatch
             elif image != mask:
-                other_sizes.append(f"{pair.mask.name} ({words(mask)}, image {words(image)})")
+                other_sizes.append(f"{pair.mask.name} ({format_size(mask)}, image {format_size(image)})")
     if other_sizes:
-        findings.append(Finding("mask sizes", f"{listed(other_sizes, pairs)}; the image's shape, which is enough"))
+        findings.append(Finding("mask sizes", f"{list_names(other_sizes, pairs)}; the image's shape, which is enough"))
     if other_shapes:
-        text = f"{listed(list(other_shapes.values()), pairs, MANY)}; another aspect ratio than the image's"
+        text = f"{list_names(list(other_shapes.values()), pairs, MANY)}; another aspect ratio than the image's"
         marks = {path: "another aspect ratio" for path in other_shapes}
         findings.append(Finding("mask shapes", text, PROBLEM, marks))
     return findings
 
 
-def words(size: Size) -> str:
+def format_size(size: Size) -> str:
     return f"{size.width}x{size.height}"
 
 
-def turned(images: Mapping[Path, ImageLook]) -> list[Finding]:
+def report_rotated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
     marks = {path: "turned by EXIF" for path, look in images.items() if look.turned}
-    text = f"{listed([path.name for path in marks], images)}; turned as EXIF says: see that their masks are upright too"
+    text = (
+        f"{list_names([path.name for path in marks], images)}; turned as EXIF says: check that their masks are upright"
+    )
     return [Finding("EXIF", text, WARNING, marks)] if marks else []
 
 
-def contents(pairs: Sequence[Pair], masks: Mapping[Path, MaskLook]) -> list[Finding]:
+def report_contents(pairs: Sequence[Pair], masks: Mapping[Path, MaskFacts]) -> list[Finding]:
     looks = {pair.mask: masks[pair.mask] for pair in pairs if pair.mask in masks}
     if not looks:
         return []
@@ -234,19 +244,18 @@ def contents(pairs: Sequence[Pair], masks: Mapping[Path, MaskLook]) -> list[Find
     findings = [Finding("foreground", text)]
     for title, share in (("empty masks", 0), ("full masks", 1)):
         if marks := {path: title[:-1] for path, look in looks.items() if look.foreground == share}:
-            text, all_of_them = listed([path.name for path in marks], looks), len(marks) == len(looks)
+            text, all_of_them = list_names([path.name for path in marks], looks), len(marks) == len(looks)
             text += "; nothing to learn" if all_of_them else ""
             findings.append(Finding(title, text, PROBLEM if all_of_them else WARNING, marks))
     if soft := {path: look.soft for path, look in looks.items() if look.soft}:
         marks = {path: f"{share:.0%} grey" for path, share in soft.items() if share > GREY}
-        text = (
-            f"{listed([path.name for path in marks or soft], looks)}; up to {max(soft.values()):.1%} of a mask is grey"
-        )
+        names = list_names([path.name for path in marks or soft], looks)
+        text = f"{names}; up to {max(soft.values()):.1%} of a mask is grey"
         findings.append(Finding("soft masks", text, WARNING if marks else "", marks))
     return findings
 
 
-def repeated(images: Mapping[Path, ImageLook]) -> list[Finding]:
+def report_repeated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
     """The same pixels twice, whatever the file's format and metadata."""
     first: dict[bytes, Path] = {}
     marks = {
@@ -255,19 +264,19 @@ def repeated(images: Mapping[Path, ImageLook]) -> list[Finding]:
         if first.setdefault(look.pixels, path) is not path
     }
     equal = [f"{path.name} {mark}" for path, mark in marks.items()]
-    return [Finding("duplicates", f"{listed(equal, images)}, pixel by pixel", WARNING, marks)] if marks else []
+    return [Finding("duplicates", f"{list_names(equal, images)}, pixel by pixel", WARNING, marks)] if marks else []
 
 
-def shared(images: Mapping[Path, ImageLook], others: Mapping[Path, ImageLook]) -> list[Finding]:
+def report_shared(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Finding]:
     by_pixels = {look.pixels: path for path, look in reversed(list(images.items()))}  # the first of equal ones
     same = {path: by_pixels[look.pixels] for path, look in others.items() if look.pixels in by_pixels}
     equal = [f"{image.name} = {other.name}" for other, image in same.items()]
-    text = f"{listed(equal, others, MANY)}, pixel by pixel: leakage; take them out of one of the sets"
+    text = f"{list_names(equal, others, MANY)}, pixel by pixel: leakage; take them out of one of the sets"
     marks = {image: f"in both sets: {other.name}" for other, image in same.items()}
     return [Finding("in both sets", text, PROBLEM, marks)] if same else []
 
 
-def near_duplicates(images: Mapping[Path, ImageLook], others: Mapping[Path, ImageLook]) -> list[Twin]:
+def find_near_duplicates(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Twin]:
     """For each of `others` the nearest of `images`, where at most NEAR bits differ; nearest first, equal pixels not."""
     known = {look.pixels for look in images.values()}
     others = {path: look for path, look in others.items() if look.pixels not in known}
@@ -283,10 +292,10 @@ def near_duplicates(images: Mapping[Path, ImageLook], others: Mapping[Path, Imag
     return sorted(twins, key=lambda twin: twin.distance)
 
 
-def alike(twins: Sequence[Twin], others: Mapping[Path, ImageLook], searched: bool) -> list[Finding]:
+def report_similar(twins: Sequence[Twin], others: Mapping[Path, ImageFacts], searched: bool) -> list[Finding]:
     if not searched:
         text = 'not looked for, as ImageHash is not installed: pip install -e ".[check]"'
         return [Finding("near duplicates", text, WARNING)]
     near = [f"{twin.image.name} ~ {twin.other.name} ({twin.distance})" for twin in twins]
-    text = f"{listed(near, others, MANY)} (bits of {BITS} that differ, up to {NEAR}): likely leakage, look at them"
+    text = f"{list_names(near, others, MANY)} (bits of {BITS} that differ, up to {NEAR}): likely leakage, look at them"
     return [Finding("near duplicates", text, WARNING)] if twins else []

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from ..errors import UserError
 
 
-def generator_of(*key: int) -> torch.Generator:
+def make_generator(*key: int) -> torch.Generator:
     """Returns a CPU generator that is seeded by `key`. Different keys give independent streams.
 
     Zeros at the end of a key do not count: (1, 2) and (1, 2, 0) are the same key.
@@ -79,7 +79,7 @@ class Batches(Sampler):
         return end - begin
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        generator = generator_of(self.seed, self.epoch)
+        generator = make_generator(self.seed, self.epoch)
         order = torch.randperm(self.length, generator=generator).tolist()
         flips = (torch.rand(self.length, 2, generator=generator) < 0.5).tolist()
         draws = [Draw(index, *flip) for index, flip in zip(order, flips, strict=True)]

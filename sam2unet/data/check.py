@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from tqdm import tqdm
-
-from ..errors import UserError, some, warn
-from .foreground import ForegroundRule, rule_flags
+from ..errors import UserError, shortlist, warn
+from ..recipe import ForegroundRule, to_foreground_flags
+from ..runtime.parallel import map_files
 from .pairs import Pair
-from .reading import WAY_OUT, MaskCoding, list_values, opened, read_mask, upright, upright_size
-
-T = TypeVar("T")
-R = TypeVar("R")
+from .reading import WAY_OUT, MaskCoding, list_values, open_image, read_mask, rotate_upright, upright_size
 
 
 class Size(NamedTuple):
@@ -26,13 +20,15 @@ class Size(NamedTuple):
 
 def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) -> None:
     """UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image."""
-    images = each(look_at_image, [pair.image for pair in pairs])
+    images = map_files(check_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
     if turned := [pair.image.name for pair, (_, turns) in zip(pairs, images, strict=True) if turns]:
-        warn_of_turned(turned)
+        warn_rotated(turned)
     looks = zip(pairs, images, masks, strict=True)
-    if wrong := [words for pair, (image, _), mask in looks if (words := other_shape(pair, image, mask))]:
-        raise UserError(f"{len(wrong)} masks have another aspect ratio than their image: {some(wrong)}; pair the files")
+    if wrong := [words for pair, (image, _), mask in looks if (words := describe_mismatch(pair, image, mask))]:
+        raise UserError(
+            f"{len(wrong)} masks have another aspect ratio than their image: {shortlist(wrong)}; pair the files"
+        )
 
 
 def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -40,12 +36,12 @@ def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
     def problem(pair: Pair) -> str | None:
         try:
-            look_at_image(pair.image)
-            look_at_image(pair.mask)
+            check_image(pair.image)
+            check_image(pair.mask)
         except UserError as e:
             return str(e)
 
-    problems = each(problem, pairs)
+    problems = map_files(problem, pairs)
     for text in filter(None, problems):
         warn(f"left out: {text}")
     if not (kept := [pair for pair, text in zip(pairs, problems, strict=True) if not text]):
@@ -53,15 +49,15 @@ def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return kept
 
 
-def other_shape(pair: Pair, image: Size, mask: Size) -> str | None:
+def describe_mismatch(pair: Pair, image: Size, mask: Size) -> str | None:
     """`a.jpg (60x50, mask 60x60)` where the aspect ratios differ by more than 2 %."""
     if abs(image.width * mask.height / (image.height * mask.width) - 1) <= 0.02:
         return None
     return f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
 
 
-def warn_of_turned(names: Sequence[str]) -> None:
-    warn(f"{len(names)} images are turned as their EXIF orientation says, which swaps their sides: {some(names)}")
+def warn_rotated(names: Sequence[str]) -> None:
+    warn(f"{len(names)} images are turned as their EXIF orientation says, which swaps their sides: {shortlist(names)}")
 
 
 def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list[Size]:
@@ -77,10 +73,10 @@ def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list
             extremes[path] = mask.getextrema()
         return Size(*mask.size)
 
-    looks = each(look, paths)
+    looks = map_files(look, paths)
     if bad := [(path.name, e.found) for path, e in zip(paths, looks, strict=True) if isinstance(e, MaskCoding)]:
         raise UserError(
-            f"{len(bad)} of {len(paths)} masks are not 0/255: {some([name for name, _ in bad])} "
+            f"{len(bad)} of {len(paths)} masks are not 0/255: {shortlist([name for name, _ in bad])} "
             f"({bad[0][1]}; in {paths[0].parent}); {WAY_OUT}"
         )
     if threshold is not None:
@@ -94,34 +90,28 @@ def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundR
     Args:
         masks: of each the least and the highest value; 0 is background, all others are foreground.
     """
-    flags = " ".join(rule_flags(rule))
+    flags = " ".join(to_foreground_flags(rule))
     for what, names in (
         ("no foreground", [path for path, (_, high) in masks.items() if not high]),
         ("nothing but foreground", [path for path, (low, _) in masks.items() if low]),
     ):
         if names and len(names) == len(masks):
-            with opened(names[0]) as image:
-                values = list_values(upright(image), names[0])
+            with open_image(names[0]) as image:
+                values = list_values(rotate_upright(image), names[0])
             raise UserError(
                 f"{flags} leaves {what} in all {len(masks)} masks of {names[0].parent} ({values} in {names[0].name}); "
                 "give other values"
             )
         if names:
-            text = some([path.name for path in names])
+            text = shortlist([path.name for path in names])
             warn(f"{flags} leaves {what} in {len(names)} of {len(masks)} masks of {names[0].parent}: {text}")
 
 
-def look_at_image(path: Path) -> tuple[Size, bool]:
+def check_image(path: Path) -> tuple[Size, bool]:
     """Size as `read_image` gives it, and whether EXIF swaps its sides. Decodes all of the file, JPEGs at low cost."""
-    with opened(path) as image:
+    with open_image(path) as image:
         size = Size(*upright_size(image))
         turns = size != image.size
         image.draft("RGB", (image.width // 8, image.height // 8))  # fewer pixels, but the whole stream is read
         image.load()
         return size, turns
-
-
-def each(look: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        looks = pool.map(look, items)
-        return list(tqdm(looks, desc="checking files", total=len(items), leave=False, disable=None))

@@ -7,25 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-
-ForegroundRule = int | tuple[int, ...] | None  # values above N; exactly these; none: the mask is 0/255
 EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, whatever its flat areas are
 FEW_LEVELS = 16
-
-
-def foreground_rule(threshold: int | None, values: Sequence[int] | None) -> ForegroundRule:
-    """From the values of `--mask_threshold` and `--foreground`; UserError if both are given."""
-    if threshold is not None and values:
-        raise UserError("--mask_threshold and --foreground both say which mask values are foreground; give one")
-    return tuple(values) if values else threshold
-
-
-def rule_flags(rule: ForegroundRule) -> list[str]:
-    """The flags that `foreground_rule` makes the same rule of."""
-    if rule is None:
-        return []
-    return ["--mask_threshold", str(rule)] if np.ndim(rule) == 0 else ["--foreground", *map(str, rule)]
 
 
 def select_foreground(values: np.ndarray, rule: int | tuple[int, ...]) -> np.ndarray:

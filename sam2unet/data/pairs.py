@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, some, warn
+from ..errors import UserError, shortlist, warn
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in upper case too
 
@@ -49,7 +49,7 @@ def list_images(folder: Path) -> dict[str, Path]:
         if (first := by_stem.setdefault(file.stem, file)) is not file:
             twice.append(f"{first.name} and {file.name}")
     if twice:
-        raise UserError(f"files with the same stem in {folder}: {some(twice)}; remove or rename one of each")
+        raise UserError(f"files with the same stem in {folder}: {shortlist(twice)}; remove or rename one of each")
     return by_stem
 
 
@@ -58,9 +58,12 @@ def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
     images, masks = list_images(image_folder), list_images(mask_folder)
     if lonely := [path.name for stem, path in images.items() if stem not in masks]:
         raise UserError(
-            f"{len(lonely)} of {len(images)} images have no mask: {some(lonely)} (masks looked for in {mask_folder}; "
+            f"{len(lonely)} of {len(images)} images have no mask: {shortlist(lonely)} "
+            f"(masks looked for in {mask_folder}; "
             "a mask has its image's name, whatever the extension)"
         )
     if spare := [path.name for stem, path in masks.items() if stem not in images]:
-        warn(f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {some(spare)}")
+        warn(
+            f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {shortlist(spare)}"
+        )
     return [Pair(path, masks[stem]) for stem, path in images.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..data.reading import FOREGROUND
-from ..files import written_whole
+from ..atomic import make_folder, write_atomic
+from .reading import FOREGROUND
 
 T = TypeVar("T")
 GAP = 4  # pixels between pictures
@@ -19,12 +20,12 @@ CYAN, GREEN = (0, 255, 255), (0, 255, 0)  # seen on tissue and on leaves
 BAND = 256  # rows worked on at a time, so that a large photograph needs little memory beside its own
 
 
-def spread(items: Sequence[T], count: int = 8) -> list[T]:
+def pick_evenly(items: Sequence[T], count: int = 8) -> list[T]:
     """At most `count` of them, evenly, with the first and the last; always the same."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
 
 
-def tinted(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
+def tint_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """The photograph, uint8 (H, W, 3), changed in place: half cyan where the map, uint8 (H, W), is white."""
     for top in range(0, len(photo), BAND):
         rows = photo[top : top + BAND]
@@ -33,13 +34,13 @@ def tinted(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
     return photo
 
 
-def outlined(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
+def outline_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """The photograph, uint8 (H, W, 3), changed in place: green lines around the map's foreground."""
     outlines, _ = cv2.findContours((grey > FOREGROUND).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return cv2.drawContours(photo, outlines, -1, GREEN, thickness=max(1, round(max(grey.shape) / 400)))
 
 
-def overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], path: Path, side: int = 160) -> None:
+def draw_overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], path: Path, side: int = 160) -> None:
     """A PNG with a row of squares, `side` pixels each with its margin, for each image | mask | map."""
     small = [
         [picture.convert("RGB").resize((side - GAP, side - GAP), Image.Resampling.BILINEAR) for picture in row]
@@ -49,5 +50,48 @@ def overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], path:
     for y, row in enumerate(small):
         for x, picture in enumerate(row):
             sheet.paste(picture, (x * side + GAP // 2, y * side + GAP // 2))
-    with written_whole(path) as file:
+    with write_atomic(path) as file:
         sheet.save(file, "PNG")
+
+
+JPEG_SIDE = 65500  # what a JPEG holds at most
+PNG_SIDE = 1_000_000  # what OpenCV writes at most
+
+# The fastest of OpenCV's settings on real maps, and little larger than its others: run lengths of differences between
+# rows. An older OpenCV cannot be told the differences; what it does if told nothing is run lengths along rows.
+PNG = []
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):
+    PNG += [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    make_folder(path.parent)
+    with write_atomic(path) as file:
+        file.write(data)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W), or (H, W, 3) RGB, as a PNG."""
+    if max(pixels.shape) > PNG_SIDE:
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+        return file.getvalue()
+    return encode_image(pixels, ".png", PNG)
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) RGB as a JPEG, smaller where a side is longer than a JPEG's may be."""
+    if (factor := JPEG_SIDE / max(pixels.shape)) < 1:
+        size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return encode_image(pixels, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+def encode_image(pixels: np.ndarray, ending: str, options: list[int]) -> bytes:
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(ending, pixels, options)
+    if not done:
+        raise OSError(f"cannot encode the {ending[1:]}")
+    return data.tobytes()

@@ -25,13 +25,13 @@ def colour_of(number: int) -> tuple[int, int, int]:
     return OBJECTS[(number - 1) % len(OBJECTS)]
 
 
-def tinted(photo: ndarray, where: ndarray, opacity: float, colour: tuple[int, int, int] = FOUND) -> ndarray:
+def tint(photo: ndarray, where: ndarray, opacity: float, colour: tuple[int, int, int] = FOUND) -> ndarray:
     mixed = photo.copy()
     mixed[where] = np.rint((1 - opacity) * photo[where] + opacity * np.array(colour)).astype(np.uint8)
     return mixed
 
 
-def outlined(picture: ndarray, where: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
+def outline(picture: ndarray, where: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
     """`factor` of the usual width."""
     width = factor * max(1, round(max(where.shape) / 320))
     lines, _ = cv2.findContours(where.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
@@ -40,8 +40,8 @@ def outlined(picture: ndarray, where: ndarray, colour: tuple[int, int, int], fac
 
 def overlay(photo: ndarray, found: ndarray, opacity: float, truth: ndarray | None = None) -> ndarray:
     """What was found, tinted and with its outline; the outline of the true mask on top."""
-    picture = outlined(tinted(photo, found, opacity), found, FOUND) if found.any() else photo
-    return picture if truth is None else outlined(picture, truth, TRUTH)
+    picture = outline(tint(photo, found, opacity), found, FOUND) if found.any() else photo
+    return picture if truth is None else outline(picture, truth, TRUTH)
 
 
 def differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray:
@@ -49,8 +49,8 @@ def differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray:
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     picture = np.repeat((grey // 2)[..., None], 3, axis=2)
     picture[first & second] = grey[first & second, None] // 2 + 110
-    picture = tinted(picture, first & ~second, 0.85, ONLY_FIRST)
-    return tinted(picture, second & ~first, 0.85, ONLY_SECOND)
+    picture = tint(picture, first & ~second, 0.85, ONLY_FIRST)
+    return tint(picture, second & ~first, 0.85, ONLY_SECOND)
 
 
 def glow(photo: ndarray, found: ndarray, height: int = 240) -> ndarray:
@@ -62,7 +62,7 @@ def glow(photo: ndarray, found: ndarray, height: int = 240) -> ndarray:
     return np.rint((1 - weight) * photo + weight * np.array(FOUND)).astype(np.uint8)
 
 
-def jpeg(picture: ndarray) -> bytes:
+def to_jpeg(picture: ndarray) -> bytes:
     """uint8 (H, W), or (H, W, 3) RGB."""
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)

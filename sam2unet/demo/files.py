@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..data.foreground import ForegroundRule
-from ..data.reading import opened, read_image, read_mask
+from ..data.reading import open_image, read_image, read_mask
 from ..errors import UserError
+from ..recipe import ForegroundRule
 
 
 class Example(NamedTuple):
@@ -47,7 +47,7 @@ def safe_stem(path: Path) -> str:
     return stem or "image"
 
 
-def unlike(name: str, taken: Collection[str]) -> str:
+def unique_name(name: str, taken: Collection[str]) -> str:
     """`name`, or `name_2`, `name_3`, ... if that is taken, upper and lower case being the same."""
     lower = {other.lower() for other in taken}
     names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(lower) + 2))
@@ -60,7 +60,7 @@ def refuse_elsewhere(path: Path, folders: Sequence[Path]) -> None:
         raise UserError("only files that were dropped on the page are read")
 
 
-def check_size(path: Path, limits: Limits) -> None:
+def check_file_size(path: Path, limits: Limits) -> None:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if path.stat().st_size > limits.megabytes * 1e6:
@@ -72,26 +72,26 @@ def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
         raise UserError(f"{path} has {width} x {height} pixels; at most {limits.megapixels:g} million are taken")
 
 
-def check_image(path: Path, limits: Limits) -> None:
+def check_upload(path: Path, limits: Limits) -> None:
     """From the head of the file alone: what is too large must not be decoded."""
-    check_size(path, limits)
-    with opened(path) as image:
+    check_file_size(path, limits)
+    with open_image(path) as image:
         check_pixels(path, image.width, image.height, limits)
 
 
 def read_photo(path: Path, limits: Limits) -> Image.Image:
     """An upright RGB photograph."""
-    check_image(path, limits)
+    check_upload(path, limits)
     return read_image(path)
 
 
 def read_truth(path: Path, limits: Limits, threshold: ForegroundRule) -> Image.Image:
     """A mask in mode L, as it is scored."""
-    check_image(path, limits)
+    check_upload(path, limits)
     return read_mask(path, threshold)
 
 
-def told(error: UserError, path: Path) -> str:
+def visitor_message(error: UserError, path: Path) -> str:
     """The error's line with the file's name as the visitor knows it, without our folders."""
     line = str(error).replace(str(path), path.name)
     return line if path.name in line else f"{path.name}: {line}"

@@ -11,7 +11,7 @@ import gradio as gr
 from ..errors import UserError
 from .access import report
 from .files import Example
-from .words import failed
+from .words import failure_html
 
 # Two queues: what is only drawn never waits for another visitor's images.
 MODELLING = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
@@ -27,10 +27,10 @@ class Page(gr.Blocks):
         try:
             return await super().preprocess_data(block_fn, *args, **kwargs)
         except Exception as e:
-            refuse(f"{block_fn.name} got no possible input: {type(e).__name__}: {e}")
+            refuse_request(f"{block_fn.name} got no possible input: {type(e).__name__}: {e}")
 
 
-def refuse(reason: str) -> NoReturn:
+def refuse_request(reason: str) -> NoReturn:
     report(f"refused a request: {reason}")
     raise gr.Error("The server refused this request.", print_exception=False)
 
@@ -44,7 +44,7 @@ def read_index(event: gr.EventData) -> int:
     """Which picture of a gallery was chosen."""
     index = read_field(event, "index")
     if not (type(index) is int and index >= 0):
-        refuse("it chooses no picture of a gallery")
+        refuse_request("it chooses no picture of a gallery")
     return index
 
 
@@ -68,4 +68,4 @@ def attempt(work: Callable[[], str]) -> tuple[bool, str]:
     try:
         return True, work()
     except UserError as e:
-        return False, failed(str(e).splitlines())
+        return False, failure_html(str(e).splitlines())

@@ -18,17 +18,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.foreground import ForegroundRule
-from ..engine.opening import Way, open_predictor, read_any, recipe_of, trained_framing
-from ..engine.runtime import pick_device
-from ..engine.signals import Signals
 from ..errors import UserError, print_line, warn
-from ..families import Checkpoint, open_model
-from ..sources import NONE, Sources
-from ..trainable import named_bases
+from ..families.load import Checkpoint, open_model
+from ..families.settings import find_recipe
+from ..masks.open import open_predictor, read_model_file
+from ..masks.predictor import PredictOptions
+from ..prompts.prompter import find_trained_framing
+from ..recipe import ForegroundRule
+from ..runtime.device import pick_device
+from ..runtime.signals import Signals
+from ..weights.formats import read_named_files
+from ..weights.weight_files import NO_FILES, WeightPaths
 from .files import Example, Limits
-from .prompt_session import PromptBench, PromptMethod
-from .session import Bench, Method
+from .masks.session import Bench, Method
+from .prompts.session import PromptBench, PromptMethod
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
 
@@ -36,7 +39,7 @@ UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
 def run(
     checkpoints: Sequence[Path],
     make_examples: Callable[[Path], list[Example]],
-    sources: Sources = NONE,
+    weight_paths: WeightPaths = NO_FILES,
     size: int | None = None,
     device: str | None = None,
     mask_threshold: ForegroundRule = None,
@@ -54,7 +57,7 @@ def run(
     check_address(host, port)
     with kept_inside() as home:
         import_page()  # what is not installed is said before weights are read
-        methods = open_methods(checkpoints, sources, size, device)
+        methods = open_methods(checkpoints, weight_paths, size, device)
         serve(methods, home, make_examples, limits or Limits(), host, port, mask_threshold)
 
 
@@ -160,35 +163,37 @@ def import_page(name: str = "page"):
 
 
 def open_methods(
-    checkpoints: Sequence[Path], sources: Sources, size: int | None, device: str | None
+    checkpoints: Sequence[Path], weight_paths: WeightPaths, size: int | None, device: str | None
 ) -> list[Method] | PromptMethod:
     """Methods for masks, or the one for prompts."""
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
-    target, bases = pick_device(device), [named_bases(path) for path in checkpoints]
+    target, weight_files = pick_device(device), [read_named_files(path) for path in checkpoints]
     methods = []
-    for path, name, needed in zip(checkpoints, names_of(checkpoints), bases, strict=True):
-        own = {flag: file for flag, file in sources.items() if flag in needed} if any(bases) else sources
-        found = read_any(path)
+    for path, name, needed in zip(checkpoints, make_model_names(checkpoints), weight_files, strict=True):
+        own = (
+            {flag: file for flag, file in weight_paths.items() if flag in needed} if any(weight_files) else weight_paths
+        )
+        found = read_model_file(path)
         if isinstance(found, Checkpoint) and found.family.task == "prompts":
             if len(checkpoints) > 1:
                 raise UserError(f"{path} takes prompts and has a page of its own; give it alone")
             return open_prompts(found, name, target, own, size)
-        methods.append(Method(name, open_predictor(found, target, own, Way(size=size))))
+        methods.append(Method(name, open_predictor(found, target, own, PredictOptions(size=size))))
     return methods
 
 
 def open_prompts(
-    found: Checkpoint, name: str, device: torch.device, sources: Sources, size: int | None
+    found: Checkpoint, name: str, device: torch.device, weight_paths: WeightPaths, size: int | None
 ) -> PromptMethod:
-    model = open_model(found, sources, device)
+    model = open_model(found, weight_paths, device)
     if size not in (None, model.side):
         raise UserError(f"{found.path} sees images at {model.side}x{model.side} alone; leave --size out")
-    recipe = recipe_of(found)
-    return PromptMethod(name, model, trained_framing(found), recipe.mask_prompt, recipe.multimask)
+    recipe = find_recipe(found)
+    return PromptMethod(name, model, find_trained_framing(found), recipe.mask_prompt, recipe.multimask)
 
 
-def names_of(checkpoints: Sequence[Path]) -> list[str]:
+def make_model_names(checkpoints: Sequence[Path]) -> list[str]:
     """Stems; with the folder where two are the same, and numbered where that is not enough."""
     names = [path.stem for path in checkpoints]
     if len(set(names)) < len(names):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from .prompt_session import PromptBench
-from .session import Bench, Session
+from .masks.session import Bench, Session
+from .prompts.session import PromptBench
 
 
 def heading(bench: Bench) -> str:
@@ -31,7 +31,7 @@ def prompt_heading(bench: PromptBench) -> str:
     )
 
 
-def failed(lines: Sequence[str]) -> str:
+def failure_html(lines: Sequence[str]) -> str:
     return f'<div class="bad" role="alert">{"<br>".join(html.escape(line) for line in lines)}</div>'
 
 
@@ -40,8 +40,8 @@ def put_aside(name: str, count: int) -> str:
     return f'<div class="good" role="status">Undo brings back {html.escape(name)} with its {objects}.</div>'
 
 
-def went_well(session: Session, problems: Sequence[str]) -> str:
+def summary_html(session: Session, problems: Sequence[str]) -> str:
     """What there is now; and what was left out, if anything."""
     count, scored = len(session.items), sum(item.has_mask for item in session.items)
     line = f"{count} image{'s' * (count != 1)}" + (f", {scored} with a mask" if scored else "")
-    return f'<div class="good" role="status">{line}</div>' + (failed(problems) if problems else "")
+    return f'<div class="good" role="status">{line}</div>' + (failure_html(problems) if problems else "")

@@ -10,17 +10,18 @@ from typing import NamedTuple
 import safetensors.torch
 from torch import nn
 
-from ..building import licence_of
-from ..data import framing
-from ..data.transforms import MEAN, STD
+from ..atomic import read_json, sha256, write_atomic, write_together
 from ..errors import UserError
-from ..families import Checkpoint, find_family
-from ..files import filled_together, read_json, sha256, written_whole
-from ..hub import CONFIG, WEIGHTS
+from ..families.build import find_licence
+from ..families.load import Checkpoint
+from ..families.settings import find_trained_size
+from ..families.table import find_family
+from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..prompts import framing
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.tables import markdown_code, markdown_text
-from ..sources import Bases, facts_of_bases
-from .opening import trained_size
+from ..weights.hub import CONFIG, WEIGHTS
+from ..weights.weight_files import WeightFiles, weight_files_to_facts
 
 CARD = """---
 {facts}
@@ -71,8 +72,8 @@ KINDS = {
         'map_ = sam2unet.predict(model, "photo.jpg", size={size})  # float32 in [0, 1], the photograph\'s size',
         {
             "resize": "bilinear with antialiasing, aspect ratio not kept",
-            "mean": MEAN.flatten().tolist(),
-            "std": STD.flatten().tolist(),
+            "mean": IMAGENET_MEAN.flatten().tolist(),
+            "std": IMAGENET_STD.flatten().tolist(),
         },
     ),
     "prompts": Kind(
@@ -81,63 +82,65 @@ KINDS = {
         {
             "resize": "nearest pixel, aspect ratio not kept; images smaller on both sides are centred between zeros",
             "channels": "blue, green, red",
-            "mean": list(framing.MEAN),
-            "std": list(framing.STD),
+            "mean": list(framing.SAM_MEAN),
+            "std": list(framing.SAM_STD),
         },
     ),
 }
 
 
-def write_folder(folder: Path, found: Checkpoint, model: nn.Module, bases: Bases, scores: Path | None) -> None:
+def write_folder(
+    folder: Path, found: Checkpoint, model: nn.Module, weight_files: WeightFiles, scores: Path | None
+) -> None:
     """Fill `folder`, which must be new or empty, or leave it as it was.
 
     Args:
         found: what `model` was read from.
-        bases: the files that its frozen parts are from, as far as known.
+        weight_files: the files that its frozen parts are from, as far as known.
         scores: a results.json of eval.py for this model.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already and not an empty folder; give another")
     kind = KINDS[found.family.task]
-    results, columns = ({}, ()) if scores is None else scores_in(scores)
+    results, columns = ({}, ()) if scores is None else read_scores(scores)
     title = found.family.named(found.sizes)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
     config = {
         "model": found.family.name,
         **found.sizes,
-        "size": trained_size(found),
+        "size": find_trained_size(found),
         **kind.processing,
         "checkpoint": checkpoint,
-    } | facts_of_bases(bases)
+    } | weight_files_to_facts(weight_files)
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
     origin += [
         f"Those of its {source.part} are from {markdown_code(base.name)}, SHA-256 {markdown_code(base.sha256)}."
-        for source in found.family.sources
-        if (base := bases.get(source.flag))
+        for source in found.family.weight_flags
+        if (base := weight_files.get(source.flag))
     ]
     card = CARD.format(
-        facts=front_matter(found.family.name, title, licence_of(found.sizes), results, columns),
+        facts=front_matter(found.family.name, title, find_licence(found.sizes), results, columns),
         title=title,
         paper=found.family.paper[0],
         number=found.family.paper[1],
         purpose=kind.purpose,
         use=kind.use.format(size=config["size"]),
         size=config["size"],
-        scores=table(results, columns),
+        scores=format_scores(results, columns),
         origin="\n".join(origin),
     )
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with filled_together(folder) as part:
+    with write_together(folder) as part:
         for name, content in (
             (CONFIG, json.dumps(config, indent=2).encode() + b"\n"),
             ("README.md", card.encode()),
             (WEIGHTS, safetensors.torch.save(state, {"format": "pt"})),  # the format that the hub's readers ask for
         ):
-            with written_whole(part / name) as file:
+            with write_atomic(part / name) as file:
                 file.write(content)
 
 
-def scores_in(path: Path) -> tuple[Mapping, Sequence[str]]:
+def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
     """Data set -> metric -> number, counts of images among them, and the columns that the results were made for."""
     content = read_json(path)
     try:
@@ -182,7 +185,7 @@ def front_matter(kind: str, title: str, licence: str, results: Mapping, columns:
     return data.to_yaml()
 
 
-def table(results: Mapping, columns: Sequence[str]) -> str:
+def format_scores(results: Mapping, columns: Sequence[str]) -> str:
     if not results:
         return "Not given.\n"
     titles = [f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}" for key in columns]

@@ -12,19 +12,18 @@ from typing import BinaryIO
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..data.transforms import MEAN, STD, image_bytes, normalised
+from ..atomic import refuse_existing, sha256, write_atomic
 from ..errors import UserError, print_line
-from ..families import Checkpoint, Family, assemble, check_size
-from ..files import refuse_existing, sha256, written_whole
-from ..sources import NONE, Bases, Sources, facts_of_bases
-from .maps import stretched
-from .onnx_model import FORMAT, VERSION, OnnxForward
-from .opening import trained_size
-from .predict import grey_levels
+from ..families.load import Checkpoint, assemble
+from ..families.settings import find_trained_size
+from ..families.table import Family, check_size
+from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
+from ..masks.predictor import stretch_range, to_uint8
+from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
+from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
+from .graph import LIMIT, write_graph
 
-LIMIT = 1e-3  # in probability; rounding alone gives about 1e-6
 FACTS_FILE = "sam2unet.json"  # in a .pt2, under extra/
 
 Exported = Callable[[Tensor], Tensor]
@@ -51,7 +50,7 @@ class Whole(nn.Module):
 
     def forward(self, photo: Tensor) -> Tensor:
         """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S), each map stretched to 0..255."""
-        probability = self.logits(normalised(photo.permute(0, 3, 1, 2))).sigmoid()[:, 0]
+        probability = self.logits(normalise_image(photo.permute(0, 3, 1, 2))).sigmoid()[:, 0]
         low, high = probability.amin((1, 2), keepdim=True), probability.amax((1, 2), keepdim=True)
         return ((probability - low) / (high - low + 1e-8) * 255).to(torch.uint8)  # `stretched`, for each of the batch
 
@@ -62,28 +61,28 @@ def run(
     pictures: Sequence[Image.Image],
     size: int | None = None,
     whole: bool = False,
-    sources: Sources = NONE,
+    weight_paths: WeightPaths = NO_FILES,
 ) -> None:
     """Write a model for masks as `output`, .onnx or .pt2, if it computes for the pictures, RGB, what torch computes.
 
     UserError where that is not so, and where anything is missing; then nothing is left behind.
     """
-    writer, reader = kind_of(output)
+    writer, reader = pick_format(output)
     refuse_existing(output)
-    size = trained_size(found) if size is None else size
+    size = find_trained_size(found) if size is None else size
     check_size(found.family, size)
-    model, bases = assemble(found, sources)
+    model, weight_files = assemble(found, weight_paths)
     logits = Logits(found.family, model.eval())
     graph = Whole(logits).eval() if whole else logits
-    facts = facts_of(found, bases, size, whole)
+    facts = describe_mask_export(found, weight_files, size, whole)
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
-    with written_whole(output) as file, warnings.catch_warnings():
+    with write_atomic(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
         print_line(f"exporting {found.family.named(found.sizes)} at {size}x{size}; this can take minutes")
-        writer(graph, given_to(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
+        writer(graph, run_graph(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
         file.flush()
         print_line(f"comparing it with torch on {len(images)} images")
-        difference = largest_difference(reader(Path(file.name)), graph, images)
+        difference = find_largest_difference(reader(Path(file.name)), graph, images)
         if not difference <= LIMIT:  # NaN too
             raise UserError(
                 f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
@@ -93,13 +92,13 @@ def run(
     print_line(f"largest difference from torch over {len(images)} images, alone and in twos: {difference:.2g}")
 
 
-def kind_of(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
+def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
     """What writes and what reads a file of that name; UserError where a package for it is missing."""
-    if output.suffix not in KINDS:
-        raise UserError(f"{output}: an exported model is called {' or '.join(KINDS)}")
+    if output.suffix not in FORMATS:
+        raise UserError(f"{output}: an exported model is called {' or '.join(FORMATS)}")
     if output.is_dir():
         raise UserError(f"{output} is a folder; give a name for the file")
-    needed, writer, reader = KINDS[output.suffix]
+    needed, writer, reader = FORMATS[output.suffix]
     for package in needed:
         try:
             importlib.import_module(package)
@@ -108,7 +107,7 @@ def kind_of(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
     return writer, reader
 
 
-def facts_of(found: Checkpoint, bases: Bases, size: int, whole: bool) -> dict[str, str]:
+def describe_mask_export(found: Checkpoint, weight_files: WeightFiles, size: int, whole: bool) -> dict[str, str]:
     """All that a program needs to know to use the file, and where the weights are from."""
     resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
     to_grey = "(p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
@@ -129,47 +128,18 @@ def facts_of(found: Checkpoint, bases: Bases, size: int, whole: bool) -> dict[st
         "input": given,
         "output": made,
         "preprocessing": before,
-        "mean": " ".join(f"{value:g}" for value in MEAN.flatten().tolist()),
-        "std": " ".join(f"{value:g}" for value in STD.flatten().tolist()),
+        "mean": " ".join(f"{value:g}" for value in IMAGENET_MEAN.flatten().tolist()),
+        "std": " ".join(f"{value:g}" for value in IMAGENET_STD.flatten().tolist()),
         "postprocessing": after,
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),
     }
-    return facts | facts_of_bases(bases)
+    return facts | weight_files_to_facts(weight_files)
 
 
 def write_onnx(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
     names = [[facts[key].split()[0]] for key in ("input", "output")]
     write_graph(graph, (example,), *names, ({0: torch.export.Dim("batch")},), facts, file)
-
-
-def write_graph(
-    graph: nn.Module,
-    examples: tuple[Tensor, ...],
-    given: Sequence[str],
-    made: Sequence[str],
-    dynamic: tuple[dict, ...],
-    facts: dict[str, str],
-    file: BinaryIO,
-    opset: int | None = None,
-) -> None:
-    """ONNX, with the names of what is given and made, and of each given tensor the dimensions that change."""
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    with sdpa_kernel(SDPBackend.MATH):  # others lay out the answer in another way than what ONNX gets in their place
-        program = torch.onnx.export(
-            graph,
-            examples,
-            input_names=given,
-            output_names=made,
-            dynamic_shapes=dynamic,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
-    ClearMetadataAndDocStringPass()(program.model)  # each node's lines of source, with this machine's paths
-    program.model.metadata_props.update(facts)
-    file.write(program.model_proto.SerializeToString())
 
 
 def write_pt2(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
@@ -190,19 +160,19 @@ def read_pt2(path: Path) -> Exported:
 
 
 # The end of a file's name -> packages that it needs, what writes it, what reads it.
-KINDS = {
+FORMATS = {
     ".onnx": (("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
     ".pt2": ((), write_pt2, read_pt2),
 }
 
 
-def given_to(graph: nn.Module, images: Tensor) -> Tensor:
+def run_graph(graph: nn.Module, images: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) -> what `graph` takes."""
-    return images.permute(0, 2, 3, 1).contiguous() if isinstance(graph, Whole) else normalised(images)
+    return images.permute(0, 2, 3, 1).contiguous() if isinstance(graph, Whole) else normalise_image(images)
 
 
 @torch.inference_mode()
-def largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> float:
+def find_largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> float:
     """In probability, over uint8 images (N, 3, S, S), given one by one and in twos.
 
     The maps of a whole graph are compared with those of the steps that test.py takes. There truncation turns any
@@ -211,12 +181,12 @@ def largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> 
     if len(images) % 2:
         images = torch.cat([images, images[-1:].flip(-1)])
     logits = graph.logits if isinstance(graph, Whole) else graph
-    wanted = torch.cat([logits(normalised(image[None])) for image in images]).sigmoid()[:, 0]
+    wanted = torch.cat([logits(normalise_image(image[None])) for image in images]).sigmoid()[:, 0]
     worst = []
     for count in (1, 2):
-        found = torch.cat([exported(given_to(graph, part)) for part in images.split(count)])
+        found = torch.cat([exported(run_graph(graph, part)) for part in images.split(count)])
         if isinstance(graph, Whole):
-            greys = torch.stack([torch.from_numpy(grey_levels(stretched(map_))) for map_ in wanted])
+            greys = torch.stack([torch.from_numpy(to_uint8(stretch_range(map_))) for map_ in wanted])
             span = wanted.amax((1, 2), keepdim=True) - wanted.amin((1, 2), keepdim=True)
             levels = (found.int() - greys.int()).abs()
             worst.append(((levels - 1).clamp(min=0) / 255 * span).max())

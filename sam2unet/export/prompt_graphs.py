@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.framing import MEAN, STD
-from ..layers.sam_vit import MLP
-from ..models.sam_med2d import SAMMed2D, best, stretched
+from ..layers.sam_vit import SamMLP
+from ..models.sam_med2d import SAMMed2D, resize_logits, select_best
+from ..prompts.framing import SAM_MEAN, SAM_STD
 
 
 @dataclass(frozen=True)
-class Options:
+class GraphOptions:
     """What the files can do beyond the defaults. The released exporter has all but the first, under these names.
 
     Attributes:
@@ -43,7 +43,7 @@ class Options:
     opset: int | None = None
 
 
-RELEASED = Options()
+RELEASED = GraphOptions()
 
 
 class FromPixels(nn.Module):
@@ -52,8 +52,8 @@ class FromPixels(nn.Module):
     def __init__(self, encoder: nn.Module, side: int):
         super().__init__()
         self.encoder, self.side = encoder, side
-        self.register_buffer("mean", torch.tensor(MEAN))
-        self.register_buffer("std", torch.tensor(STD))
+        self.register_buffer("mean", torch.tensor(SAM_MEAN))
+        self.register_buffer("std", torch.tensor(SAM_STD))
 
     def forward(self, image: Tensor) -> Tensor:
         """Float (H, W, 3) in 0..255, channels as trained: blue, green, red -> (1, 256, g, g).
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         outputs: names of what `forward` gives.
     """
 
-    def __init__(self, model: SAMMed2D, options: Options, multimask: bool = True):
+    def __init__(self, model: SAMMed2D, options: GraphOptions, multimask: bool = True):
         super().__init__()
         self.prompts, self.masks, self.side = model.prompt_encoder, model.mask_decoder, model.side
         self.options, self.multimask = options, multimask
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         """
         low, qualities = self.predict(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
         if not self.options.return_all_masks:
-            low, qualities = best(low[:, self.trained], qualities[:, self.trained])
+            low, qualities = select_best(low[:, self.trained], qualities[:, self.trained])
         return self.answer(low, qualities, orig_im_size)
 
     @property
@@ -138,14 +138,14 @@ class Decoder(nn.Module):
         return given * self.prompts.mask_downscaling(mask) + (1 - given) * without
 
     def enlarged(self, low: Tensor, size: Tensor) -> Tensor:
-        square = stretched(low, self.side)
+        square = resize_logits(low, self.side)
         if self.options.resize_longest_side:
-            rows, columns = as_size((size * (self.side / size.max()) + 0.5).floor(), self.side)
+            rows, columns = to_size((size * (self.side / size.max()) + 0.5).floor(), self.side)
             square = square[..., :rows, :columns]
-        return stretched(square, as_size(size))
+        return resize_logits(square, to_size(size))
 
 
-def as_size(size: Tensor, limit: int | None = None) -> tuple[int, int]:
+def to_size(size: Tensor, limit: int | None = None) -> tuple[int, int]:
     """What the exporter cannot see from the values of a tensor (2,): that they are sides of a picture."""
     height, width = (side.item() for side in size.to(torch.int64))
     for side in (height, width):
@@ -184,5 +184,5 @@ def approximate_gelu(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.GELU):
             module.approximate = "tanh"
-        elif isinstance(module, MLP) and module.activation is F.gelu:
+        elif isinstance(module, SamMLP) and module.activation is F.gelu:
             module.activation = partial(F.gelu, approximate="tanh")

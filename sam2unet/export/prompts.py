@@ -13,19 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import Recipe
-from ..data.framing import MEAN, STD, Framing, normalised
+from ..atomic import refuse_existing, sha256, write_atomic
 from ..errors import UserError, print_line
-from ..families import Checkpoint, assemble
-from ..files import refuse_existing, sha256, written_whole
+from ..families.load import Checkpoint, assemble
+from ..families.settings import find_recipe
 from ..layers.sam_mask import MASKS
+from ..masks.onnx_file import open_session
 from ..models.sam_med2d import SAMMed2D
-from ..sources import NONE, Bases, Sources, facts_of_bases
-from ..steps import as_mask_prompt
-from .export import LIMIT, kind_of, write_graph
-from .onnx_model import open_session
-from .opening import recipe_of
-from .prompt_graphs import RELEASED, Decoder, FromPixels, Options, approximate_gelu
+from ..prompts.framing import SAM_MEAN, SAM_STD, Framing, normalise_square
+from ..prompts.step import to_mask_prompt
+from ..recipe import Recipe
+from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
+from .graph import LIMIT, write_graph
+from .masks import pick_format
+from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
 OPSET = 18  # the lowest that torch's exporter writes
@@ -40,7 +41,7 @@ PROMPTS = (
     ([(0.4, 0.5), (0.2, 0.25), (0.8, 0.7)], [1, 2, 3]),
 )
 
-Named = dict[str, Tensor]
+NamedTensors = dict[str, Tensor]
 
 
 class Case(NamedTuple):
@@ -51,15 +52,15 @@ class Case(NamedTuple):
 
     image: Tensor
     embedding: Tensor
-    asked: list[tuple[Named, list[Named]]]
+    asked: list[tuple[NamedTensors, list[NamedTensors]]]
 
 
 def run(
     found: Checkpoint,
     output: Path,
     pictures: Sequence[Image.Image],
-    options: Options = RELEASED,
-    sources: Sources = NONE,
+    options: GraphOptions = RELEASED,
+    weight_paths: WeightPaths = NO_FILES,
 ) -> None:
     """For `output` x.onnx write x_encoder.onnx and x_decoder.onnx, if they answer prompts as torch does.
 
@@ -67,20 +68,22 @@ def run(
     """
     if output.suffix == ".pt2":
         raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
-    kind_of(output)
+    pick_format(output)
     check_opset(options.opset)
     encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
     refuse_existing(encoder, decoder)
-    model, bases = assemble(found, sources)
+    model, weight_files = assemble(found, weight_paths)
     check_bytes(found, model)
-    recipe = recipe_of(found)
+    recipe = find_recipe(found)
     graph = Decoder(model.eval(), options, recipe.multimask).eval()
     print_line(f"answering prompts on {len(pictures)} images by torch, to compare with")
-    cases = cases_of(model, graph, pictures, recipe.mask_prompt)
+    cases = make_cases(model, graph, pictures, recipe.mask_prompt)
     if options.gelu_approximate:
         approximate_gelu(model)
-    facts = {part: facts_of(found, bases, model, graph, recipe, part) for part in ("encoder", "decoder")}
-    with written_whole(encoder) as first, written_whole(decoder) as second, warnings.catch_warnings():
+    facts = {
+        part: describe_prompt_export(found, weight_files, model, graph, recipe, part) for part in ("encoder", "decoder")
+    }
+    with write_atomic(encoder) as first, write_atomic(decoder) as second, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         print_line(f"exporting the encoder of {found.family.named(found.sizes)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
@@ -89,7 +92,7 @@ def run(
         first.flush()
         second.flush()
         print_line("comparing both with torch")
-        difference = largest_difference(Path(first.name), Path(second.name), cases, options)
+        difference = find_largest_error(Path(first.name), Path(second.name), cases, options)
         if not difference <= LIMIT:  # NaN too
             raise UserError(
                 f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
@@ -120,15 +123,15 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
 
 
 @torch.no_grad()
-def cases_of(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
+def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
     """Each prompt without a mask, then with the answer to it as one, in the form that `mask_prompt` names."""
     options = decoder.options
     framing = Framing(model.side, padding=not options.use_preprocess)
     cases = []
     for picture in pictures:
         square, frame = framing.square(picture)
-        image = normalised(square[None], [frame])
-        case = Case(pixels_of(picture) if options.use_preprocess else image, model.image_encoder(image), [])
+        image = normalise_square(square[None], [frame])
+        case = Case(to_graph_pixels(picture) if options.use_preprocess else image, model.image_encoder(image), [])
         for places, labels in PROMPTS:
             mask = torch.zeros(1, 1, 4 * model.image_encoder.grid, 4 * model.image_encoder.grid)
             for has_mask in (0.0, 1.0):
@@ -141,12 +144,12 @@ def cases_of(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image],
                 }
                 answers = answers_of(decoder, case.embedding, prompt)
                 case.asked.append((prompt, answers))
-                mask = as_mask_prompt(answers[0]["low_res_masks"][:, -1:], mask_prompt)
+                mask = to_mask_prompt(answers[0]["low_res_masks"][:, -1:], mask_prompt)
         cases.append(case)
     return cases
 
 
-def answers_of(decoder: Decoder, embedding: Tensor, prompt: Named) -> list[Named]:
+def answers_of(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> list[NamedTensors]:
     """All masks as one answer; else an answer for each mask that is as good as the best, but for `LIMIT`."""
     *given, size = prompt.values()
     low, qualities = decoder.predict(embedding, *given)
@@ -158,12 +161,12 @@ def answers_of(decoder: Decoder, embedding: Tensor, prompt: Named) -> list[Named
     return [dict(zip(decoder.outputs, answer, strict=True)) for answer in answers]
 
 
-def pixels_of(picture: Image.Image) -> Tensor:
+def to_graph_pixels(picture: Image.Image) -> Tensor:
     """RGB -> float (H, W, 3), blue, green, red, 0..255."""
     return torch.from_numpy(np.asarray(picture)[..., ::-1].astype(np.float32))
 
 
-def write_encoder(model: SAMMed2D, options: Options, facts: Mapping[str, str], file: BinaryIO) -> None:
+def write_encoder(model: SAMMed2D, options: GraphOptions, facts: Mapping[str, str], file: BinaryIO) -> None:
     graph, example, dynamic = model.image_encoder, torch.zeros(1, 3, model.side, model.side), {}
     if options.use_preprocess:
         graph, example = FromPixels(graph, model.side).eval(), torch.zeros(model.side + 5, model.side + 2, 3)
@@ -179,7 +182,7 @@ def write_decoder(graph: Decoder, case: Case, facts: Mapping[str, str], file: Bi
     write_graph(graph, examples, names, graph.outputs, dynamic, facts, file, graph.options.opset)
 
 
-def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], options: Options) -> float:
+def find_largest_error(encoder: Path, decoder: Path, cases: Sequence[Case], options: GraphOptions) -> float:
     """Of masks in probability, and of qualities where the model itself expects them; all through both files."""
     encode, decode = open_session(encoder), open_session(decoder)
     names = [output.name for output in decode.get_outputs()]
@@ -193,16 +196,16 @@ def largest_difference(encoder: Path, decoder: Path, cases: Sequence[Case], opti
     return torch.stack(worst).max().item()
 
 
-def compare_answers(found: Named, wanted: Named, options: Options) -> Tensor:
-    """As `largest_difference`, of one answer."""
+def compare_answers(found: NamedTensors, wanted: NamedTensors, options: GraphOptions) -> Tensor:
+    """As `find_largest_error`, of one answer."""
     parts = [found[name].sigmoid() - wanted[name].sigmoid() for name in ("masks", "low_res_masks")]
     if not options.use_stability_score:  # a pixel more or less would be a difference
         parts.append(found["iou_predictions"] - wanted["iou_predictions"])
     return torch.stack([part.abs().max() for part in parts]).max()
 
 
-def facts_of(
-    found: Checkpoint, bases: Bases, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
+def describe_prompt_export(
+    found: Checkpoint, weight_files: WeightFiles, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
 ) -> dict[str, str]:
     """All that a program needs to know to use the file, and where the weights are from."""
     side, grid, options = model.side, model.image_encoder.grid, decoder.options
@@ -229,8 +232,8 @@ def facts_of(
         "input": given,
         "output": made,
         "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",
-        "mean": " ".join(map(str, MEAN)),
-        "std": " ".join(map(str, STD)),
+        "mean": " ".join(map(str, SAM_MEAN)),
+        "std": " ".join(map(str, SAM_STD)),
         "rgb": "yes" if recipe.rgb else "no",
         "multimask": "yes" if recipe.multimask else "no",
         "mask_prompt": recipe.mask_prompt,
@@ -238,4 +241,4 @@ def facts_of(
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),
     }
-    return facts | facts_of_bases(bases)
+    return facts | weight_files_to_facts(weight_files)

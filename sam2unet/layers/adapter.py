@@ -1,6 +1,6 @@
 from torch import Tensor, nn
 
-from .hiera import Block, Hiera
+from .hiera import Hiera, HieraBlock
 
 
 class AdaptedBlock(nn.Module):
@@ -9,7 +9,7 @@ class AdaptedBlock(nn.Module):
     The attributes have the names of the released checkpoints. `prompt_learn` is the adapter.
     """
 
-    def __init__(self, block: Block, width: int = 32):
+    def __init__(self, block: HieraBlock, width: int = 32):
         super().__init__()
         self.block = block
         self.prompt_learn = nn.Sequential(

@@ -21,7 +21,7 @@ SIZES = {
 WIDTHS = {384: "small", 768: "base", 1024: "large"}  # channels -> size
 
 
-def size_of(state: Mapping[str, Tensor]) -> str | None:
+def find_dino_size(state: Mapping[str, Tensor]) -> str | None:
     """Returns the key of `SIZES` that a state dict in timm's names belongs to, or None if no size fits."""
     width = (0, *state["cls_token"].shape)[-1] if "cls_token" in state else 0
     if "blocks.0.ls1.gamma" in state:
@@ -29,7 +29,7 @@ def size_of(state: Mapping[str, Tensor]) -> str | None:
     return f"v3_{WIDTHS[width]}" if "blocks.0.gamma_1" in state and width in WIDTHS else None
 
 
-def resampled(weights: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+def resize_dino_positions(weights: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """Returns `weights` with the position embeddings resized to a grid of `grid` x `grid` patches.
 
     `pos_embed` is (1, 1 + patches, C): the position of the class token, then those of a square grid. If `weights` has

@@ -36,7 +36,7 @@ def hiera(size: str) -> Hiera:
     return Hiera(**SIZES[size])
 
 
-def size_of(state: Mapping[str, Tensor]) -> str | None:
+def find_hiera_size(state: Mapping[str, Tensor]) -> str | None:
     """Returns the key of `SIZES` that a trunk's state dict belongs to, or None if no size fits.
 
     The state dict may be of a trunk, of a trunk with adapters, or of the adapters alone.
@@ -92,7 +92,7 @@ class Hiera(nn.Module):
     ):
         super().__init__()
         self.channels = tuple(dim * 2**stage for stage in range(len(depths)))
-        self.patch_embed = PatchEmbed(dim)
+        self.patch_embed = HieraPatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, dim, grid, grid))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, dim, windows[0], windows[0]))
 
@@ -103,7 +103,7 @@ class Hiera(nn.Module):
                 # A pooling block cuts its windows from the grid before pooling, so it has the previous stage's side.
                 window = windows[stage - 1] if pools else windows[stage]
                 blocks.append(
-                    Block(
+                    HieraBlock(
                         dim_in=self.channels[stage - 1] if pools else self.channels[stage],
                         dim_out=self.channels[stage],
                         heads=heads * 2**stage,
@@ -145,7 +145,7 @@ class Hiera(nn.Module):
         return (smooth + tiled).permute(0, 2, 3, 1)
 
 
-class PatchEmbed(nn.Module):
+class HieraPatchEmbed(nn.Module):
     """Turns pixels into tokens. Neighbouring patches overlap."""
 
     def __init__(self, dim: int):
@@ -157,7 +157,7 @@ class PatchEmbed(nn.Module):
         return self.proj(image).permute(0, 2, 3, 1)
 
 
-class Block(nn.Module):
+class HieraBlock(nn.Module):
     """A transformer block: attention, then an MLP. Each has a norm before it and a residual path around it.
 
     With `pools`, the first block of a stage, the sides of the grid halve and the channels change.
@@ -170,7 +170,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim_in, eps=1e-6)
         self.attn = WindowAttention(dim_in, dim_out, heads, window, pools)
         self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
-        self.mlp = MLP(dim_out)
+        self.mlp = HieraMLP(dim_out)
         if dim_in != dim_out:
             self.proj = nn.Linear(dim_in, dim_out)
 
@@ -183,7 +183,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class MLP(nn.Module):
+class HieraMLP(nn.Module):
     """Two linear layers with a GELU between them and four times as many channels inside: (..., C) -> (..., C)."""
 
     def __init__(self, dim: int):

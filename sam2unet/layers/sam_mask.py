@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .sam_vit import MLP, WIDTH, LayerNorm2d
+from .sam_vit import WIDTH, LayerNorm2d, SamMLP
 
 MASKS = 4  # the first for unambiguous prompts, the other three for ambiguous ones
 HEADS = 8  # of each attention
@@ -111,7 +111,7 @@ class TwoWayLayer(nn.Module):
         self.norm1 = nn.LayerNorm(WIDTH)
         self.cross_attn_token_to_image = Attention(WIDTH // 2)
         self.norm2 = nn.LayerNorm(WIDTH)
-        self.mlp = MLP(WIDTH, 8 * WIDTH, F.relu)
+        self.mlp = SamMLP(WIDTH, 8 * WIDTH, F.relu)
         self.norm3 = nn.LayerNorm(WIDTH)
         self.norm4 = nn.LayerNorm(WIDTH)
         self.cross_attn_image_to_token = Attention(WIDTH // 2)

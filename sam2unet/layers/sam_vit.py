@@ -39,7 +39,7 @@ def sam_vit(size: str, side: int, adapters: bool) -> SamViT:
     return SamViT(**SIZES[size], side=side, adapters=adapters)
 
 
-def size_of(weights: Mapping[str, Tensor]) -> str | None:
+def find_sam_size(weights: Mapping[str, Tensor]) -> str | None:
     """Returns the key of `SIZES` that an encoder's state dict belongs to, or None if no size fits."""
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     position = weights.get("pos_embed")
@@ -47,7 +47,7 @@ def size_of(weights: Mapping[str, Tensor]) -> str | None:
     return next((size for size, shape in SIZES.items() if (shape["dim"], shape["depth"]) == (dim, depth)), None)
 
 
-def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, Tensor]:
+def resize_sam_positions(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, Tensor]:
     """Returns an encoder's state dict with its position tables resized for a grid of `grid` x `grid` tokens.
 
     Resizes `pos_embed` over the grid, and the relative positions of global blocks along their rows. The relative
@@ -58,16 +58,16 @@ def resampled(weights: Mapping[str, Tensor], size: str, grid: int) -> dict[str, 
     """
     changed = {}
     if "pos_embed" in weights:
-        changed["pos_embed"] = resized(weights["pos_embed"].permute(0, 3, 1, 2), (grid, grid)).permute(0, 2, 3, 1)
+        changed["pos_embed"] = resize_table(weights["pos_embed"].permute(0, 3, 1, 2), (grid, grid)).permute(0, 2, 3, 1)
     for block in SIZES[size]["global_blocks"]:
         for name in (f"blocks.{block}.attn.rel_pos_h", f"blocks.{block}.attn.rel_pos_w"):
             if name in weights and weights[name].ndim == 2:
                 table = weights[name]
-                changed[name] = resized(table[None, None], (2 * grid - 1, table.shape[-1]))[0, 0]
+                changed[name] = resize_table(table[None, None], (2 * grid - 1, table.shape[-1]))[0, 0]
     return weights | changed
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_table(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, *size). Bilinear, corners not aligned, no antialiasing.
 
     Returns `maps` itself if it has this size or is empty.
@@ -92,10 +92,10 @@ class SamViT(nn.Module):
         self.img_size = side
         self.grid = side // PATCH
         self.checkpointing = False
-        self.patch_embed = PatchEmbed(dim)
+        self.patch_embed = SamPatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, heads, 0 if i in global_blocks else WINDOW, self.grid, adapters) for i in range(depth)
+            SamBlock(dim, heads, 0 if i in global_blocks else WINDOW, self.grid, adapters) for i in range(depth)
         )
         self.neck = nn.Sequential(
             nn.Conv2d(dim, WIDTH, kernel_size=1, bias=False),
@@ -129,7 +129,7 @@ class SamViT(nn.Module):
             )
 
 
-class PatchEmbed(nn.Module):
+class SamPatchEmbed(nn.Module):
     """Turns pixels into tokens: one token per patch of 16 x 16 pixels."""
 
     def __init__(self, dim: int):
@@ -141,7 +141,7 @@ class PatchEmbed(nn.Module):
         return self.proj(image).permute(0, 2, 3, 1)
 
 
-class Block(nn.Module):
+class SamBlock(nn.Module):
     """A transformer block: attention, then an MLP. Each has a norm before it and a residual path around it.
 
     The adapter is parallel to the MLP and has the same input (arXiv 2308.16184, section 3.2).
@@ -157,7 +157,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = RelativePositionAttention(dim, heads, window, grid)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, 4 * dim, F.gelu)
+        self.mlp = SamMLP(dim, 4 * dim, F.gelu)
         self.Adapter = Adapter(dim) if adapters else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def is_small_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.shape[:3].numel() <= 1024 and not torch.compiler.is_compiling()
 
 
-class MLP(nn.Module):
+class SamMLP(nn.Module):
     """Two linear layers with an activation between them: (..., dim) -> (..., dim)."""
 
     def __init__(self, dim: int, hidden: int, activation: Callable[[Tensor], Tensor]):

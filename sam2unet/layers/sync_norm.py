@@ -49,7 +49,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-def synchronised(model: nn.Module) -> None:
+def sync_batchnorm_(model: nn.Module) -> None:
     """Turns each BatchNorm2d of `model` into a `SyncBatchNorm2d`, in place. Weights and names do not change."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:

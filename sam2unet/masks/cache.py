@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..atomic import write_atomic
+from ..data.pairs import Pair
 from ..errors import UserError, print_line
-from ..files import written_whole
-from .foreground import ForegroundRule
-from .pairs import Pair
+from ..recipe import ForegroundRule
 from .transforms import pair_bytes
 
 PLACES = ("off", "ram", "disk")
@@ -40,28 +40,30 @@ def open_cache(
     """
     if place == "off":
         return None
-    shape = shape_of(len(pairs), side)
+    shape = find_cache_shape(len(pairs), side)
     if place == "ram":
-        say(shape, f"RAM{f', {copies} times' if copies > 1 else ''}", math.prod(shape) * copies, free_memory())
+        print_cache_size(
+            shape, f"RAM{f', {copies} times' if copies > 1 else ''}", math.prod(shape) * copies, free_memory()
+        )
         pixels = torch.empty(shape, dtype=torch.uint8)
         for kept, row in zip(pixels, rows(pairs, side, mask_threshold), strict=True):
             kept.copy_(row)
         return pixels
-    path = folder / f"cache-{key(pairs, side, mask_threshold)}.npy"
+    path = folder / f"cache-{compute_cache_key(pairs, side, mask_threshold)}.npy"
     if not path.is_file():
-        say(shape, f"disk ({path})", math.prod(shape), shutil.disk_usage(folder).free)
-        with written_whole(path) as file:
+        print_cache_size(shape, f"disk ({path})", math.prod(shape), shutil.disk_usage(folder).free)
+        with write_atomic(path) as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for row in rows(pairs, side, mask_threshold):
                 file.write(row.numpy().tobytes())
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # torch wants an array that could be written to
 
 
-def shape_of(pairs: int, side: int) -> tuple[int, int, int, int]:
+def find_cache_shape(pairs: int, side: int) -> tuple[int, int, int, int]:
     return (pairs, 4, side, side)
 
 
-def say(shape: tuple[int, ...], where: str, need: int, free: int) -> None:
+def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -> None:
     """How much will be taken; UserError if it is more than nine tenths of what is free."""
     text = f"cache: {shape[0]} pairs at {shape[-1]}x{shape[-1]} take {need / 2**30:.2f} GiB of {where}"
     if need > 0.9 * free:
@@ -85,7 +87,7 @@ def rows(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> It
                 yield row
 
 
-def key(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> str:
+def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> str:
     """Names the contents: files with their sizes and times, what is done to them, and by which Pillow."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for pair in pairs for path in pair]
     return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__)).encode()).hexdigest()[:16]

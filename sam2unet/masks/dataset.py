@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import UserError, some
-from .batches import Draw
-from .foreground import ForegroundRule
-from .pairs import Pair
-from .transforms import normalised, pair_bytes, unit
+from ..data.batches import Draw
+from ..data.pairs import Pair
+from ..errors import UserError, shortlist
+from ..recipe import ForegroundRule
+from .transforms import normalise_image, pair_bytes, to_unit
 
 
 class MaskBatch(NamedTuple):
@@ -38,7 +38,7 @@ class MaskBatch(NamedTuple):
         for axis, which in ((-1, flips[:, 0]), (-2, flips[:, 1])):
             chosen = which.view(-1, 1, 1, 1)
             images, masks = (torch.where(chosen, part.flip(axis), part) for part in (images, masks))
-        return normalised(images), unit(masks)
+        return normalise_image(images), to_unit(masks)
 
 
 class MaskFolder(Dataset):
@@ -91,5 +91,7 @@ class MaskFolder(Dataset):
             masks.append(mask)
         if not kept:
             names = [self.pairs[draw.index].image.name for draw in draws]
-            raise UserError(f"nothing in a batch could be read: {some(names)} ({skipped[0]}); is the disk still there?")
+            raise UserError(
+                f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]}); is the disk still there?"
+            )
         return kept, torch.stack(images), torch.stack(masks), skipped

@@ -15,8 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..layers.adapter import AdaptedBlock
 from ..layers.decoder import RFB, ConvBN, DoubleConv
-from ..layers.hiera import MLP, Hiera
-from .speed import PRECISIONS, channels_last
+from ..layers.hiera import Hiera, HieraMLP
+from ..runtime.device import PRECISIONS, to_channels_last_
 
 
 class MergedRFB(nn.Module):
@@ -25,9 +25,9 @@ class MergedRFB(nn.Module):
     def __init__(self, rfb: RFB):
         super().__init__()
         branches = (rfb.branch0, rfb.branch1, rfb.branch2, rfb.branch3)
-        self.first = side_by_side([fused(branch[0]) for branch in branches] + [fused(rfb.conv_res)])
-        self.branches = nn.ModuleList(nn.Sequential(*map(fused, branch[1:])) for branch in branches)
-        self.conv_cat = fused(rfb.conv_cat)
+        self.first = join_convolutions([fuse_conv_bn(branch[0]) for branch in branches] + [fuse_conv_bn(rfb.conv_res)])
+        self.branches = nn.ModuleList(nn.Sequential(*map(fuse_conv_bn, branch[1:])) for branch in branches)
+        self.conv_cat = fuse_conv_bn(rfb.conv_cat)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, width, h, w)"""
@@ -37,7 +37,7 @@ class MergedRFB(nn.Module):
 
 
 @torch.no_grad()
-def folded(model: nn.Module) -> nn.Module:
+def fold_(model: nn.Module) -> nn.Module:
     """Folds each BatchNorm into the convolution before it and merges RFBs. Weights become channels-last in memory.
 
     Changes `model` in place and returns it. The model must be in evaluation mode.
@@ -51,16 +51,16 @@ def folded(model: nn.Module) -> nn.Module:
                 conv1, bn1, relu1, conv2, bn2, relu2 = child.double_conv
                 layers = fuse_conv_bn_eval(conv1, bn1), relu1, fuse_conv_bn_eval(conv2, bn2), relu2
                 child.double_conv = nn.Sequential(*layers)
-    channels_last(model.parameters())
+    to_channels_last_(model.parameters())
     return model
 
 
-def fused(block: ConvBN) -> nn.Conv2d:
+def fuse_conv_bn(block: ConvBN) -> nn.Conv2d:
     """Returns one convolution with a bias that does the work of `block` in evaluation mode."""
     return fuse_conv_bn_eval(block.conv, block.bn)
 
 
-def side_by_side(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
+def join_convolutions(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
     """Returns one convolution that computes all `convolutions` of the same input. Outputs are concatenated."""
     first = convolutions[0]
     channels = sum(conv.out_channels for conv in convolutions)
@@ -71,7 +71,7 @@ def side_by_side(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
     return merged
 
 
-def halved(model: nn.Module, amp: str) -> nn.Module:
+def halve_(model: nn.Module, amp: str) -> nn.Module:
     """Converts the weights of linear layers and convolutions to the type of `amp`, in place. Returns `model`.
 
     Autocast would convert them again for every batch.
@@ -104,7 +104,7 @@ class PackedLinear(nn.Module):
 
 
 @torch.no_grad()
-def packed(model: nn.Module) -> nn.Module:
+def pack_(model: nn.Module) -> nn.Module:
     """Replaces linear layers by `PackedLinear` and caches position embeddings for each grid, in place.
 
     For CPUs without torch.compile. Returns `model`.
@@ -114,23 +114,23 @@ def packed(model: nn.Module) -> nn.Module:
     for name, child in list(model.named_children()):
         if isinstance(child, nn.Linear):
             setattr(model, name, PackedLinear(child))
-        elif isinstance(child, MLP):
+        elif isinstance(child, HieraMLP):
             first, second = child.layers
             setattr(model, name, nn.Sequential(PackedLinear(first, "gelu"), PackedLinear(second)))
         elif isinstance(model, AdaptedBlock) and name == "prompt_learn":
             down, _, up, _ = child
             setattr(model, name, nn.Sequential(PackedLinear(down, "gelu"), PackedLinear(up, "gelu")))
         else:
-            packed(child)
+            pack_(child)
     return model
 
 
 def can_pack(device: torch.device, amp: str) -> bool:
-    """Returns whether `packed` can run on `device` at this precision."""
+    """Returns whether `pack_` can run on `device` at this precision."""
     return device.type == "cpu" and amp in ("off", "bf16") and torch.backends.mkldnn.is_available()
 
 
-def filled_up(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def pad_batches(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Returns a function that pads small batches, (B, C, H, W), with zeros before it calls `forward`.
 
     Each batch becomes as large as the largest batch of this image size so far. Compiled code is for one shape, so a

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UserError, some, warn
-from .pairs import EXTENSIONS, explain_no_folder
+from ..data.pairs import EXTENSIONS, explain_no_folder
+from ..errors import UserError, shortlist, warn
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 
@@ -26,7 +26,7 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     """
     videos = []
     if source.is_dir():
-        files = files_below(source, recursive)
+        files = walk_files(source, recursive)
         found = [(path, path.relative_to(source)) for path in files if is_image(path)]
         videos = sorted(str(path.relative_to(source)) for path in files if is_video(path))
         where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
@@ -35,7 +35,7 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
         lines = os.fsdecode(source.read_bytes()).removeprefix("\ufeff").splitlines()
         paths = [source.parent / line.strip() for line in lines if line.strip()]
         if gone := [path for path in paths if not os.path.isfile(path)]:
-            raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {some(gone)}")
+            raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {shortlist(gone)}")
         found = [(path, Path(path.name)) for path in paths]
         nothing = f"{source} lists no files"
     elif source.is_file():
@@ -47,15 +47,15 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     else:
         raise UserError(f"no such folder: {source}" if not source.suffix else f"no such file or folder: {source}")
     if not found:
-        raise UserError(f"{nothing}; its videos go one by one: {some(videos)}" if videos else nothing)
+        raise UserError(f"{nothing}; its videos go one by one: {shortlist(videos)}" if videos else nothing)
     if videos:
-        warn(f"{len(videos)} videos in {source} are left out, give each by itself: {some(videos)}")
+        warn(f"{len(videos)} videos in {source} are left out, give each by itself: {shortlist(videos)}")
     inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in found)
     refuse_twins(inputs, source)
     return inputs
 
 
-def files_below(folder: Path, recursive: bool) -> list[Path]:
+def walk_files(folder: Path, recursive: bool) -> list[Path]:
     """UserError if the folder cannot be read; a warning for those inside that cannot."""
     found: list[Path] = []
     errors: list[OSError] = []
@@ -65,7 +65,7 @@ def files_below(folder: Path, recursive: bool) -> list[Path]:
     if failed := next((e for e in errors if Path(e.filename) == folder), None):
         raise UserError(explain_no_folder(folder, failed)) from failed
     if errors:
-        warn(f"{len(errors)} folders cannot be read and are left out: {some([e.filename for e in errors])}")
+        warn(f"{len(errors)} folders cannot be read and are left out: {shortlist([e.filename for e in errors])}")
     return found
 
 
@@ -85,4 +85,4 @@ def refuse_twins(inputs: list[Input], source: Path) -> None:
         if (first := by_name.setdefault(item.name, item.path)) is not item.path
     ]
     if twice:
-        raise UserError(f"files with the same stem in {source}: {some(twice)}; their maps would have one name")
+        raise UserError(f"files with the same stem in {source}: {shortlist(twice)}; their maps would have one name")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..atomic import read_start
 from ..errors import UserError, warn
-from ..files import read_start
 from ..limits import check_numbers, shorten
-from ..sources import Sources
-from .maps import Predictor
+from ..weights.weight_files import WeightPaths
+from .predictor import Predictor
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from .opening import Way
+    from .predictor import PredictOptions
 
 FORMAT, VERSION = "sam2unet-export", "1"
 
@@ -103,14 +103,14 @@ def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvide
         ) from e
 
 
-def onnx_predictor(path: Path, device: torch.device, sources: Sources, way: Way) -> Predictor:
+def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, way: PredictOptions) -> Predictor:
     """As `open_predictor`; UserError for what a file that was computed before cannot do."""
     asked = {
         "--amp": way.amp != "off",
         "--compile": way.compile,
         "--fast": way.fold,
         "--tta scale": way.averaging.scales != (1.0,),
-    } | {f"--{flag}": True for flag in sources}
+    } | {f"--{flag}": True for flag in weight_paths}
     if wrong := [flag for flag, given in asked.items() if given]:
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)

@@ -16,28 +16,28 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.check import warn_of_turned
-from ..data.inputs import Input, find_inputs, is_video
-from ..data.reading import opened, read_image, upright_size
-from ..errors import SomeFailed, UserError, print_line, some, warn
-from ..families import Checkpoint
-from ..files import folder_to_fill, refuse_unmarked
+from ..atomic import create_folder, refuse_unmarked
+from ..data.check import warn_rotated
+from ..data.reading import open_image, read_image, upright_size
+from ..errors import SomeFailed, UserError, print_line, shortlist, warn
+from ..families.load import Checkpoint
 from ..limits import check_numbers
-from ..sources import NONE, Sources
-from .maps import Predictor
-from .opening import Way, fast_way, open_predictor
-from .outputs import Outputs, greys_of, write_outputs
-from .predict import batched
-from .processes import Processes
-from .runtime import ahead, default_workers, memory_for_maps, pick_device
-from .signals import Signals
+from ..runtime.device import explain_map_memory, pick_device
+from ..runtime.parallel import batched, default_workers, prefetch
+from ..runtime.processes import Processes
+from ..runtime.signals import Signals
+from ..weights.weight_files import NO_FILES, WeightPaths
+from .inputs import Input, find_inputs, is_video
+from .open import choose_fast_options, open_predictor
+from .outputs import PredictOutputs, to_grey_map, write_outputs
+from .predictor import PredictOptions, Predictor
 from .video import predict_video
 
 LARGE = 50_000_000  # pixels; only one image with more is read at a time, and one written
 
 
 @dataclass(frozen=True)
-class Files:
+class PredictFiles:
     """
     Attributes:
         source: what `find_inputs` takes, or one video.
@@ -55,28 +55,28 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Job:
+class MapJob:
     item: Input
     size: tuple[int, int] | None  # (height, width) of the map; None: the image's
 
 
 @dataclass(frozen=True)
-class Read:
-    job: Job
+class ReadPhoto:
+    job: MapJob
     small: list[Tensor]
     size: tuple[int, int]
     turned: bool
     several: bool  # frames or pages, of which this is the first
 
 
-class Done(NamedTuple):
+class PredictedMap(NamedTuple):
     item: Input
     grey: np.ndarray
     probability: np.ndarray | None
 
 
 @dataclass
-class Notes:
+class PredictNotes:
     """What to tell at the end: images left out and why, and the names of those that were turned or have frames."""
 
     bad: list[str] = field(default_factory=list)
@@ -87,14 +87,14 @@ class Notes:
 
 def run(
     checkpoint: Path | Checkpoint,
-    files: Files,
-    way: Way,
-    outputs: Outputs,
+    files: PredictFiles,
+    way: PredictOptions,
+    outputs: PredictOutputs,
     minmax: bool = True,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
-    sources: Sources = NONE,
+    weight_paths: WeightPaths = NO_FILES,
     fast: bool = False,
 ) -> None:
     """A PNG per image, named after it, of its mask's size where there are masks and else of its own; or a video's maps.
@@ -105,21 +105,21 @@ def run(
     check_numbers({"batch_size": batch_size, "workers": workers})
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
-    way, batch_size = fast_way(target, way, batch_size) if fast else (way, batch_size or 1)
-    memory = memory_for_maps(target, batch_size)
+    way, batch_size = choose_fast_options(target, way, batch_size) if fast else (way, batch_size or 1)
+    memory = explain_map_memory(target, batch_size)
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if not processes.first:
             return  # a video is not shared out
-        predictor = open_predictor(checkpoint, target, sources, way)
-        with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target, "maps"):
+        predictor = open_predictor(checkpoint, target, weight_paths, way)
+        with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
-    jobs = jobs_of(files)
+    jobs = find_jobs(files)
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
-    predictor = open_predictor(checkpoint, target, sources, way)
+    predictor = open_predictor(checkpoint, target, weight_paths, way)
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     if files.skip_existing:
         count = len(jobs)
@@ -131,46 +131,49 @@ def run(
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()
-    with Signals() as signals, signals.stop_now(), memory, folder_to_fill(files.target, "maps"):
+    with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
     if notes.turned:
-        warn_of_turned(notes.turned)
+        warn_rotated(notes.turned)
     if notes.several:
-        warn(f"of {len(notes.several)} images with several frames or pages the first is taken: {some(notes.several)}")
+        warn(
+            f"of {len(notes.several)} images with several frames or pages the first is taken: "
+            f"{shortlist(notes.several)}"
+        )
     seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
     print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
     if notes.bad:
-        raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {some(notes.bad, limit=20)}")
+        raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {shortlist(notes.bad, limit=20)}")
 
 
 def write_maps(
     predictor: Predictor,
-    jobs: list[Job],
-    files: Files,
-    outputs: Outputs,
+    jobs: list[MapJob],
+    files: PredictFiles,
+    outputs: PredictOutputs,
     minmax: bool = True,
     batch_size: int = 1,
     workers: int | None = None,
     show: bool = True,
-) -> Notes:
+) -> PredictNotes:
     """Read, predict and write all `jobs`. UserError at a bad image, if so wished, after the maps before it."""
-    notes = Notes()
+    notes = PredictNotes()
     threads = default_workers() if workers is None else max(1, workers)
     with (
         ThreadPoolExecutor(threads) as readers,
         ThreadPoolExecutor(threads) as writers,
         tqdm(total=len(jobs), unit="img", disable=None if show else True) as bar,
     ):
-        found = ahead(readers, reading(predictor), jobs, 2 * batch_size + threads)
-        good = sorted_out(found, files.on_bad_image, notes)
-        greys = predicted(predictor, good, batch_size, minmax, outputs)
+        found = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
+        good = drop_unreadable(found, files.on_bad_image, notes)
+        greys = predict_batches(predictor, good, batch_size, minmax, outputs)
 
-        def write(done: Done) -> None:
+        def write(done: PredictedMap) -> None:
             write_outputs(files.target, done.item.name, done.grey, outputs, done.item.path, done.probability)
 
         try:
-            for _ in ahead(
+            for _ in prefetch(
                 writers, write, greys, 2 * threads, lambda done: 2 * threads if done.grey.size > LARGE else 1
             ):
                 bar.update()
@@ -183,7 +186,7 @@ def write_maps(
     return notes
 
 
-def jobs_of(files: Files) -> list[Job]:
+def find_jobs(files: PredictFiles) -> list[MapJob]:
     """Every image with the size that its map gets. UserError if maps would overwrite or join the inputs."""
     for folder in filter(None, (files.source, files.masks)):
         if files.target.resolve() == folder.resolve():
@@ -194,19 +197,22 @@ def jobs_of(files: Files) -> list[Job]:
             raise UserError(f"--save_path {files.target} is inside {folder}; the next run would take maps for images")
     inputs = find_inputs(files.source, files.recursive)
     if files.masks is None:
-        return [Job(item, None) for item in inputs]
+        return [MapJob(item, None) for item in inputs]
     masks = {item.name: item.path for item in find_inputs(files.masks, files.recursive)}
     if lonely := [item.path.name for item in inputs if item.name not in masks]:
         raise UserError(
-            f"{len(lonely)} of {len(inputs)} images have no mask: {some(lonely)} (masks looked for in {files.masks}; "
+            f"{len(lonely)} of {len(inputs)} images have no mask: {shortlist(lonely)} "
+            f"(masks looked for in {files.masks}; "
             "a mask has its image's name, whatever the extension)"
         )
     if spare := sorted(set(masks) - {item.name for item in inputs}):
-        warn(f"{len(spare)} masks in {files.masks} have no image in {files.source} and are left out: {some(spare)}")
-    return [Job(item, size_of(masks[item.name])) for item in inputs]
+        warn(
+            f"{len(spare)} masks in {files.masks} have no image in {files.source} and are left out: {shortlist(spare)}"
+        )
+    return [MapJob(item, read_size(masks[item.name])) for item in inputs]
 
 
-def check_targets(jobs: list[Job], files: Files, outputs: Outputs) -> None:
+def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs) -> None:
     """UserError where something would be written among what is read, or pictures among maps."""
     read = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
     maps, others = set(), set()
@@ -223,24 +229,24 @@ def check_targets(jobs: list[Job], files: Files, outputs: Outputs) -> None:
     refuse_unmarked(files.target, itertools.chain.from_iterable(paths))
 
 
-def is_written(job: Job, files: Files, outputs: Outputs) -> bool:
+def is_written(job: MapJob, files: PredictFiles, outputs: PredictOutputs) -> bool:
     return all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of an upright file."""
-    with opened(path) as image:
+    with open_image(path) as image:
         return upright_size(image)[::-1]
 
 
-def reading(predictor: Predictor):
+def make_reader(predictor: Predictor):
     """A function that reads a job's image; what cannot be read comes back as its error."""
     alone = threading.Lock()
 
-    def read(job: Job) -> Read | UserError:
+    def read(job: MapJob) -> ReadPhoto | UserError:
         path = job.item.path
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 width, height = image.size
                 # A camera's MPO has previews beside the photograph.
                 several = image.format != "MPO" and getattr(image, "is_animated", False)
@@ -251,14 +257,16 @@ def reading(predictor: Predictor):
                     raise UserError(
                         f"{path} is {own[1]}x{own[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs them alike"
                     )
-                return Read(job, predictor.small(photo), job.size or own, own != (height, width), several)
+                return ReadPhoto(job, predictor.small(photo), job.size or own, own != (height, width), several)
         except UserError as e:
             return e
 
     return read
 
 
-def sorted_out(found: Iterator[Read | UserError], on_bad_image: str, notes: Notes) -> Iterator[Read]:
+def drop_unreadable(
+    found: Iterator[ReadPhoto | UserError], on_bad_image: str, notes: PredictNotes
+) -> Iterator[ReadPhoto]:
     """What could be read, as far as `on_bad_image` lets it go on."""
     for one in found:
         if isinstance(one, UserError):
@@ -276,12 +284,12 @@ def sorted_out(found: Iterator[Read | UserError], on_bad_image: str, notes: Note
         yield one
 
 
-def predicted(
-    predictor: Predictor, found: Iterator[Read], batch_size: int, minmax: bool, outputs: Outputs
-) -> Iterator[Done]:
+def predict_batches(
+    predictor: Predictor, found: Iterator[ReadPhoto], batch_size: int, minmax: bool, outputs: PredictOutputs
+) -> Iterator[PredictedMap]:
     for batch in batched(found, batch_size):
         paths = [one.job.item.path for one in batch]
         maps = predictor.maps([one.small for one in batch], [one.size for one in batch], batch_size, paths)
         for one, probability in zip(batch, maps, strict=True):
             kept = None if outputs.probability is None else probability.cpu().numpy()
-            yield Done(one.job.item, greys_of(probability, minmax, outputs), kept)
+            yield PredictedMap(one.job.item, to_grey_map(probability, minmax, outputs), kept)

@@ -6,17 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..config import Recipe
-from ..data.transforms import image_bytes, normalised
 from ..errors import UserError
-from ..families import check_size, family_of
+from ..families.table import check_size, find_family_of
 from ..limits import check_numbers, shorten
-from .speed import autocast
+from ..recipe import Recipe
+from ..runtime.device import autocast, check_output
+from .transforms import image_bytes, normalise_image
 
 SCALES = (0.75, 1.0, 1.25)  # of the input size, for test-time averaging
 Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer
@@ -86,7 +87,7 @@ class Predictor:
     @classmethod
     def of(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
         """For a model in evaluation mode, where it is. UserError for a size that it cannot take."""
-        family = family_of(model)
+        family = find_family_of(model)
         if family.logits is None:
             raise UserError(
                 f"{family.title} finds what prompts ask for, not one map: test.py --data_path, or sam2unet.Prompter"
@@ -107,7 +108,7 @@ class Predictor:
         """Left, top, right, bottom of every tile; the whole photograph where it needs none."""
         if self.tile is None or max(width, height) <= self.tile.side:
             return [(0, 0, width, height)]
-        columns, rows = (starts(length, self.tile) for length in (width, height))
+        columns, rows = (tile_starts(length, self.tile) for length in (width, height))
         side = self.tile.side
         return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
@@ -132,13 +133,13 @@ class Predictor:
             for scale in own:
                 check_output(scale, self.amp, names[number] if names else None)
             if counts[number] == 1:
-                yield mean_map(own, 0, size)
+                yield average_logits(own, 0, size)
             else:
                 yield self.blended(own, size)
 
     def logits(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> (B, flips, 1, S, S)"""
-        images = normalised(images.to(self.device, non_blocking=True))
+        images = normalise_image(images.to(self.device, non_blocking=True))
         with autocast(self.device, self.amp):
             found = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
         return torch.stack(found, dim=1).float()
@@ -147,24 +148,17 @@ class Predictor:
         """Tiles put together; where they overlap, each fades out linearly towards its edge."""
         total, weight = (torch.zeros(size, device=self.device) for _ in range(2))
         for crop, (left, top, right, bottom) in enumerate(self.boxes(size[1], size[0])):
-            found = mean_map(own, crop, (bottom - top, right - left))
-            fade = fading(bottom - top, self.tile.overlap)[:, None] * fading(right - left, self.tile.overlap)
+            found = average_logits(own, crop, (bottom - top, right - left))
+            fade = fade_weights(bottom - top, self.tile.overlap)[:, None] * fade_weights(
+                right - left, self.tile.overlap
+            )
             fade = fade.to(self.device)
             total[top:bottom, left:right] += fade * found
             weight[top:bottom, left:right] += fade
         return total / weight
 
 
-def check_output(numbers: Tensor, amp: str, name: object = None) -> None:
-    """UserError if what a model computed contains NaN or Inf, which would be a black map. `name` is the image's."""
-    if not numbers.isfinite().all():
-        where = "" if name is None else f" for {name}"
-        damaged = "the weights are damaged or their training diverged; give another checkpoint"
-        overflow = f"its numbers may be too large for half precision ({amp}); compute without"
-        raise UserError(f"the model gives NaN or Inf{where}; {damaged if amp == 'off' else overflow}")
-
-
-def mean_map(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
+def average_logits(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
     """Logits (crops, flips, 1, S, S) per scale -> probabilities of `size`; logits are resized, as released."""
     logits = [one[None] for scale in own for one in scale[crop]]
     maps = (F.interpolate(one, size=size, mode="bilinear", align_corners=False).sigmoid_()[0, 0] for one in logits)
@@ -174,7 +168,7 @@ def mean_map(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
     return total.div_(len(logits)) if len(logits) > 1 else total
 
 
-def starts(length: int, tile: Tile) -> list[int]:
+def tile_starts(length: int, tile: Tile) -> list[int]:
     """Where tiles begin along a side, evenly spread so that neighbours share at least the overlap."""
     if length <= tile.side:
         return [0]
@@ -182,13 +176,44 @@ def starts(length: int, tile: Tile) -> list[int]:
     return [round(number * (length - tile.side) / (count - 1)) for number in range(count)]
 
 
-def fading(length: int, overlap: int) -> Tensor:
+def fade_weights(length: int, overlap: int) -> Tensor:
     """(length,) weights in (0, 1]: 1 in the middle, falling over `overlap` pixels towards both ends."""
     place = torch.arange(length, dtype=torch.float32) + 0.5
     return torch.minimum(place, length - place).div_(max(overlap, 1)).clamp_(max=1)
 
 
-def stretched(probability: Tensor) -> Tensor:
+def stretch_range(probability: Tensor) -> Tensor:
     """To the full range of [0, 1], as released."""
     low, high = probability.min(), probability.max()
     return (probability - low).div_(high - low + 1e-8)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How maps are computed; the defaults are the released way.
+
+    Attributes:
+        size: input side; None for the one that the checkpoint was trained at, as far as it says, else the released one.
+        amp: off, bf16 or fp16; auto is for `choose_fast_options` to decide.
+        fold: rearrange the model as `inference.folded` and, on a CPU, `inference.packed`: the same but for rounding.
+        compile: let PyTorch fuse operations, the same but for rounding.
+    """
+
+    size: int | None = None
+    amp: str = "off"
+    averaging: Averaging = Averaging()
+    tile: Tile | None = None
+    fold: bool = False
+    compile: bool = False
+
+
+@torch.inference_mode()
+def predict_grey(predictor: Predictor, photo: Image.Image, size: tuple[int, int], name: object = None) -> np.ndarray:
+    """uint8 (height, width): the pixels of the PNG that test.py writes. `name` is for an error about the photograph."""
+    (found,) = predictor.maps([predictor.small(photo)], [size], names=[name])
+    return to_uint8(stretch_range(found))
+
+
+def to_uint8(probability: Tensor) -> np.ndarray:
+    """Float map in [0, 1] -> 8 bits, truncated, as released."""
+    return (probability * 255).to(torch.uint8).cpu().numpy()

@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config import OF_PROMPTS, Recipe, Study
 from ..data.batches import Batches
-from ..data.cache import open_cache
 from ..data.check import check_pairs, readable_pairs
-from ..data.masks import MaskFolder
 from ..data.pairs import match
 from ..errors import UserError, warn
-from ..families import Family
+from ..families.table import Family
+from ..recipe import PROMPT_FIELDS, Recipe, Study
+from ..runtime.processes import Processes
 from ..scoring import tables
 from ..scoring.columns import METRICS, PROTOCOLS, RELEASED
 from ..scoring.results import MethodResult
-from .processes import Processes
-from .task import Data, held_out_of
-from .validate import draw, validate
+from ..task import RunData, draw_held_out
+from .cache import open_cache
+from .dataset import MaskFolder
+from .validate import draw_validation, validate
 
 
 class MaskTask:
@@ -30,9 +30,9 @@ class MaskTask:
     metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
     best = "Dice_mean"
     cached = True
-    unused = OF_PROMPTS
+    unused = PROMPT_FIELDS
 
-    def __init__(self, family: Family, recipe: Recipe, data: Data):
+    def __init__(self, family: Family, recipe: Recipe, data: RunData):
         recipe.refuse_others(self.unused, family.title)
         if data.lists or data.val_lists:
             raise UserError(f"{family.title} takes no --data_path; give --train_image_path and --train_mask_path")
@@ -46,7 +46,7 @@ class MaskTask:
             )
         self.recipe, self.data = recipe, data
         pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
-        held = set(held_out_of(len(pairs), data.val_fraction, recipe.seed))
+        held = set(draw_held_out(len(pairs), data.val_fraction, recipe.seed))
         self.pairs = [pair for i, pair in enumerate(pairs) if i not in held]
         self.held_out = [pairs[i] for i in sorted(held)]
         if data.val_images:
@@ -97,7 +97,7 @@ class MaskTask:
         return tables.text_table(rows, RELEASED)
 
     def draw(self, model: nn.Module, path: Path) -> None:
-        draw(model, self.held_out, self.recipe.size, self.recipe.mask_rule, path)
+        draw_validation(model, self.held_out, self.recipe.size, self.recipe.mask_rule, path)
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:

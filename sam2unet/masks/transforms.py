@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .foreground import ForegroundRule
-from .pairs import Pair
-from .reading import read_image, read_mask
+from ..data.pairs import Pair
+from ..data.reading import read_image, read_mask
+from ..recipe import ForegroundRule
 
-MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)  # ImageNet's, RGB
-STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)  # ImageNet's, RGB
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
 
 
 def image_tensor(image: Image.Image, size: int) -> Tensor:
     """RGB -> (3, size, size), normalised: bilinear with antialiasing, the aspect ratio not kept."""
-    return normalised(image_bytes(image, size))
+    return normalise_image(image_bytes(image, size))
 
 
 def image_bytes(image: Image.Image, size: int) -> Tensor:
@@ -38,13 +38,13 @@ def to_bytes(image: Image.Image) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def normalised(image: Tensor) -> Tensor:
+def normalise_image(image: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float of the default type, ImageNet-normalised."""
-    x = unit(image)
-    return x.sub_(MEAN.to(x)).div_(STD.to(x))
+    x = to_unit(image)
+    return x.sub_(IMAGENET_MEAN.to(x)).div_(IMAGENET_STD.to(x))
 
 
-def unit(grey: Tensor) -> Tensor:
+def to_unit(grey: Tensor) -> Tensor:
     """uint8 -> float of the default type in [0, 1]."""
     return grey.to(torch.get_default_dtype()).div_(255)
 
@@ -67,4 +67,4 @@ def load_pair(
         UserError: an unreadable file, or a mask that is not 0/255 (unless `mask_threshold` says what is foreground).
     """
     image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
-    return normalised(image), unit(mask)
+    return normalise_image(image), to_unit(mask)

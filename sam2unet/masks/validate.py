@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,29 +10,21 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from ..data.foreground import ForegroundRule
 from ..data.pairs import Pair
+from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image, read_mask
 from ..errors import UserError
-from ..scoring.columns import Metric
+from ..recipe import ForegroundRule
+from ..runtime.device import evaluation_copy
+from ..runtime.parallel import prefetch
+from ..runtime.processes import Processes
 from ..scoring.results import MethodResult
-from ..scoring.run import fill, warn_of_undefined
-from ..scoring.scorer import How, Scored, score_arrays
-from .maps import Predictor
-from .pictures import overview, spread
-from .predict import evaluation_copy, grey_map
-from .processes import Processes
-from .runtime import ahead
+from ..scoring.score_folders import fill, warn_of_undefined
+from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
+from .predictor import Predictor, predict_grey
 
 THREADS = 4  # that decode and score; a GPU would wait for a single one
 ROUND = 16  # images of each process between two exchanges of scores
-
-
-def better(metric: Metric, new: float, old: float | None) -> bool:
-    """Whether `new` is the best so far; a value that is not defined never is."""
-    if math.isnan(new) or old is None or math.isnan(old):
-        return not math.isnan(new)
-    return new > old if metric.higher else new < old
 
 
 def validate(
@@ -68,16 +59,16 @@ def validate(
         curves={},
     )
     with ThreadPoolExecutor(THREADS) as pool:
-        own = scores(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
-        fill(result, exchanged(own, len(pairs), Processes(rank, world)))
+        own = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
+        fill(result, exchange_scores(own, len(pairs), Processes(rank, world)))
     if rank == 0:
         warn_of_undefined(result)
     return result
 
 
-def scores(
+def score_maps(
     model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: ForegroundRule, pool: ThreadPoolExecutor
-) -> Iterator[Scored]:
+) -> Iterator[ImageScore]:
     """Of each pair, in order. The pool reads the next pairs and scores the last maps while the model predicts."""
 
     def read(pair: Pair) -> tuple[Image.Image, Image.Image] | UserError:
@@ -86,28 +77,28 @@ def scores(
         except UserError as e:
             return e  # the other processes, which wait for this one's scores, shall hear of it
 
-    def score(found: tuple[np.ndarray, np.ndarray] | UserError) -> Scored:
+    def score(found: tuple[np.ndarray, np.ndarray] | UserError) -> ImageScore:
         if isinstance(found, UserError):
-            return Scored({}, {}, problem="unreadable", detail=str(found))
-        return score_arrays(*found, How(mask_threshold), ())
+            return ImageScore({}, {}, problem="unreadable", detail=str(found))
+        return score_arrays(*found, ScoreOptions(mask_threshold), ())
 
     predictor = Predictor.of(model, size)
 
     def predicted() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
-        for pair, found in zip(pairs, ahead(pool, read, pairs, THREADS), strict=True):
+        for pair, found in zip(pairs, prefetch(pool, read, pairs, THREADS), strict=True):
             if isinstance(found, UserError):
                 yield found
                 continue
             photo, mask = found
             try:
-                yield grey_map(predictor, photo, mask.size[::-1], pair.image), np.asarray(mask)
+                yield predict_grey(predictor, photo, mask.size[::-1], pair.image), np.asarray(mask)
             except UserError as e:
                 yield e
 
-    return ahead(pool, score, predicted(), THREADS)
+    return prefetch(pool, score, predicted(), THREADS)
 
 
-def exchanged(own: Iterator[Scored], count: int, processes: Processes) -> Iterator[Scored]:
+def exchange_scores(own: Iterator[ImageScore], count: int, processes: Processes) -> Iterator[ImageScore]:
     """All processes' scores, in the order of all `count` pairs, a few at a time, so that memory holds few curves."""
     for start in range(0, count, ROUND * processes.world):
         mine = len(range(start + processes.rank, min(start + ROUND * processes.world, count), processes.world))
@@ -116,7 +107,7 @@ def exchanged(own: Iterator[Scored], count: int, processes: Processes) -> Iterat
             yield parts[place % processes.world][place // processes.world]
 
 
-def draw(
+def draw_validation(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
@@ -131,6 +122,6 @@ def draw(
 
     def row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
         photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
-        return photo, mask, Image.fromarray(grey_map(predictor, photo, mask.size[::-1]))
+        return photo, mask, Image.fromarray(predict_grey(predictor, photo, mask.size[::-1]))
 
-    overview(map(row, spread(pairs, rows)), path, side)
+    draw_overview(map(row, pick_evenly(pairs, rows)), path, side)

@@ -16,20 +16,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..atomic import create_folder, refuse_unmarked, write_atomic
+from ..data.pictures import outline_, tint_
 from ..errors import SomeFailed, UserError, print_line
-from ..files import folder_to_fill, refuse_unmarked, written_whole
-from .maps import Predictor
-from .outputs import Outputs, greys_of, without_small
-from .pictures import outlined, tinted
-from .predict import batched
-from .runtime import ahead
+from ..runtime.parallel import batched, prefetch
+from .outputs import PredictOutputs, remove_small_parts, to_grey_map
+from .predictor import Predictor
 
 THREADS = 2  # that bring frames to the model's size
 QUALITY = {"": "8", "overlay": "18", "contours": "18"}  # libx264's crf; a low one keeps maps within a few grey levels
 
 
 def predict_video(
-    predictor: Predictor, source: Path, target: Path, outputs: Outputs, minmax: bool = True, batch_size: int = 1
+    predictor: Predictor, source: Path, target: Path, outputs: PredictOutputs, minmax: bool = True, batch_size: int = 1
 ) -> None:
     """`target/NAME.mp4` with the maps, `target/overlay/NAME.mp4` with the frames under them; each whole or not at all.
 
@@ -61,20 +60,20 @@ def predict_video(
         bar = stack.enter_context(tqdm(total=count, unit="frame", disable=None))
 
         def write(done: tuple[np.ndarray, np.ndarray]) -> None:
-            frame, grey = done[0], without_small(done[1], outputs.components)
+            frame, grey = done[0], remove_small_parts(done[1], outputs.components)
             writers[""](grey)
-            writers["overlay"](tinted(frame.copy(), grey))
+            writers["overlay"](tint_(frame.copy(), grey))
             if "contours" in writers:
-                writers["contours"](outlined(frame, grey))
+                writers["contours"](outline_(frame, grey))
 
         def predicted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for batch in batched(ahead(readers, prepare, frames(source, turns), 2 * batch_size), batch_size):
+            for batch in batched(prefetch(readers, prepare, frames(source, turns), 2 * batch_size), batch_size):
                 sizes, names = [frame.shape[:2] for frame, _ in batch], [source] * len(batch)
                 maps = predictor.maps([small for _, small in batch], sizes, batch_size, names)
                 for (frame, _), probability in zip(batch, maps, strict=True):
-                    yield frame, greys_of(probability, minmax, outputs)
+                    yield frame, to_grey_map(probability, minmax, outputs)
 
-        for _ in ahead(encoder, write, predicted(), 2 * batch_size):
+        for _ in prefetch(encoder, write, predicted(), 2 * batch_size):
             made += 1
             bar.update()
         if not made:
@@ -129,7 +128,7 @@ def writing(path: Path, rate: Fraction, quality: str) -> Iterator[Callable[[np.n
     """A function that adds a frame, uint8 (H, W) or (H, W, 3), to the H.264 video that `path` becomes at the end."""
     import av
 
-    with folder_to_fill(path.parent), written_whole(path) as file, av.open(file, "w", format="mp4") as video:
+    with create_folder(path.parent), write_atomic(path) as file, av.open(file, "w", format="mp4") as video:
         # Not by imageio, whose writer cannot be told a quality.
         stream = video.add_stream("libx264", rate, options={"crf": quality})
 

@@ -81,9 +81,9 @@ class SAMMed2D(nn.Module):
         count = len(next((prompt for prompt in prompts if prompt is not None), embedding))
         embedding = embedding.repeat_interleave(count // len(embedding), dim=0)
         low, quality = self.decode(embedding, points, boxes, mask_prompts, multimask_output, train_prompts=encode)
-        masks = stretched(low, self.side)
+        masks = resize_logits(low, self.side)
         if "original_size" in batch:
-            masks = stretched(masks, tuple(map(int, batch["original_size"])))
+            masks = resize_logits(masks, tuple(map(int, batch["original_size"])))
         return {"masks": masks, "iou_predictions": quality, "low_res_logits": low, "image_embeddings": embedding}
 
     @property
@@ -92,7 +92,7 @@ class SAMMed2D(nn.Module):
         return self.image_encoder.img_size
 
 
-def best(masks: Tensor, qualities: Tensor) -> tuple[Tensor, Tensor]:
+def select_best(masks: Tensor, qualities: Tensor) -> tuple[Tensor, Tensor]:
     """Selects the mask with the highest expected IoU for each prompt. Training, test and prediction use this rule.
 
     Args:
@@ -106,6 +106,6 @@ def best(masks: Tensor, qualities: Tensor) -> tuple[Tensor, Tensor]:
     return masks.take_along_dim(index[..., None, None], dim=1), qualities.gather(1, index)
 
 
-def stretched(logits: Tensor, size: int | tuple[int, int]) -> Tensor:
+def resize_logits(logits: Tensor, size: int | tuple[int, int]) -> Tensor:
     """(B, M, h, w) -> (B, M, *size). Bilinear; corners are not aligned. One number means a square."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

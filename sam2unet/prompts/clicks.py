@@ -36,7 +36,7 @@ class Points(NamedTuple):
         return Points(torch.cat([self.coords, others.coords], 1), torch.cat([self.labels, others.labels], 1))
 
 
-def pixels_of(region: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_pixels(region: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draws pixels of each region uniformly, with replacement: bool (M, H, W) -> int64 (M, count, 2), as (x, y).
 
     If a region is empty, draws from the whole mask. Does not wait for a GPU.
@@ -49,26 +49,26 @@ def pixels_of(region: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.stack([indices % region.shape[2], indices // region.shape[2]], dim=-1)
 
 
-def at(mask: Tensor, pixels: Tensor) -> Tensor:
+def gather_values(mask: Tensor, pixels: Tensor) -> Tensor:
     """Returns the values of a mask (M, H, W) at pixels int64 (M, N, 2), given as (x, y): (M, N)."""
     return mask.flatten(1).gather(1, pixels[..., 1] * mask.shape[2] + pixels[..., 0])
 
 
-def first_points(masks: Tensor, count: int, generator: torch.Generator) -> Points:
+def draw_first_points(masks: Tensor, count: int, generator: torch.Generator) -> Points:
     """Draws the points of the first round: bool masks (M, S, S) -> `count` points per mask, in random order.
 
     One point is in the foreground. Of several points, half are in the foreground (rounded down), the others in the
     background. If a mask has no foreground, all points are in the background, and the other way round.
     """
-    inside = pixels_of(masks, max(count // 2, 1), generator)
-    outside = pixels_of(~masks, count - inside.shape[1], generator)
+    inside = draw_pixels(masks, max(count // 2, 1), generator)
+    outside = draw_pixels(~masks, count - inside.shape[1], generator)
     pixels = torch.cat([inside, outside], dim=1)
     order = torch.rand(pixels.shape[:2], generator=generator).argsort(1).to(pixels.device)
     pixels = pixels.gather(1, order[..., None].expand_as(pixels))
-    return Points(pixels.float(), at(masks, pixels).long())
+    return Points(pixels.float(), gather_values(masks, pixels).long())
 
 
-def error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
+def draw_error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
     """Draws the clicks of the next round: `count` wrong pixels per mask, labelled with the truth.
 
     Args:
@@ -81,11 +81,11 @@ def error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Ge
     """
     truth = labels[:, 0] > 0.5
     wrong = (logits[:, 0].float().sigmoid() > 0.5) != truth
-    pixels = pixels_of(wrong, count, generator)
-    return Points(pixels.float(), at(truth, pixels).long().masked_fill(~at(wrong, pixels), -1))
+    pixels = draw_pixels(wrong, count, generator)
+    return Points(pixels.float(), gather_values(truth, pixels).long().masked_fill(~gather_values(wrong, pixels), -1))
 
 
-def box_of(mask: np.ndarray) -> np.ndarray:
+def find_box(mask: np.ndarray) -> np.ndarray:
     """Mask, bool (H, W) -> the box around its largest 8-connected region, float32 (4,): x0, y0, x1, y1.
 
     x1 and y1 are exclusive: they are one more than the last column and row.
@@ -105,7 +105,7 @@ def box_of(mask: np.ndarray) -> np.ndarray:
     return np.array([left, top, left + width, top + height], np.float32)
 
 
-def moved(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
+def jitter_box(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """Returns a box (4,) that is shifted by random whole pixels, as in the released code. Its size does not change.
 
     Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if that is less. The box may leave
@@ -130,7 +130,7 @@ class Rounds(NamedTuple):
     points: tuple[int, ...]
 
 
-def training_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Sequence[int] = POINTS) -> Rounds:
+def draw_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Sequence[int] = POINTS) -> Rounds:
     """Draws the prompts of a batch as the released code does.
 
     The first round takes boxes or points with equal probability. Then follow `iter_point` rounds. The last round and

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import UserError, some
-from .batches import Batches, generator_of
-from .clicks import Points, box_of, first_points, moved
-from .framing import Frame, Framing, normalised
-from .prompt_files import ImageMasks
+from ..data.batches import Batches, make_generator
+from ..errors import UserError, shortlist
+from .clicks import Points, draw_first_points, find_box, jitter_box
+from .framing import Frame, Framing, normalise_square
+from .lists import ImageMasks
 
 RELEASED = Framing()
 ITEM, STEP = 1, 2  # in keys: streams of the data set and of the training step
@@ -87,12 +87,12 @@ class PromptBatch(NamedTuple):
             part.to(device, non_blocking=True) for part in (self.images, self.labels, self.boxes, *self.points)
         )
         return PromptTensors(
-            normalised(images, self.frames),
+            normalise_square(images, self.frames),
             labels.float(),
             boxes,
             Points(coords, point_labels),
-            generator_of(*self.key, STEP),
-            generator_of(*self.key, STEP, 1 + int(self.indices[0])),
+            make_generator(*self.key, STEP),
+            make_generator(*self.key, STEP, 1 + int(self.indices[0])),
         )
 
 
@@ -134,12 +134,14 @@ class PromptFolder(Dataset):
                 skipped.append(str(e))
         if not items:
             names = [self.pairs[draw.index].image.name for draw in draws]
-            raise UserError(f"nothing in a batch could be used: {some(names)} ({skipped[0]}); is the disk still there?")
+            raise UserError(
+                f"nothing in a batch could be used: {shortlist(names)} ({skipped[0]}); is the disk still there?"
+            )
         _, seed, epoch, batch = draws[0]
-        return stacked(items, indices, key=(seed, epoch, batch), skipped=skipped)
+        return stack_items(items, indices, key=(seed, epoch, batch), skipped=skipped)
 
-    def item(self, draw: PromptDraw, skipped: list[str]) -> Item:
-        generator = generator_of(draw.seed, draw.epoch, draw.index, ITEM)
+    def item(self, draw: PromptDraw, skipped: list[str]) -> PromptItem:
+        generator = make_generator(draw.seed, draw.epoch, draw.index, ITEM)
         path, masks = self.pairs[draw.index]
         image, frame = self.framing.image(path)
         known: dict[Path, np.ndarray] = {}
@@ -157,12 +159,12 @@ class PromptFolder(Dataset):
                 continue
             chosen.append(mask)
         labels = np.stack([known[mask] for mask in chosen])
-        boxes = np.stack([moved(box_of(label), generator) for label in labels])
-        points = first_points(torch.from_numpy(labels), 1, generator)
-        return Item(image, frame, labels, boxes, points, tuple(mask.name for mask in chosen))
+        boxes = np.stack([jitter_box(find_box(label), generator) for label in labels])
+        points = draw_first_points(torch.from_numpy(labels), 1, generator)
+        return PromptItem(image, frame, labels, boxes, points, tuple(mask.name for mask in chosen))
 
 
-class Item(NamedTuple):
+class PromptItem(NamedTuple):
     """One image: uint8 (3, S, S); of its K masks bool (K, S, S), boxes (K, 4), points (K, N, 2) and (K, N), names."""
 
     image: Tensor
@@ -173,8 +175,8 @@ class Item(NamedTuple):
     names: tuple[str, ...]
 
 
-def stacked(
-    items: Sequence[Item],
+def stack_items(
+    items: Sequence[PromptItem],
     indices: Sequence[int],
     key: tuple[int, ...] = (0,),
     skipped: Sequence[str] = (),

@@ -16,13 +16,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..data.reading import (
+    MaskCoding,
+    check_coding,
+    open_image,
+    read_image,
+    read_mask,
+    refuse_lost_values,
+    rotate_upright,
+    to_8_bit,
+)
 from ..errors import UserError
-from .foreground import ForegroundRule, rule_flags
-from .reading import MaskCoding, check_coding, opened, read_image, read_mask, refuse_lost_values, to_8_bit, upright
+from ..recipe import ForegroundRule, to_foreground_flags
 
 # SAM's constants for red, green and blue, for values in 0..255. The released pipeline of SAM-Med2D has its channels in
 # the order blue, green, red and applies the constants in this order all the same. Its weights were trained in this way.
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Frame(NamedTuple):
@@ -153,7 +162,9 @@ class Framing:
         label = frame.place(original)
         if not label.any():
             problem = f"has nothing left at {frame.side}x{frame.side}" if original.any() else "is empty"
-            problem += f" with {' '.join(rule_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
+            problem += (
+                f" with {' '.join(to_foreground_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
+            )
             raise UserError(f"{path} {problem}, so there is nothing to point at; take it out of the list")
         return label, original
 
@@ -171,8 +182,8 @@ def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = Fals
     """
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0
-    with opened(path) as image:
-        image = upright(image)
+    with open_image(path) as image:
+        image = rotate_upright(image)
         refuse_lost_values(image, path)
         values = np.asarray(to_8_bit(image, path).convert("L"))
         if (top := int(values.max())) > 1:
@@ -184,14 +195,18 @@ def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = Fals
         return values == max(top, 1)
 
 
-def normalised(images: Tensor, frames: Sequence[Frame]) -> Tensor:
+def normalise_square(images: Tensor, frames: Sequence[Frame]) -> Tensor:
     """Normalises squares: uint8 (B, 3, S, S) -> float32 (B, 3, S, S). Padding is 0 after the normalisation.
 
     The constants are applied in the order of the channels.
     """
     # The released code computes in float64 and rounds to float32 at the end. A table does this for 256 values only.
     grey = torch.arange(256, dtype=torch.float64)
-    table = torch.stack([(grey - mean) / std for mean, std in zip(MEAN, STD, strict=True)]).float().to(images.device)
+    table = (
+        torch.stack([(grey - mean) / std for mean, std in zip(SAM_MEAN, SAM_STD, strict=True)])
+        .float()
+        .to(images.device)
+    )
     out = torch.zeros(images.shape, device=images.device)
     for square, pixels, frame in zip(out, images, frames, strict=True):
         rows, columns = frame.inside

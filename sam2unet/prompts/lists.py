@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import UserError, some
-from ..files import read_json, written_whole
-from .check import each, refuse_constant
+from ..atomic import read_json, write_atomic
+from ..data.check import refuse_constant
+from ..data.pairs import Pair
+from ..data.reading import open_image, upright_size
+from ..errors import UserError, shortlist
+from ..runtime.parallel import map_files
 from .clicks import Points
 from .framing import Frame, Framing
-from .pairs import Pair
-from .reading import opened, upright_size
 
 TRAIN_LIST, TEST_LIST = "image2label_train.json", "label2image_test.json"
 
@@ -49,12 +50,12 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
     entries = read_object(path)
     wrong = [image for image, masks in entries.items() if not is_list_of_paths(masks)]
     if wrong:
-        raise UserError(f"{path}: {len(wrong)} of {len(entries)} images have no list of mask paths: {some(wrong)}")
+        raise UserError(f"{path}: {len(wrong)} of {len(entries)} images have no list of mask paths: {shortlist(wrong)}")
     if bare := [image for image, masks in entries.items() if not masks]:
-        raise UserError(f"{path}: {len(bare)} of {len(entries)} images have an empty list of masks: {some(bare)}")
+        raise UserError(f"{path}: {len(bare)} of {len(entries)} images have an empty list of masks: {shortlist(bare)}")
     items = [ImageMasks(Path(image), tuple(map(Path, masks))) for image, masks in entries.items()]
-    refuse_missing(path, "images", [item.image for item in items])
-    refuse_missing(path, "masks", [mask for item in items for mask in item.masks])
+    check_files_exist(path, "images", [item.image for item in items])
+    check_files_exist(path, "masks", [mask for item in items for mask in item.masks])
     return items
 
 
@@ -63,10 +64,10 @@ def read_test_list(folder: Path) -> list[Pair]:
     path = folder / TEST_LIST
     entries = read_object(path)
     if wrong := [mask for mask, image in entries.items() if not isinstance(image, str)]:
-        raise UserError(f"{path}: {len(wrong)} of {len(entries)} masks have no image path: {some(wrong)}")
+        raise UserError(f"{path}: {len(wrong)} of {len(entries)} masks have no image path: {shortlist(wrong)}")
     pairs = [Pair(Path(image), Path(mask)) for mask, image in entries.items()]
-    refuse_missing(path, "masks", [pair.mask for pair in pairs])
-    refuse_missing(path, "images", list(dict.fromkeys(pair.image for pair in pairs)))
+    check_files_exist(path, "masks", [pair.mask for pair in pairs])
+    check_files_exist(path, "images", list(dict.fromkeys(pair.image for pair in pairs)))
     return pairs
 
 
@@ -85,16 +86,16 @@ def check_masks_of(pairs: Sequence[Pair], framing: Framing, strict: bool = False
         pairs: an image once for each of its masks; `[Pair(item.image, m) for item in items for m in item.masks]`.
         strict: refuse soft masks, as the test does.
     """
-    found = [(pair, words) for pair, words in zip(pairs, problems(pairs, framing, strict), strict=True) if words]
+    found = [(pair, words) for pair, words in zip(pairs, find_problems(pairs, framing, strict), strict=True) if words]
     if found:
-        names = some([pair.mask.name for pair, _ in found])
+        names = shortlist([pair.mask.name for pair, _ in found])
         raise UserError(f"{len(found)} of {len(pairs)} masks cannot be used: {names}; first: {found[0][1]}")
 
 
-def problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
+def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
     """Of each pair, in words, why it cannot be a prompt's. UserError if the mask threshold leaves all masks full."""
     images = list(dict.fromkeys(pair.image for pair in pairs))
-    heads = dict(zip(images, each(size_of, images), strict=True))
+    heads = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
     extremes: dict[Path, tuple[bool, bool]] = {}  # of masks that can be used: whether all is foreground, whether any is
 
     def problem(pair: Pair) -> str | None:
@@ -106,22 +107,22 @@ def problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> l
             return str(e)
         extremes[pair.mask] = bool(whole.all()), True
 
-    found = each(problem, pairs)
+    found = map_files(problem, pairs)
     if framing.mask_threshold is not None and extremes:
         refuse_constant(dict(sorted(extremes.items())), framing.mask_threshold)
     return found
 
 
-def size_of(path: Path) -> tuple[int, int] | str:
+def read_size_or_problem(path: Path) -> tuple[int, int] | str:
     """(width, height), or why there is none."""
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             return upright_size(image)
     except UserError as e:
         return str(e)
 
 
-def names_of(masks: Sequence[Path]) -> list[str]:
+def make_unique_names(masks: Sequence[Path]) -> list[str]:
     """What prompts and predictions of each mask are called: its file name, or its path where two have one name."""
     counts = Counter(mask.name for mask in masks)
     return [mask.name if counts[mask.name] == 1 else mask.as_posix() for mask in masks]
@@ -151,14 +152,14 @@ def read_prompts(path: Path, names: Sequence[str]) -> list[Prompts]:
     """
     entries = read_object(path)
     if absent := [name for name in names if name not in entries]:
-        raise UserError(f"{path} has no prompts for {len(absent)} of {len(names)} masks: {some(absent)}")
-    prompts = [prompts_of(path, name, entries[name]) for name in names]
+        raise UserError(f"{path} has no prompts for {len(absent)} of {len(names)} masks: {shortlist(absent)}")
+    prompts = [parse_prompts(path, name, entries[name]) for name in names]
     if len(counts := sorted({one.points.labels.shape[1] for one in prompts})) > 1:
-        raise UserError(f"{path} has different numbers of points: {some(counts)}; wanted one number for all masks")
+        raise UserError(f"{path} has different numbers of points: {shortlist(counts)}; wanted one number for all masks")
     return prompts
 
 
-def prompts_of(path: Path, name: str, entry: object) -> Prompts:
+def parse_prompts(path: Path, name: str, entry: object) -> Prompts:
     try:
         boxes, coords = (torch.tensor(entry[key], dtype=torch.float32) for key in ("boxes", "point_coords"))
         labels = torch.tensor(entry["point_labels"], dtype=torch.float64).reshape(1, -1)
@@ -181,7 +182,7 @@ def read_object(path: Path) -> dict[str, object]:
 
 
 def write_object(path: Path, entries: Mapping[str, object]) -> None:
-    with written_whole(path) as file:
+    with write_atomic(path) as file:
         file.write(json.dumps(entries, indent=2).encode())
 
 
@@ -189,9 +190,9 @@ def is_list_of_paths(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def refuse_missing(path: Path, kind: str, files: Sequence[Path]) -> None:
+def check_files_exist(path: Path, kind: str, files: Sequence[Path]) -> None:
     if gone := [file for file in files if not os.path.isfile(file)]:  # False for impossible names too
         raise UserError(
-            f"{path}: {len(gone)} of {len(files)} {kind} do not exist: {some(gone)} "
+            f"{path}: {len(gone)} of {len(files)} {kind} do not exist: {shortlist(gone)} "
             f"(paths are taken as written; relative ones start at the working folder, {Path.cwd()})"
         )

@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.framing import Frame, Framing, normalised
+from ..data.reading import Picture, to_photo
 from ..errors import UserError
-from ..families import family_of
-from ..models.sam_med2d import SAMMed2D, best
-from ..steps import as_mask_prompt
-from .maps import check_output
-from .predict import Picture, photo_of
+from ..families.load import Checkpoint
+from ..families.settings import find_recipe
+from ..families.table import find_family_of
+from ..models.sam_med2d import SAMMed2D, select_best
+from ..runtime.device import check_output
+from .framing import Frame, Framing, normalise_square
+from .step import to_mask_prompt
 
 Numbers = Sequence | np.ndarray | Tensor
 RELEASED = Framing()
 
 
-class Prompted(NamedTuple):
+class PromptResult(NamedTuple):
     """The predictions for K prompts.
 
     Attributes:
@@ -60,7 +62,7 @@ class Prompter:
 
     def __init__(self, model: SAMMed2D, framing: Framing = RELEASED, mask_prompt: str = "probability"):
         if not isinstance(model, SAMMed2D):
-            raise UserError(f"{family_of(model).title} takes no prompts; use sam2unet.predict for its map")
+            raise UserError(f"{find_family_of(model).title} takes no prompts; use sam2unet.predict for its map")
         self.model = model
         self.framing = replace(framing, size=model.side)
         self.mask_prompt = mask_prompt
@@ -77,9 +79,9 @@ class Prompter:
         Raises:
             UserError: the image cannot be read, or the model's output is not finite.
         """
-        square, frame = self.framing.square(photo_of(image))
+        square, frame = self.framing.square(to_photo(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
-        self.embedding = self.model.image_encoder(normalised(pixels, [frame]))
+        self.embedding = self.model.image_encoder(normalise_square(pixels, [frame]))
         check_output(self.embedding, "off")
         self.frame = frame
         return self
@@ -92,7 +94,7 @@ class Prompter:
         box: Numbers | None = None,
         mask: Numbers | None = None,
         multimask: bool = True,
-    ) -> Prompted:
+    ) -> PromptResult:
         """Predicts one mask per prompt. A prompt can combine points, a box and a mask.
 
         All coordinates are in pixels of the original image.
@@ -118,19 +120,19 @@ class Prompter:
             "box": self.to_batch("box", box, (4,)),
             "mask": self.to_batch("mask", mask, (1, side, side)),
         }
-        count = checked(prompts)
+        count = check_prompts(prompts)
         clicks = boxes = None
         if points is not None:
             clicks = self.frame.to_square(prompts["points"]), prompts["labels"]
         if box is not None:
             boxes = self.frame.to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
         embedding = self.embedding.expand(count, -1, -1, -1)
-        low, quality = best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
+        low, quality = select_best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
         check_output(low, "off")
-        return Prompted(
+        return PromptResult(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
             quality[:, 0].float().cpu().numpy(),
-            as_mask_prompt(low.float(), self.mask_prompt).cpu().numpy(),
+            to_mask_prompt(low.float(), self.mask_prompt).cpu().numpy(),
         )
 
     def to_batch(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
@@ -155,7 +157,7 @@ class Prompter:
         return tensor
 
 
-def checked(prompts: Mapping[str, Tensor | None]) -> int:
+def check_prompts(prompts: Mapping[str, Tensor | None]) -> int:
     """Returns the number of prompts, K. Raises UserError if there is none, or if the prompts do not fit together."""
     batches = {name: batch for name, batch in prompts.items() if batch is not None}
     if ("points" in batches) != ("labels" in batches):
@@ -173,3 +175,9 @@ def checked(prompts: Mapping[str, Tensor | None]) -> int:
         if not torch.isin(batches["labels"], batches["labels"].new_tensor([-1, 0, 1])).all():
             raise UserError("a label must be 1 for foreground, 0 for background, or -1 for no point")
     return counts.pop()
+
+
+def find_trained_framing(found: Checkpoint) -> Framing:
+    """How images became squares in the training of a model for prompts."""
+    recipe = find_recipe(found)
+    return Framing(recipe.size, rgb=recipe.rgb)

@@ -7,30 +7,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import generator_of
-from ..data.clicks import Points, error_points
-from ..data.framing import Framing, normalised
+from ..data.batches import make_generator
 from ..data.pairs import Pair
-from ..data.prompt_files import Prompts
-from ..data.prompt_test import CLICKS, TestImage, drawn, groups_of, joined, read_group
 from ..errors import UserError, warn
 from ..losses import prompt_losses
-from ..models.sam_med2d import SAMMed2D, best, stretched
-from ..overlap import overlap
-from ..steps import as_mask_prompt
-from .maps import check_output
-from .predict import evaluation_copy
-from .processes import Processes
-from .runtime import ahead
-from .speed import autocast
+from ..models.sam_med2d import SAMMed2D, resize_logits, select_best
+from ..runtime.device import autocast, check_output, evaluation_copy
+from ..runtime.parallel import prefetch
+from ..runtime.processes import Processes
+from .clicks import Points, draw_error_points, draw_first_points, find_box
+from .framing import Frame, Framing, normalise_square
+from .lists import Prompts
+from .step import to_mask_prompt
 
 READERS = 2
 
 
-class Way(NamedTuple):
+class PromptMode(NamedTuple):
     """How a mask is asked for: by its box; by points at once; or by a first point and clicks that correct the answer.
 
     Attributes:
@@ -57,12 +54,12 @@ class Way(NamedTuple):
         return f"{'boxes' if self.box else kind}_prompt"
 
 
-BOX = Way(box=True)
-PAPER = (BOX, Way(points=1), Way(points=3), Way(points=5))  # the columns of the published table
+BOX = PromptMode(box=True)
+PAPER = (BOX, PromptMode(points=1), PromptMode(points=3), PromptMode(points=5))  # the columns of the published table
 
 
 @dataclass(frozen=True)
-class Asking:
+class PromptTestOptions:
     """
     Attributes:
         seed: of the points drawn.
@@ -78,7 +75,7 @@ class Asking:
     mask_prompt: str = "probability"
     amp: str = "off"
     at_once: int = 16
-    given: Mapping[Way, Mapping[int, Prompts]] = field(default_factory=dict)
+    given: Mapping[PromptMode, Mapping[int, Prompts]] = field(default_factory=dict)
     skip_bad: bool = False
 
 
@@ -94,7 +91,7 @@ class Answer(NamedTuple):
     """
 
     place: int
-    way: Way
+    way: PromptMode
     prompts: Prompts
     logits: Tensor
     iou: float
@@ -104,12 +101,12 @@ class Answer(NamedTuple):
 
 
 @torch.inference_mode()
-def answers(
+def answer_all(
     model: SAMMed2D,
     pairs: Sequence[Pair],
-    ways: Sequence[Way],
+    ways: Sequence[PromptMode],
     framing: Framing,
-    asking: Asking = Asking(),
+    asking: PromptTestOptions = PromptTestOptions(),
     places: Sequence[int] | None = None,
 ) -> Iterator[Answer]:
     """Of all pairs, or of those at `places`, image by image, in every way.
@@ -118,18 +115,18 @@ def answers(
     read or is no mask of the image.
     """
 
-    def read(places: Sequence[int]) -> TestImage | UserError:
+    def read(places: Sequence[int]) -> ImageGroup | UserError:
         try:
             return read_group(pairs, places, framing)
         except UserError as e:
             return e
 
-    groups = groups_of(pairs, asking.at_once, places)
+    groups = group_by_image(pairs, asking.at_once, places)
     device = model.prompt_encoder.no_mask_embed.weight.device
     image = None
     model = evaluation_copy(model)
     with ThreadPoolExecutor(READERS) as pool:
-        for found in ahead(pool, read, groups, 2 * READERS):
+        for found in prefetch(pool, read, groups, 2 * READERS):
             if isinstance(found, UserError):
                 if not asking.skip_bad:
                     raise found
@@ -138,24 +135,26 @@ def answers(
             if pairs[found.places[0]].image != image:
                 image = pairs[found.places[0]].image
                 with autocast(device, asking.amp):
-                    embedding = model.image_encoder(normalised(found.square.to(device), [found.frame]))
+                    embedding = model.image_encoder(normalise_square(found.square.to(device), [found.frame]))
                 check_output(embedding, asking.amp, image)
             for way in ways:
-                yield from answered(model, found, embedding, way, asking)
+                yield from answer_image(model, found, embedding, way, asking)
 
 
-def answered(model: SAMMed2D, found: TestImage, embedding: Tensor, way: Way, asking: Asking) -> Iterator[Answer]:
+def answer_image(
+    model: SAMMed2D, found: ImageGroup, embedding: Tensor, way: PromptMode, asking: PromptTestOptions
+) -> Iterator[Answer]:
     if way in asking.given:
         prompts = [asking.given[way][place] for place in found.places]
     else:
         masks = zip(found.labels, found.places, strict=True)
-        prompts = [drawn(label, place, way.points, asking.seed) for label, place in masks]
+        prompts = [draw_prompts(label, place, way.points, asking.seed) for label, place in masks]
     labels = found.labels.to(embedding.device)
     with autocast(embedding.device, asking.amp):
-        low, quality = asked(model, embedding, joined(prompts), labels, way, asking, found.places)
+        low, quality = run_rounds(model, embedding, join_prompts(prompts), labels, way, asking, found.places)
     check_output(low, asking.amp)
     logits, wholes = found.frame.restore(low.float()), found.wholes.to(low.device)
-    ious, dices = (scores.cpu() for scores in overlap(logits, wholes))
+    ious, dices = (scores.cpu() for scores in iou_and_dice(logits, wholes))
     for number, place in enumerate(found.places):
         one = slice(number, number + 1)
         loss = sum(prompt_losses(logits[one], wholes[one], quality[one].float()).values())
@@ -171,13 +170,13 @@ def answered(model: SAMMed2D, found: TestImage, embedding: Tensor, way: Way, ask
         )
 
 
-def asked(
+def run_rounds(
     model: SAMMed2D,
     embedding: Tensor,
     prompts: Prompts,
     labels: Tensor,
-    way: Way,
-    asking: Asking,
+    way: PromptMode,
+    asking: PromptTestOptions,
     places: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """The last round's logits (K, 1, 4g, 4g) and expected IoU (K, 1)."""
@@ -185,18 +184,18 @@ def asked(
     embedding = embedding.expand(count, -1, -1, -1)
     points = Points(*(part.to(device) for part in prompts.points))
     first = {"boxes": prompts.boxes.to(device)} if way.box else {"points": points}
-    low, quality = best(*model.decode(embedding, **first, multimask=asking.multimask))
-    draws = [generator_of(asking.seed, place, CLICKS) for place in places]
+    low, quality = select_best(*model.decode(embedding, **first, multimask=asking.multimask))
+    draws = [make_generator(asking.seed, place, CLICKS) for place in places]
     for _ in range(way.rounds - 1):
-        square = stretched(low, labels.shape[-2:])
-        clicks = [error_points(square[i : i + 1], labels[i : i + 1], 1, draw) for i, draw in enumerate(draws)]
+        square = resize_logits(low, labels.shape[-2:])
+        clicks = [draw_error_points(square[i : i + 1], labels[i : i + 1], 1, draw) for i, draw in enumerate(draws)]
         points = points.joined(Points(*(torch.cat(parts) for parts in zip(*clicks, strict=True))))
-        masks = as_mask_prompt(low, asking.mask_prompt)
-        low, quality = best(*model.decode(embedding, points, masks=masks, multimask=asking.multimask))
+        masks = to_mask_prompt(low, asking.mask_prompt)
+        low, quality = select_best(*model.decode(embedding, points, masks=masks, multimask=asking.multimask))
     return low, quality
 
 
-def together(processes: Processes, found: Iterable[Answer]) -> list[Answer]:
+def gather_answers(processes: Processes, found: Iterable[Answer]) -> list[Answer]:
     """Every process's answers in the order of the list; a UserError that one meets on the way is raised in all."""
     error, own = None, []
     try:
@@ -209,12 +208,12 @@ def together(processes: Processes, found: Iterable[Answer]) -> list[Answer]:
     return sorted((one for _, part in parts for one in part), key=lambda one: one.place)
 
 
-def means_of(found: Sequence[Answer]) -> dict[Way, dict[str, float]]:
+def compute_means(found: Sequence[Answer]) -> dict[PromptMode, dict[str, float]]:
     """Of each way the means over masks, under `Dice`, `IoU` and `loss`, and their number, `masks`.
 
     Dice and IoU of each mask are rounded to 4 decimals before, as released.
     """
-    by_way: dict[Way, list[Answer]] = {}
+    by_way: dict[PromptMode, list[Answer]] = {}
     for one in found:
         by_way.setdefault(one.way, []).append(one)
     return {
@@ -228,7 +227,7 @@ def means_of(found: Sequence[Answer]) -> dict[Way, dict[str, float]]:
     }
 
 
-def table_of(means: Mapping[Way, Mapping[str, float]]) -> str:
+def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:
     """A line per way."""
     lines = [f"{'prompt':<10}{'masks':>8}{'Dice':>9}{'IoU':>9}{'loss':>9}"]
     lines += [
@@ -236,3 +235,67 @@ def table_of(means: Mapping[Way, Mapping[str, float]]) -> str:
         for way, row in means.items()
     ]
     return "\n".join(lines)
+
+
+FIRST, CLICKS = 1, 2  # in keys: streams of the first points, and of later clicks
+
+
+class ImageGroup(NamedTuple):
+    """An image and K of its masks.
+
+    Attributes:
+        square: uint8 (1, 3, S, S), not normalised.
+        labels: float32 (K, 1, S, S), 0 or 1.
+        wholes: float32 (K, 1, height, width), the same in the image's own size.
+        places: of the masks in the list of pairs.
+    """
+
+    square: Tensor
+    frame: Frame
+    labels: Tensor
+    wholes: Tensor
+    places: tuple[int, ...]
+
+
+def group_by_image(pairs: Sequence[Pair], most: int, places: Sequence[int] | None = None) -> list[list[int]]:
+    """`places`, or all, by image, in the order in which the images come first; at most so many together."""
+    by_image: dict[object, list[int]] = {}
+    for place in range(len(pairs)) if places is None else places:
+        by_image.setdefault(pairs[place].image, []).append(place)
+    return [places[i : i + most] for places in by_image.values() for i in range(0, len(places), most)]
+
+
+def read_group(pairs: Sequence[Pair], places: Sequence[int], framing: Framing) -> ImageGroup:
+    """UserError, naming the file, for what cannot be read or is no mask of the image."""
+    square, frame = framing.image(pairs[places[0]].image)
+    labels, wholes = zip(*(framing.label(pairs[place].mask, frame, strict=True) for place in places), strict=True)
+    labels, wholes = (torch.from_numpy(np.stack(masks)[:, None]).float() for masks in (labels, wholes))
+    return ImageGroup(square[None], frame, labels, wholes, tuple(places))
+
+
+def draw_prompts(label: Tensor, place: int, points: int, seed: int) -> Prompts:
+    """The box of a mask (1, S, S) as it is, and points that depend on the seed and its place in the list alone."""
+    mask = label > 0.5
+    box = torch.from_numpy(find_box(mask[0].numpy()))
+    return Prompts(box[None], draw_first_points(mask, points, make_generator(seed, place, FIRST)))
+
+
+def join_prompts(prompts: Sequence[Prompts]) -> Prompts:
+    """Of K masks with as many points each: boxes (K, 4), points (K, N, 2) and (K, N)."""
+    boxes, points = zip(*prompts, strict=True)
+    return Prompts(torch.cat(boxes), Points(*(torch.cat(parts) for parts in zip(*points, strict=True))))
+
+
+def iou_and_dice(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and Dice of each item in double precision, (B,) and (B,); 1 where both masks are empty.
+
+    The released test rounds each item's to 4 decimals before it averages over items.
+
+    Args:
+        logits, mask: (B, 1, H, W); an object is where the logit is above 0, where the mask is not 0. Unlike the
+            released code this takes no probabilities, which it told from logits by their smallest value alone.
+    """
+    found, wanted = logits.flatten(1) > 0, mask.flatten(1) > 0
+    both = (found & wanted).sum(1).double()
+    areas = (found.sum(1) + wanted.sum(1)).double()
+    return (both + 1e-7) / (areas - both + 1e-7), (2 * both + 1e-7) / (areas + 1e-7)

@@ -9,22 +9,21 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from ..config import OF_MASKS, Recipe, Study
-from ..data.framing import Framing, read_label
 from ..data.pairs import Pair
-from ..data.prompt_files import check_masks_of, problems, read_test_list, read_train_list
-from ..data.prompt_test import groups_of
-from ..data.prompts import PromptBatches, PromptFolder
+from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image
 from ..errors import UserError
-from ..families import Family
+from ..families.table import Family
+from ..recipe import MASK_FIELDS, Recipe, Study
+from ..runtime.processes import Processes
 from ..scoring.columns import Metric
-from .pictures import overview, spread
-from .processes import Processes
-from .prompt_scores import BOX, Asking, Way, answers, means_of, together
-from .task import Data, held_out_of
+from ..task import RunData, draw_held_out
+from .dataset import PromptBatches, PromptFolder
+from .framing import Framing, read_label
+from .lists import check_masks_of, find_problems, read_test_list, read_train_list
+from .scores import BOX, PromptMode, PromptTestOptions, answer_all, compute_means, gather_answers, group_by_image
 
-WAYS = (BOX, Way(points=1))
+VALIDATION_MODES = (BOX, PromptMode(points=1))
 
 
 class PromptTask:
@@ -32,14 +31,14 @@ class PromptTask:
 
     metrics = {
         f"{way.title} {name}": Metric(f"{way.title} {name}", f"asked by {way.title}, mean over masks")
-        for way in WAYS
+        for way in VALIDATION_MODES
         for name in ("Dice", "IoU")
     }
     best = "box Dice"
     cached = False
-    unused = OF_MASKS
+    unused = MASK_FIELDS
 
-    def __init__(self, family: Family, recipe: Recipe, data: Data):
+    def __init__(self, family: Family, recipe: Recipe, data: RunData):
         recipe.refuse_others(self.unused, family.title)
         if data.images or data.val_images:
             raise UserError(
@@ -51,7 +50,7 @@ class PromptTask:
         self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=recipe.mask_rule)
         self.skip_bad = data.on_bad_image == "skip"
         items = read_train_list(data.lists)
-        held = set(held_out_of(len(items), data.val_fraction, recipe.seed))
+        held = set(draw_held_out(len(items), data.val_fraction, recipe.seed))
         self.items = [item for i, item in enumerate(items) if i not in held]
         self.held_out = [Pair(items[i].image, mask) for i in sorted(held) for mask in items[i].masks]
         if data.val_lists:
@@ -65,7 +64,7 @@ class PromptTask:
         if not self.skip_bad:
             check_masks_of(self.pairs, self.framing)
         elif self.framing.mask_threshold is not None:
-            problems(self.pairs, self.framing)
+            find_problems(self.pairs, self.framing)
         if self.held_out:
             check_masks_of(self.held_out, self.framing, strict=True)
 
@@ -80,16 +79,16 @@ class PromptTask:
         return f"{len(self.items)} images with {len(self.pairs)} masks at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        images = groups_of(self.held_out, len(self.held_out))
+        images = group_by_image(self.held_out, len(self.held_out))
         own = [place for places in images[processes.rank :: processes.world] for place in places]
-        found = answers(model, self.held_out, WAYS, self.framing, self.asking, own)
-        means = means_of(together(processes, (one._replace(logits=None, prompts=None) for one in found)))
-        return {f"{way.title} {name}": means[way][name] for way in WAYS for name in ("Dice", "IoU")}
+        found = answer_all(model, self.held_out, VALIDATION_MODES, self.framing, self.asking, own)
+        means = compute_means(gather_answers(processes, (one._replace(logits=None, prompts=None) for one in found)))
+        return {f"{way.title} {name}": means[way][name] for way in VALIDATION_MODES for name in ("Dice", "IoU")}
 
     @property
-    def asking(self) -> Asking:
+    def asking(self) -> PromptTestOptions:
         recipe = self.recipe
-        return Asking(recipe.seed, recipe.multimask, recipe.mask_prompt)
+        return PromptTestOptions(recipe.seed, recipe.multimask, recipe.mask_prompt)
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
         lines = [f"{'validation':<12}" + "".join(f"{title:>12}" for title in self.metrics)]
@@ -99,15 +98,15 @@ class PromptTask:
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Image, mask and answer to the box."""
-        places = spread(range(len(self.held_out)))
-        found = {one.place: one for one in answers(model, self.held_out, [BOX], self.framing, self.asking, places)}
+        places = pick_evenly(range(len(self.held_out)))
+        found = {one.place: one for one in answer_all(model, self.held_out, [BOX], self.framing, self.asking, places)}
         rows = []
         for place in places:
             pair, answer = self.held_out[place], found[place]
             mask = read_label(pair.mask, self.framing.mask_threshold)
-            rows.append((read_image(pair.image), as_picture(mask), as_picture(answer.logits[0].cpu().numpy() > 0)))
-        overview(rows, path)
+            rows.append((read_image(pair.image), to_picture(mask), to_picture(answer.logits[0].cpu().numpy() > 0)))
+        draw_overview(rows, path)
 
 
-def as_picture(mask: np.ndarray) -> Image.Image:
+def to_picture(mask: np.ndarray) -> Image.Image:
     return Image.fromarray(mask.astype(np.uint8) * 255)

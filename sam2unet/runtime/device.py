@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import random
+import shutil
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from ..config import Recipe
 from ..errors import UserError
 from ..limits import shorten
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.device:
@@ -45,31 +40,7 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def default_workers() -> int:
-    return min(8, os.cpu_count() or 1)
-
-
-def ahead(
-    pool: Executor,
-    function: Callable[[T], R],
-    items: Iterable[T],
-    count: int,
-    weight: Callable[[T], int] = lambda item: 1,
-) -> Iterator[R]:
-    """`map` in the pool, in order, at most `count` results ahead of what is taken; a heavy item counts for several."""
-    waiting, total = deque(), 0
-    for item in items:
-        waiting.append((weight(item), pool.submit(function, item)))
-        total += waiting[-1][0]
-        while total > count:
-            heavy, result = waiting.popleft()
-            yield result.result()
-            total -= heavy
-    while waiting:
-        yield waiting.popleft()[1].result()
-
-
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let this process keep the memory that it frees, for its next tensors; nothing where the C library is not glibc.
 
     glibc gives large blocks back to the system at once, which must clear their pages again at each next use: on a CPU
@@ -86,7 +57,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def memory_for_maps(device: torch.device, batch_size: int) -> Iterator[None]:
+def explain_map_memory(device: torch.device, batch_size: int) -> Iterator[None]:
     """Inside, too little memory for prediction is a line with what helps."""
     try:
         yield
@@ -100,13 +71,49 @@ def memory_for_maps(device: torch.device, batch_size: int) -> Iterator[None]:
         ) from e
 
 
-def out_of_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
-    """What helps, and what it costs, where memory did not suffice; None for any other error."""
-    if not is_out_of_memory(error):
-        return None
-    half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
-    return UserError(
-        f"out of memory on {device} with batches of {recipe.batch_size} at {recipe.size}x{recipe.size}. What helps: "
-        "--grad_checkpointing (the trunk is computed twice; same result), --amp bf16 (half precision; close to the "
-        f"same), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
-    )
+def check_output(numbers: Tensor, amp: str, name: object = None) -> None:
+    """UserError if what a model computed contains NaN or Inf, which would be a black map. `name` is the image's."""
+    if not numbers.isfinite().all():
+        where = "" if name is None else f" for {name}"
+        damaged = "the weights are damaged or their training diverged; give another checkpoint"
+        overflow = f"its numbers may be too large for half precision ({amp}); compute without"
+        raise UserError(f"the model gives NaN or Inf{where}; {damaged if amp == 'off' else overflow}")
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """Returns a copy of `model` in evaluation mode. The copy has its own modules and shares the weights.
+
+    The modes of `model` stay as they are, so that other threads can use or train it at the same time.
+    """
+    twin = model.__class__.__new__(model.__class__)
+    modules = {name: None if child is None else evaluation_copy(child) for name, child in model._modules.items()}
+    twin.__dict__.update(model.__dict__, _modules=modules, training=False)
+    twin.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the modules of `model`
+    return twin
+
+
+PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether compiling is worth its minutes and there is what it needs; on CPUs it gains nothing."""
+    return device.type == "cuda" and bool(shutil.which("cc"))
+
+
+def pick_half_type(device: torch.device) -> str:
+    """The short floating-point type that the device computes with at speed; bf16 needs no loss scaling."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    table = Path("/proc/cpuinfo")
+    return "bf16" if table.is_file() and "bf16" in table.read_text() else "off"
+
+
+def autocast(device: torch.device, amp: str) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
+
+
+def to_channels_last_(decoder: Iterable[nn.Parameter]) -> None:
+    """Lay out convolution weights channels-last; what the trunk hands over is already."""
+    for parameter in decoder:
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
-from ..layers.sync_norm import synchronised
+from ..layers.sync_norm import sync_batchnorm_
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Processes:
             sys.stdout = open(os.devnull, "w")
 
     @contextmanager
-    def one_voice(self) -> Iterator[None]:
+    def silence_other_ranks(self) -> Iterator[None]:
         """A context for work that all processes do in the same way: only the first process prints warnings."""
         with ExitStack() as stack:
             if not self.first:
@@ -115,7 +115,7 @@ class Processes:
         for parameter in idle:
             parameter.requires_grad_(False)
         if sync_bn:
-            synchronised(model)
+            sync_batchnorm_(model)
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,

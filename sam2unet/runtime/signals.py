@@ -49,7 +49,7 @@ class Signals:
             self.immediate = False
 
 
-def apart_from_signals(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """For worker processes of a data loader: Ctrl-C reaches the main process only, which then ends the workers.
 
     Ctrl-C is sent to a whole process group, so the worker gets a group of its own. SIGTERM ends the worker as usual,

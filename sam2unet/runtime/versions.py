@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Iterable
+from pathlib import Path
+
+import torch
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
@@ -18,3 +22,23 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def describe_device(device: torch.device) -> dict[str, object]:
+    cores = os.cpu_count()
+    found = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        found |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def read_cpu_name() -> str:
+    """On Linux the kernel's name for it, as `platform` often has none."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

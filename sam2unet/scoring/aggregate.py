@@ -15,7 +15,7 @@ MIRROR_CURVES = ("mirror_precision", "mirror_recall")
 OF_CURVES = ("E_max", "F_max", "F1_max", "F_max_dataset", "mirror_F_max")
 
 
-def numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:
+def mean_numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:
     """One image's value for every metric of `METRICS` that is a mean over images."""
     if isinstance(scores, MirrorScores):
         return {f"mirror_{name}": getattr(scores, name) for name in ("IoU", "MAE", "BER", "accuracy")}
@@ -32,7 +32,7 @@ def curves(scores: ImageScores | MirrorScores) -> dict[str, np.ndarray]:
     return {name: getattr(scores, f"{name}_curve") for name in CURVES}
 
 
-def table(per_image: Mapping[str, np.ndarray], mean_curves: Mapping[str, np.ndarray]) -> dict[str, float]:
+def mean_table(per_image: Mapping[str, np.ndarray], mean_curves: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The table's numbers in the order of `METRICS`: means over the images where a metric is defined, and maxima.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -54,3 +55,10 @@ PROTOCOLS = {
     "remote_sensing": ("S", "F_mean", "F_max", "E_mean", "MAE"),
     "all": tuple(key for key in METRICS if not key.startswith(("mirror_", "dichotomous_"))),
 }
+
+
+def is_better(metric: Metric, new: float, old: float | None) -> bool:
+    """Whether `new` is the best so far; a value that is not defined never is."""
+    if math.isnan(new) or old is None or math.isnan(old):
+        return not math.isnan(new)
+    return new > old if metric.higher else new < old

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import printable
 from .columns import METRICS
-from .records import PER_IMAGE, json_number
+from .csv_files import PER_IMAGE, json_number
 from .results import MethodResult
 from .tables import aligned, decimals
 
@@ -92,7 +92,7 @@ def intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
-def text(differences: list[Difference]) -> str:
+def format_comparison(differences: list[Difference]) -> str:
     """An aligned table with a note on how to read it."""
 
     def signed(d: Difference, value: float) -> str:

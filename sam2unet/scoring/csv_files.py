@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError, printable, some
+from ..errors import UserError, printable, shortlist
 from . import aggregate
 from .columns import METRICS
 from .results import MethodResult
@@ -28,7 +28,9 @@ FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # what a spreadsheet executes
 
 def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
     """A row per result, titled with the metrics' keys; empty where a number is not defined."""
-    rows = ([r.dataset, r.method, len(r.images), *(text(r.table.get(key)) for key in columns)] for r in results)
+    rows = (
+        [r.dataset, r.method, len(r.images), *(format_number(r.table.get(key)) for key in columns)] for r in results
+    )
     return csv_text([["dataset", "method", "images", *columns], *rows])
 
 
@@ -38,7 +40,10 @@ def per_image_csv(results: list[MethodResult]) -> str:
     rows = [[*NAMES, *keys]]
     for r in results:
         values = [r.per_image.get(key, [None] * len(r.images)) for key in keys]
-        rows += ([r.dataset, r.method, image, *map(text, row)] for image, *row in zip(r.images, *values, strict=True))
+        rows += (
+            [r.dataset, r.method, image, *map(format_number, row)]
+            for image, *row in zip(r.images, *values, strict=True)
+        )
     return csv_text(rows)
 
 
@@ -51,12 +56,12 @@ def read_per_image_csv(path: Path) -> list[MethodResult]:
         images = grouped.setdefault((dataset, method), {})
         if image in images:
             raise UserError(f"{path} line {line}: {dataset} {method} {image} is there twice; take one out.")
-        images[image] = [number(cell, key, path, line) for key, cell in zip(titles, row[3:], strict=True)]
+        images[image] = [parse_number(cell, key, path, line) for key, cell in zip(titles, row[3:], strict=True)]
     results = []
     for (dataset, method), images in grouped.items():
         columns = np.array(list(images.values()), dtype=float).T
         per_image = dict(zip(titles, columns, strict=True))
-        table = aggregate.table(per_image, {})
+        table = aggregate.mean_table(per_image, {})
         results.append(MethodResult(dataset, method, list(images), [], [], [], per_image, {}, table))
     return results
 
@@ -86,7 +91,7 @@ def json_number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def text(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 
@@ -121,7 +126,9 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(f"{path} does not begin with {','.join(NAMES)} and metrics; give a per_image.csv.")
     keys = titles[3:]
     if wrong := [key for i, key in enumerate(keys) if key not in PER_IMAGE or key in keys[:i]]:
-        raise UserError(f"{path} has columns that no image has a number for, or twice: {some(wrong)}; take them out.")
+        raise UserError(
+            f"{path} has columns that no image has a number for, or twice: {shortlist(wrong)}; take them out."
+        )
     if len(rows) == 1:
         raise UserError(f"{path} has a title line and no images; score again with --save_dir.")
     for line, row in rows[1:]:
@@ -130,7 +137,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return keys, rows[1:]
 
 
-def number(cell: str, key: str, path: Path, line: int) -> float:
+def parse_number(cell: str, key: str, path: Path, line: int) -> float:
     """NaN for an empty cell."""
     if not cell:
         return math.nan

@@ -6,27 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.foreground import ForegroundRule
+from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic, write_together
 from ..errors import UserError, print_line, print_lines, warn
-from ..files import filled_together, make_folder, read_yaml, refuse_other_results, written_whole
-from ..scoring import compare, records, tables
-from ..scoring.aggregate import OF_CURVES
-from ..scoring.columns import METRICS, PROTOCOLS
-from ..scoring.expected import figures
-from ..scoring.plots import write_plots
-from ..scoring.report import write_report
-from ..scoring.results import MethodResult
-from ..scoring.run import Entry, score_entries
-from ..scoring.scorer import How
-from ..scoring.verify import verify
-from .versions import versions
+from ..recipe import ForegroundRule
+from ..runtime.versions import versions
+from . import compare, csv_files, tables
+from .aggregate import OF_CURVES
+from .columns import METRICS, PROTOCOLS
+from .expected import figures
+from .plots import write_plots
+from .report import write_report
+from .results import MethodResult
+from .score_folders import Entry, score_entries
+from .score_pair import ScoreOptions
+from .verify import verify
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")
 
 
 @dataclass(frozen=True)
-class Outputs:
+class ScoreOutputs:
     """What to make of the scores.
 
     Attributes:
@@ -52,7 +52,7 @@ class Outputs:
 
 def run(
     entries: Sequence[Entry],
-    outputs: Outputs,
+    outputs: ScoreOutputs,
     mask_threshold: ForegroundRule = None,
     missing: str = "error",
     resize: bool = False,
@@ -64,7 +64,7 @@ def run(
     if verified < 0:
         raise UserError(f"verify is {verified}; it must be 0 or above")
     columns = PROTOCOLS[outputs.protocol]
-    how = How(
+    how = ScoreOptions(
         mask_threshold=mask_threshold,
         resize=resize,
         library=library,
@@ -84,11 +84,11 @@ def run(
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
 
 
-def rerun(path: Path, outputs: Outputs) -> None:
+def rerun(path: Path, outputs: ScoreOutputs) -> None:
     """The tables of an earlier run's `per_image.csv`, as far as means over images go."""
     if outputs.plots or outputs.report:
         raise UserError("--plots and --report need the images; --from has only their numbers")
-    results = records.read_per_image_csv(path)
+    results = csv_files.read_per_image_csv(path)
     wanted = PROTOCOLS[outputs.protocol]
     columns = [key for key in wanted if all(key in result.table for result in results)]
     if not columns:
@@ -113,7 +113,7 @@ def check_names(entries: Sequence[Entry]) -> None:
 def write_and_print(
     results: list[MethodResult],
     columns: Sequence[str],
-    outputs: Outputs,
+    outputs: ScoreOutputs,
     expected: Mapping[str, Mapping[str, float]] | None,
     verified: str = "",
     mask_threshold: int | None = None,
@@ -126,7 +126,7 @@ def write_and_print(
     finally:
         texts = [tables.text_table(results, columns, expected)]
         if differences := compare.compare(results, columns):
-            texts.append(compare.text(differences))
+            texts.append(compare.format_comparison(differences))
         texts += [tables.legend(columns), *filter(None, [verified])]
         print_lines("\n\n".join(texts))
     if names:
@@ -135,7 +135,7 @@ def write_and_print(
 
 
 def write_files(
-    results: list[MethodResult], columns: Sequence[str], outputs: Outputs, mask_threshold: ForegroundRule = None
+    results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, mask_threshold: ForegroundRule = None
 ) -> list[str]:
     """All files or none, but for what cannot be drawn; their names."""
     differences = compare.compare(results, list(METRICS))
@@ -143,14 +143,14 @@ def write_files(
     contents = {
         "table.md": tables.markdown(results, columns),
         "table.tex": tables.latex(results, columns),
-        "table.csv": records.csv_table(results, columns),
-        "per_image.csv": records.per_image_csv(results),
-        "results.json": records.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
+        "table.csv": csv_files.csv_table(results, columns),
+        "per_image.csv": csv_files.per_image_csv(results),
+        "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
     failed = None
-    with filled_together(outputs.folder) as folder:
+    with write_together(outputs.folder) as folder:
         for name, text in contents.items():
-            with written_whole(folder / name) as file:
+            with write_atomic(folder / name) as file:
                 file.write(text.encode())
         try:
             if outputs.plots:
@@ -165,7 +165,7 @@ def write_files(
     return names
 
 
-def entries_of_flags(
+def read_entry_flags(
     datasets: Sequence[str],
     predictions: Sequence[Path],
     masks: Sequence[Path],
@@ -189,7 +189,7 @@ def entries_of_flags(
     return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
 
 
-def entries_of_file(path: Path) -> list[Entry]:
+def read_entry_file(path: Path) -> list[Entry]:
     """From a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
 
     Folders are relative to the file's; `images`, for the report, may be left out.

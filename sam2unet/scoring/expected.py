@@ -18,10 +18,10 @@ class Figures(Mapping[str, dict[str, float]]):
 
     def __init__(self, datasets: dict[str, dict[str, float]]):
         self.datasets = datasets
-        self.names = {plain(name): name for name in datasets}
+        self.names = {simplify_name(name): name for name in datasets}
 
     def __getitem__(self, name: str) -> dict[str, float]:
-        return self.datasets[self.names[plain(name)]]
+        return self.datasets[self.names[simplify_name(name)]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.datasets)
@@ -38,5 +38,5 @@ def figures(name: str) -> Figures:
     return Figures(papers[name])
 
 
-def plain(name: str) -> str:
+def simplify_name(name: str) -> str:
     return re.sub(r"[-_\s]", "", name).casefold()

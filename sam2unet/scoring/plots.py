@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import make_folder, write_atomic
 from ..errors import UserError, printable
-from ..files import make_folder, written_whole
 from .aggregate import CURVES
-from .records import csv_text, text
+from .csv_files import csv_text, format_number
 from .results import MethodResult
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow that paper swallows.
@@ -60,21 +60,21 @@ def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
             picture = io.BytesIO()
             with matplotlib.style.context(["default", STYLE]):
                 figure = matplotlib.figure.Figure(figsize=(10.2, 3.3 + 0.16 * len(methods)), layout="constrained")
-                draw(figure, methods)
+                draw_plot(figure, methods)
                 figure.savefig(picture, format=kind, metadata=metadata)  # without date and version
             contents[folder / f"curves_{name}.{kind}"] = picture.getvalue()
-        contents[folder / f"curves_{name}.csv"] = numbers(methods).encode()
+        contents[folder / f"curves_{name}.csv"] = plot_numbers(methods).encode()
     make_folder(folder)
     with ExitStack() as stack:  # all of them or none
         for path, content in contents.items():
-            stack.enter_context(written_whole(path)).write(content)
+            stack.enter_context(write_atomic(path)).write(content)
     return list(contents)
 
 
-def draw(figure, methods: list[MethodResult]) -> None:
+def draw_plot(figure, methods: list[MethodResult]) -> None:
     """The three curves side by side, of methods on one data set."""
     by_recall, by_f, by_e = figure.subplots(1, 3)
-    figure.suptitle(f"{plain(methods[0].dataset)} ({len(methods[0].images)} images)", fontsize=10)
+    figure.suptitle(f"{escape_math(methods[0].dataset)} ({len(methods[0].images)} images)", fontsize=10)
     recalls, precisions = ([r.curves[name] for r in methods] for name in ("recall", "precision"))
     lines = [by_recall.plot(x, y, **style(i))[0] for i, (x, y) in enumerate(zip(recalls, precisions, strict=True))]
     best = [f_measure(p, r).max() for p, r in zip(precisions, recalls, strict=True)]
@@ -112,7 +112,7 @@ def frame(axes, curves: list[np.ndarray], title: str, across: str, up: str) -> N
 
 def explain(axes, lines: list, label: str, best: list[float], methods: list[MethodResult]) -> None:
     """A legend below: `0.873 NAME` per line, the number first, so that they align and no name begins with _."""
-    names = [f"{value:.3f}  {plain(r.method)}".rstrip() for value, r in zip(best, methods, strict=True)]
+    names = [f"{value:.3f}  {escape_math(r.method)}".rstrip() for value, r in zip(best, methods, strict=True)]
     axes.legend(lines, names, title=label, loc="upper center", bbox_to_anchor=(0.5, -0.17), alignment="left")
 
 
@@ -121,17 +121,17 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return np.divide(1.3 * precision * recall, weighted, out=np.zeros_like(weighted), where=weighted > 0)
 
 
-def numbers(methods: list[MethodResult]) -> str:
+def plot_numbers(methods: list[MethodResult]) -> str:
     """CSV: a row per method and ascending cut ">= threshold", with its curves at full precision."""
     names = [name for name in CURVES if any(name in r.curves for r in methods)]
     rows = [["method", "threshold", *names]]
     for r in methods:
         for cut in range(256):
             values = (r.curves[name][255 - cut] if name in r.curves else None for name in names)
-            rows.append([r.method, cut, *map(text, values)])
+            rows.append([r.method, cut, *map(format_number, values)])
     return csv_text(rows)
 
 
-def plain(name: str) -> str:
+def escape_math(name: str) -> str:
     """Not to be read as a formula."""
     return printable(name).replace("$", r"\$")

@@ -11,9 +11,9 @@ from string import Template
 
 import numpy as np
 
-from ..data.foreground import ForegroundRule
+from ..atomic import write_atomic
 from ..errors import printable
-from ..files import written_whole
+from ..recipe import ForegroundRule
 from .columns import METRICS
 from .report_pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
 from .results import MethodResult
@@ -55,7 +55,7 @@ def write_report(
     tail = Template(tail).substitute(script=HERE.with_suffix(".js").read_text("utf-8"))
     places = [f"{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
     pictures = thumbnails([row for rows in galleries for row in rows], mask_threshold)
-    with written_whole(path) as file:
+    with write_atomic(path) as file:
         file.write(head.encode())
         for place, row in zip(places, pictures, strict=True):
             # A script each: the page reads only those it shows.
@@ -100,13 +100,14 @@ def method_data(method: MethodResult, rows: Sequence[Row]) -> dict:
     return {
         "name": method.method,
         "values": {
-            key: [None if i is None else number(values[i]) for i in order] for key, values in method.per_image.items()
+            key: [None if i is None else format_report_number(values[i]) for i in order]
+            for key, values in method.per_image.items()
         },
-        "curves": {name: [number(value) for value in curve] for name, curve in method.curves.items()},
+        "curves": {name: [format_report_number(value) for value in curve] for name, curve in method.curves.items()},
     }
 
 
-def number(value: float) -> float | None:
+def format_report_number(value: float) -> float | None:
     """Six digits, enough to look at; None for what JSON has no word for."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
@@ -137,10 +138,10 @@ def tables(datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str
     """HTML: a table for each data set, then what the columns mean."""
     meanings = "".join(f"<dt>{escape(METRICS[key].title)}<dd>{escape(METRICS[key].legend)}" for key in columns)
     legend = f'<details class="legend"><summary>What the columns mean</summary><dl>{meanings}</dl></details>'
-    return "\n".join([*(table(name, methods, columns) for name, methods in datasets.items()), legend])
+    return "\n".join([*(report_table(name, methods, columns) for name, methods in datasets.items()), legend])
 
 
-def table(dataset: str, methods: Sequence[MethodResult], columns: Sequence[str]) -> str:
+def report_table(dataset: str, methods: Sequence[MethodResult], columns: Sequence[str]) -> str:
     heads, rows = [], [[f'<th scope="row">{escape(method.method)}'] for method in methods]
     for key in columns:
         metric = METRICS[key]

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.foreground import ForegroundRule
-from ..data.reading import FOREGROUND, opened, read_image, read_mask, to_8_bit
+from ..data.reading import FOREGROUND, open_image, read_image, read_mask, to_8_bit
+from ..recipe import ForegroundRule
 
 BUDGET = 56_000_000  # bytes of all pictures as base64, which leaves 4 MB of 60 to the numbers
 PHOTOGRAPH = 3  # a photograph has the room of so many other pictures
@@ -55,17 +55,19 @@ def thumbnails_of(row: Row, room: int, mask_threshold: ForegroundRule) -> dict:
     """Pictures of at most `room` bytes each, the photograph PHOTOGRAPH times that."""
     side = min(LARGEST, int((34 * room) ** 0.5))  # at which most files of an 80 % quality fit
     mask = read_mask(row.mask, mask_threshold)
-    small = shrunk(mask, side)
+    small = shrink(mask, side)
     maps, errors = [], []
     for path in row.predictions:
         grey, found = (None, None) if path is None else read_map(path, mask.size)
-        maps.append(grey and encoded(shrunk(grey, side), room))
-        errors.append(grey and encoded(shrunk(errors_of(found, np.asarray(mask) > FOREGROUND), side), room, crisp=True))
-    photograph = row.photograph and shrunk(read_image(row.photograph), side)
+        maps.append(grey and encode_webp(shrink(grey, side), room))
+        errors.append(
+            grey and encode_webp(shrink(errors_of(found, np.asarray(mask) > FOREGROUND), side), room, crisp=True)
+        )
+    photograph = row.photograph and shrink(read_image(row.photograph), side)
     return {
         "size": small.size,
-        "photograph": photograph and encoded(photograph, PHOTOGRAPH * room),
-        "mask": encoded(small, room, crisp=True),
+        "photograph": photograph and encode_webp(photograph, PHOTOGRAPH * room),
+        "mask": encode_webp(small, room, crisp=True),
         "maps": maps,
         "errors": errors,
     }
@@ -73,7 +75,7 @@ def thumbnails_of(row: Row, room: int, mask_threshold: ForegroundRule) -> dict:
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """A prediction as the metrics see it, stretched to 0..255 and of the mask's size; and (H, W) bool, its 0.5 cut."""
-    with opened(path) as image:
+    with open_image(path) as image:
         grey = to_8_bit(image, path).convert("L")
     grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
     low, high = grey.getextrema()
@@ -86,14 +88,14 @@ def errors_of(found: np.ndarray, wanted: np.ndarray) -> Image.Image:
     return Image.fromarray(COLOURS[found + 2 * wanted])
 
 
-def shrunk(picture: Image.Image, side: int) -> Image.Image:
+def shrink(picture: Image.Image, side: int) -> Image.Image:
     """A copy whose longer side is at most `side`. Areas are averaged, so that thin errors fade rather than vanish."""
     picture = picture.copy()
     picture.thumbnail((side, side), Image.Resampling.BOX)
     return picture
 
 
-def encoded(picture: Image.Image, room: int, crisp: bool = False) -> str:
+def encode_webp(picture: Image.Image, room: int, crisp: bool = False) -> str:
     """Base64 of the best WebP within `room` bytes; lossless to begin with if `crisp`, as suits flat colours."""
     ways = [{"lossless": True}] * crisp + [{"quality": quality} for quality in (80, 65, 50, 35, 20)]
     for way in ways:
@@ -102,5 +104,5 @@ def encoded(picture: Image.Image, room: int, crisp: bool = False) -> str:
         if file.tell() <= room:
             break
     if file.tell() > room and max(picture.size) > 32:  # noise
-        return encoded(picture.reduce(2), room)
+        return encode_webp(picture.reduce(2), room)
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from ..data.check import refuse_constant
 from ..data.pairs import list_images
 from ..data.reading import FOREGROUND, WAY_OUT
-from ..errors import UserError, some, warn
-from .aggregate import table
-from .pixel_scores import keep_freed_memory
+from ..errors import UserError, shortlist, warn
+from .aggregate import mean_table
+from .pixel_scores import reuse_freed_memory
 from .results import MethodResult
-from .scorer import How, Job, Scored, score
+from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entry:
 
 
 def score_entries(
-    entries: Sequence[Entry], how: How, missing: str = "error", workers: int | None = None
+    entries: Sequence[Entry], how: ScoreOptions, missing: str = "error", workers: int | None = None
 ) -> list[MethodResult]:
     """The scores of every entry, in order. UserError for what does not fit: names at once, contents once all are read.
 
@@ -47,9 +47,9 @@ def score_entries(
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or above")
     results = [match_predictions(entry, missing) for entry in entries]
-    jobs = [Job(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
+    jobs = [ScoreJob(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
     with pool_map(workers or os.cpu_count() or 1) as run:
-        scored = tqdm(run(score, jobs), total=len(jobs), unit="img", disable=None)
+        scored = tqdm(run(score_job, jobs), total=len(jobs), unit="img", disable=None)
         remaining = iter(scored)
         for result in results:
             collect(result, remaining, how)
@@ -73,7 +73,7 @@ def pool_map(workers: int) -> Iterator[Callable]:
 def prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
     cv2.setNumThreads(1)  # the cores are the processes'
-    keep_freed_memory()
+    reuse_freed_memory()
 
 
 def match_predictions(entry: Entry, missing: str) -> MethodResult:
@@ -83,7 +83,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     masks, predictions = list_images(entry.masks), list_images(entry.predictions)
     photographs = list_images(entry.photographs) if entry.photographs else {}
     if lonely := [path.name for stem, path in masks.items() if stem not in predictions]:
-        text = f"{len(lonely)} of {len(masks)} masks have no prediction: {some(lonely)}"
+        text = f"{len(lonely)} of {len(masks)} masks have no prediction: {shortlist(lonely)}"
         if missing == "error":
             where = f"predictions looked for in {entry.predictions}"
             raise UserError(f"{text} ({where}; --missing zero or skip goes on without)")
@@ -93,7 +93,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     if not masks:
         raise UserError(f"no prediction in {entry.predictions} has the name of a mask in {entry.masks}")
     if spare := [path.name for stem, path in predictions.items() if stem not in masks]:
-        warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {some(spare)}")
+        warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {shortlist(spare)}")
     return MethodResult(
         dataset=entry.dataset,
         method=entry.method,
@@ -106,7 +106,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     )
 
 
-def collect(result: MethodResult, scored: Iterator[Scored], how: How) -> None:
+def collect(result: MethodResult, scored: Iterator[ImageScore], how: ScoreOptions) -> None:
     """Fill in `result` from the next of `scored`; UserError if any had a problem, warnings for what is peculiar."""
     notes = fill(result, scored)
     if how.mask_threshold is not None:
@@ -118,7 +118,7 @@ def collect(result: MethodResult, scored: Iterator[Scored], how: How) -> None:
     warn_of_undefined(result)
 
 
-def fill(result: MethodResult, scored: Iterator[Scored]) -> dict[str, list[str]]:
+def fill(result: MethodResult, scored: Iterator[ImageScore]) -> dict[str, list[str]]:
     """Put the next of `scored` into `result`, in order; of each its curves are added up and forgotten.
 
     Returns:
@@ -137,17 +137,17 @@ def fill(result: MethodResult, scored: Iterator[Scored]) -> dict[str, list[str]]
             notes.setdefault(note, []).append(image)
         for name, curve in one.curves.items():
             sums[name] = sums.get(name, 0) + curve
-    refuse(problems, result)
+    refuse_problems(problems, result)
     result.per_image = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     result.curves = {name: total / len(rows) for name, total in sums.items()}
-    result.table = table(result.per_image, result.curves)
+    result.table = mean_table(result.per_image, result.curves)
     return notes
 
 
 def warn_of_undefined(result: MethodResult) -> None:
     for key, values in result.per_image.items():
         if undefined := [result.images[i] for i in np.flatnonzero(np.isnan(values))]:
-            count = f"{len(undefined)} images ({some(undefined)})"
+            count = f"{len(undefined)} images ({shortlist(undefined)})"
             warn(f"{label(result)}: {key} is not defined for {count}; its mean leaves them out")
 
 
@@ -155,24 +155,25 @@ def label(result: MethodResult) -> str:
     return f"{result.dataset} {result.method}".strip()
 
 
-def refuse(problems: dict[str, list[tuple[str, str]]], result: MethodResult) -> None:
+def refuse_problems(problems: dict[str, list[tuple[str, str]]], result: MethodResult) -> None:
     folder = result.masks[0].parent
     if found := problems.get("unreadable"):
         raise UserError(found[0][1] + (f" ({len(found) - 1} more have an error too)" if len(found) > 1 else ""))
     if found := problems.get("coding"):
-        names = some([name for name, _ in found])
+        names = shortlist([name for name, _ in found])
         raise UserError(
             f"{len(found)} of {len(result.masks)} masks are not 0/255: {names} ({found[0][1]}; in {folder}); {WAY_OUT}"
         )
     if found := problems.get("size"):
         raise UserError(
-            f"{len(found)} predictions have another size than their mask: {some([d for _, d in found])}; predict with "
+            f"{len(found)} predictions have another size than their mask: "
+            f"{shortlist([d for _, d in found])}; predict with "
             "--test_gt_path, which gives each map its mask's size, or score with --resize (bilinear)"
         )
 
 
 def warn_of(note: str, images: list[str], result: MethodResult) -> None:
-    count, names = len(images), some(images)
+    count, names = len(images), shortlist(images)
     if note == "binary" and count < len(result.images):
         return  # a few maps may well have two greys; a whole folder of them is no accident
     words = {

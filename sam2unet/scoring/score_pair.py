@@ -11,16 +11,16 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ..data.foreground import ForegroundRule
-from ..data.reading import FOREGROUND, MaskCoding, opened, read_mask, to_8_bit
+from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit
 from ..errors import UserError
-from .aggregate import curves, numbers
+from ..recipe import ForegroundRule
+from .aggregate import curves, mean_numbers
 from .pixel_scores import image_scores, mirror_scores
 from .pysod import correction_effort, library_scores
 
 
 @dataclass(frozen=True)
-class How:
+class ScoreOptions:
     """How maps are scored.
 
     Attributes:
@@ -39,13 +39,13 @@ class How:
     effort: bool = False
 
 
-class Job(NamedTuple):
+class ScoreJob(NamedTuple):
     prediction: Path | None  # None: missing, and scored as a black map
     mask: Path
-    how: How
+    how: ScoreOptions
 
 
-class Scored(NamedTuple):
+class ImageScore(NamedTuple):
     """A pair's scores; `problem` and `detail` in words instead where it has none."""
 
     numbers: dict[str, float]
@@ -55,31 +55,31 @@ class Scored(NamedTuple):
     detail: str = ""
 
 
-def score(job: Job) -> Scored:
+def score_job(job: ScoreJob) -> ImageScore:
     try:
         mask = np.asarray(read_mask(job.mask, job.how.mask_threshold))
     except MaskCoding as e:
-        return Scored({}, {}, problem="coding", detail=e.found)
+        return ImageScore({}, {}, problem="coding", detail=e.found)
     except UserError as e:
-        return Scored({}, {}, problem="unreadable", detail=str(e))
+        return ImageScore({}, {}, problem="unreadable", detail=str(e))
     notes = constant_notes(mask) if job.how.mask_threshold is not None else ()
     if job.prediction is None:
         return score_arrays(np.zeros_like(mask), mask, job.how, notes)
     try:
         prediction = read_prediction(job.prediction)
     except UserError as e:
-        return Scored({}, {}, problem="unreadable", detail=str(e))
+        return ImageScore({}, {}, problem="unreadable", detail=str(e))
     notes += peculiarities(prediction, mask, job.mask)
     if prediction.shape != mask.shape:
         sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
         if not job.how.resize:
-            return Scored({}, {}, problem="size", detail=f"{job.prediction.name} ({sizes})")
+            return ImageScore({}, {}, problem="size", detail=f"{job.prediction.name} ({sizes})")
         prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         notes += ("resized",)
     return score_arrays(prediction, mask, job.how, notes)
 
 
-def score_arrays(prediction: ndarray, mask: ndarray, how: How, notes: tuple[str, ...]) -> Scored:
+def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: tuple[str, ...]) -> ImageScore:
     """Two uint8 (H, W)."""
     found: dict[str, float] = {}
     lines: dict[str, ndarray] = {}
@@ -89,16 +89,16 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: How, notes: tuple[str,
     if how.mirror:
         scores.append(mirror_scores(prediction, mask))
     for each in scores:
-        found |= numbers(each)
+        found |= mean_numbers(each)
         lines |= curves(each)
     if how.effort:
         found["dichotomous_HCE"] = correction_effort(prediction, mask)
-    return Scored(found, lines, notes)
+    return ImageScore(found, lines, notes)
 
 
 def read_prediction(path: Path) -> ndarray:
     """8-bit grey (H, W)."""
-    with opened(path) as image:
+    with open_image(path) as image:
         return np.asarray(to_8_bit(image, path).convert("L"))
 
 

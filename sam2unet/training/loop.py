@@ -14,19 +14,18 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..atomic import make_folder
 from ..data.batches import Batches
-from ..data.masks import MaskBatch
-from ..data.prompts import PromptBatch
 from ..errors import Stopped, print_line, warn
-from ..files import make_folder
-from ..scoring.columns import Metric
-from .log import Log
-from .processes import Processes
-from .runstate import random_state, set_random_state, write_state
-from .signals import Signals
-from .task import Task
-from .trainer import Trainer, Watch
-from .validate import better
+from ..masks.dataset import MaskBatch
+from ..prompts.dataset import PromptBatch
+from ..runtime.processes import Processes
+from ..runtime.signals import Signals
+from ..scoring.columns import Metric, is_better
+from ..task import Task
+from .metrics_log import MetricsLog
+from .state import get_random_state, set_random_state, write_run_state
+from .trainer import FiniteGuard, Trainer
 
 LOG_EVERY = 20  # updates between lines of metrics.jsonl
 
@@ -50,13 +49,13 @@ class Validation:
         """The first epoch with the best value."""
         best = None
         for epoch in sorted(scores):
-            if better(self.metric, scores[epoch][self.key], None if best is None else scores[best][self.key]):
+            if is_better(self.metric, scores[epoch][self.key], None if best is None else scores[best][self.key]):
                 best = epoch
         return best
 
 
 @dataclass(frozen=True)
-class Saving:
+class CheckpointWriter:
     """
     Attributes:
         folder: gets all files.
@@ -98,16 +97,16 @@ class Loop:
         trainer: Trainer,
         batches: Batches,
         loader: DataLoader,
-        saving: Saving,
+        saving: CheckpointWriter,
         validation: Validation | None,
-        log: Log | None,
+        log: MetricsLog | None,
         processes: Processes,
     ):
         self.trainer, self.batches, self.loader, self.processes = trainer, batches, loader, processes
         self.saving, self.validation, self.log = saving, validation, log
         self.recipe, self.pairs = trainer.recipe, loader.dataset.pairs
         self.progress = Progress()
-        self.watch = Watch(late=trainer.device.type == "cuda")
+        self.watch = FiniteGuard(late=trainer.device.type == "cuda")
         self.skipped: set[str] = set()
         self.shown = False  # the titles above the rows of scores
         self.sums: dict[str, torch.Tensor] = {}
@@ -141,7 +140,7 @@ class Loop:
         title = f"{progress.epoch}/{self.recipe.epoch}"
         off = None if self.processes.first else True
         with tqdm(total=len(self.pairs), initial=before, unit="img", desc=title, disable=off) as bar:
-            for group in grouped(self.loader, self.recipe.accumulate):
+            for group in group_batches(self.loader, self.recipe.accumulate):
                 seen = self.update(group)
                 progress.batch += len(group)
                 progress.seen += seen
@@ -191,7 +190,9 @@ class Loop:
     def write_losses(self, kind: str, losses: Mapping[str, float], rate: float) -> None:
         if self.log:
             facts = {"epoch": self.progress.epoch, "learning_rate": self.trainer.rate, "images_per_second": rate}
-            self.log.write(kind, self.trainer.step, losses=losses, **facts, memory_mib=memory(self.trainer.device))
+            self.log.write(
+                kind, self.trainer.step, losses=losses, **facts, memory_mib=read_peak_memory(self.trainer.device)
+            )
 
     def save_if_wanted(self) -> None:
         due = time.monotonic() - self.saved >= 60 * self.saving.minutes
@@ -205,13 +206,13 @@ class Loop:
         return f"epoch {self.progress.epoch}, step {self.trainer.step}"
 
     def save(self) -> None:
-        self.watch.settle()
+        self.watch.flush()
         self.progress.sums = {name: value.item() for name, value in self.sums.items()}
-        random = self.processes.gather(random_state())
+        random = self.processes.gather(get_random_state())
         if self.processes.first:
             state = self.trainer.state(self.saving.names)
             more = {"progress": vars(self.progress), "random": random}
-            write_state(self.saving.folder / "last.pt", dict(self.saving.facts) | state | more)
+            write_run_state(self.saving.folder / "last.pt", dict(self.saving.facts) | state | more)
         self.saved = time.monotonic()
 
     def end_epoch(self) -> None:
@@ -246,7 +247,7 @@ class Loop:
         for row in ([header] if first_row else []) + rows[-1:]:
             print_line(row)
         self.shown = True
-        if better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
+        if is_better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
             print_line(f"saved {self.saving.write('best')}: the best {validation.metric.title} so far")
         picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
@@ -255,14 +256,14 @@ class Loop:
         self.log.picture("validation", picture, self.trainer.step)
 
 
-def grouped(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
+def group_batches(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
     """Lists of `count` batches; the last may hold fewer."""
     batches = iter(loader)
     while group := list(itertools.islice(batches, count)):
         yield group
 
 
-def memory(device: torch.device) -> float:
+def read_peak_memory(device: torch.device) -> float:
     """MiB that this process has had at most: PyTorch's on a GPU, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..atomic import write_atomic
 from ..errors import UserError
-from ..files import written_whole
 
 
-class Log:
+class MetricsLog:
     """`metrics.jsonl` in a run's folder; with `tensorboard`, event files in tensorboard/ beside it.
 
     A line is on disk when `write` returns. A run that resumes goes on behind the lines up to the step of its state, and
@@ -31,51 +31,51 @@ class Log:
     def __init__(self, folder: Path, tensorboard: bool = False, step: int = 0):
         self.path = folder / "metrics.jsonl"
         self.step = step
-        kept = kept_lines(self.path, step) if step else []
+        kept = read_kept_lines(self.path, step) if step else []
         self.kinds = {kind for kind, at, _ in kept if at == step}  # that need no second line at this step
         self.events = None
-        with failing_as_user_error(self.path):
+        with report_log_errors(self.path):
             if tensorboard:
-                self.events = writer_class()(folder / "tensorboard", purge_step=step + 1 if step else 0)
-            with written_whole(self.path) as file:
+                self.events = import_summary_writer()(folder / "tensorboard", purge_step=step + 1 if step else 0)
+            with write_atomic(self.path) as file:
                 file.writelines(line for _, _, line in kept)
 
     def write(self, kind: str, step: int, **values: object) -> None:
         """A line; numbers may be nested by name, and those that are not finite become null."""
         if step == self.step and kind in self.kinds:
             return
-        line = json.dumps({"kind": kind, "step": step} | finite(values), allow_nan=False)
-        with failing_as_user_error(self.path):
+        line = json.dumps({"kind": kind, "step": step} | replace_nonfinite(values), allow_nan=False)
+        with report_log_errors(self.path):
             with open(self.path, "ab") as file:
                 file.write(f"{line}\n".encode())
             if self.events:
-                for name, value in scalars(values, kind):
+                for name, value in flatten_scalars(values, kind):
                     self.events.add_scalar(name, value, step)
                 self.events.flush()
 
     def picture(self, tag: str, path: Path, step: int) -> None:
         """Show an image file in TensorBoard."""
         if self.events:
-            with failing_as_user_error(path):
+            with report_log_errors(path):
                 with Image.open(path) as image:
                     self.events.add_image(tag, np.asarray(image.convert("RGB")), step, dataformats="HWC")
                 self.events.flush()
 
     def close(self) -> None:
         if self.events:
-            with failing_as_user_error(self.path):
+            with report_log_errors(self.path):
                 self.events.close()
 
 
 @contextmanager
-def failing_as_user_error(path: Path) -> Iterator[None]:
+def report_log_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
         raise UserError(f"cannot write the log {path}: {e.strerror or e}; once that is mended, --resume auto") from e
 
 
-def kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
+def read_kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
     """Kind, step and text of the lines up to `step`. What is no whole line, as a killed run may leave, is dropped."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -94,22 +94,22 @@ def kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
     return kept
 
 
-def finite(value: object) -> object:
+def replace_nonfinite(value: object) -> object:
     if isinstance(value, Mapping):
-        return {str(name): finite(inner) for name, inner in value.items()}
+        return {str(name): replace_nonfinite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def scalars(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:
+def flatten_scalars(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:
     """Numbers with their names behind `prefix`, nested ones too: train/losses/main."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from scalars(value, f"{prefix}/{name}")
+            yield from flatten_scalars(value, f"{prefix}/{name}")
         elif isinstance(value, (int, float)):
             yield f"{prefix}/{name}", value
 
 
-def writer_class() -> type:
+def import_summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:

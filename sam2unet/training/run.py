@@ -13,31 +13,33 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import Recipe, Study
+from ..atomic import make_folder, sha256
 from ..data.batches import Batches
 from ..errors import UserError, print_line, reader_killed
-from ..families import Family, Source, check_size, find_family, options_of, own_names, save_checkpoint, start_model
-from ..files import make_folder, sha256
+from ..families.load import get_network_options, list_saved_names, save_checkpoint, start_model
+from ..families.table import Family, WeightFlag, check_size, find_family
 from ..limits import check_numbers
-from ..sources import NONE, Bases, Sources
-from .log import Log
-from .loop import Loop, Progress, Saving, Validation
-from .mask_task import MaskTask
-from .processes import Processes, another_failed
-from .prompt_task import PromptTask
-from .record import fingerprint, run_record, write_record
-from .runstate import check_state, only_run_in, read_state, refuse_other_files
-from .runtime import default_workers, keep_freed_memory, out_of_memory, pick_device, set_seed
-from .signals import apart_from_signals
-from .speed import Speed, chosen_for
-from .task import Data, Task, metric_named
+from ..masks.task import MaskTask
+from ..prompts.task import PromptTask
+from ..recipe import Recipe, Study
+from ..runtime.device import is_out_of_memory, pick_device, set_seed, tune_malloc
+from ..runtime.parallel import default_workers
+from ..runtime.processes import Processes, another_failed
+from ..runtime.signals import ignore_signals
+from ..task import RunData, Task, find_metric
+from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths
+from .loop import CheckpointWriter, Loop, Progress, Validation
+from .metrics_log import MetricsLog
+from .run_record import build_run_record, fingerprint, write_run_record
+from .speed import Speed, choose_speed
+from .state import check_state, lock_run_folder, read_run_state, refuse_other_files
 from .trainer import Trainer
 
-TASKS: dict[str, Callable[[Family, Recipe, Data], Task]] = {"masks": MaskTask, "prompts": PromptTask}
+TASKS: dict[str, Callable[[Family, Recipe, RunData], Task]] = {"masks": MaskTask, "prompts": PromptTask}
 
 
 @dataclass(frozen=True)
-class Keeping:
+class RunFolder:
     """What a run leaves and how it goes on.
 
     Attributes:
@@ -60,7 +62,7 @@ class Keeping:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     device: str | None = None
     workers: int | None = None
     deterministic: bool = False
@@ -68,12 +70,12 @@ class Machine:
     fast: bool = False  # choose for the device what `speed` leaves off, and half precision
 
 
-def run(
+def train(
     recipe: Recipe,
-    data: Data,
-    keeping: Keeping,
-    machine: Machine = Machine(),
-    sources: Sources = NONE,
+    data: RunData,
+    keeping: RunFolder,
+    machine: Hardware = Hardware(),
+    weight_paths: WeightPaths = NO_FILES,
     init_from: Path | None = None,
     study: Study | None = None,
 ) -> None:
@@ -85,38 +87,38 @@ def run(
     device = pick_device(machine.device, processes.local_rank)
     if not processes.first:
         processes.connect(device)  # waits until the first process has found nothing wrong
-    with processes.one_voice():
+    with processes.silence_other_ranks():
         family = find_family(recipe.model)
-        check_options(family, recipe, keeping, machine)
+        check_run_options(family, recipe, keeping, machine)
         task = TASKS[family.task](family, recipe, data)
-        metric = metric_named(keeping.best_metric or task.best, task.metrics)
+        metric = find_metric(keeping.best_metric or task.best, task.metrics)
         if machine.speed.cache != "off" and not task.cached:
             raise UserError(f"--cache keeps resized pairs of images and masks, which {family.title} has no use for")
-        model, bases = built(family, recipe, machine, sources, init_from)
+        model, weight_files = build_model(family, recipe, machine, weight_paths, init_from)
         task.check(study)
         batches = task.batches(processes)
-        if keeping.save == "trainable" and not bases:
-            flags = " and ".join(f"--{source.flag}" for source in family.sources)
+        if keeping.save == "trainable" and not weight_files:
+            flags = " and ".join(f"--{source.flag}" for source in family.weight_flags)
             raise UserError(f"--save trainable leaves out what is in {flags}; give what it starts from, or no --save")
         make_folder(keeping.folder)
         speed = machine.speed
         if machine.fast:
             count = len(task.pairs) if task.cached else None
-            recipe, speed = chosen_for(device, recipe, speed, count, keeping.folder, processes.local_world)
+            recipe, speed = choose_speed(device, recipe, speed, count, keeping.folder, processes.local_world)
 
     with ExitStack() as stack:
         if processes.first:
-            stack.enter_context(only_run_in(keeping.folder))
+            stack.enter_context(lock_run_folder(keeping.folder))
         facts = {
             "recipe": dataclasses.asdict(recipe),
             "data": fingerprint(task.pairs),
             "validation_set": fingerprint(task.held_out) if task.held_out else {},
-            "base": {flag: f"{base.name}, {base.sha256}" for flag, base in bases.items()},
+            "base": {flag: f"{base.name}, {base.sha256}" for flag, base in weight_files.items()},
         }
-        state = state_to_resume(keeping, facts)
+        state = find_resume_state(keeping, facts)
         if state:
             whole = model.state_dict()
-            weights = {name: whole[name] for name in own_names(model, bases)}
+            weights = {name: whole[name] for name in list_saved_names(model, weight_files)}
             check_state(keeping.state_file, state, weights, vars(Progress()).keys())
         elif processes.first:
             refuse_other_files(keeping.folder, family.title)
@@ -125,24 +127,26 @@ def run(
         stack.callback(processes.close)
         log = None
         if processes.first:
-            weights = {path.name: sha256(path) for path in (*sources.values(), init_from) if path}
-            record = run_record(keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world)
-            write_record(keeping.folder, record, resumed=state is not None)
+            weights = {path.name: sha256(path) for path in (*weight_paths.values(), init_from) if path}
+            record = build_run_record(
+                keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world
+            )
+            write_run_record(keeping.folder, record, resumed=state is not None)
             recipe.write(keeping.folder / "recipe.yaml", without=task.unused)
-            log = Log(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
+            log = MetricsLog(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
             stack.callback(log.close)
         dataset = task.dataset(speed.cache, keeping.folder, processes)
         loop = Loop(
             Trainer(family, model.to(device), recipe, speed, device, processes),
             batches,
-            loader_of(dataset, batches, 0 if speed.cache != "off" else machine.workers, device),
-            saving_of(keeping, model, bases, facts),
+            make_loader(dataset, batches, 0 if speed.cache != "off" else machine.workers, device),
+            make_checkpoint_writer(keeping, model, weight_files, facts),
             Validation(task, keeping.val_every, metric) if task.held_out else None,
             log,
             processes,
         )
         if device.type == "cpu":
-            keep_freed_memory()
+            tune_malloc()
         if state:
             restore(loop, keeping.state_file, state)
         if state and loop.progress.epoch <= recipe.epoch:
@@ -151,37 +155,39 @@ def run(
         try:
             loop.run()
         except RuntimeError as e:
-            raise out_of_memory(e, recipe, device) or another_failed(e) or reader_killed(e) or e from e
+            raise explain_training_memory(e, recipe, device) or another_failed(e) or reader_killed(e) or e from e
 
 
-def check_options(family: Family, recipe: Recipe, keeping: Keeping, machine: Machine) -> None:
+def check_run_options(family: Family, recipe: Recipe, keeping: RunFolder, machine: Hardware) -> None:
     check_size(family, recipe.size)
     check_numbers({"workers": machine.workers, "val_every": keeping.val_every, "save_minutes": keeping.save_minutes})
     if keeping.resume not in (None, "auto"):
-        read_state(keeping.state_file)  # so that a wrong file ends the run before it makes a folder
+        read_run_state(keeping.state_file)  # so that a wrong file ends the run before it makes a folder
     if keeping.save not in ("full", "trainable"):
         raise UserError(f"save is {keeping.save}; there are full, trainable")
 
 
-def built(
-    family: Family, recipe: Recipe, machine: Machine, sources: Sources, init_from: Path | None
-) -> tuple[nn.Module, Bases]:
+def build_model(
+    family: Family, recipe: Recipe, machine: Hardware, weight_paths: WeightPaths, init_from: Path | None
+) -> tuple[nn.Module, WeightFiles]:
     """The model to train, what trains chosen, and the files that its frozen weights are from."""
     if machine.deterministic:
         make_deterministic()
     set_seed(recipe.seed)
-    model, bases = start_model(recipe.model, options_of(recipe), sources, init_from)
-    choose_trained(family, model, recipe, [s for s in family.sources if s.flag not in sources and init_from is None])
+    model, weight_files = start_model(recipe.model, get_network_options(recipe), weight_paths, init_from)
+    choose_trained(
+        family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
+    )
     print_parts(family, model)
-    return model, bases
+    return model, weight_files
 
 
-def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[Source]) -> None:
+def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:
     """Freeze and free what `finetune` says; without it, the released choice, but for parts that are `random`."""
-    frozen = {source.part for source in family.sources}
+    frozen = {source.part for source in family.weight_flags}
     if random and recipe.finetune is None:
         flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
-        what = "whole network" if len(random) == len(family.sources) else parts
+        what = "whole network" if len(random) == len(family.weight_flags) else parts
         print_line(f"weights: none given ({flags}), so the {what} trains from random ones")
         frozen -= {source.part for source in random}
     elif recipe.finetune == "full":
@@ -195,7 +201,7 @@ def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: lis
             parameter.requires_grad_(part not in frozen)
 
 
-def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, object] | None:
+def find_resume_state(keeping: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
     """The state to go on from, of the same run; None to begin. UserError if that would overwrite a run."""
     last = keeping.folder / "last.pt"
     if keeping.resume is None:
@@ -205,7 +211,7 @@ def state_to_resume(keeping: Keeping, facts: Mapping[str, object]) -> dict[str, 
     path = keeping.state_file
     if keeping.resume == "auto" and not last.is_file():
         return None
-    state = read_state(path)
+    state = read_run_state(path)
     if isinstance(state.get("recipe"), dict):  # written before a field was there: a run did what is its default now
         state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]
     for name, now in facts.items():
@@ -232,16 +238,18 @@ def restore(loop: Loop, path: Path, state: Mapping[str, object]) -> None:
         ) from e
 
 
-def saving_of(keeping: Keeping, model: nn.Module, bases: Bases, facts: Mapping[str, object]) -> Saving:
+def make_checkpoint_writer(
+    keeping: RunFolder, model: nn.Module, weight_files: WeightFiles, facts: Mapping[str, object]
+) -> CheckpointWriter:
     def write(stem: str) -> Path:
         path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
-        save_checkpoint(model, path, bases)
+        save_checkpoint(model, path, weight_files)
         return path
 
-    return Saving(keeping.folder, keeping.save_minutes, own_names(model, bases), facts, write)
+    return CheckpointWriter(keeping.folder, keeping.save_minutes, list_saved_names(model, weight_files), facts, write)
 
 
-def loader_of(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
+def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
     workers = default_workers() if workers is None else workers
     return DataLoader(
         dataset,
@@ -250,7 +258,7 @@ def loader_of(dataset: Dataset, batches: Batches, workers: int | None, device: t
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=apart_from_signals,
+        worker_init_fn=ignore_signals,
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else each epoch would draw from the process's own
     )
@@ -274,3 +282,15 @@ def print_parts(family: Family, model: nn.Module) -> None:
         print_line(f"{part:<10}{count:>14,}  {'trained' if trains else 'frozen'}")
     total = sum(p.numel() for p in model.parameters())
     print_line(f"{'trained':<10}{trained:>14,}  of {total:,}")
+
+
+def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
+    """What helps, and what it costs, where memory did not suffice; None for any other error."""
+    if not is_out_of_memory(error):
+        return None
+    half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
+    return UserError(
+        f"out of memory on {device} with batches of {recipe.batch_size} at {recipe.size}x{recipe.size}. What helps: "
+        "--grad_checkpointing (the trunk is computed twice; same result), --amp bf16 (half precision; close to the "
+        f"same), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
+    )

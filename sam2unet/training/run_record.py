@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -14,18 +13,18 @@ from pathlib import Path
 
 import torch
 
-from ..config import Recipe
-from ..data.check import each
+from ..atomic import read_json, write_atomic
 from ..data.pairs import Pair
-from ..data.reading import opened
-from ..files import read_json, written_whole
-from .versions import versions
+from ..data.reading import open_image
+from ..recipe import Recipe
+from ..runtime.parallel import map_files
+from ..runtime.versions import describe_device, versions
 
 PACKAGES = ("sam2unet", "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def run_record(
+def build_run_record(
     arguments: Mapping[str, object],
     recipe: Recipe,
     device: torch.device,
@@ -34,7 +33,7 @@ def run_record(
     validation: Sequence[Pair] = (),
     world: int = 1,
 ) -> dict[str, object]:
-    """For `write_record`: arguments, recipe, software, hardware, data and start.
+    """For `write_run_record`: arguments, recipe, software, hardware, data and start.
 
     Args:
         weights: SHA-256 by file name of what the training starts from.
@@ -47,20 +46,20 @@ def run_record(
         "weights": dict(weights),
         "data": fingerprint(pairs),
         "validation": fingerprint(validation) if validation else None,
-        "device": device_record(device) | {"processes": world},
+        "device": describe_device(device) | {"processes": world},
         "versions": versions(PACKAGES),
-        "git": git_state(PROJECT),
+        "git": read_git_state(PROJECT),
     }
 
 
-def write_record(folder: Path, record: Mapping[str, object], resumed: bool = False) -> None:
+def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool = False) -> None:
     """As `run.json`; of a run that resumes, behind the record of its start. What JSON does not know becomes text."""
     path = folder / "run.json"
     if resumed and path.is_file():
         first = read_json(path, "move it away, and --resume goes on")
         earlier = first.get("resumed", [])
         record = first | {"resumed": [*(earlier if isinstance(earlier, list) else [earlier]), record]}
-    with written_whole(path) as file:
+    with write_atomic(path) as file:
         file.write((json.dumps(record, indent=2, default=str) + "\n").encode())
 
 
@@ -76,10 +75,10 @@ def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
     """
 
     def look(pair: Pair) -> tuple[tuple[int, int], int]:
-        with opened(pair.image) as image:
+        with open_image(pair.image) as image:
             return image.size, pair.image.stat().st_size + pair.mask.stat().st_size
 
-    looks = each(look, pairs)
+    looks = map_files(look, pairs)
     sizes = sorted({size for size, _ in looks}, key=lambda size: (size[0] * size[1], size))
     names = "\n".join(f"{pair.image.name}\n{pair.mask.name}" for pair in pairs)
     return {
@@ -90,27 +89,7 @@ def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
     }
 
 
-def device_record(device: torch.device) -> dict[str, object]:
-    cores = os.cpu_count()
-    found = {"type": device.type, "cpu": cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        found |= {
-            "gpu": torch.cuda.get_device_name(device),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return found
-
-
-def cpu_name() -> str:
-    """On Linux the kernel's name for it, as `platform` often has none."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def git_state(project: Path) -> dict[str, object] | None:
+def read_git_state(project: Path) -> dict[str, object] | None:
     """The commit, and whether the package or train.py is "dirty": not as committed. None outside a checkout."""
 
     def git(*words: str) -> str:

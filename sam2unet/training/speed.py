@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..config import Recipe
-from ..data.cache import PLACES, free_memory, shape_of
 from ..errors import UserError, print_line
 from ..layers.hiera import Hiera
 from ..layers.sam_vit import SamViT
-
-PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from ..masks.cache import PLACES, find_cache_shape, free_memory
+from ..recipe import Recipe
+from ..runtime.device import can_compile, pick_half_type
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Speed:
             raise UserError(f"cache is {self.cache}; there are {', '.join(PLACES)}")
 
 
-def chosen_for(
+def choose_speed(
     device: torch.device, recipe: Recipe, speed: Speed, pairs: int | None, folder: Path, copies: int
 ) -> tuple[Recipe, Speed]:
     """`recipe` and `speed` with what suits the device turned on, after saying what that is.
@@ -53,11 +50,11 @@ def chosen_for(
         pairs, folder, copies: what would be cached, none where nothing can be; where on disk; by how many processes of
             this machine.
     """
-    need = math.prod(shape_of(pairs or 0, recipe.size))
+    need = math.prod(find_cache_shape(pairs or 0, recipe.size))
     rooms = {"ram": need * copies < 0.5 * free_memory(), "disk": need < 0.5 * shutil.disk_usage(folder).free}
     if pairs is None:
         rooms = {}
-    amp = half_type(device) if recipe.amp == "off" else recipe.amp
+    amp = pick_half_type(device) if recipe.amp == "off" else recipe.amp
     cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
     speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)
     switches = [f"--{name}" for name in ("compile", "channels_last", "fused") if getattr(speed, name)]
@@ -65,31 +62,7 @@ def chosen_for(
     return replace(recipe, amp=amp), speed
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether compiling is worth its minutes and there is what it needs; on CPUs it gains nothing."""
-    return device.type == "cuda" and bool(shutil.which("cc"))
-
-
-def half_type(device: torch.device) -> str:
-    """The short floating-point type that the device computes with at speed; bf16 needs no loss scaling."""
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    table = Path("/proc/cpuinfo")
-    return "bf16" if table.is_file() and "bf16" in table.read_text() else "off"
-
-
-def autocast(device: torch.device, amp: str) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
-
-
-def checkpoint_trunks(model: nn.Module) -> None:
+def checkpoint_trunks_(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (Hiera, SamViT)):
             module.checkpointing = True
-
-
-def channels_last(decoder: Iterable[nn.Parameter]) -> None:
-    """Lay out convolution weights channels-last; what the trunk hands over is already."""
-    for parameter in decoder:
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import RUN_FORMAT, write_pickle
-from ..config import Recipe
-from ..errors import UserError, some
-from ..files import PART, read_json
+from ..atomic import PART, read_json
+from ..errors import UserError, shortlist
+from ..recipe import Recipe
+from ..weights.formats import RUN_FORMAT, write_pickle
 
 # What `last.pt` holds; files from before `validation_set` was there are resumed too.
 FIELDS = ("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average")
@@ -28,12 +28,12 @@ OF_SAM_MED2D = (
 )
 
 
-def write_state(path: Path, state: Mapping[str, object]) -> None:
+def write_run_state(path: Path, state: Mapping[str, object]) -> None:
     write_pickle({"format": RUN_FORMAT} | dict(state), path)
 
 
-def read_state(path: Path) -> dict[str, object]:
-    """What `write_state` wrote. UserError for any other file, and for fields that are not known here."""
+def read_run_state(path: Path) -> dict[str, object]:
+    """What `write_run_state` wrote. UserError for any other file, and for fields that are not known here."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
@@ -51,7 +51,7 @@ def read_state(path: Path) -> dict[str, object]:
     unknown = [name for name in state if name not in (*FIELDS, "format")]
     unknown += [f"recipe.{name}" for name in (recipe if isinstance(recipe, dict) else {}) if name not in known]
     if unknown:
-        names = some(unknown)
+        names = shortlist(unknown)
         raise UserError(f"{path} has fields that are not known here ({names}); resume with the version that wrote it")
     return state
 
@@ -59,7 +59,9 @@ def read_state(path: Path) -> dict[str, object]:
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
     """UserError if something is missing, or does not fit a run with these `weights` and fields of `progress`."""
     if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
-        raise UserError(f"{path} is not whole: {some(missing)} missing; start anew, or from a checkpoint, --init_from")
+        raise UserError(
+            f"{path} is not whole: {shortlist(missing)} missing; start anew, or from a checkpoint, --init_from"
+        )
     kept, place = state["weights"], state["progress"]
     wanted = {name: tensor.shape for name, tensor in weights.items()}
     if not isinstance(kept, dict) or {name: getattr(t, "shape", None) for name, t in kept.items()} != wanted:
@@ -72,7 +74,7 @@ def refuse_other_files(folder: Path, title: str) -> None:
     """UserError if a new run would overwrite something in `folder`: a model, or files that no run wrote."""
     models = [path for stem in (f"{title}-*", "best") for path in folder.glob(f"{stem}.*") if path.suffix in MODELS]
     if models:
-        names = some(sorted(path.name for path in models))
+        names = shortlist(sorted(path.name for path in models))
         raise UserError(f"{folder} holds models of an earlier run ({names}); give another --save_path, or move them")
     record = folder / "run.json"
     others = [name for name in ("run.json", "recipe.yaml", "metrics.jsonl", "validation") if (folder / name).exists()]
@@ -80,10 +82,12 @@ def refuse_other_files(folder: Path, title: str) -> None:
         if record.exists() and {"started", "recipe"} <= read_json(record).keys():
             return  # a run that ended before it wrote its first state
     if others:
-        raise UserError(f"{folder} holds {some(others)}, which no run wrote; give another --save_path, or move that")
+        raise UserError(
+            f"{folder} holds {shortlist(others)}, which no run wrote; give another --save_path, or move that"
+        )
 
 
-def random_state() -> dict[str, object]:
+def get_random_state() -> dict[str, object]:
     """Of every generator of this process that a run may draw from."""
     kind, keys, *rest = np.random.get_state()
     return {
@@ -104,7 +108,7 @@ def set_random_state(state: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def only_run_in(folder: Path):
+def lock_run_folder(folder: Path):
     """Holds `folder` for this run; UserError if another one does. Removes what a killed run left half-written."""
     try:
         lock = open(folder / ".lock", "a")  # which does not empty a file that is there

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Recipe
 from ..errors import UserError
-from ..families import Family
-from .processes import Processes
-from .speed import Speed, autocast, channels_last, checkpoint_trunks
+from ..families.table import Family
+from ..recipe import Recipe
+from ..runtime.device import autocast, to_channels_last_
+from ..runtime.processes import Processes
+from .speed import Speed, checkpoint_trunks_
 
 Batch = tuple[Tensor, ...]
 
@@ -33,13 +34,13 @@ class Trainer:
         self.family, self.model, self.recipe, self.device = family, model, recipe, device
         self.scales = recipe.multi_scale or (1.0,)
         if speed.grad_checkpointing:
-            checkpoint_trunks(model)
+            checkpoint_trunks_(model)
         if speed.channels_last:
-            channels_last(family.parts(model)["decoder"])
+            to_channels_last_(family.parts(model)["decoder"])
         self.wrapped = processes.wrap_ddp(model, device, family.idle(model), recipe.sync_bn, family.changing)
         self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer, self.schedule = optimizer_of(self.trained.values(), recipe, speed.fused)
+        self.optimizer, self.schedule = build_optimizer(self.trained.values(), recipe, speed.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if recipe.ema else {}
         self.step = 0
@@ -53,7 +54,7 @@ class Trainer:
         """
         for scale in self.scales:
             steps = [
-                self.family.step(self.forward, rescaled(batch, scale, self.family.stride), self.recipe)
+                self.family.step(self.forward, resize_batch(batch, scale, self.family.stride), self.recipe)
                 for batch in group
             ]
             while True:
@@ -137,7 +138,7 @@ class Trainer:
         self.step = state["step"]
 
 
-class Watch:
+class FiniteGuard:
     """Ends the run at a loss that is not finite. On a GPU one step late, so that nothing waits for the value."""
 
     def __init__(self, late: bool):
@@ -146,9 +147,9 @@ class Watch:
 
     def look(self, total: Tensor, where: str, files: list[str]) -> None:
         self.waiting.append((total, where, files))
-        self.settle(leave=1 if self.late else 0)
+        self.flush(leave=1 if self.late else 0)
 
-    def settle(self, leave: int = 0) -> None:
+    def flush(self, leave: int = 0) -> None:
         while len(self.waiting) > leave:
             total, where, files = self.waiting.popleft()
             if not torch.isfinite(total):
@@ -158,7 +159,7 @@ class Watch:
                 )
 
 
-def optimizer_of(
+def build_optimizer(
     trained: Sequence[nn.Parameter], recipe: Recipe, fused: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """As released, but over the trained parameters alone, which makes the same steps. Adam is AdamW without decay."""
@@ -171,7 +172,7 @@ def optimizer_of(
     return optimizer, schedules[recipe.lr_scheduler]()
 
 
-def rescaled(batch: Batch, scale: float, stride: int) -> Batch:
+def resize_batch(batch: Batch, scale: float, stride: int) -> Batch:
     """Images and masks resized to the nearest multiple of `stride`, as PraNet trains (arXiv 2006.11392)."""
     if scale == 1:
         return batch

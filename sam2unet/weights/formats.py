@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from .errors import UserError, print_line, reader_killed, write_error
-from .files import sha256, written_whole
-from .sources import Base
-from .trainable import is_safetensors, read_trainable
+from ..atomic import read_start, write_atomic
+from ..errors import UserError, print_line, reader_killed, write_error
+from .weight_files import WeightFile, WeightFiles, weight_files_from_facts, weight_files_to_facts
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
@@ -22,27 +24,8 @@ WRAPPERS = ("state_dict", "model")  # keys of the weights in what training frame
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name: DataParallel, Lightning, torch.compile
 RELEASED_BELOW_MODEL = ("image_encoder.trunk.pos_embed", "mask_decoder.iou_token.weight")  # SAM 2 and SAM-Med2D
 
-# A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
-KINDS = {
-    "encoder.blocks.0.prompt_learn.0.weight": (
-        "a SAM2-UNet checkpoint",
-        "--checkpoint of test.py or --init_from of train.py",
-    ),
-    "sam.blocks.0.prompt_learn.0.weight": (
-        "a SAM2-UNeXT checkpoint",
-        "--checkpoint of test.py or --init_from of train.py",
-    ),
-    "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
-    "mask_decoder.iou_token.weight": (
-        "a checkpoint of SAM or SAM-Med2D",
-        "--checkpoint of test.py or --sam_checkpoint of train.py",
-    ),
-    "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "--dinov2_path of train.py"),
-    "blocks.0.gamma_1": ("a DINOv3 checkpoint", "--dinov2_path of train.py"),
-}
 
-
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Returns the weights in `path` on the CPU: a state dict, bare or wrapped, or a safetensors file.
 
     Raises UserError if the file is something else.
@@ -51,7 +34,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """`read_state`, and the facts of a file of trained weights alone, as `trainable` writes them.
+    """`read_state_dict`, and the facts of a file of trained weights alone, as `trainable` writes them.
 
     The content decides the format, not the name of the file.
 
@@ -138,61 +121,6 @@ def type_of(tensor: Tensor) -> torch.dtype | torch.layout | str:
     return tensor.dtype if tensor.layout == torch.strided else tensor.layout
 
 
-def what_is(state: Mapping[str, Tensor]) -> str:
-    """One clause for an error line: what a state dict is and where it belongs."""
-    for name, (kind, flag) in KINDS.items():
-        if name in state:
-            return f"{kind}, which belongs to {flag}"
-    return f"no kind of checkpoint known here (its first name is {next(iter(state))})"
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A part's weights under the names that it has here, what they are of in words, and the file they are from."""
-
-    weights: dict[str, Tensor]
-    version: str
-    base: Base
-
-
-def read_trunk(path: Path) -> Pretrained:
-    """From a SAM 2 or 2.1 checkpoint."""
-    state = read_state(path)
-    prefix = "image_encoder.trunk."
-    trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    if not trunk:
-        raise UserError(f"{path} is {what_is(state)}; --hiera_path takes a SAM 2 checkpoint")
-    version = "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
-    return Pretrained(to_float32(trunk, path), version, Base(path.name, sha256(path)))
-
-
-def read_dino(path: Path) -> Pretrained:
-    """From timm's file of a DINOv2 or DINOv3 without registers of its own choice, or Meta's of a DINOv2.
-
-    Left out are the last norm and what training alone needs.
-    """
-    state = read_state(path)
-    kinds = {"storage_tokens": "Meta's", "blocks.0.gamma_1": "DINOv3", "blocks.0.ls1.gamma": "DINOv2"}
-    version = next((kind for name, kind in kinds.items() if name in state), None)
-    if version is None:
-        raise UserError(f"{path} is {what_is(state)}; --dinov2_path takes a DINOv2 or DINOv3 checkpoint")
-    if version == "Meta's":
-        raise UserError(f"{path} is Meta's file of a DINOv3; give timm's, model.safetensors")
-    if version == "DINOv2" and state.keys() & {"register_tokens", "reg_token"}:
-        raise UserError(f"{path} is a DINOv2 with registers; give the one without")
-    weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
-    return Pretrained(to_float32(weights, path), version, Base(path.name, sha256(path)))
-
-
-def read_sam(path: Path) -> Pretrained:
-    """From a checkpoint of the first SAM or of SAM-Med2D, all of it."""
-    state = read_state(path)
-    if "image_encoder.blocks.0.attn.rel_pos_h" not in state:
-        raise UserError(f"{path} is {what_is(state)}; wanted a checkpoint of SAM or SAM-Med2D")
-    adapted = any(".Adapter." in name for name in state)
-    return Pretrained(to_float32(state, path), "SAM-Med2D" if adapted else "SAM", Base(path.name, sha256(path)))
-
-
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     """Put `state` into `module` if every name and shape is the same and all numbers are finite.
 
@@ -235,8 +163,77 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_pickle(content: object, path: Path) -> None:
-    with written_whole(path) as file:
+    with write_atomic(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as e:
             raise reader_killed(e) or write_error(e) or e from e
+
+
+TRAINABLE_FORMAT, TRAINABLE_VERSION = "sam2unet-weights", "2"
+PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older files
+
+
+def write_trainable(
+    path: Path, state: Mapping[str, Tensor], model: str, sizes: Mapping[str, str], weight_files: WeightFiles
+) -> None:
+    """Write `state` with what is needed to use it again.
+
+    Args:
+        model, sizes: a name of `families.FAMILIES` and the sizes of its parts.
+        weight_files: the files that have all other weights of the model.
+    """
+    facts = {
+        "format": TRAINABLE_FORMAT,
+        "version": TRAINABLE_VERSION,
+        "model": model,
+        **sizes,
+        **weight_files_to_facts(weight_files),
+    }
+    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)
+    # The library orders the facts by chance; in a fixed order, equal weights make equal files.
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]) | {"__metadata__": facts}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # as the format wants it, so that the numbers are aligned
+    with write_atomic(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[start:])
+
+
+def read_named_files(path: Path) -> dict[str, WeightFile]:
+    """The files that the weights left out of a file are in, by flag; none for a file of another kind."""
+    return weight_files_from_facts(read_trainable(path)[1]) if os.path.isfile(path) and is_safetensors(path) else {}
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the content is safetensors and not a pickle; the name decides where the content does not say.
+
+    Raises UserError for a file that is not there or cannot be read.
+    """
+    start = read_start(path, 9)
+    if start.startswith(PICKLE_STARTS):
+        return False
+    return start[8:] == b"{" or path.suffix == ".safetensors"
+
+
+def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the facts that `write_trainable` put beside them; none if not ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            # Copied, because as it comes a tensor is a view of the file and changes or crashes with it.
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except Exception as e:  # damaged and hostile files raise errors of many types
+        raise UserError(
+            f"{path} is not a safetensors file, or only a part of one ({e}); compare its size with the original and "
+            "copy it again"
+        ) from e
+    if facts.get("format") != TRAINABLE_FORMAT:
+        return state, {}
+    if facts.get("version") == "1":  # named the file of the trunk alone
+        facts |= {new: facts[old] for old, new in (("base", "hiera"), ("base_sha256", "hiera_sha256")) if old in facts}
+    elif facts.get("version") != TRAINABLE_VERSION:
+        raise UserError(
+            f"{path} has version {facts.get('version')} of the format, known here is {TRAINABLE_VERSION}; update"
+        )
+    return state, facts

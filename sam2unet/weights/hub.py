@@ -6,15 +6,15 @@ import os
 import re
 from pathlib import Path
 
-from .errors import UserError
-from .files import read_json
-from .limits import check_numbers, shorten
+from ..atomic import read_json
+from ..errors import UserError
+from ..limits import check_numbers, shorten
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
 
 
-def located(source: str | Path) -> Path:
+def locate_weights(source: str | Path) -> Path:
     """The file with the weights: `source` itself, `model.safetensors` in a folder, or the hub's where nothing is there.
 
     The hub is asked for `owner/name` alone, and never if there is a folder `owner` here: that is a misspelt path.
@@ -28,10 +28,10 @@ def located(source: str | Path) -> Path:
     is_name = re.fullmatch(f"{part}/{part}", str(source)) and path.suffix not in FILE_ENDINGS
     if not is_name or os.path.exists(path) or os.path.isdir(path.parent):
         return path
-    return downloaded(str(source))
+    return download_weights(str(source))
 
 
-def downloaded(name: str) -> Path:
+def download_weights(name: str) -> Path:
     """`model.safetensors` of the hub's repository, with its configuration beside it; kept in the hub's own cache."""
     import huggingface_hub
 
@@ -45,7 +45,7 @@ def downloaded(name: str) -> Path:
     return Path(folder) / WEIGHTS
 
 
-def size_beside(weights: Path) -> int | None:
+def read_hub_size(weights: Path) -> int | None:
     """The input side that the configuration beside a hub's file says; None for any other file."""
     config = weights.parent / CONFIG
     if weights.name != WEIGHTS or not config.is_file():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-SOURCES = {  # flag -> what the file is
+WEIGHT_FLAGS = {  # flag -> what the file is
     "hiera_path": "SAM 2 checkpoint",
     "dinov2_path": "for SAM2-UNeXT, DINOv2 weights, timm's or Meta's file,",
     "sam_checkpoint": "for SAM-Med2D, a checkpoint of SAM or SAM-Med2D",
@@ -16,7 +16,7 @@ SOURCES = {  # flag -> what the file is
 
 
 @dataclass(frozen=True)
-class Base:
+class WeightFile:
     """The file that a frozen part of a model was taken from. The SHA-256 decides; the name is for people."""
 
     name: str
@@ -26,37 +26,37 @@ class Base:
         return f"{self.name}, SHA-256 {self.sha256[:16]}..."
 
 
-Sources = Mapping[str, Path]  # files given, by flag
-Bases = Mapping[str, Base]  # by flag
-NONE: Mapping = MappingProxyType({})
+WeightPaths = Mapping[str, Path]  # files given, by flag
+WeightFiles = Mapping[str, WeightFile]  # by flag
+NO_FILES: Mapping = MappingProxyType({})
 
 
-def add_sources(group: argparse._ActionsContainer, use: str = " that a .safetensors one was trained from") -> None:
-    """A flag for each of `SOURCES`; `use` ends its help."""
-    for flag, what in SOURCES.items():
+def add_weight_flags(group: argparse._ActionsContainer, use: str = " that a .safetensors one was trained from") -> None:
+    """A flag for each of `WEIGHT_FLAGS`; `use` ends its help."""
+    for flag, what in WEIGHT_FLAGS.items():
         group.add_argument(f"--{flag}", type=Path, metavar="FILE", help=f"{what}{use}")
 
 
-def sources_of(args: argparse.Namespace) -> Sources:
+def read_weight_flags(args: argparse.Namespace) -> WeightPaths:
     """The files given, by flag."""
-    return {flag: getattr(args, flag) for flag in SOURCES if getattr(args, flag) is not None}
+    return {flag: getattr(args, flag) for flag in WEIGHT_FLAGS if getattr(args, flag) is not None}
 
 
-def as_flags(files: Sources) -> list[str | Path]:
+def to_flags(files: WeightPaths) -> list[str | Path]:
     """For the command line of another script."""
     return [word for flag, path in files.items() for word in (f"--{flag}", path)]
 
 
-def facts_of_bases(bases: Bases) -> dict[str, str]:
+def weight_files_to_facts(weight_files: WeightFiles) -> dict[str, str]:
     """As flat text, for the head of a file: `hiera` and `hiera_sha256`."""
     facts = {}
-    for flag, base in bases.items():
+    for flag, base in weight_files.items():
         key = flag.removesuffix("_path")
         facts |= {key: base.name, f"{key}_sha256": base.sha256}
     return facts
 
 
-def bases_in(facts: Mapping[str, str]) -> dict[str, Base]:
-    """The reverse of `facts_of_bases`, with other facts beside them."""
-    keys = {flag: flag.removesuffix("_path") for flag in SOURCES}
-    return {flag: Base(facts[key], facts.get(f"{key}_sha256", "")) for flag, key in keys.items() if key in facts}
+def weight_files_from_facts(facts: Mapping[str, str]) -> dict[str, WeightFile]:
+    """The reverse of `weight_files_to_facts`, with other facts beside them."""
+    keys = {flag: flag.removesuffix("_path") for flag in WEIGHT_FLAGS}
+    return {flag: WeightFile(facts[key], facts.get(f"{key}_sha256", "")) for flag, key in keys.items() if key in facts}

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..engine.outputs import png
-from ..engine.predict import grey_levels
-from ..errors import UserError
-from ..scoring.columns import METRICS, RELEASED
-from .draw import overlay
-from .files import safe_stem
+from ...data.pictures import encode_png
+from ...errors import UserError
+from ...masks.predictor import to_uint8
+from ...scoring.columns import METRICS, RELEASED
+from ..draw import overlay
+from ..files import safe_stem
 from .session import Session
 
 
@@ -41,19 +41,19 @@ def members(session: Session, threshold: float, opacity: float) -> Iterator[tupl
         for number, method in enumerate(methods):
             folder = f"{safe_name(method.name)}/" if len(methods) > 1 else ""
             found = item.load(f"map{number}")
-            yield f"{folder}maps/{item.name}.png", png(grey_levels(torch.from_numpy(found)))
+            yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(found)))
             cut = found > np.float32(threshold)
-            yield f"{folder}masks/{item.name}.png", png(np.where(cut, 255, 0).astype(np.uint8))
-            yield f"{folder}overlays/{item.name}.png", png(overlay(photo, cut, opacity))
+            yield f"{folder}masks/{item.name}.png", encode_png(np.where(cut, 255, 0).astype(np.uint8))
+            yield f"{folder}overlays/{item.name}.png", encode_png(overlay(photo, cut, opacity))
     if any(item.has_mask for item in session.items):
-        yield "scores.csv", scores(session).encode()
+        yield "scores.csv", write_scores_file(session).encode()
 
 
 def safe_name(name: str) -> str:
     return safe_stem(Path(f"{name}.pth"))
 
 
-def scores(session: Session) -> str:
+def write_scores_file(session: Session) -> str:
     lines = io.StringIO()
     table = csv.writer(lines)
     table.writerow(["image", "method", *(METRICS[key].title for key in RELEASED)])

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
-from .files import Limits, check_pixels, check_size
+from ...errors import UserError
+from ..files import Limits, check_file_size, check_pixels
 
 # FFmpeg's name of the format, and what stands in the file from which byte. FFmpeg is told the format: left to find it,
 # it takes a list of other files' names for a clip too, whatever the ending, and shows those files.
@@ -35,7 +35,7 @@ def spread_frames(path: Path, most: int, limits: Limits) -> Iterator[tuple[int, 
 
     UserError for what is no clip, too large or too long.
     """
-    check_size(path, limits)
+    check_file_size(path, limits)
     count = 0
     for count, _ in enumerate(decoded(path, limits), 1):  # noqa: B007
         if count > LONGEST:

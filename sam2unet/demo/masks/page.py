@@ -7,21 +7,21 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..data.inputs import VIDEOS
-from ..data.pairs import EXTENSIONS
-from ..errors import UserError
+from ...data.pairs import EXTENSIONS
+from ...errors import UserError
+from ...masks.inputs import VIDEOS
+from ..draw import glow
+from ..files import Example
+from ..parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, attempt, example_gallery, read_index
+from ..words import failure_html, heading, summary_html
 from .bundle import bundle
-from .draw import glow
-from .files import Example
 from .panel import panel
-from .parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, attempt, example_gallery, read_index
 from .session import Bench, Session
-from .words import failed, heading, went_well
 
 THRESHOLD, OPACITY = 0.5, 0.5
 
 
-def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
+def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
     with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
         index = gr.State(0)
@@ -88,22 +88,24 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             visit = start(visit)
 
             def work() -> str:
-                problems = visit.add_images(paths(files), lambda done, count: progress((done, count), unit="files"))
-                return went_well(visit, problems)
+                problems = visit.add_images(
+                    list_paths(files), lambda done, count: progress((done, count), unit="files")
+                )
+                return summary_html(visit, problems)
 
             fine, line = attempt(work)
             return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
 
         def on_masks(files, visit, at, cut, strength):
             visit = start(visit)
-            fine, line = attempt(lambda: went_well(visit, visit.add_masks(paths(files))))
+            fine, line = attempt(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
             return {masks: None, status: line, session: visit} | (view(visit, at, cut, strength) if fine else {})
 
         def on_example(visit, cut, strength, event: gr.EventData):
             visit, chosen = start(visit), examples[read_index(event) % len(examples)]
 
             def work() -> str:
-                return went_well(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
+                return summary_html(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
 
             fine, line = attempt(work)
             return {status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
@@ -122,7 +124,7 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
             try:
                 return str(bundle(start(visit), cut, strength)), gr.skip()
             except UserError as e:
-                return gr.skip(), failed([str(e)])
+                return gr.skip(), failure_html([str(e)])
 
         def on_clear(visit, cut, strength):
             visit = start(visit)
@@ -144,5 +146,5 @@ def build(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
     return page
 
 
-def paths(files: Sequence[str] | None) -> list[Path]:
+def list_paths(files: Sequence[str] | None) -> list[Path]:
     return [Path(file) for file in files or []]

@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.foreground import ForegroundRule
-from ..data.inputs import is_video
-from ..data.pairs import EXTENSIONS
-from ..engine.maps import Predictor, stretched
-from ..engine.predict import grey_levels, grey_map
-from ..errors import UserError
-from ..scoring.columns import RELEASED
-from ..scoring.scorer import How, score_arrays
+from ...data.pairs import EXTENSIONS
+from ...errors import UserError
+from ...masks.inputs import is_video
+from ...masks.predictor import Predictor, predict_grey, stretch_range, to_uint8
+from ...recipe import ForegroundRule
+from ...scoring.columns import RELEASED
+from ...scoring.score_pair import ScoreOptions, score_arrays
+from ..files import Limits, read_photo, read_truth, refuse_elsewhere, safe_stem, unique_name, visitor_message
 from .clips import spread_frames
-from .files import Limits, read_photo, read_truth, refuse_elsewhere, safe_stem, told, unlike
 
 VIEW = 900  # pixels of the longer side of what the page shows: sliders react at once, whatever the photograph's size
 Tell = Callable[[int, int], None]  # how many files are done, of how many
@@ -40,19 +39,19 @@ class Bench:
 
     Attributes:
         home: the one folder that anything is written to.
-        sources: folders in it that dropped files and examples are in; nothing else is read.
+        allowed_folders: folders in it that dropped files and examples are in; nothing else is read.
         mask_threshold: which mask values are foreground; None for 0/255 masks.
     """
 
     methods: Sequence[Method]
     home: Path
-    sources: Sequence[Path]
+    allowed_folders: Sequence[Path]
     limits: Limits = Limits()
     mask_threshold: ForegroundRule = None
 
 
 @dataclass
-class Item:
+class SessionItem:
     """An image. Its folder holds `photo.npy` and `map<number>.npy` of each method: float32 as test.py cuts them, before
     8 bits; `view_*.npy` are the same, no larger than what is shown.
 
@@ -86,7 +85,7 @@ class Session:
     def __init__(self, bench: Bench):
         self.bench = bench
         self.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=bench.home))
-        self.items: list[Item] = []
+        self.items: list[SessionItem] = []
 
     def close(self) -> None:
         self.items = []
@@ -112,14 +111,14 @@ class Session:
         for done, file in enumerate(files):
             tell(done, count)
             try:
-                refuse_elsewhere(file, self.bench.sources)
+                refuse_elsewhere(file, self.bench.allowed_folders)
                 for stem, photo in self.photos(file, share):
                     folder = drop / f"{len(items):04d}"
                     folder.mkdir()
-                    name = unlike(safe_stem(Path(stem)), [item.name for item in items])
-                    items.append(self.predicted(Item(name, stem, folder), photo))
+                    name = unique_name(safe_stem(Path(stem)), [item.name for item in items])
+                    items.append(self.predicted(SessionItem(name, stem, folder), photo))
             except UserError as e:
-                problems.append(told(e, file))
+                problems.append(visitor_message(e, file))
         if not items:
             shutil.rmtree(drop)
             raise UserError(*problems)
@@ -140,14 +139,14 @@ class Session:
         else:
             raise UserError(f"{file} is no image and no clip by its name (images: {', '.join(EXTENSIONS)})")
 
-    def predicted(self, item: Item, photo: Image.Image) -> Item:
+    def predicted(self, item: SessionItem, photo: Image.Image) -> SessionItem:
         item.keep("photo", np.asarray(photo))
         for number, method in enumerate(self.bench.methods):
             try:
                 (found,) = method.predictor.maps([method.predictor.small(photo)], [(photo.height, photo.width)])
             except torch.OutOfMemoryError as e:
                 raise UserError(f"{item.name}: the device has not enough memory for it") from e
-            item.keep(f"map{number}", stretched(found).cpu().numpy())
+            item.keep(f"map{number}", stretch_range(found).cpu().numpy())
         return item
 
     def add_masks(self, files: Sequence[Path]) -> list[str]:
@@ -160,7 +159,7 @@ class Session:
         problems = []
         for file in files[: self.bench.limits.images]:
             try:
-                refuse_elsewhere(file, self.bench.sources)
+                refuse_elsewhere(file, self.bench.allowed_folders)
                 item = next((item for item in self.items if item.stem == file.stem), None)
                 if item is None and len(files) == len(self.items) == 1:
                     (item,) = self.items
@@ -168,21 +167,21 @@ class Session:
                     raise UserError(f"no image here has the name of the mask {file}, whatever the extension")
                 self.score(item, np.asarray(read_truth(file, self.bench.limits, self.bench.mask_threshold)))
             except UserError as e:
-                problems.append(told(e, file))
+                problems.append(visitor_message(e, file))
         if len(files) > self.bench.limits.images:
             problems.append(f"{len(files)} masks are too many; those after {self.bench.limits.images} were left out")
         return problems
 
-    def score(self, item: Item, mask: np.ndarray) -> None:
+    def score(self, item: SessionItem, mask: np.ndarray) -> None:
         """The numbers of test.py with this mask, then eval.py: a map has its mask's size."""
         scores = []
         for number, method in enumerate(self.bench.methods):
             found = item.load(f"map{number}")
             if found.shape == mask.shape:
-                grey = grey_levels(torch.from_numpy(found))
+                grey = to_uint8(torch.from_numpy(found))
             else:
-                grey = grey_map(method.predictor, Image.fromarray(item.load("photo")), mask.shape)
-            numbers = score_arrays(grey, mask, How(self.bench.mask_threshold), ()).numbers
+                grey = predict_grey(method.predictor, Image.fromarray(item.load("photo")), mask.shape)
+            numbers = score_arrays(grey, mask, ScoreOptions(self.bench.mask_threshold), ()).numbers
             scores.append({key: numbers[key] for key in RELEASED})
         item.keep("mask", mask)
         item.scores = scores

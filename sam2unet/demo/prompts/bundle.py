@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.outputs import png
-from ..errors import UserError
-from .prompt_session import PromptSession
+from ...data.pictures import encode_png
+from ...errors import UserError
+from .session import PromptSession
 
 
 def label_file(session: PromptSession) -> Path:
     path = place(session, "labels.png")
-    path.write_bytes(png(session.label_map()))
+    path.write_bytes(encode_png(session.label_map()))
     return path
 
 
@@ -24,9 +24,11 @@ def masks_file(session: PromptSession) -> Path:
     """`labels.png` and `object_<number>.png`, each mask whole, 0 and 255."""
     path = place(session, "masks.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNGs do not get smaller
-        archive.writestr("labels.png", png(session.label_map()))
+        archive.writestr("labels.png", encode_png(session.label_map()))
         for each in session.state.objects:
-            archive.writestr(f"object_{each.number}.png", png(np.where(each.whole.mask(), 255, 0).astype(np.uint8)))
+            archive.writestr(
+                f"object_{each.number}.png", encode_png(np.where(each.whole.mask(), 255, 0).astype(np.uint8))
+            )
     return path
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import gradio as gr
 
-from ..data.pairs import EXTENSIONS
-from ..errors import UserError
-from .files import Example
-from .parts import DOWNLOAD, DROP, MODELLING, Page, attempt, example_gallery, read_field, read_index
-from .prompt_bundle import label_file, masks_file
-from .prompt_panel import EMPTY, objects, stage
-from .prompt_session import PromptBench, PromptSession
-from .words import failed, prompt_heading, put_aside
+from ...data.pairs import EXTENSIONS
+from ...errors import UserError
+from ..files import Example
+from ..parts import DOWNLOAD, DROP, MODELLING, Page, attempt, example_gallery, read_field, read_index
+from ..words import failure_html, prompt_heading, put_aside
+from .bundle import label_file, masks_file
+from .panel import EMPTY, objects, stage
+from .session import PromptBench, PromptSession
 
 FOREGROUND, BACKGROUND = 1, 0
 CHOOSE = """element.addEventListener("click", (event) => {
@@ -23,8 +23,8 @@ CHOOSE = """element.addEventListener("click", (event) => {
 });"""
 
 
-def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
-    script = (Path(__file__).parent / "prompt_page.js").read_text()
+def build_prompt_page(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
+    script = (Path(__file__).parent / "page.js").read_text()
     with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
         gr.HTML(prompt_heading(bench), js_on_load=DROP, elem_id="heading")
@@ -111,7 +111,7 @@ def build(bench: PromptBench, examples: Sequence[Example] = ()) -> gr.Blocks:
                 try:
                     return str(write(start(visit))), ""
                 except UserError as e:
-                    return gr.skip(), failed([str(e)])
+                    return gr.skip(), failure_html([str(e)])
 
             return on_save
 

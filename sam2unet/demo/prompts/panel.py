@@ -1,4 +1,4 @@
-"""The image with its objects and prompts, and the list of objects, as HTML. What is clicked is for `prompt_page.js`."""
+"""The image with its objects and prompts, and the list of objects, as HTML. What is clicked is for `page.js`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import html
 import cv2
 import numpy as np
 
-from .draw import colour_of, jpeg, outlined, tinted
-from .prompt_session import Object, PromptSession
+from ..draw import colour_of, outline, tint, to_jpeg
+from .session import Object, PromptSession
 
 EMPTY = '<div class="stage empty"><p>Drop an image, or take one of the examples.</p></div>'
 EXPECTED = "the intersection over union with the true mask that the model itself expects; nothing is measured"
@@ -24,7 +24,7 @@ def stage(session: PromptSession) -> str:
     marks = [number_mark(each, each is chosen) for each in session.state.objects]
     if chosen is not None:
         marks.append(prompt_marks(chosen, image.width, image.height))
-    source = base64.b64encode(jpeg(drawn(session))).decode()
+    source = base64.b64encode(to_jpeg(draw_stage(session))).decode()
     return (
         f'<div class="stage" data-width="{image.width}" data-height="{image.height}" '
         f'style="--ratio: {image.width / image.height:.4f}">'
@@ -33,15 +33,15 @@ def stage(session: PromptSession) -> str:
     )
 
 
-def drawn(session: PromptSession) -> np.ndarray:
+def draw_stage(session: PromptSession) -> np.ndarray:
     """Every mask in its colour, with its outline; the selected one's stronger, and on top."""
     picture, chosen = session.image.view, session.selected
     for each in session.state.objects:
-        picture = tinted(picture, each.view, 0.45 if each is chosen else 0.25, colour_of(each.number))
+        picture = tint(picture, each.view, 0.45 if each is chosen else 0.25, colour_of(each.number))
     for each in sorted(session.state.objects, key=lambda each: each is chosen):
         if each is chosen:
-            picture = outlined(picture, each.view, (255, 255, 255), factor=3)
-        picture = outlined(picture, each.view, colour_of(each.number))
+            picture = outline(picture, each.view, (255, 255, 255), factor=3)
+        picture = outline(picture, each.view, colour_of(each.number))
     return picture
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from ..data.framing import Framing
-from ..data.pairs import EXTENSIONS
-from ..engine.prompter import RELEASED, Prompter
-from ..errors import UserError
-from ..models.sam_med2d import SAMMed2D
-from .files import Limits, read_photo, refuse_elsewhere, safe_stem, told
-from .session import VIEW
+from ...data.pairs import EXTENSIONS
+from ...errors import UserError
+from ...models.sam_med2d import SAMMed2D
+from ...prompts.framing import Framing
+from ...prompts.prompter import RELEASED, Prompter
+from ..files import Limits, read_photo, refuse_elsewhere, safe_stem, visitor_message
+from ..masks.session import VIEW
 
 HISTORY = 100  # steps that can be undone
 IMAGES = 10  # whose steps are among these: each holds memory of the device
@@ -47,13 +47,13 @@ class PromptBench:
 
     Attributes:
         home: the one folder that anything is written to.
-        sources: folders in it that dropped files and examples are in; nothing else is read.
+        allowed_folders: folders in it that dropped files and examples are in; nothing else is read.
         computing: held while the model works.
     """
 
     method: PromptMethod
     home: Path
-    sources: tuple[Path, ...]
+    allowed_folders: tuple[Path, ...]
     limits: Limits = Limits()
     computing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -153,7 +153,7 @@ class PromptSession:
     def set_image(self, file: Path) -> None:
         """In place of what there was; `undo` brings it back. UserError for what is no image; then all is as it was."""
         try:
-            refuse_elsewhere(file, self.bench.sources)
+            refuse_elsewhere(file, self.bench.allowed_folders)
             if file.suffix.lower() not in EXTENSIONS:
                 raise UserError(f"{file} is no image by its name ({', '.join(EXTENSIONS)})")
             photo = read_photo(file, self.bench.limits)
@@ -164,10 +164,10 @@ class PromptSession:
                 enough_memory(lambda: prompter.set_image(photo))
                 took = 1000 * (time.perf_counter() - start)
         except UserError as e:
-            raise UserError(told(e, file)) from e
+            raise UserError(visitor_message(e, file)) from e
         if self.image is not None:
             self.remember()
-        self.image = Shown(safe_stem(file), photo.width, photo.height, small(np.asarray(photo)), took)
+        self.image = Shown(safe_stem(file), photo.width, photo.height, shrink_to_view(np.asarray(photo)), took)
         self.prompter, self.state = prompter, State()
 
     @property
@@ -265,7 +265,7 @@ def enough_memory(work: Callable[[], T]) -> T:
         raise UserError("the device has not enough memory for this image") from e
 
 
-def small(picture: ndarray) -> ndarray:
+def shrink_to_view(picture: ndarray) -> ndarray:
     """uint8 (H, W, ...) of at most VIEW pixels a side."""
     height, width = picture.shape[:2]
     scale = min(1, VIEW / max(height, width))
@@ -274,4 +274,4 @@ def small(picture: ndarray) -> ndarray:
 
 
 def small_mask(mask: ndarray) -> ndarray:
-    return small(mask.astype(np.uint8) * 255) > 127
+    return shrink_to_view(mask.astype(np.uint8) * 255) > 127

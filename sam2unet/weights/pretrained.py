@@ -1,0 +1,88 @@
+"""Pretrained weights: which part of which published file belongs to which part of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..atomic import sha256
+from ..errors import UserError
+from .formats import read_state_dict, to_float32
+from .weight_files import WeightFile
+
+# A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
+KNOWN_FILES = {
+    "encoder.blocks.0.prompt_learn.0.weight": (
+        "a SAM2-UNet checkpoint",
+        "--checkpoint of test.py or --init_from of train.py",
+    ),
+    "sam.blocks.0.prompt_learn.0.weight": (
+        "a SAM2-UNeXT checkpoint",
+        "--checkpoint of test.py or --init_from of train.py",
+    ),
+    "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
+    "mask_decoder.iou_token.weight": (
+        "a checkpoint of SAM or SAM-Med2D",
+        "--checkpoint of test.py or --sam_checkpoint of train.py",
+    ),
+    "blocks.0.ls1.gamma": ("a DINOv2 checkpoint", "--dinov2_path of train.py"),
+    "blocks.0.gamma_1": ("a DINOv3 checkpoint", "--dinov2_path of train.py"),
+}
+
+
+def describe_weights(state: Mapping[str, Tensor]) -> str:
+    """One clause for an error line: what a state dict is and where it belongs."""
+    for name, (kind, flag) in KNOWN_FILES.items():
+        if name in state:
+            return f"{kind}, which belongs to {flag}"
+    return f"no kind of checkpoint known here (its first name is {next(iter(state))})"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A part's weights under the names that it has here, what they are of in words, and the file they are from."""
+
+    weights: dict[str, Tensor]
+    version: str
+    base: WeightFile
+
+
+def read_trunk(path: Path) -> Pretrained:
+    """From a SAM 2 or 2.1 checkpoint."""
+    state = read_state_dict(path)
+    prefix = "image_encoder.trunk."
+    trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    if not trunk:
+        raise UserError(f"{path} is {describe_weights(state)}; --hiera_path takes a SAM 2 checkpoint")
+    version = "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
+    return Pretrained(to_float32(trunk, path), version, WeightFile(path.name, sha256(path)))
+
+
+def read_dino(path: Path) -> Pretrained:
+    """From timm's file of a DINOv2 or DINOv3 without registers of its own choice, or Meta's of a DINOv2.
+
+    Left out are the last norm and what training alone needs.
+    """
+    state = read_state_dict(path)
+    kinds = {"storage_tokens": "Meta's", "blocks.0.gamma_1": "DINOv3", "blocks.0.ls1.gamma": "DINOv2"}
+    version = next((kind for name, kind in kinds.items() if name in state), None)
+    if version is None:
+        raise UserError(f"{path} is {describe_weights(state)}; --dinov2_path takes a DINOv2 or DINOv3 checkpoint")
+    if version == "Meta's":
+        raise UserError(f"{path} is Meta's file of a DINOv3; give timm's, model.safetensors")
+    if version == "DINOv2" and state.keys() & {"register_tokens", "reg_token"}:
+        raise UserError(f"{path} is a DINOv2 with registers; give the one without")
+    weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
+    return Pretrained(to_float32(weights, path), version, WeightFile(path.name, sha256(path)))
+
+
+def read_sam(path: Path) -> Pretrained:
+    """From a checkpoint of the first SAM or of SAM-Med2D, all of it."""
+    state = read_state_dict(path)
+    if "image_encoder.blocks.0.attn.rel_pos_h" not in state:
+        raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of SAM or SAM-Med2D")
+    adapted = any(".Adapter." in name for name in state)
+    return Pretrained(to_float32(state, path), "SAM-Med2D" if adapted else "SAM", WeightFile(path.name, sha256(path)))

@@ -1,0 +1,90 @@
+"""The benchmark of training: the rows do the same work, and what cannot be measured says so. No time is asserted."""
+
+import argparse
+
+import pytest
+from PIL import Image
+
+from benchmarks import curves as benchmark_curves
+from benchmarks import train as benchmark_train
+from benchmarks import train_row as benchmark_row
+from sam2unet.errors import UserError
+from tests.conftest import write_pairs
+
+
+def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(script, tmp_path):
+    images, masks = write_pairs(tmp_path, count=4)
+    flags = ["--encoder", "tiny", "--size", 64, "--batch_size", 2, "--steps", 2, "--rounds", 1, "--device", "cpu"]
+    folders = ["--train_image_path", images, "--train_mask_path", masks, "--workers", 1]
+    result = script("benchmarks/__main__.py", "train", *folders, *flags, "--rows", "released", "ours")
+    assert result.returncode == 0, result.stderr
+    # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
+    assert (
+        "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.4 and 3.3" in result.stdout
+    )
+    table = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
+    assert [cells[1] for cells in table] == ["released", "ours"]
+    for _, _, rate, ratio, peak, share, start, of_peak, loss in table:
+        assert min(map(float, (rate, ratio, peak, share, start, loss))) > 0
+        assert float(start) <= float(peak) and of_peak.endswith("% of fp32")
+    assert table[0][3] == table[0][5] == "1.00"
+    assert float(table[0][-1]) == pytest.approx(float(table[1][-1]), abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """Of each row's three updates."""
+    images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
+
+    def measured(row):
+        job = benchmark_train.Job(
+            row, images, masks, "sam2unet", {"encoder": "tiny"}, {}, 64, 2, steps=1, device="cpu", workers=0, seed=3
+        )
+        return benchmark_row.measure(job)["losses"]
+
+    return {row: measured(row) for row in benchmark_train.ROWS}
+
+
+@pytest.mark.parametrize("row", benchmark_train.ROWS[1:])
+def test_each_row_does_the_released_work(row, losses):
+    assert len(losses[row]) == 3
+    # Half a per cent is what bf16 rounds to; without it the first loss differs by rounding alone.
+    assert losses[row] == pytest.approx(losses["released"], rel=5e-3)
+    if row.startswith("ours"):
+        assert losses[row][0] == pytest.approx(losses["released"][0], rel=1e-6)
+
+
+@pytest.mark.parametrize("row", ["quick", "released+fused", "ours+magic"])
+def test_a_row_that_there_is_not_is_refused(row):
+    with pytest.raises(UserError, match="^no row .*; there are released, and ours or fast"):
+        benchmark_train.check_rows(["released", row])
+
+
+def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio():
+    ours = {"seconds": 2.0, "steps": 4, "start_mib": 512, "peak_mib": 1024, "losses": [3.0], "kind": "fp32"}
+    machine = {"flops": {"released": (1, 2), "ours": (1, 1e9)}, "peaks": {"fp32": 1e12}}
+    text = benchmark_train.table({"released": {"failed": "out of memory"}, "ours": ours}, 12, machine)
+    _, _, _, *rows = text.splitlines()
+    assert rows == [
+        "| 12 | released | not measured: out of memory | | | | | | |",
+        "| 12 | ours | 24.0 |  | 1.00 |  | 0.50 | 2.4% of fp32 | 3.00000 |",
+    ]
+
+
+def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
+    def measured(job):
+        if job.row == "machine":
+            return {"model": "SAM2-UNet tiny", "size": 32, "device": "a processor"}
+        return {"losses": [4.0] * 10 + [2.0] * job.steps}
+
+    monkeypatch.setattr(benchmark_curves, "measured", measured)
+    p = argparse.ArgumentParser()
+    benchmark_curves.add_flags(p)
+    flags = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
+    benchmark_curves.run(p.parse_args([*flags, str(tmp_path / "a/curves.png")]))
+    assert Image.open(tmp_path / "a/curves.png").width > 1000
+    numbers = (tmp_path / "a/curves.csv").read_text().splitlines()
+    assert numbers[0] == '"released way, fp32","ours, fp32","ours, bf16"' and numbers[-1] == "2.0,2.0,2.0"
+    assert len(numbers) == 61
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[-1] == "ours, bf16           first loss 4.00000, mean of the last 50 2.0000"

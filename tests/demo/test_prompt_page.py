@@ -1,0 +1,284 @@
+"""The page for models that are asked, with clicks in a real browser."""
+
+import ctypes
+import io
+import json
+import select
+import signal
+import socket
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sam2unet
+from sam2unet.prompts.framing import Framing
+from tests.demo.browsing import ask, drop, run_event, served, text, until, visit
+from tests.demo.prompt_server import SIDE, photo, small_model
+
+FRAMING = Framing(SIDE)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def outside():
+    """A name server and a web server of this computer: their sockets, and a function that lists what reached them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as names, socket.create_server(("127.0.0.1", 0)) as web:
+        names.bind(("127.0.0.1", 0))
+        yield names, web, lambda: select.select([names, web], [], [], 0.5)[0]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, outside):
+    port = str(outside[0].getsockname()[1])
+    with served(tmp_path_factory.mktemp("around"), "tests/demo/prompt_server.py", NAME_SERVER=port) as server:
+        yield server
+
+
+@pytest.fixture
+def page(server, browser, tmp_path):
+    return visit(browser, server, tmp_path)
+
+
+def show(page, file: Path) -> None:
+    drop(page, "image", file)
+    until(lambda: page.find_elements("css selector", f"#stage img[alt='{file.stem}']"))
+
+
+def marks(page, kind: str) -> list[tuple[int, ...]]:
+    """The numbers of the points (`foreground`, `background`) or the `box` that are drawn, in pixels of the image."""
+    script = "return [...document.querySelectorAll(arguments[0])].map((mark) => mark.dataset.box ?? mark.dataset.point)"
+    return [tuple(map(int, each.split())) for each in page.execute_script(script, f"#stage .{kind}")]
+
+
+def picture(page) -> str:
+    return page.execute_script("return document.querySelector('#stage img').src")
+
+
+def count_objects(page) -> int:
+    return page.execute_script("return document.querySelectorAll('#objects button').length")
+
+
+def press(page, name: str) -> None:
+    until(lambda: page.find_element("css selector", f"#{name}").is_enabled())
+    page.find_element("css selector", f"#{name}").click()
+
+
+class Hand:
+    """A mouse over the picture, that goes to pixels of the image."""
+
+    def __init__(self, page):
+        self.page = page
+        self.size = [int(self.stage.get_attribute(f"data-{side}")) for side in ("width", "height")]
+
+    @property
+    def stage(self):
+        return self.page.find_element("css selector", "#stage .stage")
+
+    def to(self, x: int, y: int) -> tuple:
+        """To the middle of the pixel; selenium counts from the middle of the element, in whole pixels of the screen."""
+        box = self.stage.rect
+        shares = ((x + 0.5) / self.size[0] - 0.5, (y + 0.5) / self.size[1] - 0.5)
+        return self.stage, round(shares[0] * box["width"]), round(shares[1] * box["height"])
+
+    @property
+    def chain(self):
+        return pytest.importorskip("selenium.webdriver").ActionChains(self.page)
+
+    def click(self, x: int, y: int, button: str = "click") -> None:
+        getattr(self.chain.move_to_element_with_offset(*self.to(x, y)), button)().perform()
+
+    def drag(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        chain = self.chain.move_to_element_with_offset(*self.to(*start)).click_and_hold()
+        chain.move_to_element_with_offset(*self.to(*end)).release().perform()
+
+    @property
+    def pixel(self) -> float:
+        """Of the screen, in pixels of the image."""
+        return max(1, self.size[0] / self.stage.rect["width"])
+
+
+def near(found: tuple[int, ...], wanted: tuple[int, ...], most: float) -> bool:
+    return len(found) == len(wanted) and all(abs(a - b) <= most for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("size", [(90, 70), (1500, 1100)], ids=["enlarged", "shown smaller"])
+def test_a_click_is_a_pixel_of_the_image_whatever_size_it_is_shown_at(page, tmp_path, size, model):
+    path = photo(tmp_path / "one.jpg", size)
+    show(page, path)
+    hand, wanted = Hand(page), (int(size[0] * 0.4), int(size[1] * 0.5))
+    assert (hand.stage.rect["width"] > 1.5 * size[0]) == (size[0] == 90) and hand.size == list(size)
+    hand.click(*wanted)
+    until(lambda: marks(page, "foreground"))
+    (point,) = marks(page, "foreground")
+    assert near(point, wanted, 0 if size[0] == 90 else hand.pixel)
+    answer = sam2unet.Prompter(model, FRAMING).set_image(path).predict([point], [1])
+    assert f"expected IoU {min(max(answer.quality[0], 0), 1):.2f}" in text(page, "#objects")
+    press(page, "labels")
+    saved = until(lambda: next(tmp_path.glob("*_labels.png"), None))
+    assert saved.name == "one_labels.png"
+    assert np.array_equal(np.asarray(Image.open(saved)), answer.masks[0])
+
+
+def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
+    path = photo(tmp_path / "two.png", (90, 70))
+    show(page, path)
+    hand = Hand(page)
+    plain = picture(page)
+    hand.click(36, 35)
+    until(lambda: marks(page, "foreground") == [(36, 35)])
+    first = picture(page)
+    assert first != plain and "answer took" in text(page, "#objects")
+    hand.click(80, 60, "context_click")
+    until(lambda: marks(page, "background") == [(80, 60)])
+    page.find_elements("css selector", "#label input")[1].click()
+    hand.click(8, 8)
+    until(lambda: marks(page, "background") == [(80, 60), (8, 8)])
+    press(page, "undo")
+    press(page, "undo")
+    until(lambda: marks(page, "background") == [])
+    assert picture(page) == first
+    press(page, "new")
+    until(lambda: "starts object 2" in text(page, "#objects"))
+    hand.drag((70, 60), (20, 10))
+    until(lambda: marks(page, "box"))
+    assert marks(page, "box") == [(20, 10, 70, 60)] and count_objects(page) == 2
+    prompter = sam2unet.Prompter(model, FRAMING).set_image(path)
+    one, two = prompter.predict([[36, 35]], [1]).masks[0], prompter.predict(box=[20, 10, 70, 60]).masks[0]
+    press(page, "masks")
+    with zipfile.ZipFile(until(lambda: next(tmp_path.glob("*_masks.zip"), None))) as archive:
+        labels, first, second = (
+            np.asarray(Image.open(io.BytesIO(archive.read(name))))
+            for name in ("labels.png", "object_1.png", "object_2.png")
+        )
+    assert np.array_equal(labels, np.where(one, 1, np.where(two, 2, 0))) and set(np.unique(labels)) == {0, 1, 2}
+    assert np.array_equal(first > 0, one) and np.array_equal(second > 0, two)
+    page.find_element("css selector", "#objects [data-number='1']").click()
+    until(lambda: marks(page, "foreground") == [(36, 35)] and not marks(page, "box"))
+    press(page, "delete")
+    until(lambda: count_objects(page) == 1)
+    press(page, "clear")
+    until(lambda: picture(page) == plain)
+
+
+def test_quick_clicks_are_all_taken_in_their_order(page, tmp_path):
+    show(page, photo(tmp_path / "quick.png", (90, 70)))
+    hand, places = Hand(page), [(36, 35), (40, 30), (30, 40), (45, 35), (33, 33)]
+    for place in places:
+        hand.click(*place)
+    until(lambda: len(marks(page, "foreground")) == 5)
+    assert marks(page, "foreground") == places
+
+
+def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, tmp_path):
+    show(page, photo(tmp_path / "good.png", (90, 70)))
+    Hand(page).click(36, 35)
+    until(lambda: marks(page, "foreground"))
+    before = picture(page)
+    (tmp_path / "text.jpg").write_text("not an image")
+    drop(page, "image", tmp_path / "text.jpg")
+    until(lambda: text(page, "#status [role=alert]").startswith("cannot read text.jpg: not an image or damaged"))
+    assert picture(page) == before
+    press(page, "new")
+    until(lambda: text(page, "#status") == "")
+    Hand(page).click(80, 10, "context_click")
+    until(lambda: text(page, "#status [role=alert]").startswith("show first what the object is"))
+    assert count_objects(page) == 1
+
+
+def test_an_example_is_shown_and_the_page_logs_no_error_and_fits_a_phone(page):
+    page.get_log("browser")
+    page.find_elements("css selector", "#examples button")[4].click()
+    until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
+    hand = Hand(page)
+    hand.click(hand.size[0] // 2, hand.size[1] // 2)
+    until(lambda: marks(page, "foreground"))
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert page.find_element("css selector", "html").get_property("scrollWidth") <= 400
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_a_new_image_puts_objects_aside_and_undo_brings_them_back(page, tmp_path):
+    show(page, photo(tmp_path / "one.png", (90, 70)))
+    Hand(page).click(36, 35)
+    until(lambda: marks(page, "foreground"))
+    before = picture(page)
+    show(page, photo(tmp_path / "two.png", (80, 60)))
+    until(lambda: text(page, "#status") == "Undo brings back one with its 1 object.")
+    assert count_objects(page) == 0
+    press(page, "undo")
+    until(lambda: marks(page, "foreground") == [(36, 35)])
+    assert picture(page) == before
+
+
+def test_a_file_that_is_dropped_on_the_picture_is_loaded_as_the_image(page, tmp_path):
+    path = photo(tmp_path / "dropped.png", (90, 70))
+    box = page.find_element("css selector", "#stage .stage").rect
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.execute_cdp_cmd("Input.dispatchDragEvent", place | {"type": kind, "data": data})
+    until(lambda: page.find_elements("css selector", "#stage img[alt='dropped']"))
+    assert len(page.window_handles) == 1
+
+
+def functions_of(server) -> dict[str, int]:
+    return {each["api_name"]: each["id"] for each in json.loads(ask(server, "/config")[1])["dependencies"]}
+
+
+def test_no_visitor_makes_the_page_send_a_request(server, outside):
+    _, web, reached = outside
+    number = functions_of(server)["on_image"]
+    for host in ("outside.test", "127.0.0.1"):
+        address = f"http://{host}:{web.getsockname()[1]}/x.png"
+        file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        assert run_event(server, data=[file, None], fn_index=number)[0] == 403
+        body = {"data": [file, None], "image": file, "session_hash": "a", "component_id": 1, "fn_name": "preprocess"}
+        for route in ("run/on_image", "api/on_image", "call/on_image", "call/v2/on_image", "stream/a"):
+            kind = {"Content-Type": "application/json"}
+            assert ask(server, f"/gradio_api/{route}", json.dumps(body).encode(), **kind)[0] == 403
+        for route in ("file=", "file/", "proxy="):
+            assert ask(server, f"/gradio_api/{route}{address}")[0] == 403
+    assert reached() == []
+
+
+def test_a_bad_request_is_one_line_in_the_terminal(server):
+    before, number = (server.around / "errors").read_text(), functions_of(server)
+    events = [
+        {"data": [], "fn_index": number["on_prompt"]},
+        {"data": [None, 7], "fn_index": number["on_prompt"], "event_data": {"point": [1, 1]}},
+        {"data": [{}, None], "fn_index": number["on_image"]},
+        {"data": [None], "fn_index": number["on_example"], "event_data": {"index": "x\nerror: all is fine"}},
+        {"data": [None], "fn_index": number["on_example"]},
+        {"data": [], "fn_index": number["js_fn"]},
+    ]
+    for fields in events:
+        status, answer = run_event(server, **fields)
+        assert status == 400 or not answer["success"]
+    ask(server, "/gradio_api/queue/data?session_hash=nobody")
+    lines = (server.around / "errors").read_text().removeprefix(before).splitlines()
+    assert len(lines) == len(events) + 1 and all(line.startswith("warning: ") for line in lines)
+    for name, event in (("on_choice", [1]), ("on_prompt", 5), ("on_image", None)):  # the page says what is wrong
+        data = [None, 1] if name == "on_prompt" else [None, None]
+        assert run_event(server, data=data, fn_index=number[name], event_data=event)[1]["success"]
+
+
+def test_leaves_nothing_behind(server, page, tmp_path):
+    """The last test: it ends the server, by a signal that another thread than the main one receives."""
+    show(page, photo(tmp_path / "last.png", (90, 70)))
+    page.get("about:blank")
+    threads = [int(path.name) for path in Path(f"/proc/{server.process.pid}/task").iterdir()]
+    ctypes.CDLL(None).tgkill(server.process.pid, max(threads), signal.SIGTERM)
+    assert max(threads) != server.process.pid and server.process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert [path for name in ("cwd", "home", "tmp") for path in (server.around / name).iterdir()] == []
+    assert "Traceback" not in (server.around / "errors").read_text()

@@ -1,0 +1,159 @@
+"""Faster prediction: folded models, half precision, test.py --fast, and the benchmark of prediction."""
+
+import copy
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sam2unet
+from sam2unet.data.reading import read_image
+from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches
+from sam2unet.masks.open import build_predictor, choose_fast_options
+from sam2unet.masks.predictor import PredictOptions, predict_grey
+from sam2unet.masks.transforms import image_tensor
+from sam2unet.runtime.device import autocast, pick_half_type
+from sam2unet.weights.formats import save_state
+from tests.conftest import write_pairs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(fill):
+    """Tiny, with generated weights whose maps use the whole grey range."""
+    model = sam2unet.create_model("sam2unet", encoder="tiny").eval()
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
+    return model
+
+
+@pytest.fixture(scope="module")
+def photos(polyps):
+    return sorted((polyps / "images").iterdir())[:2]
+
+
+@pytest.mark.parametrize("kind, tolerance", [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+def test_a_folded_model_gives_the_same_logits(kind, tolerance, model, photos):
+    plain = copy.deepcopy(model).to(kind)
+    fast = fold_(copy.deepcopy(plain))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    assert [type(getattr(fast, f"rfb{number}")) for number in (1, 2, 3, 4)] == [MergedRFB] * 4
+    images = torch.stack([image_tensor(read_image(photo), 96) for photo in photos]).to(kind)
+    with torch.inference_mode():
+        for batch in (images, images[..., :64, :]):
+            assert plain(batch)[0].std() > 1
+            for ours, wanted in zip(fast(batch), plain(batch), strict=True):
+                torch.testing.assert_close(ours, wanted, rtol=0, atol=tolerance)
+
+
+def test_packed_matrix_products_give_the_same_logits(model, photos):
+    fast = pack_(copy.deepcopy(model))
+    assert not any(isinstance(module, nn.Linear) for module in fast.modules())
+    images = torch.stack([image_tensor(read_image(photo), 96) for photo in photos])
+    with torch.inference_mode():
+        for batch in (images, images[:1, :, :64], images):  # position maps are kept for each size
+            for ours, wanted in zip(fast(batch), model(batch), strict=True):
+                torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4)
+        half, once_more = pack_(halve_(copy.deepcopy(model), "bf16")), pack_(halve_(copy.deepcopy(model), "bf16"))
+        with autocast(CPU, "bf16"):
+            difference = (half(images)[0] - model(images)[0]).abs()
+            assert 0 < difference.max() < 1 and difference.mean() < 0.05
+            assert torch.equal(half(images)[0], once_more(images)[0])
+
+
+def test_halved_weights_change_nothing_where_autocast_would_round_them(model, photos):
+    images = image_tensor(read_image(photos[0]), 96)[None]
+    with torch.inference_mode(), autocast(CPU, "bf16"):
+        wanted = model(images)[0]
+        assert torch.equal(halve_(copy.deepcopy(model), "bf16")(images)[0], wanted)
+        assert not torch.equal(halve_(fold_(copy.deepcopy(model)), "bf16")(images)[0], wanted)  # the check can fail
+
+
+def test_a_short_batch_is_filled_up_to_the_size_of_those_before():
+    seen = []
+
+    def forward(images):
+        seen.append(len(images))
+        return images.mean((1, 2, 3), keepdim=True)
+
+    call = pad_batches(forward)
+    for side, count in ((8, 3), (8, 2), (16, 1), (8, 1), (8, 4)):
+        images = torch.rand(count, 3, side, side)
+        assert torch.equal(call(images), images.mean((1, 2, 3), keepdim=True))
+    assert seen == [3, 3, 1, 3, 4]
+
+
+def test_fast_says_what_it_chose_and_stays_close(script, model, photos, tmp_path):
+    checkpoint = tmp_path / "SAM2-UNet-1.pth"
+    save_state(model.state_dict(), checkpoint)
+    (tmp_path / "photos.txt").write_text("\n".join(map(str, photos)))
+    flags = ["--checkpoint", checkpoint, "--test_image_path", tmp_path / "photos.txt", "--size", 96]
+    result = script("test.py", *flags, "--device", "cpu", "--fast", "--save_path", tmp_path / "maps")
+    amp = pick_half_type(CPU)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"fast: --amp {amp} --batch_size 1; BatchNorm folded, weights packed\n2 images at")
+    exact, ways = build_predictor(copy.deepcopy(model), 96, PredictOptions()), {}
+    for name, way in {"exact": PredictOptions(fold=True), "fast": PredictOptions(fold=True, amp=amp)}.items():
+        ways[name] = build_predictor(own := copy.deepcopy(model), 96, way)
+        assert not any(isinstance(module, (nn.BatchNorm2d, nn.Linear)) for module in own.modules())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the process: sums come out the same to the bit
+    for path in photos:
+        photo = read_image(path)
+        size = photo.height, photo.width
+        wanted = predict_grey(exact, photo, size).astype(int)
+        assert np.abs(predict_grey(ways["exact"], photo, size) - wanted).max() <= 1
+        written = iio.imread(tmp_path / f"maps/{path.stem}.png")
+        assert np.array_equal(written, predict_grey(ways["fast"], photo, size))
+        # Generated weights make more of a rounding than trained ones do: 24 at most and 1.3 in the mean, against 2 and
+        # 0.3 of a trained model.
+        assert np.abs(written - wanted).max() <= 40 and np.abs(written - wanted).mean() < 2
+    torch.set_num_threads(threads)
+
+
+def test_fast_leaves_what_was_asked_for(capsys):
+    way, batch_size = choose_fast_options(CPU, PredictOptions(size=64, amp="fp16", compile=True), 3)
+    assert (way, batch_size) == (PredictOptions(size=64, amp="fp16", compile=True, fold=True), 3)
+    assert capsys.readouterr().out == "fast: --amp fp16 --compile --batch_size 3; BatchNorm folded\n"
+    assert choose_fast_options(CPU, PredictOptions(amp="off"), None) == (PredictOptions(amp="off", fold=True), 1)
+    assert choose_fast_options(CPU, PredictOptions(amp="auto"), None)[0].amp == pick_half_type(CPU)
+
+
+def test_compile_compiles_the_model_and_fills_batches_up(model, photos, monkeypatch):
+    """By eager PyTorch in place of its compiler, which takes minutes."""
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
+    own = copy.deepcopy(model)
+    predictor = build_predictor(own, 32, PredictOptions(compile=True))
+    assert compiled == [(own, {"dynamic": False})]
+    seen = []
+    own.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    smalls = [predictor.small(read_image(photo)) for photo in photos]
+    first, second = predictor.maps(smalls, [(50, 60)] * 2)
+    (again,) = predictor.maps(smalls[1:], [(50, 60)])
+    assert seen == [2, 2]
+    torch.testing.assert_close(again, second, rtol=0, atol=1e-6)
+    assert (first - second).abs().max() > 0.1
+
+
+def test_the_benchmark_of_prediction_has_a_line_for_each_way(script, tmp_path):
+    images, _ = write_pairs(tmp_path, count=2)
+    flags = ["--encoder", "tiny", "--size", 32, "--count", 3, "--rounds", 1, "--megapixels", 0.01, "--device", "cpu"]
+    rows = ["released", "fast"]
+    result = script("benchmarks/__main__.py", "predict", "--test_image_path", images, *flags, "--rows", *rows)
+    assert result.returncode == 0, result.stderr
+    assert "tiny at 32x32, 3 photographs of 0.01 megapixels" in result.stdout
+    table = {cells[0]: cells for line in result.stdout.splitlines() if len(cells := line.strip("| ").split(" | ")) == 9}
+    assert [row for row in table if row in rows] == rows
+    for row in rows:
+        _, rate, ratio, *milliseconds, of_peak, batch_size = table[row]
+        assert min(map(float, (rate, ratio, *milliseconds, batch_size))) > 0 and len(milliseconds) == 4
+        assert of_peak.endswith("of bf16" if row == "fast" and pick_half_type(CPU) == "bf16" else "of fp32")
+    assert table["released"][2] == "1.00"
+
+
+def test_a_way_that_there_is_not_is_refused(script, tmp_path):
+    result = script("benchmarks/__main__.py", "predict", "--test_image_path", tmp_path, "--rows", "ours+magic")
+    assert result.returncode == 2 and result.stderr.startswith("error: no row ours+magic; there are released")

@@ -1,0 +1,132 @@
+"""The paired bootstrap against normal theory, exhaustive resampling and cases with a known answer."""
+
+import itertools
+import json
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from sam2unet.scoring.compare import as_dict, compare, format_comparison, intervals
+from sam2unet.scoring.results import MethodResult
+
+
+def result(method, per_image, images=None, dataset="CAMO"):
+    per_image = {key: np.asarray(values, float) for key, values in per_image.items()}
+    names = images or [f"image_{i}" for i in range(len(next(iter(per_image.values()))))]
+    return MethodResult(dataset, method, names, [], [], [], per_image, {})
+
+
+def pair(deltas, key="S"):
+    """A baseline and a method that differ by `deltas`."""
+    base = np.random.default_rng(9).random(len(deltas))
+    return [result("base", {key: base}), result("new", {key: base + deltas})]
+
+
+def test_of_many_images_the_interval_is_that_of_normal_theory():
+    deltas = np.random.default_rng(1).normal(0.01, 0.1, 2000)
+    (found,) = compare(pair(deltas), ["S"])
+    margin = 1.96 * deltas.std(ddof=1) / math.sqrt(2000)
+    assert found.mean == pytest.approx(deltas.mean())
+    # Percentiles of 10,000 resamples scatter by about 1.5 % of the margin.
+    assert found.low == pytest.approx(deltas.mean() - margin, abs=0.06 * margin)
+    assert found.high == pytest.approx(deltas.mean() + margin, abs=0.06 * margin)
+
+
+def test_of_few_images_the_interval_is_that_of_all_resamples():
+    deltas = np.array([0.03, -0.11, 0.2, 0.071, 0.35])
+    every = np.array([np.mean(drawn) for drawn in itertools.product(deltas, repeat=5)])
+    (low,), (high,) = intervals(deltas[:, None])
+    for value, share in ((low, 0.025), (high, 0.975)):
+        # The distribution has steps: the value must lie where the exact one passes the share, give or take noise.
+        assert (every < value - 1e-9).mean() - 0.005 <= share <= (every <= value + 1e-9).mean() + 0.005
+
+
+def test_equal_methods_differ_by_nothing():
+    (found,) = compare(pair(np.zeros(50)), ["S"])
+    assert (found.mean, found.low, found.high, found.verdict) == (0, 0, 0, "")
+
+
+def test_intervals_hold_the_truth_about_95_times_in_100():
+    deltas = np.random.default_rng(2).normal(0.3, 1, (60, 400))  # 400 experiments with 60 images each
+    low, high = intervals(deltas)
+    assert 0.91 < ((low < 0.3) & (0.3 < high)).mean() < 0.97  # a percentile interval of 60 holds it a bit too rarely
+
+
+@pytest.mark.parametrize("key, shift, verdict", [("S", 0.1, "better"), ("S", -0.1, "worse"), ("MAE", 0.1, "worse")])
+def test_the_verdict_knows_which_direction_is_better(key, shift, verdict):
+    deltas = shift + np.random.default_rng(3).normal(0, 0.05, 40)
+    (found,) = compare(pair(deltas, key), [key])
+    assert found.verdict == verdict
+    assert format_comparison([found]).splitlines()[1].split()[-1] == verdict
+
+
+def test_noise_is_not_marked():
+    deltas = np.random.default_rng(4).normal(0, 0.1, 40)
+    (found,) = compare(pair(deltas - deltas.mean() + 0.001), ["S"])
+    assert found.verdict == "" and format_comparison([found]).splitlines()[1].endswith("]")
+
+
+def test_images_without_a_number_in_either_are_left_out_and_counted():
+    base, new = np.random.default_rng(5).random((2, 30))
+    whole = compare([result("base", {"S": base[2:]}), result("new", {"S": new[2:]})], ["S"])[0]
+    base[0], new[1] = math.nan, math.nan
+    found = compare([result("base", {"S": base, "MAE": base * 0}), result("new", {"S": new, "MAE": base * 0})], ["S"])[
+        0
+    ]
+    assert (found.images, found.left_out) == (28, 2)
+    assert found.mean == pytest.approx(whole.mean)
+    assert found.low == pytest.approx(whole.low, abs=0.01) and found.high == pytest.approx(whole.high, abs=0.01)
+
+
+def test_images_are_paired_by_name():
+    base = result("base", {"S": [0.1, 0.2, 0.3]}, ["a", "b", "c"])
+    new = result("new", {"S": [0.4, 0.2, 0.3, 0.9]}, ["c", "a", "b", "only here"])
+    (found,) = compare([base, new], ["S"])
+    assert found.mean == pytest.approx(0.1) and (found.low, found.high) == pytest.approx((0.1, 0.1))
+    assert (found.images, found.left_out) == (3, 1)
+
+
+def test_every_metric_sees_the_same_images():
+    deltas = np.random.default_rng(6).normal(0, 1, (25, 1))
+    low, high = intervals(np.concatenate([deltas, deltas, -deltas], axis=1))
+    assert low[0] == low[1] and high[0] == high[1]
+    assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]))
+
+
+def test_each_data_set_compares_with_its_first_method_in_what_is_a_mean_over_images():
+    rng = np.random.default_rng(7)
+    results = [
+        result(method, {"S": rng.random(20), "MAE": rng.random(20), "F_max": rng.random(20)}, dataset=dataset)
+        for dataset, method in [("A", "x"), ("B", "y"), ("A", "y"), ("A", "z"), ("B", "x"), ("C", "x")]
+    ]
+    found = compare(results, ["S", "F_max", "E_max", "MAE"])
+    assert [(d.dataset, d.method, d.baseline) for d in found if d.metric == "S"] == [
+        ("A", "y", "x"),
+        ("A", "z", "x"),
+        ("B", "x", "y"),
+    ]
+    assert {d.metric for d in found} == {"S", "MAE"}
+
+
+def test_of_one_image_or_none_there_is_no_interval():
+    results = [
+        result("base", {"S": [0.5, math.nan], "Fw": [math.nan] * 2}),
+        result("new", {"S": [0.6] * 2, "Fw": [1] * 2}),
+    ]
+    one, none = compare(results, ["S", "Fw"])
+    assert one.mean == pytest.approx(0.1) and math.isnan(one.low) and one.verdict == ""
+    assert math.isnan(none.mean) and none.images == 0
+    numbers = json.loads(json.dumps(as_dict([one, none]), allow_nan=False))["datasets"]["CAMO"]["methods"]["new"]
+    assert numbers["Fw"] == {"difference": None, "low": None, "high": None, "images": 0, "left_out": 2}
+    assert "fewer than 20 images" in format_comparison([one, none])
+
+
+def test_five_thousand_images_fit_in_little_memory():
+    deltas = np.random.default_rng(8).normal(0, 1, (5000, 10))
+    tracemalloc.start()
+    intervals(deltas)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6  # all draws at once would take 400 MB

@@ -1,0 +1,179 @@
+"""A run never overwrites what it did not write, and a state that it cannot go on from is one line."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from sam2unet.atomic import PART, claim_folder, refuse_existing, refuse_other_results, write_together
+from sam2unet.errors import UserError
+from sam2unet.recipe import Recipe
+from sam2unet.scoring.evaluate import FILES
+from sam2unet.training.loop import Progress
+from sam2unet.training.run import RunFolder, find_resume_state
+from sam2unet.training.run_record import write_run_record
+from sam2unet.training.state import (
+    FIELDS,
+    check_state,
+    lock_run_folder,
+    read_run_state,
+    refuse_other_files,
+    write_run_state,
+)
+from sam2unet.weights.formats import write_pickle
+from tests.conftest import load_script
+
+
+def test_a_new_run_leaves_models_and_files_of_others_alone(tmp_path):
+    refuse_other_files(tmp_path, "SAM2-UNet")
+    (tmp_path / "notes.txt").write_text("mine")
+    refuse_other_files(tmp_path, "SAM2-UNet")
+    (tmp_path / "recipe.yaml").write_text("lr: 1")
+    with pytest.raises(UserError, match="holds recipe.yaml, which no run wrote"):
+        refuse_other_files(tmp_path, "SAM2-UNet")
+    write_run_record(tmp_path, {"started": "now", "recipe": {}})
+    refuse_other_files(tmp_path, "SAM2-UNet")  # a run that was killed before its first state
+    for text in ("{", "[]", "{}"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(UserError, match="holds run.json, recipe.yaml, which no run wrote"):
+            refuse_other_files(tmp_path, "SAM2-UNet")
+    for name in ("best.pth", "SAM2-UNet-5.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=rf"holds models of an earlier run \({name}\)"):
+            refuse_other_files(tmp_path, "SAM2-UNet")
+        (tmp_path / name).unlink()
+
+
+def test_a_run_removes_only_unfinished_files_of_this_project(tmp_path):
+    for name in (".lock", ".film.mp4.part", ".1.part"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / f".last.pt.7{PART}").write_bytes(b"")
+    with lock_run_folder(tmp_path):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        (".lock", ".film.mp4.part", ".1.part"), "mine"
+    )
+    own = tmp_path / f".{os.getpid()}.part"
+    own.mkdir()
+    (own / "file").write_text("mine")
+    with write_together(tmp_path) as part:
+        (part / "new").write_text("")
+    assert (own / "file").read_text() == "mine" and (tmp_path / "new").is_file()
+
+
+def test_a_folder_is_claimed_when_new_or_empty_and_again_for_the_same_content(tmp_path):
+    assert claim_folder(tmp_path / "new", "data") is False
+    (tmp_path / "new/file").write_text("")
+    assert claim_folder(tmp_path / "new", "data") is True
+    with pytest.raises(UserError, match="was made for data, not for maps"):
+        claim_folder(tmp_path / "new", "maps")
+    with pytest.raises(UserError, match="holds files that this script did not make"):
+        claim_folder(tmp_path, "data")
+
+
+def whole_state(**other):
+    state = {name: {} for name in FIELDS} | {"weights": {"a": torch.zeros(2)}, "progress": vars(Progress())}
+    return state | other
+
+
+@pytest.mark.parametrize(
+    "state, words",
+    [
+        (whole_state(weights={}), "holds weights of another model"),
+        (whole_state(weights={"a": torch.zeros(3)}), "holds weights of another model"),
+        (whole_state(weights={"a": 1}), "holds weights of another model"),
+        (whole_state(progress={"epoch": 1}), "has another form of progress"),
+        (whole_state(progress=vars(Progress()) | {"new": 1}), "has another form of progress"),
+        ({"recipe": {}}, "is not whole: data, base, weights"),
+        (whole_state(later=1), r"has fields that are not known here \(later\)"),
+        (whole_state(recipe={"later": 1}), r"has fields that are not known here \(recipe.later\)"),
+    ],
+)
+def test_a_state_without_weights_or_of_a_newer_version_is_refused(state, words, tmp_path):
+    path = tmp_path / "last.pt"
+    write_run_state(path, state)
+    with pytest.raises(UserError, match=words):
+        check_state(path, read_run_state(path), {"a": torch.zeros(2)}, vars(Progress()).keys())
+
+
+def test_what_is_no_state_is_named(tmp_path):
+    path = tmp_path / "epoch1_sam.pth"
+    weights = {"mask_decoder.iou_token.weight": torch.zeros(1)}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    for content in ({"model": weights, "optimizer": optimizer}, {"model": weights, "optimizer": {}}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="a checkpoint of SAM-Med2D's released training.*--sam_checkpoint takes"):
+            read_run_state(path)
+    torch.save(weights, path)
+    with pytest.raises(UserError, match="weights go to --init_from"):
+        read_run_state(path)
+    path.write_text("Quota exceeded")
+    with pytest.raises(UserError, match="is damaged or not the state of a run"):
+        read_run_state(path)
+
+
+def test_a_run_with_another_validation_set_is_not_resumed(tmp_path):
+    facts = {"recipe": asdict(Recipe()), "data": {"count": 4}, "validation_set": {"count": 2, "bytes": 5}, "base": {}}
+    write_run_state(tmp_path / "last.pt", whole_state(**facts))
+    keeping = RunFolder(tmp_path, resume="auto")
+    assert find_resume_state(keeping, facts)["data"] == {"count": 4}
+    with pytest.raises(UserError, match=r"is of a run with another validation set \(count 2 there, 3 now\)"):
+        find_resume_state(keeping, facts | {"validation_set": {"count": 3, "bytes": 5}})
+    with pytest.raises(UserError, match="is of a run with another validation set"):
+        find_resume_state(keeping, facts | {"validation_set": {}})
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_run_json_is_one_line_and_stays(text, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="run.json .*; move it away, and --resume goes on"):
+        write_run_record(tmp_path, {}, resumed=True)
+    assert path.read_text() == text
+    path.write_text('{"resumed": 5}')
+    write_run_record(tmp_path, {"a": 1}, resumed=True)
+    assert json.loads(path.read_text()) == {"resumed": [5, {"a": 1}]}
+
+
+def test_a_full_disk_is_called_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(Path, "with_name", lambda path, name: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(UserError, match="cannot write .*last.pt: No space left on device"):
+        write_pickle({"a": torch.zeros(10**7)}, tmp_path / "last.pt")
+
+
+def test_results_replace_only_results(tmp_path):
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(UserError, match="holds table.csv, which this project did not write"):
+        refuse_other_results(tmp_path, FILES)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="holds table.csv, results.json, which this project did not write"):
+        refuse_other_results(tmp_path, FILES)
+    (tmp_path / "results.json").write_text('{"versions": {}}')
+    refuse_other_results(tmp_path, FILES)
+    refuse_existing(tmp_path / "new.onnx")
+    with pytest.raises(UserError, match="table.csv is there already and is not overwritten"):
+        refuse_existing(tmp_path / "new.onnx", tmp_path / "table.csv")
+
+
+def test_a_contact_sheet_replaces_only_a_contact_sheet(tmp_path):
+    script, path = load_script("scripts/check_data.py"), tmp_path / "contact_sheet.png"
+    script.refuse_other_picture(path)
+    picture = Image.new("L", (4, 4))
+    picture.save(path, pnginfo=script.made_here())
+    script.refuse_other_picture(path)
+    picture.save(path)
+    with pytest.raises(UserError, match="is not of this script and is not overwritten"):
+        script.refuse_other_picture(path)
+
+
+def test_a_mask_is_not_written_over_another_file(tmp_path):
+    script, image = load_script("scripts/onnx_prompts.py"), tmp_path / "a.png"
+    image.touch()
+    words = ["--encoder", "e", "--decoder", "d", "--image", str(image), "--output", str(image), "--box", "1,1,9,9"]
+    with pytest.raises(UserError, match="a.png is there already and is not overwritten"):
+        script.run(script.parser().parse_args(words))
