@@ -33,6 +33,7 @@ from sam2unet.prompts.dataset import PromptBatches, PromptFolder
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, read_train_list
 from sam2unet.prompts.prompter import Prompter
+from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import autocast, pick_device, set_seed, tune_malloc
 from sam2unet.runtime.processes import Processes
@@ -183,15 +184,14 @@ def our_batches(model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, amp: s
     device = model.mask_decoder.iou_token.weight.device
     if device.type == "cpu":
         tune_malloc()  # as train.py does
-    trainer = Trainer(find_family(MODEL), model, replace(recipe, amp=amp), speed, device, Processes())
+    trainer = Trainer(find_family(MODEL), prompt_step, model, replace(recipe, amp=amp), speed, device, Processes())
     folder = PromptFolder(items, Framing(recipe.size), recipe.mask_num)
     batches = PromptBatches(len(items), recipe.batch_size, recipe.seed)
 
     def take() -> None:
         draws = next(iter(batches))
         batches.start(batches.epoch + 1)
-        for _ in trainer.update([folder.__getitems__(draws).on(device)], [1.0]):
-            pass
+        trainer.update([folder.__getitems__(draws).on(device)], [1.0])
 
     return take
 

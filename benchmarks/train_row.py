@@ -28,6 +28,7 @@ from sam2unet.families.load import start_model
 from sam2unet.families.table import Family, check_size, find_family
 from sam2unet.masks.cache import open_cache
 from sam2unet.masks.dataset import MaskFolder
+from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import pick_device, set_seed, tune_malloc
 from sam2unet.runtime.parallel import default_workers
@@ -36,7 +37,7 @@ from sam2unet.runtime.versions import read_cpu_name, versions
 from sam2unet.training.loop import read_peak_memory
 from sam2unet.training.run import make_loader
 from sam2unet.training.speed import Speed, choose_speed
-from sam2unet.training.trainer import FiniteGuard, Trainer
+from sam2unet.training.trainer import Trainer
 
 WARM_UP = {"cpu": 2, "cuda": 20}
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -92,7 +93,7 @@ def arithmetic(family: Family, model: nn.Module, size: int) -> tuple[int, int]:
     """
     batch = torch.empty(1, 3, size, size, device="meta"), torch.empty(1, 1, size, size, device="meta")
     with FlopCounterMode(display=False) as counter:
-        losses = next(family.step(model.train(), batch, Recipe()))
+        losses = next(mask_step(model.train(), batch, Recipe()))
         forward = counter.get_total_flops()
         sum(losses.values()).backward()
     return forward, counter.get_total_flops()
@@ -147,7 +148,7 @@ def measure(job: Job) -> dict[str, object]:
             recipe, speed, chosen = settings(job.row, recipe, device, len(pairs), Path(folder))
             cache = open_cache(speed.cache, pairs, recipe.size, None, Path(folder))
             loader = make_loader(MaskFolder(pairs, recipe.size, cache=cache), draws, workers, device)
-            updates = our_updates(Trainer(family, model, recipe, speed, device, Processes()), loader)
+            updates = our_updates(Trainer(family, mask_step, model, recipe, speed, device, Processes()), loader)
             if device.type == "cpu":
                 tune_malloc()  # as train.py does
         start_mib = read_peak_memory(device)
@@ -195,12 +196,10 @@ def released_updates(
 
 
 def our_updates(trainer: Trainer, loader: DataLoader) -> Iterator[Tensor]:
-    """The loss of each update, as `engine.loop` makes it."""
-    watch = FiniteGuard(late=trainer.device.type == "cuda")
-    for number, batch in enumerate(loader, start=1):
-        for (found,) in trainer.update([batch.on(trainer.device)], [1.0]):
-            watch.look(found["total"], f"update {number}", [])
-        yield found["total"]
+    """The loss of each update, as train.py takes it."""
+    for batch in loader:
+        ((losses,),) = trainer.update([batch.on(trainer.device)], [1.0])
+        yield losses["total"]
 
 
 def settings(row: str, recipe: Recipe, device: torch.device, pairs: int, folder: Path) -> tuple[Recipe, Speed, str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .data.batches import Batches
 from .data.pairs import Pair
 from .errors import UserError
-from .recipe import Study
+from .recipe import Recipe, Study
 from .runtime.processes import Processes
 from .scoring.columns import Metric
 
@@ -68,6 +68,10 @@ class Task(Protocol):
     unused: Sequence[str]
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
+
+    @staticmethod
+    def step(model: nn.Module, batch: tuple[Tensor, ...], recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+        """A batch on the device -> named losses, to be added up; one optimizer step for each time that it yields."""
 
     def check(self, study: Study | None) -> None:
         """Open every file once; UserError for what would train or score wrongly."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..limits import check_numbers, shorten
-from ..masks.step import mask_step
-from ..prompts.step import prompt_step
-from ..recipe import Recipe
 from ..weights.weight_files import WeightPaths
 from . import build as building
 from .build import BuiltModel, Sizes
@@ -40,7 +37,6 @@ class Family:
         sizes: from a complete state dict, the value of each option; None if of none known.
         marker: a name that only this model's checkpoints hold.
         parts: names of a model's parts and the parameters in each: frozen ones, adapters, decoder.
-        step: a batch and a recipe -> named losses, to be added up; one optimiser step for each time that it yields.
         idle: parameters that no loss reaches.
         changing: which parameters a loss reaches differs between the steps of a batch.
         logits: of a model for masks, normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
@@ -57,7 +53,6 @@ class Family:
     sizes: Callable[[Mapping[str, Tensor]], dict[str, str] | None]
     marker: str
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
-    step: Callable[[nn.Module, tuple[Tensor, ...], Recipe], Iterator[dict[str, Tensor]]]
     idle: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
     changing: bool = False
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
@@ -91,7 +86,6 @@ FAMILIES = {
         sizes=building.find_sam2unet_shape,
         marker="encoder.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("encoder.", "trunk")),
-        step=mask_step,
         idle=lambda model: list(model.up4.parameters()),
         logits=lambda model, images: model(images, sides=False)[0],
     ),
@@ -109,7 +103,6 @@ FAMILIES = {
         sizes=building.find_sam2unext_shape,
         marker="sam.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("sam.", "trunk"), ("dino.", "dino")),
-        step=mask_step,
         logits=lambda model, images: model(images)[0],
     ),
     "sam_med2d": Family(
@@ -122,7 +115,6 @@ FAMILIES = {
         sizes=building.find_sam_med2d_shape,
         marker="mask_decoder.iou_token.weight",
         parts=building.split_sam_med2d,
-        step=prompt_step,
         idle=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
         changing=True,
         refit=building.resize_sam_weights,

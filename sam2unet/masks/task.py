@@ -21,11 +21,14 @@ from ..scoring.results import MethodResult
 from ..task import RunData, draw_held_out
 from .cache import open_cache
 from .dataset import MaskFolder
+from .step import mask_step
 from .validate import draw_validation, validate
 
 
 class MaskTask:
     """A `Task`."""
+
+    step = staticmethod(mask_step)
 
     metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
     best = "Dice_mean"

@@ -22,12 +22,15 @@ from .dataset import PromptBatches, PromptFolder
 from .framing import Framing, read_label
 from .lists import check_masks_of, find_problems, read_test_list, read_train_list
 from .scores import BOX, PromptMode, PromptTestOptions, answer_all, compute_means, gather_answers, group_by_image
+from .step import prompt_step
 
 VALIDATION_MODES = (BOX, PromptMode(points=1))
 
 
 class PromptTask:
     """A `Task`."""
+
+    step = staticmethod(prompt_step)
 
     metrics = {
         f"{way.title} {name}": Metric(f"{way.title} {name}", f"asked by {way.title}, mean over masks")

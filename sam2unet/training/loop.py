@@ -20,12 +20,11 @@ from ..errors import Stopped, print_line, warn
 from ..masks.dataset import MaskBatch
 from ..prompts.dataset import PromptBatch
 from ..runtime.processes import Processes
-from ..runtime.signals import Signals
 from ..scoring.columns import Metric, is_better
 from ..task import Task
 from .metrics_log import MetricsLog
 from .state import get_random_state, set_random_state, write_run_state
-from .trainer import FiniteGuard, Trainer
+from .trainer import Trainer
 
 LOG_EVERY = 20  # updates between lines of metrics.jsonl
 
@@ -106,7 +105,6 @@ class Loop:
         self.saving, self.validation, self.log = saving, validation, log
         self.recipe, self.pairs = trainer.recipe, loader.dataset.pairs
         self.progress = Progress()
-        self.watch = FiniteGuard(late=trainer.device.type == "cuda")
         self.skipped: set[str] = set()
         self.shown = False  # the titles above the rows of scores
         self.sums: dict[str, torch.Tensor] = {}
@@ -117,16 +115,14 @@ class Loop:
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank])
 
-    def run(self) -> None:
-        """To the recipe's last epoch. Raises Stopped after a signal, once the state is saved."""
-        with Signals() as self.signals:
-            if self.progress == Progress():
-                self.save()
-            if self.progress.epoch > self.recipe.epoch:
-                print_line(f"the run is complete: {self.recipe.epoch} of {self.recipe.epoch} epochs")
-            while self.progress.epoch <= self.recipe.epoch:
-                self.train_epoch()
-                self.end_epoch()
+    def start(self) -> None:
+        """Save the state of a new run before its first step, so that it can be resumed from any moment."""
+        if self.progress == Progress():
+            self.save()
+        if self.progress.epoch > self.recipe.epoch:
+            print_line(f"the run is complete: {self.recipe.epoch} of {self.recipe.epoch} epochs")
+
+    def print_best(self) -> None:
         if self.validation and (epoch := self.validation.best_epoch(self.progress.scores)):
             value = self.progress.scores[epoch][self.validation.key]
             print_line(f"best: epoch {epoch}, {self.validation.metric.title} {value:.3f}")
@@ -141,10 +137,13 @@ class Loop:
         off = None if self.processes.first else True
         with tqdm(total=len(self.pairs), initial=before, unit="img", desc=title, disable=off) as bar:
             for group in group_batches(self.loader, self.recipe.accumulate):
-                seen = self.update(group)
+                images, shares = self.divide(group)
+                batches = [batch.on(trainer.device) for batch in group]
+                for losses in trainer.update(batches, shares, [self.names(batch) for batch in group], progress.epoch):
+                    self.add_losses(losses, shares, images)
                 progress.batch += len(group)
-                progress.seen += seen
-                bar.update(seen)
+                progress.seen += images
+                bar.update(images)
                 at_end = progress.batch == self.batches.count
                 if at_end or progress.batch % (LOG_EVERY * self.recipe.accumulate) == 0:
                     losses = self.mean_losses()
@@ -159,22 +158,26 @@ class Loop:
                 speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # 0.04, not 0.0
                 print_line(f"epoch {title}  loss {losses['total']:.4f}  {speed} images/s")
 
-    def update(self, group: list[Batch]) -> int:
-        """Take the group's optimiser steps; how many images it holds over all processes."""
-        first, world = self.progress.batch, self.processes.world
-        whole = sum(self.batches.images(first + number) for number in range(len(group)))
-        # Gradients are averaged over processes, so a loss counts by its share of the images, times the processes.
-        shares = [len(batch.images) * world / whole for batch in group]
+    def divide(self, group: list[Batch]) -> tuple[int, list[float]]:
+        """How many images the group holds over all processes, and the weight of each batch's loss in the sum.
+
+        Gradients are averaged over processes, so a loss counts by its share of the images, times the processes.
+        """
         for batch in group:
             self.report_skipped(batch.skipped)
-        for found in self.trainer.update([batch.on(self.trainer.device) for batch in group], shares):
-            for batch, losses, share in zip(group, found, shares, strict=True):
-                where = f"epoch {self.progress.epoch}, step {self.trainer.step + 1}"
-                self.watch.look(losses["total"], where, [self.pairs[i].image.name for i in batch.indices.tolist()])
-                for name, loss in losses.items():
-                    self.sums[name] = self.sums.get(name, 0) + loss * (share * whole / world)
-            self.progress.weight += whole
-        return whole
+        first = self.progress.batch
+        images = sum(self.batches.images(first + number) for number in range(len(group)))
+        return images, [len(batch.images) * self.processes.world / images for batch in group]
+
+    def names(self, batch: Batch) -> list[str]:
+        return [self.pairs[index].image.name for index in batch.indices.tolist()]
+
+    def add_losses(self, losses: list[dict[str, torch.Tensor]], shares: list[float], images: int) -> None:
+        """Add the losses of one optimizer step to the sums of the epoch."""
+        for batch_losses, share in zip(losses, shares, strict=True):
+            for name, loss in batch_losses.items():
+                self.sums[name] = self.sums.get(name, 0) + loss * (share * images / self.processes.world)
+        self.progress.weight += images
 
     def report_skipped(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -191,7 +194,7 @@ class Loop:
         if self.log:
             facts = {"epoch": self.progress.epoch, "learning_rate": self.trainer.rate, "images_per_second": rate}
             self.log.write(
-                kind, self.trainer.step, losses=losses, **facts, memory_mib=read_peak_memory(self.trainer.device)
+                kind, self.trainer.steps, losses=losses, **facts, memory_mib=read_peak_memory(self.trainer.device)
             )
 
     def save_if_wanted(self) -> None:
@@ -203,10 +206,10 @@ class Loop:
             raise Stopped(number, f" at {self.place()}; the state is in {self.saving.folder / 'last.pt'}")
 
     def place(self) -> str:
-        return f"epoch {self.progress.epoch}, step {self.trainer.step}"
+        return f"epoch {self.progress.epoch}, step {self.trainer.steps}"
 
     def save(self) -> None:
-        self.watch.flush()
+        self.trainer.guard.flush()
         self.progress.sums = {name: value.item() for name, value in self.sums.items()}
         random = self.processes.gather(get_random_state())
         if self.processes.first:
@@ -252,8 +255,8 @@ class Loop:
         picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
         task.draw(model, picture)
-        self.log.write("validation", self.trainer.step, epoch=epoch, **scores[epoch])
-        self.log.picture("validation", picture, self.trainer.step)
+        self.log.write("validation", self.trainer.steps, epoch=epoch, **scores[epoch])
+        self.log.picture("validation", picture, self.trainer.steps)
 
 
 def group_batches(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

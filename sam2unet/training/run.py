@@ -25,7 +25,7 @@ from ..recipe import Recipe, Study
 from ..runtime.device import is_out_of_memory, pick_device, set_seed, tune_malloc
 from ..runtime.parallel import default_workers
 from ..runtime.processes import Processes, another_failed
-from ..runtime.signals import ignore_signals
+from ..runtime.signals import Signals, ignore_signals
 from ..task import RunData, Task, find_metric
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths
 from .loop import CheckpointWriter, Loop, Progress, Validation
@@ -137,7 +137,7 @@ def train(
             stack.callback(log.close)
         dataset = task.dataset(speed.cache, keeping.folder, processes)
         loop = Loop(
-            Trainer(family, model.to(device), recipe, speed, device, processes),
+            Trainer(family, task.step, model.to(device), recipe, speed, device, processes),
             batches,
             make_loader(dataset, batches, 0 if speed.cache != "off" else machine.workers, device),
             make_checkpoint_writer(keeping, model, weight_files, facts),
@@ -153,9 +153,14 @@ def train(
             print_line(f"resumed at {loop.place()}")
         print_line(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
         try:
-            loop.run()
+            with Signals() as loop.signals:
+                loop.start()
+                while loop.progress.epoch <= recipe.epoch:
+                    loop.train_epoch()
+                    loop.end_epoch()
         except RuntimeError as e:
             raise explain_training_memory(e, recipe, device) or another_failed(e) or reader_killed(e) or e from e
+        loop.print_best()
 
 
 def check_run_options(family: Family, recipe: Recipe, keeping: RunFolder, machine: Hardware) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -19,19 +19,27 @@ from ..runtime.processes import Processes
 from .speed import Speed, checkpoint_trunks_
 
 Batch = tuple[Tensor, ...]
+TrainingStep = Callable[[nn.Module, Batch, Recipe], Iterator[dict[str, Tensor]]]  # `Task.step`
 
 
 class Trainer:
     """
     Attributes:
-        step: optimiser steps done.
+        steps: number of optimizer steps that were taken.
         average: decaying means of the trained weights by name; empty without `recipe.ema`.
     """
 
     def __init__(
-        self, family: Family, model: nn.Module, recipe: Recipe, speed: Speed, device: torch.device, processes: Processes
+        self,
+        family: Family,
+        step: TrainingStep,
+        model: nn.Module,
+        recipe: Recipe,
+        speed: Speed,
+        device: torch.device,
+        processes: Processes,
     ):
-        self.family, self.model, self.recipe, self.device = family, model, recipe, device
+        self.family, self.step, self.model, self.recipe, self.device = family, step, model, recipe, device
         self.scales = recipe.multi_scale or (1.0,)
         if speed.grad_checkpointing:
             checkpoint_trunks_(model)
@@ -43,36 +51,56 @@ class Trainer:
         self.optimizer, self.schedule = build_optimizer(self.trained.values(), recipe, speed.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if recipe.ema else {}
-        self.step = 0
+        self.guard = FiniteGuard(late=device.type == "cuda")
+        self.steps = 0
 
-    def update(self, group: Sequence[Batch], shares: Sequence[float]) -> Iterator[list[dict[str, Tensor]]]:
-        """An optimiser step per scale and per time that the family's step yields; each yields the batches' losses.
+    def update(
+        self,
+        batches: Sequence[Batch],
+        shares: Sequence[float],
+        names: Sequence[list[str]] | None = None,
+        epoch: int = 1,
+    ) -> list[list[dict[str, Tensor]]]:
+        """Train on batches whose gradients are added up.
+
+        Takes one optimizer step per scale and per set of losses that the task's step yields.
 
         Args:
-            group: batches on the device whose gradients are added up.
+            batches: on the device.
             shares: weight of each batch's loss in the sum.
+            names, epoch: the batches' files and the epoch, for the error message.
+
+        Returns:
+            For each optimizer step the losses of every batch, detached; `total` is their sum.
+
+        Raises:
+            UserError: a loss is not finite. The weights are then those before the step.
         """
+        history = []
         for scale in self.scales:
-            steps = [
-                self.family.step(self.forward, resize_batch(batch, scale, self.family.stride), self.recipe)
-                for batch in group
-            ]
-            while True:
-                self.optimizer.zero_grad(set_to_none=True)
-                found = []
-                for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
-                    with self.without_exchange() if number < len(steps) else nullcontext():
-                        with autocast(self.device, self.recipe.amp):
-                            losses = next(step, None)
-                        if losses is None:
-                            break
-                        total = sum(losses.values())
-                        self.scaler.scale(total if share == 1 else total * share).backward()
-                    found.append({"total": total.detach()} | {name: loss.detach() for name, loss in losses.items()})
-                if not found:
-                    break
-                yield found  # the caller may refuse to go on before the weights change
+            steps = [self.step(self.forward, resize_batch(b, scale, self.family.stride), self.recipe) for b in batches]
+            while losses := self.add_gradients(steps, shares):
+                for loss, files in zip(losses, names or [[]] * len(losses), strict=True):
+                    self.guard.check(loss["total"], f"epoch {epoch}, step {self.steps + 1}", files)
                 self.take_step()
+                history.append(losses)
+        return history
+
+    def add_gradients(self, steps: Sequence[Iterator[dict[str, Tensor]]], shares: Sequence[float]) -> list[dict]:
+        """The next losses of every batch and their gradients, from zero; an empty list when the steps are at an end."""
+        self.optimizer.zero_grad(set_to_none=True)
+        history = []
+        for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
+            # Processes exchange their gradients once, with the last batch.
+            with self.without_exchange() if number < len(steps) else nullcontext():
+                with autocast(self.device, self.recipe.amp):
+                    losses = next(step, None)
+                if losses is None:
+                    return []
+                total = sum(losses.values())
+                self.scaler.scale(total if share == 1 else total * share).backward()
+            history.append({"total": total.detach()} | {name: loss.detach() for name, loss in losses.items()})
+        return history
 
     def without_exchange(self):
         return self.wrapped.no_sync() if self.wrapped is not self.model else nullcontext()
@@ -80,10 +108,10 @@ class Trainer:
     def take_step(self) -> None:
         rates = self.schedule.get_last_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1, (self.step + 1) / self.recipe.warmup) if self.recipe.warmup else rate
+            group["lr"] = rate * min(1, (self.steps + 1) / self.recipe.warmup) if self.recipe.warmup else rate
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.step += 1
+        self.steps += 1
         if self.average:
             torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - self.recipe.ema)
 
@@ -122,7 +150,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": {name: mean.cpu() for name, mean in self.average.items()},
-            "step": self.step,
+            "step": self.steps,
         }
 
     def restore(self, state: Mapping[str, object]) -> None:
@@ -135,7 +163,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.steps = state["step"]
 
 
 class FiniteGuard:
@@ -145,7 +173,7 @@ class FiniteGuard:
         self.late = late
         self.waiting: deque[tuple[Tensor, str, list[str]]] = deque()
 
-    def look(self, total: Tensor, where: str, files: list[str]) -> None:
+    def check(self, total: Tensor, where: str, files: list[str]) -> None:
         self.waiting.append((total, where, files))
         self.flush(leave=1 if self.late else 0)
 

@@ -14,8 +14,8 @@ from PIL import Image
 import sam2unet
 from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
-from sam2unet.families.table import find_family
 from sam2unet.masks import validate as validation
+from sam2unet.masks.step import mask_step
 from sam2unet.masks.task import MaskTask
 from sam2unet.masks.validate import draw_validation, validate
 from sam2unet.recipe import Recipe
@@ -151,7 +151,7 @@ def test_validation_changes_neither_the_model_nor_the_random_numbers(model, tmp_
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
-    (losses,) = find_family("sam2unet").step(model, (torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64)), Recipe())
+    (losses,) = mask_step(model, (torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64)), Recipe())
     sum(losses.values()).backward()  # nothing that was made in inference mode is left in it
     model.zero_grad()
 

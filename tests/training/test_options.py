@@ -15,6 +15,7 @@ from sam2unet.errors import UserError
 from sam2unet.families.table import find_family
 from sam2unet.masks.cache import open_cache
 from sam2unet.masks.dataset import MaskFolder
+from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
 from sam2unet.training.run import choose_trained
@@ -30,7 +31,7 @@ def trainer(fill):
     def make(recipe=Recipe(), speed=Speed()):  # noqa: B008
         model = sam2unet.create_model("sam2unet", encoder="tiny").double().train()
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
-        return Trainer(find_family("sam2unet"), model, recipe, speed, torch.device("cpu"), Processes())
+        return Trainer(find_family("sam2unet"), mask_step, model, recipe, speed, torch.device("cpu"), Processes())
 
     return make
 
@@ -44,7 +45,7 @@ def batch(fill):
 
 
 def update(trainer, group, shares=None):
-    return list(trainer.update(group, shares or [len(b[0]) / sum(len(b[0]) for b in group) for b in group]))
+    return trainer.update(group, shares or [len(b[0]) / sum(len(b[0]) for b in group) for b in group])
 
 
 def decoder(trainer):
@@ -130,15 +131,13 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_change(traine
     spoilt = trainer()
     before = decoder(spoilt)
     images, masks = batch(0)
-    watch = FiniteGuard(late=False)
-    with pytest.raises(UserError, match=r"the loss is nan at epoch 2, step 7, batch a.jpg, b.jpg; last.pt holds"):
-        for ((found),) in spoilt.update([(images * float("nan"), masks)], [1.0]):
-            watch.look(found["total"], "epoch 2, step 7", ["a.jpg", "b.jpg"])
+    with pytest.raises(UserError, match=r"the loss is nan at epoch 2, step 1, batch a.jpg, b.jpg; last.pt holds"):
+        spoilt.update([(images * float("nan"), masks)], [1.0], [["a.jpg", "b.jpg"]], epoch=2)
     assert all(torch.equal(value, before[name]) for name, value in decoder(spoilt).items())
     late = FiniteGuard(late=True)
-    late.look(torch.tensor(float("inf")), "step 1", ["a.jpg"])
+    late.check(torch.tensor(float("inf")), "step 1", ["a.jpg"])
     with pytest.raises(UserError, match="the loss is inf at step 1"):
-        late.look(torch.tensor(1.0), "step 2", ["b.jpg"])
+        late.check(torch.tensor(1.0), "step 2", ["b.jpg"])
 
 
 @pytest.mark.parametrize("place", ["ram", "disk"])
@@ -205,7 +204,7 @@ def test_what_trains_is_what_finetune_says(finetune, sam2_tiny, batch, capsys):
     model = sam2unet.create_model("sam2unet", encoder="tiny", hiera_path=sam2_tiny)
     choose_trained(family, model, recipe, random=[])
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer = Trainer(family, model.train(), recipe, Speed(), torch.device("cpu"), Processes())
+    trainer = Trainer(family, mask_step, model.train(), recipe, Speed(), torch.device("cpu"), Processes())
     update(trainer, [tuple(part.float() for part in batch(0))])
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     trunk = {name for name in before if name.startswith("encoder.") and "prompt_learn" not in name}

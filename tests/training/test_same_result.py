@@ -15,6 +15,7 @@ from sam2unet.data.pairs import match
 from sam2unet.families.table import find_family
 from sam2unet.masks.cache import open_cache
 from sam2unet.masks.dataset import MaskFolder
+from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
 from sam2unet.training.speed import Speed
@@ -75,7 +76,7 @@ def test_five_steps_equal_the_released_way(option, pairs, fill, expected, tmp_pa
     cache = open_cache("disk" if option == "all" else "off", pairs, SIZE, None, tmp_path)
     folder = MaskFolder(pairs, SIZE, cache=cache)
     trainer = Trainer(
-        find_family("sam2unet"), model, Recipe(), Speed(**OPTIONS[option]), torch.device("cpu"), Processes()
+        find_family("sam2unet"), mask_step, model, Recipe(), Speed(**OPTIONS[option]), torch.device("cpu"), Processes()
     )
     losses = []
     for draws in Batches(len(pairs), 2, seed=3):

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import sam2unet
-from sam2unet.families.table import find_family
+from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.training.trainer import build_optimizer
 from tests.conftest import write_pairs
@@ -24,7 +24,7 @@ def test_three_released_steps_train_adapters_and_decoder_alone(fill):
     optimizer, _ = build_optimizer(trained(model), Recipe())
     for seed in range(3):
         batch = fill.fill_input((2, 3, 96, 96), seed), fill.fill_mask((2, 1, 96, 96), seed)
-        for losses in find_family("sam2unet").step(model, batch, Recipe()):
+        for losses in mask_step(model, batch, Recipe()):
             optimizer.zero_grad()
             sum(losses.values()).backward()
             optimizer.step()
@@ -44,7 +44,7 @@ def test_steps_equal_the_released_script_s(fill):
     for seed in range(2):
         image = fill.fill_input((2, 3, 64, 64), seed).double()
         mask = fill.fill_mask((2, 1, 64, 64), seed).double()
-        (losses,) = find_family("sam2unet").step(ours, (image, mask), Recipe())
+        (losses,) = mask_step(ours, (image, mask), Recipe())
         loss = sum(losses.values())
         main, side1, side2 = theirs(image)
         total = sum(sam2unet.structure_loss(out, mask) for out in (main, side1, side2))

@@ -1,0 +1,97 @@
+"""The structure of the package: imports go in one direction, and a name has one meaning."""
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From bottom to top. A module imports only from its own folder and from lines above its own line.
+LINES = (
+    ("errors", "atomic", "limits", "losses", "recipe"),
+    ("layers",),
+    ("models",),
+    ("runtime",),
+    ("weights",),
+    ("families",),
+    ("data",),
+    ("scoring",),
+    ("task",),
+    ("masks", "prompts"),
+    ("training",),
+    ("export", "demo"),
+    ("cli", "run_script", "released_flags"),
+)
+LEVELS = {name: level for level, names in enumerate(LINES) for name in names}
+TOGETHER = {
+    "errors",
+    "atomic",
+    "limits",
+    "losses",
+    "recipe",
+    "cli",
+    "run_script",
+    "released_flags",
+}  # single files; may import each other
+# Names that mean the same in each module: an entry point, or the two implementations of one kernel.
+ALLOWED = {"run", "main", "parser", "build", "fill_band", "closeness_sum"}
+
+
+def modules(*folders: str) -> dict[str, ast.Module]:
+    """Dotted name -> syntax tree of every Python file in `folders`."""
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return {name: ast.parse(path.read_text()) for name, path in zip(names, paths, strict=True)}
+
+
+def imports(module: str, tree: ast.Module, known: set[str], package: bool) -> set[str]:
+    """The project's modules that a module imports, also inside functions, but not for annotations alone."""
+    skipped = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in skipped:
+            above = module.split(".")[: None if package and node.level == 1 else -node.level + package]
+            base = ".".join((above if node.level else []) + ([node.module] if node.module else []))
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base for alias in node.names}
+        elif isinstance(node, ast.Import) and node not in skipped:
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def import_graph() -> dict[str, set[str]]:
+    trees = modules("sam2unet")
+    packages = {name for name in trees if (ROOT / name.replace(".", "/")).is_dir()}
+    return {name: imports(name, tree, set(trees), name in packages) - {"sam2unet"} for name, tree in trees.items()}
+
+
+def test_imports_go_in_one_direction():
+    wrong = []
+    for module, targets in import_graph().items():
+        if module == "sam2unet":
+            continue
+        own = module.split(".")[1]
+        for target in targets:
+            other = target.split(".")[1]
+            if other != own and not LEVELS[other] < LEVELS[own] and not {own, other} <= TOGETHER:
+                wrong.append(f"{module} imports {target}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_there_is_no_import_cycle():
+    TopologicalSorter(import_graph()).prepare()  # raises CycleError, which names the cycle
+
+
+def test_a_name_has_one_meaning():
+    homes = defaultdict(set)
+    for module, tree in modules("sam2unet").items():
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                homes[node.name].add(module)
+    twice = [f"{name}: {', '.join(sorted(found))}" for name, found in homes.items() if len(found) > 1]
+    assert not [line for line in sorted(twice) if line.split(":")[0] not in ALLOWED], "\n".join(sorted(twice))
