@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..layers.adapter import AdaptedBlock
 from ..layers.decoder import RFB, ConvBN, DoubleConv
 from ..layers.hiera import Hiera, HieraMLP
-from ..runtime.device import PRECISIONS, to_channels_last_
+from ..runtime.device import PRECISIONS, can_use_onednn, to_channels_last_
 
 
 class MergedRFB(nn.Module):
@@ -127,7 +127,7 @@ def pack_(model: nn.Module) -> nn.Module:
 
 def can_pack(device: torch.device, amp: str) -> bool:
     """Returns whether `pack_` can run on `device` at this precision."""
-    return device.type == "cpu" and amp in ("off", "bf16") and torch.backends.mkldnn.is_available()
+    return device.type == "cpu" and can_use_onednn(amp)
 
 
 def pad_batches(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -101,11 +101,19 @@ def can_compile(device: torch.device) -> bool:
 
 
 def pick_half_type(device: torch.device) -> str:
-    """The short floating-point type that the device computes with at speed; bf16 needs no loss scaling."""
+    """Returns the half precision that the hardware of `device` computes with, or "off" if there is none."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     table = Path("/proc/cpuinfo")
-    return "bf16" if table.is_file() and "bf16" in table.read_text() else "off"
+    has_bf16_instructions = table.is_file() and "bf16" in table.read_text()
+    return "bf16" if has_bf16_instructions and can_use_onednn("bf16") else "off"
+
+
+def can_use_onednn(amp: str) -> bool:
+    """Returns whether oneDNN computes linear layers of this precision on this CPU. Without AVX-512 it has no bf16."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return amp == "off" or (amp == "bf16" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:

@@ -14,7 +14,7 @@ from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.predictor import PredictOptions, predict_grey
 from sam2unet.masks.transforms import image_tensor
-from sam2unet.runtime.device import autocast, pick_half_type
+from sam2unet.runtime.device import autocast, can_use_onednn, pick_half_type
 from sam2unet.weights.formats import save_state
 from tests.conftest import write_pairs
 
@@ -56,11 +56,22 @@ def test_packed_matrix_products_give_the_same_logits(model, photos):
         for batch in (images, images[:1, :, :64], images):  # position maps are kept for each size
             for ours, wanted in zip(fast(batch), model(batch), strict=True):
                 torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4)
+        if not can_use_onednn("bf16"):
+            return
         half, once_more = pack_(halve_(copy.deepcopy(model), "bf16")), pack_(halve_(copy.deepcopy(model), "bf16"))
         with autocast(CPU, "bf16"):
             difference = (half(images)[0] - model(images)[0]).abs()
             assert 0 < difference.max() < 1 and difference.mean() < 0.05
             assert torch.equal(half(images)[0], once_more(images)[0])
+
+
+def test_bf16_works_on_a_cpu_whose_onednn_has_no_bf16(model, photos, monkeypatch, capsys):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert pick_half_type(CPU) == "off"
+    options, _ = choose_fast_options(CPU, PredictOptions(size=32, amp="bf16"), None)
+    assert capsys.readouterr().out == "fast: --amp bf16 --batch_size 1; BatchNorm folded\n"
+    predictor = build_predictor(copy.deepcopy(model), 32, options)
+    assert np.ptp(predict_grey(predictor, read_image(photos[0]), (40, 50))) > 100
 
 
 def test_halved_weights_change_nothing_where_autocast_would_round_them(model, photos):
