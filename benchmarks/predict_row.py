@@ -27,6 +27,7 @@ from benchmarks.train_row import KINDS, PEAKS, measured_peak, paths, size_of, wa
 from sam2unet.data.pairs import list_images
 from sam2unet.errors import UserError
 from sam2unet.families.load import open_model, read_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import check_size, find_family_of
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.outputs import PredictOutputs, to_grey_map, write_outputs
@@ -119,7 +120,7 @@ def model_of(job: Job) -> nn.Module:
     if job.checkpoint:
         return open_model(read_checkpoint(Path(job.checkpoint)), paths(job.weight_paths), "cpu")
     set_seed(0)
-    return start_model(job.model, job.sizes)[0].eval()
+    return start_model(job.model, NetworkShape(**job.sizes))[0].eval()
 
 
 def machine(job: Job) -> dict[str, object]:
@@ -128,7 +129,7 @@ def machine(job: Job) -> dict[str, object]:
     model, size = model_of(job), size_of(job)
     family = find_family_of(model)
     check_size(family, size)
-    name_of_model = family.named(family.sizes(model.state_dict()))
+    name_of_model = family.describe(family.find_shape(model.state_dict()))
     model, images = model.to("meta"), torch.empty(1, 3, size, size, device="meta")
     flops = {"ours": arithmetic(lambda: family.logits(model, images))}
     flops = {"released": arithmetic(lambda: released.in_released_order(model)(images))} | flops

@@ -27,6 +27,7 @@ from benchmarks.released import prompts as released
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
 from sam2unet.families.load import start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import find_family
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.dataset import PromptBatches, PromptFolder
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
 def model_of(args: argparse.Namespace) -> SAMMed2D:
     set_seed(args.seed)
     weight_paths = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
-    return start_model(MODEL, {"size": str(args.image_size)}, weight_paths)[0]
+    return start_model(MODEL, NetworkShape(size=args.image_size), weight_paths)[0]
 
 
 def timed(ways: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:

@@ -25,6 +25,7 @@ from sam2unet.data.batches import Batches, Draw
 from sam2unet.data.pairs import Pair, match
 from sam2unet.errors import UserError
 from sam2unet.families.load import start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import Family, check_size, find_family
 from sam2unet.masks.cache import open_cache
 from sam2unet.masks.dataset import MaskFolder
@@ -53,8 +54,8 @@ def machine(job: Job) -> dict[str, object]:
     if workers_of(job) < 0:
         raise UserError(f"workers is {job.workers}; it must be 0 or above")
     pairs = match(Path(job.train_image_path), Path(job.train_mask_path))
-    model, _ = start_model(job.model, job.sizes, paths(job.weight_paths))
-    name_of_model = family.named(family.sizes(model.state_dict()))
+    model, _ = start_model(job.model, NetworkShape(**job.sizes), paths(job.weight_paths))
+    name_of_model = family.describe(family.find_shape(model.state_dict()))
     model = model.to("meta")
     flops = {"ours": arithmetic(family, model, size)}
     flops = {"released": arithmetic(family, released.in_released_order(model), size)} | flops
@@ -136,7 +137,7 @@ def measure(job: Job) -> dict[str, object]:
     family = find_family(job.model)
     recipe = Recipe.read(model=job.model, size=job.size, batch_size=job.batch_size, seed=job.seed)
     set_seed(job.seed)
-    model, _ = start_model(job.model, job.sizes, paths(job.weight_paths))
+    model, _ = start_model(job.model, NetworkShape(**job.sizes), paths(job.weight_paths))
     model = model.to(device).train()
     warm_up = WARM_UP[device.type]
     # Workers read two batches ahead each: as many more, so that they are busy to the end, as in a long run.

@@ -84,8 +84,8 @@ def export_prompts(found: Checkpoint, output: Path, args: argparse.Namespace) ->
         raise UserError(
             f"{found.family.title} is exported as two files; --use_preprocess takes photographs in place of --whole"
         )
-    if args.size not in (None, int(found.sizes["size"])):
-        raise UserError(f"{found.path} takes images of {found.sizes['size']} alone; leave out --size {args.size}")
+    if args.size not in (None, found.shape.size):
+        raise UserError(f"{found.path} takes images of {found.shape.size} alone; leave out --size {args.size}")
     options = GraphOptions(**{field.name: getattr(args, field.name) for field in fields(GraphOptions)})
     prompt_export.run(found, output, pictures(args.images), options, read_weight_flags(args))
 

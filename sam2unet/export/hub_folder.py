@@ -103,11 +103,11 @@ def write_folder(
         raise UserError(f"{folder} is there already and not an empty folder; give another")
     kind = KINDS[found.family.task]
     results, columns = ({}, ()) if scores is None else read_scores(scores)
-    title = found.family.named(found.sizes)
+    title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
     config = {
         "model": found.family.name,
-        **found.sizes,
+        **found.shape.to_facts(),
         "size": find_trained_size(found),
         **kind.processing,
         "checkpoint": checkpoint,
@@ -119,7 +119,7 @@ def write_folder(
         if (base := weight_files.get(source.flag))
     ]
     card = CARD.format(
-        facts=front_matter(found.family.name, title, find_licence(found.sizes), results, columns),
+        facts=front_matter(found.family.name, title, find_licence(found.shape), results, columns),
         title=title,
         paper=found.family.paper[0],
         number=found.family.paper[1],

@@ -78,7 +78,7 @@ def run(
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with write_atomic(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
-        print_line(f"exporting {found.family.named(found.sizes)} at {size}x{size}; this can take minutes")
+        print_line(f"exporting {found.family.describe(found.shape)} at {size}x{size}; this can take minutes")
         writer(graph, run_graph(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
         file.flush()
         print_line(f"comparing it with torch on {len(images)} images")
@@ -122,7 +122,7 @@ def describe_mask_export(found: Checkpoint, weight_files: WeightFiles, size: int
         "format": FORMAT,
         "version": VERSION,
         "model": found.family.name,
-        **found.sizes,
+        **found.shape.to_facts(),
         "size": str(size),
         "whole": "yes" if whole else "no",
         "input": given,

@@ -85,7 +85,7 @@ def run(
     }
     with write_atomic(encoder) as first, write_atomic(decoder) as second, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
-        print_line(f"exporting the encoder of {found.family.named(found.sizes)}; this can take minutes")
+        print_line(f"exporting the encoder of {found.family.describe(found.shape)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
         print_line("exporting the decoder")
         write_decoder(graph, cases[0], facts["decoder"], second)
@@ -117,8 +117,8 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
     count = sum(parameter.nbytes for parameter in model.image_encoder.parameters())
     if count >= ONNX_BYTES:
         raise UserError(
-            f"{found.path}: the encoder of {found.family.named(found.sizes)} has {count:,} bytes of weights; an ONNX "
-            f"file holds at most {ONNX_BYTES:,}"
+            f"{found.path}: the encoder of {found.family.describe(found.shape)} has {count:,} bytes of weights; an "
+            f"ONNX file holds at most {ONNX_BYTES:,}"
         )
 
 
@@ -228,7 +228,7 @@ def describe_prompt_export(
         "version": VERSION,
         "part": part,
         "model": found.family.name,
-        **found.sizes,
+        **found.shape.to_facts(),
         "input": given,
         "output": made,
         "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",

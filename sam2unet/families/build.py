@@ -18,32 +18,32 @@ from ..models.sam_med2d import SAMMed2D
 from ..weights.formats import load_exact
 from ..weights.pretrained import read_dino, read_sam, read_trunk
 from ..weights.weight_files import WeightFile, WeightPaths
+from .shape import NetworkShape
 
-Sizes = Mapping[str, str]  # what shapes the network, by option: encoder, dino, size, encoder_adapter; as text
 BuiltModel = tuple[nn.Module, dict[str, WeightFile]]  # a model, and the files that parts of it were taken from, by flag
 SAM_ENCODER = "image_encoder."  # how names of the encoder start in a file of SAM or SAM-Med2D
 
 
-def build_sam2unet(sizes: Sizes, weight_paths: WeightPaths) -> BuiltModel:
-    trunk, weight_files = build_trunk(sizes.get("encoder"), weight_paths.get("hiera_path"))
+def build_sam2unet(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
+    trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
     return SAM2UNet(trunk), weight_files
 
 
-def build_sam2unext(sizes: Sizes, weight_paths: WeightPaths) -> BuiltModel:
-    trunk, weight_files = build_trunk(sizes.get("encoder"), weight_paths.get("hiera_path"))
-    frozen, more = build_dino(sizes.get("dino"), weight_paths.get("dinov2_path"))
+def build_sam2unext(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
+    trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
+    frozen, more = build_dino(shape.dino, weight_paths.get("dinov2_path"))
     return SAM2UNeXT(trunk, frozen), weight_files | more
 
 
-def build_sam_med2d(sizes: Sizes, weight_paths: WeightPaths) -> BuiltModel:
+def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
     """SAM-Med2D: random without a file, and then vit_b unless said otherwise.
 
     All weights come from the file, one of SAM or of SAM-Med2D, with position tables resized to the side of the images
     (`size`, 256). Where SAM's has no adapters, they are random; without `encoder_adapter`, those in the file are left
     out.
     """
-    size, path = sizes.get("encoder"), weight_paths.get("sam_checkpoint")
-    side, adapters = int(sizes.get("size", 256)), sizes.get("encoder_adapter", "True") == "True"
+    size, path = shape.encoder, weight_paths.get("sam_checkpoint")
+    side, adapters = shape.size or 256, shape.encoder_adapter is not False
     if path is None:
         return SAMMed2D(sam_vit.sam_vit(check_known(size or "vit_b", sam_vit.SIZES, "encoder"), side, adapters)), {}
     found = read_sam(path)
@@ -52,7 +52,7 @@ def build_sam_med2d(sizes: Sizes, weight_paths: WeightPaths) -> BuiltModel:
         raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(sam_vit.SIZES)}")
     check_weight_size(path, f"{found.version} {own}", own, size, sam_vit.SIZES, "encoder")
     adds = adapters and found.version == "SAM"
-    weights = resize_sam_weights(found.weights, {"encoder": own, "size": str(side), "encoder_adapter": str(adapters)})
+    weights = resize_sam_weights(found.weights, NetworkShape(encoder=own, size=side, encoder_adapter=adapters))
     with torch.device("cpu" if adds else "meta"):
         model = SAMMed2D(sam_vit.sam_vit(own, side, adapters))
     if adds:
@@ -63,13 +63,12 @@ def build_sam_med2d(sizes: Sizes, weight_paths: WeightPaths) -> BuiltModel:
     return model, {"sam_checkpoint": found.base}
 
 
-def resize_sam_weights(state: Mapping[str, Tensor], sizes: Sizes) -> dict[str, Tensor]:
+def resize_sam_weights(state: Mapping[str, Tensor], shape: NetworkShape) -> dict[str, Tensor]:
     """Weights of SAM or SAM-Med2D for images of the side `size`, without adapters if `encoder_adapter` is False."""
-    grid = int(sizes["size"]) // sam_vit.PATCH
-    encoder = sam_vit.resize_sam_positions(strip_prefix(state, SAM_ENCODER), sizes["encoder"], grid)
+    grid = shape.size // sam_vit.PATCH
+    encoder = sam_vit.resize_sam_positions(strip_prefix(state, SAM_ENCODER), shape.encoder, grid)
     weights = {**state, **{SAM_ENCODER + name: t for name, t in encoder.items()}}
-    kept = sizes["encoder_adapter"] == "True"
-    return {name: t for name, t in weights.items() if kept or ".Adapter." not in name}
+    return {name: t for name, t in weights.items() if shape.encoder_adapter or ".Adapter." not in name}
 
 
 def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, WeightFile]]:
@@ -117,34 +116,34 @@ def check_weight_size(
         raise UserError(f"{path} is {what}, but the {option} asked for is {wanted}; give --{option} {found}")
 
 
-def find_licence(sizes: Sizes) -> str:
+def find_licence(shape: NetworkShape) -> str:
     """That of the frozen parts' published weights, as the Hugging Face hub calls it."""
-    return "other" if sizes.get("dino", "").startswith("v3_") else "apache-2.0"
+    return "other" if (shape.dino or "").startswith("v3_") else "apache-2.0"
 
 
-def find_sam2unet_shape(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+def find_sam2unet_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return all_or_none(encoder=hiera.find_hiera_size(strip_prefix(state, "encoder.")))
 
 
-def find_sam2unext_shape(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+def find_sam2unext_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return all_or_none(
         encoder=hiera.find_hiera_size(strip_prefix(state, "sam.")),
         dino=dino.find_dino_size(strip_prefix(state, "dino.model.")),
     )
 
 
-def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> dict[str, str] | None:
+def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     encoder = strip_prefix(state, SAM_ENCODER)
     size = sam_vit.find_sam_size(encoder)
     if size is None:
         return None
     side = encoder["pos_embed"].shape[1] * sam_vit.PATCH
-    return {"encoder": size, "size": str(side), "encoder_adapter": str(any(".Adapter." in name for name in encoder))}
+    return NetworkShape(encoder=size, size=side, encoder_adapter=any(".Adapter." in name for name in encoder))
 
 
-def all_or_none(**sizes: str | None) -> dict[str, str] | None:
+def all_or_none(**sizes: str | None) -> NetworkShape | None:
     """None where one is not known."""
-    return None if None in sizes.values() else sizes
+    return None if None in sizes.values() else NetworkShape(**sizes)
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

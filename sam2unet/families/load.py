@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,17 @@ from torch import Tensor, nn
 
 from ..atomic import sha256
 from ..errors import UserError, print_line
-from ..recipe import SIZE_FIELDS, Recipe
+from ..recipe import Recipe
 from ..runtime.device import pick_device
 from ..weights.formats import load_exact, read_weights, same_bits, save_state, to_float32, write_trainable
 from ..weights.hub import locate_weights
 from ..weights.pretrained import describe_weights
 from ..weights.weight_files import NO_FILES, WeightFile, WeightFiles, WeightPaths, weight_files_from_facts
-from .build import BuiltModel, Sizes
+from .build import BuiltModel
+from .shape import NetworkShape
 from .table import FAMILIES, Family, WeightFlag, check_size, find_family, find_family_of
+
+ANY_SHAPE = NetworkShape()
 
 
 def create_model(
@@ -51,10 +53,9 @@ def create_model(
     Raises:
         UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
     """
-    sizes = dict(encoder=encoder, dino=dino, size=image_size, encoder_adapter=encoder_adapter)
-    sizes = {option: str(value) for option, value in sizes.items() if value is not None}
+    shape = NetworkShape(encoder, dino, image_size, encoder_adapter)
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
-    return start_model(name, sizes, weight_paths, init_from)[0]
+    return start_model(name, shape, weight_paths, init_from)[0]
 
 
 def to_paths(**given: str | Path | None) -> dict[str, Path]:
@@ -62,43 +63,46 @@ def to_paths(**given: str | Path | None) -> dict[str, Path]:
 
 
 def start_model(
-    name: str, sizes: Sizes = NO_FILES, weight_paths: WeightPaths = NO_FILES, init_from: str | Path | None = None
+    name: str,
+    shape: NetworkShape = ANY_SHAPE,
+    weight_paths: WeightPaths = NO_FILES,
+    init_from: str | Path | None = None,
 ) -> BuiltModel:
     """`create_model`, and the files that its frozen parts are unchanged copies of, for `save_checkpoint`."""
     family = find_family(name)
-    check_network_options(family, sizes, weight_paths)
+    check_network_options(family, shape, weight_paths)
     if init_from is None:
-        return family.build(sizes, weight_paths)
+        return family.build(shape, weight_paths)
     found = read_checkpoint(Path(init_from))
     if found.family is not family:
         raise UserError(f"{init_from} is a checkpoint of {found.family.title}; wanted one of {family.title}")
-    what = family.named(found.sizes)
-    for option, size in sizes.items():
-        if size != found.sizes[option]:
-            raise UserError(
-                f"{found.path} is {what}, but the {option} asked for is {size}; give --{option} {found.sizes[option]}"
-            )
+    what = family.describe(found.shape)
+    for option, size in shape.to_dict().items():
+        stored = getattr(found.shape, option)
+        if size != stored:
+            raise UserError(f"{found.path} is {what}, but the {option} asked for is {size}; give --{option} {stored}")
     model, weight_files = assemble(found, weight_paths)
     print_line(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
     return model, weight_files
 
 
-def get_network_options(recipe: Recipe) -> dict[str, str]:
-    """What a recipe says of the network's shape, as `start_model` takes it, be it of this model or not."""
-    given = {name: getattr(recipe, name) for name in (*SIZE_FIELDS, "encoder_adapter")}
-    if "size" in find_family(recipe.model).options:
-        given["size"] = recipe.size
-    return {option: str(value) for option, value in given.items() if value is not None}
+def get_network_shape(recipe: Recipe) -> NetworkShape:
+    """Returns the shape that a recipe requests, also with values that its model does not have."""
+    has_side = "size" in find_family(recipe.model).options
+    return NetworkShape(recipe.encoder, recipe.dino, recipe.size if has_side else None, recipe.encoder_adapter)
 
 
-def check_network_options(family: Family, sizes: Sizes, weight_paths: WeightPaths) -> None:
-    """UserError for a size or a file of a part that the model does not have."""
-    for known, given in ((family.options, sizes), ([source.flag for source in family.weight_flags], weight_paths)):
+def check_network_options(family: Family, shape: NetworkShape, weight_paths: WeightPaths) -> None:
+    """Raises UserError for a value or a weight file that the model does not take, and for a side that does not fit."""
+    for known, given in (
+        (family.options, shape.to_dict()),
+        ([source.flag for source in family.weight_flags], weight_paths),
+    ):
         for option in given:
             if option not in known:
                 raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
-    if "size" in sizes:
-        check_size(family, int(sizes["size"]))
+    if shape.size is not None:
+        check_size(family, shape.size)
 
 
 def load_model(
@@ -128,7 +132,7 @@ def load_model(
 
 def open_model(found: Checkpoint, weight_paths: WeightPaths, device: str | torch.device | None) -> nn.Module:
     """`load_model` of a checkpoint that has been read."""
-    check_network_options(found.family, {}, weight_paths)
+    check_network_options(found.family, ANY_SHAPE, weight_paths)
     for source in found.family.weight_flags:
         if source.flag in weight_paths and source.flag not in found.weight_files:
             raise UserError(
@@ -154,7 +158,7 @@ def save_checkpoint(
         family = find_family_of(model)
         own = {name: state[name] for name in list_saved_names(model, weight_files)}
         left_out = weight_files if len(own) < len(state) else {}
-        write_trainable(path, own, family.name, family.sizes(state), left_out)
+        write_trainable(path, own, family.name, family.find_shape(state).to_facts(), left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
@@ -176,7 +180,7 @@ class Checkpoint:
 
     path: Path
     family: Family
-    sizes: dict[str, str]
+    shape: NetworkShape
     state: dict[str, Tensor]
     weight_files: dict[str, WeightFile]
 
@@ -190,18 +194,20 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
         raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
     state, weight_files = to_float32(state, path), weight_files_from_facts(facts)
     written = facts.keys() >= set(family.options)
-    sizes = {name: facts[name] for name in family.options} if written else family.sizes(state)
-    if sizes is None or not re.fullmatch(r"\d{1,5}", sizes.get("size", "0")):
+    shape = NetworkShape.from_facts(facts, family.options) if written else family.find_shape(state)
+    if shape is None:
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
-    return Checkpoint(path, family, sizes, state, weight_files)
+    return Checkpoint(path, family, shape, state, weight_files)
 
 
 def resize_checkpoint(found: Checkpoint, **options: object) -> Checkpoint:
     """What `found` holds with other values of options, those that are not None; UserError for a side that cannot be."""
-    sizes = {option: str(value) for option, value in options.items() if value is not None}
-    check_network_options(found.family, sizes, NO_FILES)
-    sizes = found.sizes | sizes
-    return found if sizes == found.sizes else replace(found, sizes=sizes, state=found.family.refit(found.state, sizes))
+    wanted = NetworkShape(**options)
+    check_network_options(found.family, wanted, NO_FILES)
+    shape = replace(found.shape, **wanted.to_dict())
+    if shape == found.shape:
+        return found
+    return replace(found, shape=shape, state=found.family.resize_weights(found.state, shape))
 
 
 def assemble(found: Checkpoint, weight_paths: WeightPaths) -> BuiltModel:
@@ -214,9 +220,9 @@ def assemble(found: Checkpoint, weight_paths: WeightPaths) -> BuiltModel:
             f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {weight_files}"
         )
     in_files = {source.option for source in found.family.weight_flags if source.flag in weight_paths}
-    asked = {option: value for option, value in found.sizes.items() if option not in in_files}
+    shape = replace(found.shape, **dict.fromkeys(in_files))
     with torch.device("meta"):
-        model, weight_files = found.family.build(asked, weight_paths)
+        model, weight_files = found.family.build(shape, weight_paths)
     for flag, base in found.weight_files.items():
         if base.sha256 != weight_files[flag].sha256:
             raise UserError(f"{path} was trained from {base}; --{flag} is another file: {weight_files[flag]}")

@@ -12,8 +12,8 @@ from .load import Checkpoint
 
 def find_trained_size(found: Checkpoint) -> int:
     """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
-    if "size" in found.sizes:
-        return int(found.sizes["size"])
+    if found.shape.size is not None:
+        return found.shape.size
     if find_recipe_file(found) is None and (size := read_hub_size(found.path)):
         return size
     return find_recipe(found).size
@@ -45,8 +45,8 @@ def describe_recipe_mismatch(recipe: Recipe, found: Checkpoint) -> str:
     """In what a recipe is not of the checkpoint's model and shape, in words; empty if in nothing."""
     if recipe.model != found.family.name:
         return f"it is for {recipe.model}, the checkpoint is {found.family.name}"
-    for option, size in found.sizes.items():
+    for option, size in found.shape.to_dict().items():
         value = getattr(recipe, option)
-        if value is not None and str(value) != size:
+        if value not in (None, size):
             return f"its {option} is {value}, that of the checkpoint is {size}"
     return ""

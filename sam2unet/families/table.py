@@ -11,7 +11,8 @@ from ..errors import UserError
 from ..limits import check_numbers, shorten
 from ..weights.weight_files import WeightPaths
 from . import build as building
-from .build import BuiltModel, Sizes
+from .build import BuiltModel
+from .shape import NetworkShape
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Family:
         weight_flags: the frozen parts.
         options: the fields of a recipe that shape the network.
         build: a new model; of an option that is not given, the size found in the part's file, else the released one.
-        sizes: from a complete state dict, the value of each option; None if of none known.
+        find_shape: a complete state dict -> the shape of its network, or None if the shape is unknown.
         marker: a name that only this model's checkpoints hold.
         parts: names of a model's parts and the parameters in each: frozen ones, adapters, decoder.
         idle: parameters that no loss reaches.
         changing: which parameters a loss reaches differs between the steps of a batch.
         logits: of a model for masks, normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
         stride: input sides are multiples of it.
-        refit: a state dict and other values of the options -> the weights of that network, where they can be had.
+        resize_weights: a state dict and a shape -> the weights of a network of this shape. None: they have one shape.
     """
 
     title: str
@@ -49,25 +50,26 @@ class Family:
     task: str
     weight_flags: tuple[WeightFlag, ...]
     options: tuple[str, ...]
-    build: Callable[[Sizes, WeightPaths], BuiltModel]
-    sizes: Callable[[Mapping[str, Tensor]], dict[str, str] | None]
+    build: Callable[[NetworkShape, WeightPaths], BuiltModel]
+    find_shape: Callable[[Mapping[str, Tensor]], NetworkShape | None]
     marker: str
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
     idle: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
     changing: bool = False
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
     stride: int = 32
-    refit: Callable[[Mapping[str, Tensor], Sizes], dict[str, Tensor]] | None = None
+    resize_weights: Callable[[Mapping[str, Tensor], NetworkShape], dict[str, Tensor]] | None = None
 
     @property
     def name(self) -> str:
         """As `create_model` takes it."""
         return next(name for name, family in FAMILIES.items() if family is self)
 
-    def named(self, sizes: Sizes) -> str:
-        """For people: SAM2-UNet large."""
+    def describe(self, shape: NetworkShape) -> str:
+        """Returns the published name with the sizes, for example `SAM2-UNet large`."""
         first, *others = self.weight_flags
-        return " ".join((self.title, sizes[first.option], *(f"with {s.part} {sizes[s.option]}" for s in others)))
+        sizes = (f"with {source.part} {getattr(shape, source.option)}" for source in others)
+        return " ".join((self.title, getattr(shape, first.option), *sizes))
 
 
 TRUNK = WeightFlag("hiera_path", "trunk", "encoder")
@@ -83,7 +85,7 @@ FAMILIES = {
         weight_flags=(TRUNK,),
         options=("encoder",),
         build=building.build_sam2unet,
-        sizes=building.find_sam2unet_shape,
+        find_shape=building.find_sam2unet_shape,
         marker="encoder.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("encoder.", "trunk")),
         idle=lambda model: list(model.up4.parameters()),
@@ -100,7 +102,7 @@ FAMILIES = {
         weight_flags=(TRUNK, WeightFlag("dinov2_path", "dino", "dino")),
         options=("encoder", "dino"),
         build=building.build_sam2unext,
-        sizes=building.find_sam2unext_shape,
+        find_shape=building.find_sam2unext_shape,
         marker="sam.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("sam.", "trunk"), ("dino.", "dino")),
         logits=lambda model, images: model(images)[0],
@@ -112,12 +114,12 @@ FAMILIES = {
         weight_flags=(WeightFlag("sam_checkpoint", "encoder", "encoder"),),
         options=("encoder", "size", "encoder_adapter"),
         build=building.build_sam_med2d,
-        sizes=building.find_sam_med2d_shape,
+        find_shape=building.find_sam_med2d_shape,
         marker="mask_decoder.iou_token.weight",
         parts=building.split_sam_med2d,
         idle=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
         changing=True,
-        refit=building.resize_sam_weights,
+        resize_weights=building.resize_sam_weights,
     ),
 }
 

@@ -132,13 +132,13 @@ def run(
     """
     batch_size = 16 if batch_size is None else batch_size
     check_numbers({"batch_size": batch_size})
-    if adapters and found.sizes["encoder_adapter"] == "False":
+    if adapters and not found.shape.encoder_adapter:
         raise UserError(f"{found.path} has no adapters; leave --encoder_adapter out")
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
     settings = find_recipe(found, **recipe)
     found = resize_checkpoint(found, size=size, encoder_adapter=adapters)
-    framing = Framing(int(found.sizes["size"]), rgb=settings.rgb, mask_threshold=settings.mask_rule)
+    framing = Framing(found.shape.size, rgb=settings.rgb, mask_threshold=settings.mask_rule)
 
     pairs = read_test_list(files.lists)
     with processes.silence_other_ranks():
@@ -284,7 +284,7 @@ def test_masks(
 
 def describe_prompt_test(found: Checkpoint, settings: Recipe, amp: str) -> dict[str, object]:
     names = ("seed", "multimask", "rgb", "mask_prompt", "mask_threshold", *["foreground"] * bool(settings.foreground))
-    chosen = found.sizes | {name: getattr(settings, name) for name in names} | {"amp": amp}
+    chosen = found.shape.to_facts() | {name: getattr(settings, name) for name in names} | {"amp": amp}
     return {"checkpoint": str(found.path), "model": found.family.title, "settings": chosen}
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..atomic import make_folder, sha256
 from ..data.batches import Batches
 from ..errors import UserError, print_line, reader_killed
-from ..families.load import get_network_options, list_saved_names, save_checkpoint, start_model
+from ..families.load import get_network_shape, list_saved_names, save_checkpoint, start_model
 from ..families.table import Family, WeightFlag, check_size, find_family
 from ..limits import check_numbers
 from ..masks.task import MaskTask
@@ -179,7 +179,7 @@ def build_model(
     if machine.deterministic:
         make_deterministic()
     set_seed(recipe.seed)
-    model, weight_files = start_model(recipe.model, get_network_options(recipe), weight_paths, init_from)
+    model, weight_files = start_model(recipe.model, get_network_shape(recipe), weight_paths, init_from)
     choose_trained(
         family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
     )

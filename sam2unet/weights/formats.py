@@ -175,19 +175,19 @@ PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older files
 
 
 def write_trainable(
-    path: Path, state: Mapping[str, Tensor], model: str, sizes: Mapping[str, str], weight_files: WeightFiles
+    path: Path, state: Mapping[str, Tensor], model: str, shape: Mapping[str, str], weight_files: WeightFiles
 ) -> None:
     """Write `state` with what is needed to use it again.
 
     Args:
-        model, sizes: a name of `families.FAMILIES` and the sizes of its parts.
+        model, shape: the name of the model, and the values of its shape as text.
         weight_files: the files that have all other weights of the model.
     """
     facts = {
         "format": TRAINABLE_FORMAT,
         "version": TRAINABLE_VERSION,
         "model": model,
-        **sizes,
+        **shape,
         **weight_files_to_facts(weight_files),
     }
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)

@@ -25,6 +25,7 @@ from sam2unet.export.prompt_graphs import Decoder, GraphOptions, approximate_gel
 from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.load import read_checkpoint
 from sam2unet.families.settings import find_recipe
+from sam2unet.families.shape import NetworkShape
 from sam2unet.layers import sam_vit
 from sam2unet.masks.open import open_predictor
 from sam2unet.models.sam_med2d import SAMMed2D
@@ -538,7 +539,7 @@ def test_gelu_by_tanh_is_everywhere_and_changes_little(fill):
 
 def test_an_encoder_beyond_what_a_file_holds_is_refused(reference, monkeypatch):
     with torch.device("meta"):
-        large, released = (build_sam_med2d({"encoder": size}, {})[0] for size in ("vit_l", "vit_b"))
+        large, released = (build_sam_med2d(NetworkShape(size), {})[0] for size in ("vit_l", "vit_b"))
     found = prompt_export.Checkpoint(
         "x.pth", sam2unet.families.table.FAMILIES["sam_med2d"], {"encoder": "vit_l"}, {}, {}
     )

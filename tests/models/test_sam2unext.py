@@ -14,6 +14,7 @@ from torch import nn
 import sam2unet
 from benchmarks.released import masks as released
 from sam2unet.families.load import load_model, read_checkpoint, save_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
 from sam2unet.layers.dino import SIDE, SIZES, Dino
 from sam2unet.losses import structure_loss
@@ -109,7 +110,7 @@ def test_maps_are_within_one_grey_level_of_the_released_order_of_operations(fill
 def test_every_trunk_goes_with_every_dino(encoder, dino, channels):
     model = sam2unet.create_model("sam2unext", encoder=encoder, dino=dino)
     assert model.align1.in_channels == model.align4.in_channels == channels
-    assert FAMILY.sizes(model.state_dict()) == {"encoder": encoder, "dino": dino}
+    assert FAMILY.find_shape(model.state_dict()) == NetworkShape(encoder, dino)
     with torch.inference_mode():
         assert model(torch.randn(2, 3, 96, 64))[0].shape == (2, 1, 96, 64)
 
@@ -200,10 +201,10 @@ def test_24_megabytes_are_trained(tmp_path):
 
 def test_trained_weights_alone_need_both_files_again(sam2_tiny, dino_file, tmp_path):
     weight_paths = {"hiera_path": sam2_tiny, "dinov2_path": dino_file}
-    model, weight_files = start_model("sam2unext", {}, weight_paths)
+    model, weight_files = start_model("sam2unext", NetworkShape(), weight_paths)
     path = tmp_path / "trained.safetensors"
     save_checkpoint(model, path, weight_files)
-    assert read_checkpoint(path).sizes == {"encoder": "tiny", "dino": "small"}
+    assert read_checkpoint(path).shape == NetworkShape("tiny", "small")
     again = load_model(str(path), "cpu", **{flag: str(file) for flag, file in weight_paths.items()})
     assert all(same_bits(t, again.state_dict()[name]) for name, t in model.state_dict().items())
     with pytest.raises(sam2unet.UserError, match="give --dinov2_path FILE, the weights .* model.safetensors, SHA"):
@@ -211,7 +212,7 @@ def test_trained_weights_alone_need_both_files_again(sam2_tiny, dino_file, tmp_p
     with pytest.raises(sam2unet.UserError, match="give --hiera_path FILE --dinov2_path FILE"):
         load_model(path, "cpu")
     # What is not given stays in the file.
-    _, only_dino = start_model("sam2unext", {"encoder": "tiny"}, {"dinov2_path": dino_file})
+    _, only_dino = start_model("sam2unext", NetworkShape("tiny"), {"dinov2_path": dino_file})
     save_checkpoint(model, tmp_path / "half.safetensors", only_dino)
     assert path.stat().st_size + 100e6 < (tmp_path / "half.safetensors").stat().st_size
     half = load_model(tmp_path / "half.safetensors", "cpu", dinov2_path=dino_file)

@@ -10,6 +10,7 @@ from torch import nn
 
 from sam2unet.errors import UserError
 from sam2unet.families.build import build_sam_med2d
+from sam2unet.families.shape import NetworkShape
 from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
 from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, RelativePositionAttention, SamViT
@@ -24,7 +25,7 @@ CASES = ["point1", "point3", "box", "box_point", "mask_point", "mask_only", "poi
 
 def meta_model(encoder="vit_b", **options):
     with torch.device("meta"):
-        return build_sam_med2d({"encoder": encoder} | {name: str(value) for name, value in options.items()}, {})[0]
+        return build_sam_med2d(NetworkShape(encoder, **options), {})[0]
 
 
 def close(ours, expected, atol):

@@ -12,7 +12,9 @@ from torch import nn
 import sam2unet
 from sam2unet.families import load as families
 from sam2unet.families.build import build_sam_med2d
+from sam2unet.families.shape import NetworkShape
 from sam2unet.layers.sam_vit import resize_sam_positions
+from sam2unet.weights.formats import read_state_dict
 from tests.conftest import ROOT
 
 
@@ -50,7 +52,7 @@ def sam_file(fill, shapes, tmp_path_factory):
 
 @pytest.mark.parametrize("side", [256, 512])
 def test_tables_of_sam_are_resized_as_released(side, sam_file, procedures):
-    state = sam2unet.weights.formats.read_state(sam_file)
+    state = read_state_dict(sam_file)
     encoder = {name.removeprefix("image_encoder."): t for name, t in state.items() if name.startswith("image_")}
     ours = resize_sam_positions(encoder, "vit_b", side // 16)
     changed = [name for name, t in ours.items() if t.shape != encoder[name].shape]
@@ -62,7 +64,7 @@ def test_tables_of_sam_are_resized_as_released(side, sam_file, procedures):
 
 
 def test_training_starts_from_sam_with_new_adapters(sam_file, procedures, capsys):
-    model, weight_files = build_sam_med2d({}, {"sam_checkpoint": sam_file})
+    model, weight_files = build_sam_med2d(NetworkShape(), {"sam_checkpoint": sam_file})
     assert "weights: sam_vit_b.pth, SAM vit_b, new adapters, SHA-256" in capsys.readouterr().out
     assert weight_files["sam_checkpoint"].name == "sam_vit_b.pth"
     state = model.state_dict()
@@ -70,7 +72,7 @@ def test_training_starts_from_sam_with_new_adapters(sam_file, procedures, capsys
     fresh = {name for name, t in state.items() if t.any() and "_pos" not in name and "pos_embed" not in name}
     biases = {name for name in state if name.endswith("Adapter.norm.bias")}  # which begin at zero
     assert fresh | biases == set(procedures["checkpoint.256.not_loaded_keys"])
-    plain, _ = build_sam_med2d({"size": "512", "encoder_adapter": "False"}, {"sam_checkpoint": sam_file})
+    plain, _ = build_sam_med2d(NetworkShape(size=512, encoder_adapter=False), {"sam_checkpoint": sam_file})
     assert len(plain.state_dict()) == 314 and plain.image_encoder.pos_embed.shape == (1, 32, 32, 768)
     assert not any(p.requires_grad for p in plain.image_encoder.parameters())
     assert all(p.requires_grad for p in plain.mask_decoder.parameters())
@@ -83,9 +85,9 @@ def test_released_files_load_with_or_without_adapters(wrapped, shapes, tmp_path,
     state["image_encoder.blocks.3.Adapter.norm.bias"] = torch.arange(768.0)
     state["mask_decoder.mask_tokens.weight"] = torch.arange(1024.0).reshape(4, 256)
     torch.save({"model": state, "optimizer": {"state": {}}} if wrapped else state, path)
-    model, _ = build_sam_med2d({"encoder": "vit_b"}, {"sam_checkpoint": path})
+    model, _ = build_sam_med2d(NetworkShape("vit_b"), {"sam_checkpoint": path})
     assert model.image_encoder.blocks[3].Adapter.norm.bias[7] == 7 and model.image_encoder.blocks[3].Adapter is not None
-    plain, _ = build_sam_med2d({"encoder_adapter": "False"}, {"sam_checkpoint": path})
+    plain, _ = build_sam_med2d(NetworkShape(encoder_adapter=False), {"sam_checkpoint": path})
     for loaded in (model, plain):
         assert loaded.mask_decoder.mask_tokens.weight[1, 2] == 258
     assert len(model.state_dict()) == 386 and len(plain.state_dict()) == 314
@@ -101,7 +103,7 @@ def test_a_pickled_optimiser_is_refused_with_the_way_out(shapes, tmp_path, monke
     path = tmp_path / "it's.pth"
     torch.save({"model": thin(shapes), "optimizer": optimizer}, path)
     with pytest.raises(sam2unet.UserError, match=r"holds a Python object \(torch.optim.adam.Adam\)") as refusal:
-        build_sam_med2d({}, {"sam_checkpoint": path})
+        build_sam_med2d(NetworkShape(), {"sam_checkpoint": path})
     command = str(refusal.value).split("keep its weights alone: ")[1]
     target = tmp_path / "it's_weights.pth"
     script = ["python", "scripts/convert_checkpoint.py", "--trust_pickle"]
@@ -110,7 +112,7 @@ def test_a_pickled_optimiser_is_refused_with_the_way_out(shapes, tmp_path, monke
     convert = run_path(ROOT / "scripts/convert_checkpoint.py")
     convert["run"](convert["parser"]().parse_args(shlex.split(command)[2:]))
     assert f"warning: --trust_pickle: reading {path} runs the code that is in it" in capsys.readouterr().err
-    model, _ = build_sam_med2d({}, {"sam_checkpoint": target})
+    model, _ = build_sam_med2d(NetworkShape(), {"sam_checkpoint": target})
     assert len(model.state_dict()) == 386
 
 
@@ -128,12 +130,12 @@ def test_a_file_that_does_not_fit_is_one_line(change, line, shapes, tmp_path):
     state = {name: t for name, t in (thin(shapes) | change).items() if t is not None}
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(sam2unet.UserError, match=line):
-        build_sam_med2d({}, {"sam_checkpoint": tmp_path / "x.pth"})
+        build_sam_med2d(NetworkShape(), {"sam_checkpoint": tmp_path / "x.pth"})
 
 
 def test_another_size_than_the_file_is_refused(shapes, tmp_path):
     torch.save(thin(shapes), tmp_path / "x.pth")
     with pytest.raises(sam2unet.UserError, match="x.pth is SAM-Med2D vit_b, but the encoder asked for is vit_l"):
-        build_sam_med2d({"encoder": "vit_l"}, {"sam_checkpoint": tmp_path / "x.pth"})
+        build_sam_med2d(NetworkShape("vit_l"), {"sam_checkpoint": tmp_path / "x.pth"})
     with pytest.raises(sam2unet.UserError, match="no encoder named huge; there are vit_b, vit_l, vit_h"):
-        build_sam_med2d({"encoder": "huge"}, {})
+        build_sam_med2d(NetworkShape("huge"), {})

@@ -11,6 +11,7 @@ from PIL import Image
 from sam2unet.data.pairs import Pair
 from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.load import open_model, read_checkpoint, resize_checkpoint, save_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import find_family
 from sam2unet.layers import sam_vit
 from sam2unet.prompts.framing import Framing
@@ -264,7 +265,7 @@ def test_adapters_can_be_left_out_and_the_size_be_another(weights, lists, scored
     assert scored("out", "--encoder_adapter", "False", "--image_size", 128, "--boxes_prompt", "True").status == 0
     settings = json.loads((tmp_path / "out/results.json").read_text())["settings"]
     assert settings["size"] == "128" and settings["encoder_adapter"] == "False"
-    options = {"size": "128", "encoder_adapter": "False"}
+    options = NetworkShape(size=128, encoder_adapter=False)
     expected, _ = start_model("sam_med2d", options, {"sam_checkpoint": weights})
     ours = open_model(resize_checkpoint(read_checkpoint(weights), size=128, encoder_adapter=False), {}, "cpu")
     assert same(tuple(ours.state_dict().items()), tuple(expected.state_dict().items()))
@@ -278,7 +279,7 @@ def test_adapters_can_be_left_out_and_the_size_be_another(weights, lists, scored
 
 
 def test_trained_weights_alone_are_tested_at_another_size_too(weights, scored, tmp_path):
-    model, weight_files = start_model("sam_med2d", {"size": "64"}, {"sam_checkpoint": weights})
+    model, weight_files = start_model("sam_med2d", NetworkShape(size=64), {"sam_checkpoint": weights})
     save_checkpoint(model, tmp_path / "t.safetensors", weight_files)
     flags = ("--sam_checkpoint", weights, "--boxes_prompt", "--image_size", 96)
     assert scored("a", *flags, checkpoint=tmp_path / "t.safetensors").status == 0
@@ -369,7 +370,7 @@ def test_each_kind_of_model_says_what_it_takes(weights, checkpoint, test_py, tmp
 def test_the_script_scores_a_file_of_sam(lists, script, tmp_path):
     """A real vit_b without adapters, by name and shape alone."""
     with torch.device("meta"):
-        model = build_sam_med2d({"encoder_adapter": "False", "size": "64"}, {})[0]
+        model = build_sam_med2d(NetworkShape(size=64, encoder_adapter=False), {})[0]
     path = tmp_path / "sam_vit_b.pth"
     torch.save({name: torch.zeros(1).expand(t.shape) for name, t in model.state_dict().items()}, path)  # kilobytes
     write_test_list(tmp_path, flat(lists))

@@ -13,6 +13,7 @@ import sam2unet
 from sam2unet.atomic import sha256
 from sam2unet.export.hub_folder import format_scores, front_matter, read_scores
 from sam2unet.families.load import save_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.masks.open import open_predictor
 from sam2unet.weights.formats import same_bits, save_state
 from sam2unet.weights.hub import locate_weights
@@ -107,7 +108,7 @@ def test_every_way_to_load_it_gives_the_same_model(folder, checkpoint, script, t
 
 
 def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_tiny, tmp_path):
-    model, weight_files = start_model("sam2unet", {}, {"hiera_path": sam2_tiny})
+    model, weight_files = start_model("sam2unet", NetworkShape(), {"hiera_path": sam2_tiny})
     save_checkpoint(model, tmp_path / "trained.safetensors", weight_files)
     with pytest.raises(sam2unet.UserError, match="holds trained weights alone; give --hiera_path"):
         convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import sam2unet
 from sam2unet.atomic import sha256
 from sam2unet.families.load import list_saved_names, save_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
 from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import RUN_FORMAT, same_bits
 from sam2unet.weights.weight_files import WeightFile
@@ -26,7 +27,7 @@ def files(tmp_path_factory):
         torch.manual_seed(seed)
         trunk = {f"image_encoder.trunk.{name}": torch.randn(t.shape) / 20 for name, t in shapes(hiera, "tiny").items()}
         torch.save({"model": trunk}, folder / name)
-    model, base = start_model("sam2unet", {}, {"hiera_path": folder / "sam2.pt"})
+    model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": folder / "sam2.pt"})
     with torch.no_grad():  # so that nothing has its first value, the counts of BatchNorm's batches included
         for name, t in model.state_dict().items():
             if name in list_saved_names(model, base):
@@ -81,7 +82,7 @@ def test_the_file_holds_all_but_the_trunk_and_says_what_it_needs(files):
 
 
 def test_equal_weights_make_equal_files(files, tmp_path):
-    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"}, files / "full.pth")
+    model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"}, files / "full.pth")
     for _ in range(3):
         save_checkpoint(model, tmp_path / "x.safetensors", base)
         assert (tmp_path / "x.safetensors").read_bytes() == (files / "trained.safetensors").read_bytes()
@@ -216,7 +217,7 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
 )
 def test_new_training_starts_from_any_of_them(name, base, files, capsys):
     given = base and files / base
-    model, found = start_model("sam2unet", {}, {"hiera_path": given} if given else {}, files / name)
+    model, found = start_model("sam2unet", NetworkShape(), {"hiera_path": given} if given else {}, files / name)
     assert equal(model.state_dict(), torch.load(files / "full.pth"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"weights: {name}, SAM2-UNet tiny, SHA-256 {sha256(files / name)}"
@@ -258,7 +259,7 @@ def test_the_state_of_a_run_is_named(files, tmp_path):
 
 
 def test_what_was_trained_of_the_trunk_is_in_the_file(files, tmp_path):
-    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
+    model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"})
     model.encoder.pos_embed.requires_grad_(True).data.add_(1)
     save_checkpoint(model, tmp_path / "x.safetensors", base)
     loaded = sam2unet.load_model(tmp_path / "x.safetensors", "cpu", hiera_path=files / "sam2.pt")
@@ -269,7 +270,7 @@ def test_what_was_trained_of_the_trunk_is_in_the_file(files, tmp_path):
 
 
 def test_frozen_adapters_are_in_the_file(files):
-    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
+    model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"})
     names = list_saved_names(model, base)
     assert list_saved_names(model.requires_grad_(False), base) == names
     assert list_saved_names(model, {}) == list(model.state_dict())
@@ -277,7 +278,7 @@ def test_frozen_adapters_are_in_the_file(files):
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_other_weights_than_the_model_s_can_be_written(name, files, tmp_path):
-    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"})
+    model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"})
     averaged = torch.load(files / "full.pth")
     save_checkpoint(model, tmp_path / name, base, averaged)
     hiera_path = files / "sam2.pt" if name == "x.safetensors" else None
@@ -286,7 +287,9 @@ def test_other_weights_than_the_model_s_can_be_written(name, files, tmp_path):
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, files, tmp_path):
-    model, base = start_model("sam2unet", {}, {"hiera_path": files / "sam2.pt"}, files / "trained.safetensors")
+    model, base = start_model(
+        "sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"}, files / "trained.safetensors"
+    )
     (tmp_path / name).write_text("old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))

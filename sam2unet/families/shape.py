@@ -1,0 +1,44 @@
+"""The values that decide which weights a network has, and the shapes of these weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+FLAGS = {"True": True, "False": False}  # as text in a file of weights
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """The shape of a network. A value that is None is not requested: the weight file or the builder decides it.
+
+    Attributes:
+        encoder: the size of the trunk or of SAM's encoder, for example `large` or `vit_b`.
+        dino: the size of DINO, for example `large` or `v3_small`.
+        size: the side of the square input in pixels, if the weights depend on it (SAM-Med2D).
+        encoder_adapter: whether the encoder has adapters, if a network can have none (SAM-Med2D).
+    """
+
+    encoder: str | None = None
+    dino: str | None = None
+    size: int | None = None
+    encoder_adapter: bool | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the values that are not None, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def to_facts(self) -> dict[str, str]:
+        """Returns the values that are not None as text, as files of weights store them."""
+        return {name: str(value) for name, value in self.to_dict().items()}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, str], names: Iterable[str]) -> NetworkShape | None:
+        """Reads the values `names` from the text in a file of weights. Returns None if one has no known form."""
+        values: dict[str, object] = {name: facts[name] for name in names}
+        if "size" in values:
+            side = facts["size"]
+            values["size"] = int(side) if side.isascii() and side.isdigit() and len(side) < 6 else None
+        if "encoder_adapter" in values:
+            values["encoder_adapter"] = FLAGS.get(facts["encoder_adapter"])
+        return None if None in values.values() else cls(**values)
