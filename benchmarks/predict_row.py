@@ -94,12 +94,12 @@ class Ours:
 
     def decode(self, path: Path) -> tuple[list[Tensor], tuple[int, int]]:
         (job,) = find_jobs(PredictFiles(path, Path("maps")))
-        read = make_reader(self.predictor)(job)
-        return read.small, read.size
+        photo = make_reader(self.predictor)(job)
+        return photo.crops, photo.size
 
     @torch.inference_mode()
     def forward(self, images: list[list[Tensor]]) -> list[Tensor]:
-        return list(self.predictor.logits(torch.cat([small for (small,) in images])))
+        return list(self.predictor.predict_logits(torch.cat([crops for (crops,) in images])))
 
     @torch.inference_mode()
     def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import UserError, warn_once
 from ..recipe import Recipe
 from ..weights.hub import read_hub_size
 from .load import Checkpoint
+from .table import find_family_of
+
+
+def get_settings(model: nn.Module) -> Recipe:
+    """Returns `model.recipe`, or the released recipe if the model was built without it."""
+    return getattr(model, "recipe", None) or Recipe.read(model=find_family_of(model).name)
 
 
 def find_trained_size(found: Checkpoint) -> int:

@@ -1,4 +1,4 @@
-"""Prediction from Python: one image, or as many as there are."""
+"""The Python interface for models that predict one map per image: `predict` and `predict_many`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.reading import Picture, to_photo
 from ..errors import UserError
 from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
-from ..runtime.parallel import batched, prefetch
+from ..runtime.parallel import prefetch
 from .inputs import find_inputs
-from .predictor import Predictor, stretch_range
+from .predictor import Photo, Predictor, stretch_range
 
 
 def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: bool = True) -> np.ndarray:
-    """A float32 map (height, width) in [0, 1] of the image's own size; 1 is foreground.
+    """Predicts the map of one image: float32 (height, width) in [0, 1], in the size of the image. 1 is foreground.
 
     Args:
-        model: in any mode; neither its modes nor its weights change, so several threads can use it.
-        image: a file; a Pillow image, turned upright as its EXIF orientation says; an array (H, W), (H, W, 3) or a
-            tensor (1, H, W), (3, H, W), RGB, of 8 bits or floats in [0, 1].
-        size: side that the model was trained at; none: the released one, 352 for SAM2-UNet, 1024 for SAM2-UNeXT.
-        minmax: stretch to the full range, as released; without it, probabilities.
+        model: in training or evaluation mode. The function changes neither the mode nor the weights, so that several
+            threads can share a model.
+        image: a file; a Pillow image, which is rotated as its EXIF orientation says; an array (H, W) or (H, W, 3), or a
+            tensor (1, H, W) or (3, H, W), RGB, with 8 bits or floats in [0, 1].
+        size: side of the model's square input. None: the side that the model was trained at, `model.recipe.size`.
+        minmax: stretch the map to the full range, as the released test script does. False: return probabilities.
 
     Raises:
-        UserError: an unreadable file, an array of another kind, a size that the model cannot take, or a model that
-            gives NaN or Inf.
+        UserError: the file cannot be read, the array is not an image, the model cannot take this size, or the model's
+            output contains NaN or Inf.
     """
-    ((_, found),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
-    return found
+    ((_, map_),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
+    return map_
 
 
 def predict_many(
@@ -44,33 +45,36 @@ def predict_many(
     amp: bool = False,
     minmax: bool = True,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, map as of `predict`) for each image, in order; of an iterable, a few are read ahead.
+    """Yields (name, map) for each image, in order. The maps are those of `predict`. A few images are read ahead.
 
     Args:
-        images: a folder, a file, a list file or a pattern as `test.py --test_image_path` takes them; or any iterable of
-            what `predict` takes. A name is the file's without ending, or the place in the iterable.
+        images: a folder, a file, a text file with a path per line, or a pattern, as `test.py --test_image_path` takes
+            them; or an iterable of images that `predict` takes. The name is the stem of the file, or the index.
+        batch_size: images that the model takes at a time.
         amp: compute in bf16.
+
+    Raises:
+        UserError: as `predict`; or there is no image.
     """
-    find_family_of(model)  # UserError for what has no modules to copy
-    predictor = Predictor.of(evaluation_copy(model), size, amp="bf16" if amp else "off")
+    find_family_of(model)  # UserError for an object that is no model
+    predictor = Predictor.from_model(evaluation_copy(model), size, amp="bf16" if amp else "off")
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images))]
     elif not isinstance(images, Iterable):
         raise UserError(f"images are a path or an iterable of images, not {type(images).__name__}; give [image]")
     else:
-        named = ((name_image(image, place), image) for place, image in enumerate(images))
+        named = ((name_image(image, index), image) for index, image in enumerate(images))
 
-    def read(item: tuple[str, Picture]) -> tuple[str, list[Tensor], tuple[int, int]]:
-        photo = to_photo(item[1])
-        return item[0], predictor.small(photo), (photo.height, photo.width)
+    def read(item: tuple[str, Picture]) -> Photo:
+        name, image = item
+        return predictor.prepare(to_photo(image), name=f"image {name}", source=name)
 
     with ThreadPoolExecutor(2) as pool:
-        for batch in batched(prefetch(pool, read, named, 2 * batch_size), batch_size):
-            names, smalls, sizes = zip(*batch, strict=True)
-            maps = predictor.maps(smalls, sizes, names=[f"image {name}" for name in names])
-            for name, found in zip(names, maps, strict=True):
-                yield name, (stretch_range(found) if minmax else found).cpu().numpy()
+        photos = prefetch(pool, read, named, 2 * batch_size)
+        for photo, probability in predictor.predict(photos, batch_size):
+            yield photo.source, (stretch_range(probability) if minmax else probability).cpu().numpy()
 
 
-def name_image(image: Picture, place: int) -> str:
-    return Path(image).stem if isinstance(image, (str, Path)) else str(place)
+def name_image(image: Picture, index: int) -> str:
+    """Returns the stem of a file, or the index of an image in memory."""
+    return Path(image).stem if isinstance(image, (str, Path)) else str(index)

@@ -103,19 +103,19 @@ def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvide
         ) from e
 
 
-def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, way: PredictOptions) -> Predictor:
+def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, options: PredictOptions) -> Predictor:
     """As `open_predictor`; UserError for what a file that was computed before cannot do."""
     asked = {
-        "--amp": way.amp != "off",
-        "--compile": way.compile,
-        "--fast": way.fold,
-        "--tta scale": way.averaging.scales != (1.0,),
+        "--amp": options.amp != "off",
+        "--compile": options.compile,
+        "--fast": options.fold,
+        "--tta scale": options.averaging.scales != (1.0,),
     } | {f"--{flag}": True for flag in weight_paths}
     if wrong := [flag for flag, given in asked.items() if given]:
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)
     if forward.whole:
         raise UserError(f"{path} was exported with --whole, for programs that need grey maps; export it without")
-    if way.size not in (None, forward.size):
-        raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {way.size}")
-    return Predictor(forward, forward.size, forward.device, averaging=way.averaging, tile=way.tile)
+    if options.size not in (None, forward.size):
+        raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {options.size}")
+    return Predictor(forward, forward.size, forward.device, averaging=options.averaging, tile=options.tile)

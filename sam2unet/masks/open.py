@@ -1,4 +1,4 @@
-"""From a checkpoint of any kind to what predicts with it."""
+"""Opens a checkpoint or an ONNX file as a `Predictor`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .predictor import PredictOptions, Predictor
 
 
 def read_model_file(path: Path) -> Path | Checkpoint:
-    """A checkpoint read; the path of an .onnx as it is. UserError for a file of another kind."""
+    """Reads a checkpoint, or returns the path of an .onnx file. UserError for any other file."""
     if path.suffix == ".pt2":
-        raise UserError(f"{path}: reading a .pt2 can run code; give the checkpoint, or an .onnx made of it")
+        raise UserError(f"{path}: reading a .pt2 can run code; give the checkpoint or an .onnx file")
     return path if path.suffix == ".onnx" else read_checkpoint(path)
 
 
@@ -30,39 +30,43 @@ def open_predictor(
     checkpoint: Path | Checkpoint,
     device: torch.device,
     weight_paths: WeightPaths = NO_FILES,
-    way: PredictOptions = PredictOptions(),
+    options: PredictOptions = PredictOptions(),
 ) -> Predictor:
-    """UserError for a file of another kind or a size that the model cannot take."""
+    """Returns a predictor for a checkpoint or an .onnx file.
+
+    Raises:
+        UserError: it is another kind of file, or the model cannot take the size.
+    """
     found = read_model_file(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     if isinstance(found, Path):
-        return onnx_predictor(found, device, weight_paths, way)
-    size = find_trained_size(found) if way.size is None else way.size
+        return onnx_predictor(found, device, weight_paths, options)
+    size = find_trained_size(found) if options.size is None else options.size
     check_size(found.family, size)
-    return build_predictor(open_model(found, weight_paths, device), size, way)
+    return build_predictor(open_model(found, weight_paths, device), size, options)
 
 
-def build_predictor(model: nn.Module, size: int, way: PredictOptions) -> Predictor:
-    """For a model in evaluation mode, which is changed in place where `way` says so."""
-    predictor = Predictor.of(model, size, amp=way.amp, averaging=way.averaging, tile=way.tile)
-    if way.fold:
+def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Predictor:
+    """Returns a predictor for a model in evaluation mode. Some options change the model in place."""
+    predictor = Predictor.from_model(model, size, amp=options.amp, averaging=options.averaging, tile=options.tile)
+    if options.fold:
         fold_(model)
-    if way.amp != "off":
-        halve_(model, way.amp)
-    if way.compile:
+    if options.amp != "off":
+        halve_(model, options.amp)
+    if options.compile:
         model.compile(dynamic=False)
         predictor.forward = pad_batches(predictor.forward)
-    elif way.fold and can_pack(predictor.device, way.amp):
+    elif options.fold and can_pack(predictor.device, options.amp):
         pack_(model)
     return predictor
 
 
 def choose_fast_options(
-    device: torch.device, way: PredictOptions, batch_size: int | None
+    device: torch.device, options: PredictOptions, batch_size: int | None
 ) -> tuple[PredictOptions, int]:
-    """`way` and `batch_size` with what suits the device turned on, after saying what that is."""
-    amp = pick_half_type(device) if way.amp == "auto" else way.amp
-    way = replace(way, amp=amp, fold=True, compile=way.compile or can_compile(device))
+    """Returns `options` and `batch_size` with the fastest settings for the device, and prints the changes."""
+    amp = pick_half_type(device) if options.amp == "auto" else options.amp
+    options = replace(options, amp=amp, fold=True, compile=options.compile or can_compile(device))
     batch_size = batch_size or (32 if device.type == "cuda" else 1)
-    also = "BatchNorm folded" + ", weights packed" * (can_pack(device, amp) and not way.compile)
-    print_line(f"fast: --amp {amp}{' --compile' * way.compile} --batch_size {batch_size}; {also}")
-    return way, batch_size
+    also = "BatchNorm folded" + ", weights packed" * (can_pack(device, amp) and not options.compile)
+    print_line(f"fast: --amp {amp}{' --compile' * options.compile} --batch_size {batch_size}; {also}")
+    return options, batch_size

@@ -1,11 +1,11 @@
-"""Maps for folders of images: files are read ahead and written behind while the model works."""
+"""Predicts maps for folders of images. Threads read and write files while the model works."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,27 +23,29 @@ from ..errors import SomeFailed, UserError, print_line, shortlist, warn
 from ..families.load import Checkpoint
 from ..limits import check_numbers
 from ..runtime.device import explain_map_memory, pick_device
-from ..runtime.parallel import batched, default_workers, prefetch
+from ..runtime.parallel import default_workers, prefetch
 from ..runtime.processes import Processes
 from ..runtime.signals import Signals
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
 from .open import choose_fast_options, open_predictor
 from .outputs import PredictOutputs, to_grey_map, write_outputs
-from .predictor import PredictOptions, Predictor
+from .predictor import Photo, PredictOptions, Predictor
 from .video import predict_video
 
-LARGE = 50_000_000  # pixels; only one image with more is read at a time, and one written
+LARGE = 50_000_000  # pixels; of images with more, only one is read and one is written at a time
 
 
 @dataclass(frozen=True)
 class PredictFiles:
-    """
+    """The files that a prediction reads and writes.
+
     Attributes:
-        source: what `find_inputs` takes, or one video.
-        masks: folder whose masks give the maps' sizes, instead of the images.
-        skip_existing: leave out images whose map is there already.
-        on_bad_image: `stop`, or `skip` and go on.
+        source: a video, or what `find_inputs` takes.
+        target: folder of the maps.
+        masks: folder of masks; each map gets the size of its mask. None: the size of its image.
+        skip_existing: leave out images that have a map.
+        on_bad_image: `stop` at an unreadable image, or `skip` it.
     """
 
     source: Path
@@ -57,16 +59,15 @@ class PredictFiles:
 @dataclass(frozen=True)
 class MapJob:
     item: Input
-    size: tuple[int, int] | None  # (height, width) of the map; None: the image's
+    size: tuple[int, int] | None  # (height, width) of the map; None: the size of the image
 
 
-@dataclass(frozen=True)
-class ReadPhoto:
-    job: MapJob
-    small: list[Tensor]
-    size: tuple[int, int]
-    turned: bool
-    several: bool  # frames or pages, of which this is the first
+class ImageNotes(NamedTuple):
+    """An input, whether its EXIF orientation rotated it, and whether it has several frames or pages."""
+
+    item: Input
+    rotated: bool
+    several: bool
 
 
 class PredictedMap(NamedTuple):
@@ -77,10 +78,16 @@ class PredictedMap(NamedTuple):
 
 @dataclass
 class PredictNotes:
-    """What to tell at the end: images left out and why, and the names of those that were turned or have frames."""
+    """What the run reports at the end.
+
+    Attributes:
+        bad: for each image that was left out, the reason.
+        rotated, several: names of images that were rotated, and of images with several frames or pages.
+        stopped_by: the error of the image that stops the run.
+    """
 
     bad: list[str] = field(default_factory=list)
-    turned: list[str] = field(default_factory=list)
+    rotated: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
     stopped_by: UserError | None = None
 
@@ -88,7 +95,7 @@ class PredictNotes:
 def run(
     checkpoint: Path | Checkpoint,
     files: PredictFiles,
-    way: PredictOptions,
+    options: PredictOptions,
     outputs: PredictOutputs,
     minmax: bool = True,
     batch_size: int | None = None,
@@ -97,47 +104,51 @@ def run(
     weight_paths: WeightPaths = NO_FILES,
     fast: bool = False,
 ) -> None:
-    """A PNG per image, named after it, of its mask's size where there are masks and else of its own; or a video's maps.
+    """Writes one PNG per image, with the stem of the image; or one video of maps for a video.
 
-    Under torchrun each process takes its share of the images. UserError where it cannot work, SomeFailed where images
-    were left out, Stopped on a signal.
+    Under torchrun, each process takes its share of the images.
+
+    Raises:
+        UserError: the prediction cannot run.
+        SomeFailed: images were left out.
+        Stopped: a signal ended the prediction.
     """
     check_numbers({"batch_size": batch_size, "workers": workers})
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
-    way, batch_size = choose_fast_options(target, way, batch_size) if fast else (way, batch_size or 1)
+    options, batch_size = choose_fast_options(target, options, batch_size) if fast else (options, batch_size or 1)
     memory = explain_map_memory(target, batch_size)
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if not processes.first:
-            return  # a video is not shared out
-        predictor = open_predictor(checkpoint, target, weight_paths, way)
+            return  # one process predicts the whole video
+        predictor = open_predictor(checkpoint, target, weight_paths, options)
         with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = find_jobs(files)
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
-    predictor = open_predictor(checkpoint, target, weight_paths, way)
+    predictor = open_predictor(checkpoint, target, weight_paths, options)
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     if files.skip_existing:
         count = len(jobs)
         jobs = [job for job in jobs if not is_written(job, files, outputs)]
         if not jobs:
-            print_line(f"{share}all {count} maps are in {files.target} already")
+            print_line(f"{share}all {count} maps are already in {files.target}")
             return
-        print_line(f"{share}{count - len(jobs)} of {count} maps are in {files.target} already")
+        print_line(f"{share}{count - len(jobs)} of {count} maps are already in {files.target}")
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
     start = time.perf_counter()
     with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
-    if notes.turned:
-        warn_rotated(notes.turned)
+    if notes.rotated:
+        warn_rotated(notes.rotated)
     if notes.several:
         warn(
-            f"of {len(notes.several)} images with several frames or pages the first is taken: "
+            f"{len(notes.several)} images have several frames or pages, of which the first is used: "
             f"{shortlist(notes.several)}"
         )
     seconds = time.perf_counter() - start
@@ -157,7 +168,10 @@ def write_maps(
     workers: int | None = None,
     show: bool = True,
 ) -> PredictNotes:
-    """Read, predict and write all `jobs`. UserError at a bad image, if so wished, after the maps before it."""
+    """Reads, predicts and writes all `jobs`.
+
+    With `on_bad_image="stop"`, raises UserError at a bad image, after it has written the maps before it.
+    """
     notes = PredictNotes()
     threads = default_workers() if workers is None else max(1, workers)
     with (
@@ -165,36 +179,36 @@ def write_maps(
         ThreadPoolExecutor(threads) as writers,
         tqdm(total=len(jobs), unit="img", disable=None if show else True) as bar,
     ):
-        found = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
-        good = drop_unreadable(found, files.on_bad_image, notes)
-        greys = predict_batches(predictor, good, batch_size, minmax, outputs)
+        photos = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
+        maps = predictor.predict(drop_unreadable(photos, files.on_bad_image, notes), batch_size)
+        predicted = (to_predicted_map(photo, probability, minmax, outputs) for photo, probability in maps)
 
-        def write(done: PredictedMap) -> None:
-            write_outputs(files.target, done.item.name, done.grey, outputs, done.item.path, done.probability)
+        def write(map_: PredictedMap) -> None:
+            write_outputs(files.target, map_.item.name, map_.grey, outputs, map_.item.path, map_.probability)
+
+        def weigh(map_: PredictedMap) -> int:
+            return 2 * threads if map_.grey.size > LARGE else 1
 
         try:
-            for _ in prefetch(
-                writers, write, greys, 2 * threads, lambda done: 2 * threads if done.grey.size > LARGE else 1
-            ):
+            for _ in prefetch(writers, write, predicted, 2 * threads, weigh):
                 bar.update()
         finally:
-            readers.shutdown(
-                cancel_futures=True
-            )  # after an error nothing more is read; maps that are there are written
+            # After an error the script reads no more images, but it writes the maps that are ready.
+            readers.shutdown(cancel_futures=True)
     if notes.stopped_by is not None:
         raise notes.stopped_by
     return notes
 
 
 def find_jobs(files: PredictFiles) -> list[MapJob]:
-    """Every image with the size that its map gets. UserError if maps would overwrite or join the inputs."""
+    """Returns every image with the size of its map. UserError if the maps would be written among the inputs."""
     for folder in filter(None, (files.source, files.masks)):
         if files.target.resolve() == folder.resolve():
             raise UserError(
-                f"--save_path {files.target} is a folder of inputs, which maps would overwrite; give another"
+                f"--save_path {files.target} is a folder of inputs, and maps would overwrite them; give another"
             )
         if files.recursive and folder.resolve() in files.target.resolve().parents:
-            raise UserError(f"--save_path {files.target} is inside {folder}; the next run would take maps for images")
+            raise UserError(f"--save_path {files.target} is inside {folder}; the next run would read the maps")
     inputs = find_inputs(files.source, files.recursive)
     if files.masks is None:
         return [MapJob(item, None) for item in inputs]
@@ -213,15 +227,15 @@ def find_jobs(files: PredictFiles) -> list[MapJob]:
 
 
 def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs) -> None:
-    """UserError where something would be written among what is read, or pictures among maps."""
-    read = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
+    """Raises UserError if a file would be written among the inputs, or a picture among the maps."""
+    input_folders = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
     maps, others = set(), set()
     for job in jobs:
         paths = outputs.paths(files.target, job.item.name)
         maps.add(paths.pop("map").parent)
         others.update(path.parent for path in paths.values())
-    if joined := [folder for folder in sorted(maps | others) if folder.resolve() in read]:
-        raise UserError(f"{joined[0]}, which --save_path {files.target} writes to, is a folder of inputs; give another")
+    if mixed := [folder for folder in sorted(maps | others) if folder.resolve() in input_folders]:
+        raise UserError(f"{mixed[0]}, which --save_path {files.target} writes to, is a folder of inputs; give another")
     if shared := sorted(maps & others):
         raise UserError(f"{shared[0]} would hold maps and other pictures; rename that folder of {files.source}")
     unfinished = [job for job in jobs if not (files.skip_existing and is_written(job, files, outputs))]
@@ -234,62 +248,55 @@ def is_written(job: MapJob, files: PredictFiles, outputs: PredictOutputs) -> boo
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an upright file."""
+    """Returns (height, width) of an image file, after its EXIF rotation."""
     with open_image(path) as image:
         return upright_size(image)[::-1]
 
 
-def make_reader(predictor: Predictor):
-    """A function that reads a job's image; what cannot be read comes back as its error."""
-    alone = threading.Lock()
+def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
+    """Returns a function that reads and prepares the image of a job. It returns the error of an unreadable image."""
+    one_large_at_a_time = threading.Lock()
 
-    def read(job: MapJob) -> ReadPhoto | UserError:
+    def read(job: MapJob) -> Photo | UserError:
         path = job.item.path
         try:
             with open_image(path) as image:
                 width, height = image.size
-                # A camera's MPO has previews beside the photograph.
+                # An MPO file of a camera has previews beside the photograph.
                 several = image.format != "MPO" and getattr(image, "is_animated", False)
-            with alone if width * height > LARGE else nullcontext():
-                photo = read_image(path)
-                own = photo.height, photo.width
-                if predictor.tile is not None and job.size not in (None, own):
+            with one_large_at_a_time if width * height > LARGE else nullcontext():
+                picture = read_image(path)
+                size = picture.height, picture.width
+                if predictor.tile is not None and job.size not in (None, size):
                     raise UserError(
-                        f"{path} is {own[1]}x{own[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs them alike"
+                        f"{path} is {size[1]}x{size[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs equal sizes"
                     )
-                return ReadPhoto(job, predictor.small(photo), job.size or own, own != (height, width), several)
+                notes = ImageNotes(job.item, rotated=size != (height, width), several=several)
+                return predictor.prepare(picture, job.size, path, notes)
         except UserError as e:
             return e
 
     return read
 
 
-def drop_unreadable(
-    found: Iterator[ReadPhoto | UserError], on_bad_image: str, notes: PredictNotes
-) -> Iterator[ReadPhoto]:
-    """What could be read, as far as `on_bad_image` lets it go on."""
-    for one in found:
-        if isinstance(one, UserError):
+def drop_unreadable(photos: Iterator[Photo | UserError], on_bad_image: str, notes: PredictNotes) -> Iterator[Photo]:
+    """Yields the readable photographs and collects notes. With `stop`, it ends at the first unreadable image."""
+    for photo in photos:
+        if isinstance(photo, UserError):
             if on_bad_image == "stop":
-                # Raised after what was read before it has been predicted and written.
-                notes.stopped_by = UserError(f"{one} (--on_bad_image skip goes on without it)")
+                # `write_maps` raises it after the maps of the images before it are written.
+                notes.stopped_by = UserError(f"{photo} (--on_bad_image skip goes on without it)")
                 return
-            warn(f"left out: {one}")
-            notes.bad.append(str(one))
+            warn(f"left out: {photo}")
+            notes.bad.append(str(photo))
             continue
-        if one.turned:
-            notes.turned.append(one.job.item.path.name)
-        if one.several:
-            notes.several.append(one.job.item.path.name)
-        yield one
+        if photo.source.rotated:
+            notes.rotated.append(photo.name.name)
+        if photo.source.several:
+            notes.several.append(photo.name.name)
+        yield photo
 
 
-def predict_batches(
-    predictor: Predictor, found: Iterator[ReadPhoto], batch_size: int, minmax: bool, outputs: PredictOutputs
-) -> Iterator[PredictedMap]:
-    for batch in batched(found, batch_size):
-        paths = [one.job.item.path for one in batch]
-        maps = predictor.maps([one.small for one in batch], [one.size for one in batch], batch_size, paths)
-        for one, probability in zip(batch, maps, strict=True):
-            kept = None if outputs.probability is None else probability.cpu().numpy()
-            yield PredictedMap(one.job.item, to_grey_map(probability, minmax, outputs), kept)
+def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: PredictOutputs) -> PredictedMap:
+    kept = None if outputs.probability is None else probability.cpu().numpy()
+    return PredictedMap(photo.source.item, to_grey_map(probability, minmax, outputs), kept)

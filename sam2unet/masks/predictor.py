@@ -1,10 +1,14 @@
-"""From photographs to maps: batches, flips and scales averaged, tiles blended, whatever computes the logits."""
+"""Predicts maps from photographs: in batches, averaged over flips and scales, and with tiles.
+
+This is the only place that predicts maps. The Python API, folders, videos, validation and the demo page use it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +17,20 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..families.settings import get_settings
 from ..families.table import check_size, find_family_of
 from ..limits import check_numbers, shorten
-from ..recipe import Recipe
 from ..runtime.device import autocast, check_output
+from ..runtime.parallel import batched
 from .transforms import image_bytes, normalise_image
 
-SCALES = (0.75, 1.0, 1.25)  # of the input size, for test-time averaging
-Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits (B, 1, S, S) of the answer
+SCALES = (0.75, 1.0, 1.25)  # factors of the input side for test-time averaging
+Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits of the map (B, 1, S, S)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Side and overlap, in pixels of the photograph, of the squares that one larger than a square is cut into."""
+    """A photograph that is larger than `side` is cut into squares of this side. Neighbours share `overlap` pixels."""
 
     side: int
     overlap: int
@@ -37,7 +42,7 @@ class Tile:
 
     @classmethod
     def read(cls, text: str) -> Tile:
-        """`side,overlap`, or the side alone with a quarter of it as overlap."""
+        """Reads `SIDE,OVERLAP`, or `SIDE`. The default overlap is a quarter of the side."""
         try:
             numbers = [int(word) for word in text.split(",")]
             return cls(*numbers) if len(numbers) > 1 else cls(numbers[0], numbers[0] // 4)
@@ -47,24 +52,47 @@ class Tile:
 
 @dataclass(frozen=True)
 class Averaging:
-    """What is averaged over at test time, as probabilities: the mirrored image too, and factors of the input size."""
+    """What test-time augmentation averages over, as probabilities.
+
+    Attributes:
+        flip: also predict the mirrored image.
+        scales: factors of the input side.
+    """
 
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
 
     @classmethod
     def read(cls, text: str) -> Averaging:
-        """`flip`, `scale` or both with a comma between them."""
+        """Reads `flip`, `scale`, or both with a comma between them."""
         words = text.split(",")
         if unknown := [word for word in words if word not in ("flip", "scale")]:
-            found = shorten(unknown[0]) or "empty word"
-            raise UserError(f"tta is {shorten(text)}, and there is no {found}; wanted flip, scale or both")
+            word = shorten(unknown[0]) or "empty word"
+            raise UserError(f"tta is {shorten(text)}, and there is no {word}; wanted flip, scale or both")
         return cls("flip" in words, SCALES if "scale" in words else (1.0,))
 
 
-class Predictor:
+class Photo(NamedTuple):
+    """A photograph as `Predictor.prepare` returns it.
+
+    Attributes:
+        crops: uint8 (tiles, 3, S, S) for each input side S.
+        size: (height, width) of its map.
+        name: what an error message calls the photograph.
+        source: an object of the caller.
     """
+
+    crops: list[Tensor]
+    size: tuple[int, int]
+    name: object
+    source: object
+
+
+class Predictor:
+    """Predicts maps with a function that computes logits.
+
     Args:
+        forward: computes the logits; from a model, an ONNX file or a test.
         size: side that photographs are resized to, as in training.
         stride: input sides are multiples of it.
     """
@@ -85,91 +113,114 @@ class Predictor:
         self.flips = (False, True) if averaging.flip else (False,)
 
     @classmethod
-    def of(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
-        """For a model in evaluation mode, where it is. UserError for a size that it cannot take."""
+    def from_model(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
+        """Returns a predictor for a model in evaluation mode, on the device of the model.
+
+        Args:
+            size: the input side. None: the side that the model was trained at.
+
+        Raises:
+            UserError: the model needs prompts, or it cannot take this size.
+        """
         family = find_family_of(model)
         if family.logits is None:
             raise UserError(
-                f"{family.title} finds what prompts ask for, not one map: test.py --data_path, or sam2unet.Prompter"
+                f"{family.title} predicts masks for prompts, not one map; use test.py --data_path, or sam2unet.Prompter"
             )
-        size = Recipe.read(model=family.name).size if size is None else size
+        size = get_settings(model).size if size is None else size
         check_size(family, size)
         device = next(model.parameters()).device
         return cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)
 
-    def small(self, photo: Image.Image) -> list[Tensor]:
-        """What the model is given of an upright RGB photograph: uint8 (crops, 3, S, S) for every input side S."""
-        boxes = self.boxes(photo.width, photo.height)
-        crops = (photo.crop(box) for box in boxes) if len(boxes) > 1 else [photo]  # one at a time: they may be large
-        by_crop = [[image_bytes(crop, side) for side in self.sides] for crop in crops]
-        return [torch.stack(scale) for scale in zip(*by_crop, strict=True)]
+    def prepare(
+        self,
+        picture: Image.Image,
+        size: tuple[int, int] | None = None,
+        name: object = None,
+        source: object = None,
+    ) -> Photo:
+        """Cuts and resizes an upright RGB photograph for the model. Threads can run it.
 
-    def boxes(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
-        """Left, top, right, bottom of every tile; the whole photograph where it needs none."""
+        Args:
+            size: (height, width) of the map; None: of the photograph. With tiles, it must be the photograph's.
+        """
+        boxes = self.list_tiles(picture.width, picture.height)
+        crops = (picture.crop(box) for box in boxes) if len(boxes) > 1 else [picture]  # lazy, because they may be large
+        by_crop = [[image_bytes(crop, side) for side in self.sides] for crop in crops]
+        by_side = [torch.stack(resized) for resized in zip(*by_crop, strict=True)]
+        return Photo(by_side, size or (picture.height, picture.width), name, source)
+
+    @torch.inference_mode()
+    def predict(self, photos: Iterable[Photo], batch_size: int = 1) -> Iterator[tuple[Photo, Tensor]]:
+        """Yields each photograph with its map, in order: probabilities (height, width) on the device.
+
+        Args:
+            batch_size: photographs in a batch, and tiles that the model takes at a time.
+
+        Raises:
+            UserError: the model's output contains NaN or Inf.
+        """
+        for batch in batched(photos, batch_size):
+            counts = [len(photo.crops[0]) for photo in batch]
+            by_side = [torch.cat(crops).split(batch_size) for crops in zip(*(p.crops for p in batch), strict=True)]
+            logits = [torch.cat([self.predict_logits(part) for part in parts]).split(counts) for parts in by_side]
+            for photo, *own_logits in zip(batch, *logits, strict=True):
+                for scale in own_logits:
+                    check_output(scale, self.amp, photo.name)
+                yield photo, self.blend_tiles(own_logits, photo.size)
+
+    def predict_photo(self, picture: Image.Image, size: tuple[int, int] | None = None, name: object = None) -> Tensor:
+        """Returns the map of one photograph, as `predict` does."""
+        ((_, probability),) = self.predict([self.prepare(picture, size, name)])
+        return probability
+
+    def list_tiles(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
+        """Returns left, top, right and bottom of each tile. A small photograph is one tile."""
         if self.tile is None or max(width, height) <= self.tile.side:
             return [(0, 0, width, height)]
         columns, rows = (tile_starts(length, self.tile) for length in (width, height))
         side = self.tile.side
         return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
 
-    @torch.inference_mode()
-    def maps(
-        self,
-        smalls: Sequence[list[Tensor]],
-        sizes: Sequence[tuple[int, int]],
-        at_once: int | None = None,
-        names: Sequence[object] = (),
-    ) -> Iterator[Tensor]:
-        """Probabilities (height, width) on the device for each photograph's `small`, of the `sizes` (height, width).
-
-        With tiles, a size must be the photograph's own, and the model is given `at_once` of them at a time, by default
-        as many as there are photographs. `names` of the photographs are for the UserError about NaN or Inf.
-        """
-        counts = [len(small[0]) for small in smalls]
-        scales = [torch.cat(parts).split(at_once or len(smalls)) for parts in zip(*smalls, strict=True)]
-        logits = [torch.cat([self.logits(part) for part in parts]).split(counts) for parts in scales]
-        for number, size in enumerate(sizes):
-            own = [scale[number] for scale in logits]  # (crops, flips, 1, S, S) per scale
-            for scale in own:
-                check_output(scale, self.amp, names[number] if names else None)
-            if counts[number] == 1:
-                yield average_logits(own, 0, size)
-            else:
-                yield self.blended(own, size)
-
-    def logits(self, images: Tensor) -> Tensor:
+    def predict_logits(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> (B, flips, 1, S, S)"""
         images = normalise_image(images.to(self.device, non_blocking=True))
         with autocast(self.device, self.amp):
-            found = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
-        return torch.stack(found, dim=1).float()
+            logits = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
+        return torch.stack(logits, dim=1).float()
 
-    def blended(self, own: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Tiles put together; where they overlap, each fades out linearly towards its edge."""
+    def blend_tiles(self, logits: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """Logits (tiles, flips, 1, S, S) per scale -> probabilities of `size`.
+
+        Where tiles overlap, each tile fades out linearly towards its edge.
+        """
+        if len(logits[0]) == 1:
+            return average_logits(logits, 0, size)
         total, weight = (torch.zeros(size, device=self.device) for _ in range(2))
-        for crop, (left, top, right, bottom) in enumerate(self.boxes(size[1], size[0])):
-            found = average_logits(own, crop, (bottom - top, right - left))
-            fade = fade_weights(bottom - top, self.tile.overlap)[:, None] * fade_weights(
-                right - left, self.tile.overlap
-            )
-            fade = fade.to(self.device)
-            total[top:bottom, left:right] += fade * found
+        for index, (left, top, right, bottom) in enumerate(self.list_tiles(size[1], size[0])):
+            probability = average_logits(logits, index, (bottom - top, right - left))
+            rows, columns = (fade_weights(n, self.tile.overlap) for n in (bottom - top, right - left))
+            fade = (rows[:, None] * columns).to(self.device)
+            total[top:bottom, left:right] += fade * probability
             weight[top:bottom, left:right] += fade
         return total / weight
 
 
-def average_logits(own: list[Tensor], crop: int, size: tuple[int, int]) -> Tensor:
-    """Logits (crops, flips, 1, S, S) per scale -> probabilities of `size`; logits are resized, as released."""
-    logits = [one[None] for scale in own for one in scale[crop]]
-    maps = (F.interpolate(one, size=size, mode="bilinear", align_corners=False).sigmoid_()[0, 0] for one in logits)
+def average_logits(logits: list[Tensor], tile: int, size: tuple[int, int]) -> Tensor:
+    """Logits (tiles, flips, 1, S, S) per scale -> probabilities of `size` for one tile.
+
+    The logits are resized before the sigmoid, as in the released test script.
+    """
+    parts = [flip[None] for scale in logits for flip in scale[tile]]
+    maps = (F.interpolate(part, size=size, mode="bilinear", align_corners=False).sigmoid_()[0, 0] for part in parts)
     total = next(maps)
-    for one in maps:  # added up one by one: they may be large
-        total += one
-    return total.div_(len(logits)) if len(logits) > 1 else total
+    for probability in maps:  # one map at a time, because maps may be large
+        total += probability
+    return total.div_(len(parts)) if len(parts) > 1 else total
 
 
 def tile_starts(length: int, tile: Tile) -> list[int]:
-    """Where tiles begin along a side, evenly spread so that neighbours share at least the overlap."""
+    """Returns where tiles begin along a side. They are evenly spread; neighbours share at least the overlap."""
     if length <= tile.side:
         return [0]
     count = math.ceil((length - tile.overlap) / (tile.side - tile.overlap))
@@ -177,26 +228,26 @@ def tile_starts(length: int, tile: Tile) -> list[int]:
 
 
 def fade_weights(length: int, overlap: int) -> Tensor:
-    """(length,) weights in (0, 1]: 1 in the middle, falling over `overlap` pixels towards both ends."""
-    place = torch.arange(length, dtype=torch.float32) + 0.5
-    return torch.minimum(place, length - place).div_(max(overlap, 1)).clamp_(max=1)
+    """Returns (length,) weights in (0, 1]: 1 in the middle, linearly smaller over `overlap` pixels at both ends."""
+    center = torch.arange(length, dtype=torch.float32) + 0.5
+    return torch.minimum(center, length - center).div_(max(overlap, 1)).clamp_(max=1)
 
 
 def stretch_range(probability: Tensor) -> Tensor:
-    """To the full range of [0, 1], as released."""
+    """Stretches a map to the full range [0, 1], as in the released test script."""
     low, high = probability.min(), probability.max()
     return (probability - low).div_(high - low + 1e-8)
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How maps are computed; the defaults are the released way.
+    """How maps are computed. The defaults compute what the released test script computes.
 
     Attributes:
-        size: input side; None for the one that the checkpoint was trained at, as far as it says, else the released one.
-        amp: off, bf16 or fp16; auto is for `choose_fast_options` to decide.
-        fold: rearrange the model as `inference.folded` and, on a CPU, `inference.packed`: the same but for rounding.
-        compile: let PyTorch fuse operations, the same but for rounding.
+        size: the input side. None: the side that the model was trained at, or the released side if that is unknown.
+        amp: off, bf16 or fp16; `choose_fast_options` replaces auto.
+        fold: fold BatchNorm and, on a CPU, pack weights; see `faster.py`. Outputs change by rounding only.
+        compile: compile the model with PyTorch. Outputs change by rounding only.
     """
 
     size: int | None = None
@@ -207,13 +258,13 @@ class PredictOptions:
     compile: bool = False
 
 
-@torch.inference_mode()
-def predict_grey(predictor: Predictor, photo: Image.Image, size: tuple[int, int], name: object = None) -> np.ndarray:
-    """uint8 (height, width): the pixels of the PNG that test.py writes. `name` is for an error about the photograph."""
-    (found,) = predictor.maps([predictor.small(photo)], [size], names=[name])
-    return to_uint8(stretch_range(found))
+def predict_grey(
+    predictor: Predictor, picture: Image.Image, size: tuple[int, int] | None = None, name: object = None
+) -> np.ndarray:
+    """Returns the pixels of the PNG that test.py writes for one photograph, uint8 (height, width)."""
+    return to_uint8(stretch_range(predictor.predict_photo(picture, size, name)))
 
 
 def to_uint8(probability: Tensor) -> np.ndarray:
-    """Float map in [0, 1] -> 8 bits, truncated, as released."""
+    """Float map in [0, 1] -> 8 bits. Values are truncated, as in the released test script."""
     return (probability * 255).to(torch.uint8).cpu().numpy()

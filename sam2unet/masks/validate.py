@@ -1,4 +1,4 @@
-"""Scores during training: those that test.py and eval.py would give the model as it is."""
+"""Scores during training. They equal the scores of test.py and eval.py for the same weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..runtime.processes import Processes
 from ..scoring.results import MethodResult
 from ..scoring.score_folders import fill, warn_of_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
-from .predictor import Predictor, predict_grey
+from .predictor import Photo, Predictor, predict_grey, stretch_range, to_uint8
 
-THREADS = 4  # that decode and score; a GPU would wait for a single one
-ROUND = 16  # images of each process between two exchanges of scores
+THREADS = 4  # threads that read and score; with one thread, a GPU would wait
+ROUND = 16  # images per process between two exchanges of scores
 
 
 def validate(
@@ -35,18 +35,18 @@ def validate(
     rank: int = 0,
     world: int = 1,
 ) -> MethodResult:
-    """Scores of the maps that the model predicts for `pairs`, in their order.
+    """Predicts maps for `pairs` and returns their scores, in the order of the pairs.
 
-    With several processes all must call this; each predicts its part, and all return the same, to the last bit
-    what one process alone would.
+    With several processes, every process must call this function. Each process predicts its part. All processes return
+    the same numbers, bit for bit those of a single process.
 
     Args:
-        size: side that the model is trained at.
+        size: the side that the model is trained at.
         mask_threshold: which mask values are foreground; None for 0/255 masks.
-        rank, world: which of how many processes this is.
+        rank, world: the number of this process, and the count of processes.
 
     Raises:
-        UserError: a file cannot be read any more; in every process.
+        UserError: a file cannot be read. Every process raises it.
     """
     result = MethodResult(
         dataset="validation",
@@ -59,8 +59,8 @@ def validate(
         curves={},
     )
     with ThreadPoolExecutor(THREADS) as pool:
-        own = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
-        fill(result, exchange_scores(own, len(pairs), Processes(rank, world)))
+        scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
+        fill(result, exchange_scores(scores, len(pairs), Processes(rank, world)))
     if rank == 0:
         warn_of_undefined(result)
     return result
@@ -69,42 +69,49 @@ def validate(
 def score_maps(
     model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: ForegroundRule, pool: ThreadPoolExecutor
 ) -> Iterator[ImageScore]:
-    """Of each pair, in order. The pool reads the next pairs and scores the last maps while the model predicts."""
+    """Yields the scores of each pair, in order.
 
-    def read(pair: Pair) -> tuple[Image.Image, Image.Image] | UserError:
+    The pool reads the next pairs and scores the last maps while the model predicts. An error becomes a score with a
+    problem, because the other processes wait for the scores of this process.
+    """
+    predictor = Predictor.from_model(model, size)
+
+    def read(pair: Pair) -> Photo | UserError:
         try:
-            return read_image(pair.image), read_mask(pair.mask, mask_threshold)
+            picture, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
+            return predictor.prepare(picture, mask.size[::-1], pair.image, source=np.asarray(mask))
         except UserError as e:
-            return e  # the other processes, which wait for this one's scores, shall hear of it
+            return e
 
-    def score(found: tuple[np.ndarray, np.ndarray] | UserError) -> ImageScore:
-        if isinstance(found, UserError):
-            return ImageScore({}, {}, problem="unreadable", detail=str(found))
-        return score_arrays(*found, ScoreOptions(mask_threshold), ())
-
-    predictor = Predictor.of(model, size)
-
-    def predicted() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
-        for pair, found in zip(pairs, prefetch(pool, read, pairs, THREADS), strict=True):
-            if isinstance(found, UserError):
-                yield found
+    def predict_next() -> Iterator[tuple[np.ndarray, np.ndarray] | UserError]:
+        for photo in prefetch(pool, read, pairs, THREADS):
+            if isinstance(photo, UserError):
+                yield photo
                 continue
-            photo, mask = found
             try:
-                yield predict_grey(predictor, photo, mask.size[::-1], pair.image), np.asarray(mask)
+                for _, probability in predictor.predict([photo]):
+                    yield to_uint8(stretch_range(probability)), photo.source
             except UserError as e:
                 yield e
 
-    return prefetch(pool, score, predicted(), THREADS)
+    def score(arrays: tuple[np.ndarray, np.ndarray] | UserError) -> ImageScore:
+        if isinstance(arrays, UserError):
+            return ImageScore({}, {}, problem="unreadable", detail=str(arrays))
+        return score_arrays(*arrays, ScoreOptions(mask_threshold), ())
+
+    return prefetch(pool, score, predict_next(), THREADS)
 
 
-def exchange_scores(own: Iterator[ImageScore], count: int, processes: Processes) -> Iterator[ImageScore]:
-    """All processes' scores, in the order of all `count` pairs, a few at a time, so that memory holds few curves."""
+def exchange_scores(scores: Iterator[ImageScore], count: int, processes: Processes) -> Iterator[ImageScore]:
+    """Yields the scores of all processes, in the order of all `count` pairs.
+
+    The processes exchange a few scores at a time, because the curves of all images would fill the memory.
+    """
     for start in range(0, count, ROUND * processes.world):
-        mine = len(range(start + processes.rank, min(start + ROUND * processes.world, count), processes.world))
-        parts = processes.gather([next(own) for _ in range(mine)])
-        for place in range(min(ROUND * processes.world, count - start)):
-            yield parts[place % processes.world][place // processes.world]
+        share = len(range(start + processes.rank, min(start + ROUND * processes.world, count), processes.world))
+        parts = processes.gather([next(scores) for _ in range(share)])
+        for index in range(min(ROUND * processes.world, count - start)):
+            yield parts[index % processes.world][index // processes.world]
 
 
 def draw_validation(
@@ -116,12 +123,14 @@ def draw_validation(
     rows: int = 8,
     side: int = 160,
 ) -> None:
-    """A PNG with rows of image | mask | map, the same pairs every time; UserError where it cannot be written."""
+    """Writes a PNG with rows of image, mask and map. It shows the same pairs every time.
 
-    predictor = Predictor.of(evaluation_copy(model), size)
+    UserError if the file cannot be written.
+    """
+    predictor = Predictor.from_model(evaluation_copy(model), size)
 
-    def row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
+    def make_row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
         photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
         return photo, mask, Image.fromarray(predict_grey(predictor, photo, mask.size[::-1]))
 
-    draw_overview(map(row, pick_evenly(pairs, rows)), path, side)
+    draw_overview(map(make_row, pick_evenly(pairs, rows)), path, side)

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, checker, helper, load, save
+from PIL import Image
 
 import sam2unet
 from sam2unet.atomic import sha256
@@ -165,11 +166,11 @@ def test_pngs_are_at_most_one_grey_level_apart(onnx_file, checkpoint, images, sc
 def test_flips_are_averaged_as_in_torch(onnx_file, checkpoint, photos):
     maps = []
     for path in (onnx_file, checkpoint):
-        predictor = open_predictor(path, CPU, way=PredictOptions(size=SIZE, averaging=Averaging(flip=True)))
-        maps.append(next(predictor.maps([predictor.small(photos[0])], [(80, 90)])))
+        predictor = open_predictor(path, CPU, options=PredictOptions(size=SIZE, averaging=Averaging(flip=True)))
+        maps.append(predictor.predict_photo(photos[0], (80, 90)))
     plain = open_predictor(onnx_file, CPU)
     torch.testing.assert_close(*maps, atol=1e-5, rtol=0)
-    assert not torch.allclose(maps[0], next(plain.maps([plain.small(photos[0])], [(80, 90)])), atol=1e-3)
+    assert not torch.allclose(maps[0], plain.predict_photo(photos[0], (80, 90)), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -260,14 +261,14 @@ def test_an_onnx_whose_facts_do_not_fit_its_graph_is_one_line(changes, words, tm
 
 
 def test_an_onnx_that_cannot_be_computed_is_one_line(tmp_path):
-    image = [torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+    image = Image.new("RGB", (8, 8))
     good = open_predictor(crafted(tmp_path / "good.onnx"), CPU)
-    assert next(good.maps([image], [(8, 8)])).shape == (8, 8)
+    assert good.predict_photo(image).shape == (8, 8)
     large = open_predictor(crafted(tmp_path / "large.onnx", constant=2**43), CPU)
     with pytest.raises(
         sam2unet.UserError, match="onnxruntime cannot compute .*large.onnx .*; export it again"
     ) as error:
-        next(large.maps([image], [(8, 8)]))
+        large.predict_photo(image)
     assert "\n" not in str(error.value)
 
 

@@ -141,9 +141,9 @@ def test_compile_compiles_the_model_and_fills_batches_up(model, photos, monkeypa
     assert compiled == [(own, {"dynamic": False})]
     seen = []
     own.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    smalls = [predictor.small(read_image(photo)) for photo in photos]
-    first, second = predictor.maps(smalls, [(50, 60)] * 2)
-    (again,) = predictor.maps(smalls[1:], [(50, 60)])
+    prepared = [predictor.prepare(read_image(photo), (50, 60)) for photo in photos]
+    (_, first), (_, second) = predictor.predict(prepared, batch_size=2)
+    ((_, again),) = predictor.predict(prepared[1:])
     assert seen == [2, 2]
     torch.testing.assert_close(again, second, rtol=0, atol=1e-6)
     assert (first - second).abs().max() > 0.1

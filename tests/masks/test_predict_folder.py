@@ -55,9 +55,10 @@ def pixels_seen(images: torch.Tensor) -> torch.Tensor:
 def test_flips_and_scales_are_means_of_maps_computed_apart(maps_of, checkpoint, photos, tmp_path):
     model = sam2unet.load_model(checkpoint, device="cpu")
     photo = photos / "a.jpg"
-    (small,) = Predictor.of(model, 64).small(read_image(photo))
-    both = Predictor.of(model, 64).maps([[small], [small.flip(-1)]], [(70, 90)] * 2)
-    plain, mirrored = (found.numpy() for found in both)
+    predictor = Predictor.from_model(model, 64)
+    prepared = predictor.prepare(read_image(photo), (70, 90))
+    mirror = prepared._replace(crops=[prepared.crops[0].flip(-1)])
+    plain, mirrored = (map_.numpy() for _, map_ in predictor.predict([prepared, mirror], batch_size=2))
     assert np.abs(plain - mirrored[:, ::-1]).max() > 0.01
     assert maps_of(photo, tmp_path / "flip", "--tta", "flip", "--save_prob", "float32").status == 0
     np.testing.assert_allclose(probability(tmp_path / "flip", "a"), (plain + mirrored[:, ::-1]) / 2, atol=1e-5)
@@ -72,7 +73,7 @@ def test_tiles_of_a_model_that_sees_single_pixels_are_the_whole_map():
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (131, 200, 3), dtype=np.uint8))
     predictor = Predictor(pixels_seen, 64, CPU, tile=Tile(64, 16))
-    (found,) = predictor.maps([predictor.small(photo)], [(131, 200)])
+    found = predictor.predict_photo(photo)
     red = (np.asarray(photo)[..., 0] / 255 - 0.485) / 0.229
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-red)), atol=1e-5)
 
@@ -82,7 +83,7 @@ def test_tiles_cover_every_pixel_and_share_the_overlap(side, overlap):
     predictor = Predictor(pixels_seen, 32, CPU, tile=Tile(side, overlap))
     for width in (*range(20, 140), 500):
         for height in (20, side, side + 1, 97):
-            boxes = predictor.boxes(width, height)
+            boxes = predictor.list_tiles(width, height)
             seen = np.zeros((height, width), int)
             for left, top, right, bottom in boxes:
                 assert 0 <= left < right <= width and 0 <= top < bottom <= height
@@ -103,7 +104,7 @@ def test_where_tiles_meet_the_map_has_no_step():
     steps = {}
     for overlap in (0, 24):
         predictor = Predictor(one_value_per_tile, 64, CPU, tile=Tile(64, overlap))
-        (found,) = predictor.maps([predictor.small(photo)], [(64, 240)])
+        found = predictor.predict_photo(photo)
         steps[overlap] = np.abs(np.diff(found[32].numpy())).max()
     assert steps[24] < steps[0] / 10
 
@@ -116,7 +117,7 @@ def test_tiles_are_given_to_the_model_a_batch_at_a_time():
         return images[:, :1]
 
     predictor = Predictor(forward, 32, CPU, tile=Tile(64, 16))
-    list(predictor.maps([predictor.small(photo)], [(300, 300)], at_once=4))
+    list(predictor.predict([predictor.prepare(photo)], batch_size=4))
     assert sum(given) == 36 and max(given) == 4
 
 
@@ -126,7 +127,7 @@ def test_tile_needs_masks_of_the_photograph_s_size(maps_of, photos, tmp_path):
         save(masks / f"{name}.png", np.zeros(size, np.uint8))
     flags = ["--test_gt_path", masks, "--tile", "48,12", "--save_prob"]
     ended = maps_of(photos, tmp_path / "out", *flags)
-    assert ended.status == 2 and "c.jpg is 90x70, its mask 45x35; --tile needs them alike" in ended.err[0]
+    assert ended.status == 2 and "c.jpg is 90x70, its mask 45x35; --tile needs equal sizes" in ended.err[0]
     masks.joinpath("c.png").unlink()
     save(masks / "c.png", np.zeros((70, 90), np.uint8))
     assert maps_of(photos, tmp_path / "out", *flags).status == 0
@@ -221,7 +222,7 @@ def test_existing_maps_are_kept_and_missing_pictures_made(maps_of, photos, tmp_p
     (out / "c.png").unlink()
     assert "1 maps in" in maps_of(photos, out, "--skip_existing").out
     assert (out / "b.png").read_bytes() == b"mine" and (out / "c.png").is_file()
-    assert f"all 4 maps are in {out} already" in maps_of(photos, out, "--skip_existing").out.splitlines()[-1]
+    assert f"all 4 maps are already in {out}" in maps_of(photos, out, "--skip_existing").out.splitlines()[-1]
     assert "4 maps in" in maps_of(photos, out, "--skip_existing", "--overlay").out
 
 
@@ -343,16 +344,16 @@ def test_too_little_memory_is_answered_with_what_helps(checkpoint, photos, tmp_p
 
 STOPPED_AT_B = """
 import os, runpy, sys
-from sam2unet.engine import predict_files
+from sam2unet.masks import predict_folder
 
-written = predict_files.write_outputs
+written = predict_folder.write_outputs
 
 def write_and_be_stopped(folder, name, *rest):
     if name == "b":
         os.kill(os.getpid(), number)
     written(folder, name, *rest)
 
-predict_files.write_outputs = write_and_be_stopped
+predict_folder.write_outputs = write_and_be_stopped
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -167,14 +167,14 @@ def test_images_are_read_while_the_model_predicts_and_few_are_held(monkeypatch, 
             second.set()
         return Image.open(path)
 
-    def predict(*_):
+    def predict(self, photos):
         assert second.wait(10), "the next image is read only after this one's prediction"
         most.append(len(read) - len(predicted))
         predicted.append(1)
-        return np.zeros((50, 60), np.uint8)
+        yield photos[0], torch.zeros(50, 60)
 
     monkeypatch.setattr(validation, "read_image", counted)
-    monkeypatch.setattr(validation, "predict_grey", predict)
+    monkeypatch.setattr(validation.Predictor, "predict", predict)
     assert len(validate(model, pairs, 64).images) == 40 == len(read) == len(predicted)
     assert max(most) <= validation.THREADS + 1
 

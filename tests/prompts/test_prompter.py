@@ -140,7 +140,7 @@ def test_without_an_image_or_with_another_model_it_says_so(small):
         other = sam2unet.create_model("sam2unet", encoder="tiny")
     with pytest.raises(sam2unet.UserError, match="SAM2-UNet takes no prompts"):
         sam2unet.Prompter(other)
-    with pytest.raises(sam2unet.UserError, match="SAM-Med2D finds what prompts ask for, not one map"):
+    with pytest.raises(sam2unet.UserError, match="SAM-Med2D predicts masks for prompts, not one map"):
         sam2unet.predict(small, np.zeros((32, 32, 3), np.uint8))
 
 

@@ -143,10 +143,10 @@ class Session:
         item.keep("photo", np.asarray(photo))
         for number, method in enumerate(self.bench.methods):
             try:
-                (found,) = method.predictor.maps([method.predictor.small(photo)], [(photo.height, photo.width)])
+                probability = method.predictor.predict_photo(photo)
             except torch.OutOfMemoryError as e:
                 raise UserError(f"{item.name}: the device has not enough memory for it") from e
-            item.keep(f"map{number}", stretch_range(found).cpu().numpy())
+            item.keep(f"map{number}", stretch_range(probability).cpu().numpy())
         return item
 
     def add_masks(self, files: Sequence[Path]) -> list[str]:
