@@ -104,7 +104,7 @@ def test_no_half_videos(maps_of, clip, tmp_path, monkeypatch):
     ]
     assert len(frames_of(tmp_path / "part/hole.mp4")) == 3
 
-    frames = video.frames
+    frames = video.read_frames
 
     def ended_by(act):
         def some(*arguments):
@@ -113,12 +113,12 @@ def test_no_half_videos(maps_of, clip, tmp_path, monkeypatch):
                     act()
                 yield frame
 
-        monkeypatch.setattr(video, "frames", some)
+        monkeypatch.setattr(video, "read_frames", some)
         return maps_of(clip, out)
 
     assert ended_by(lambda: os.kill(os.getpid(), signal.SIGINT)).status == 130
 
-    monkeypatch.setattr(video, "frames", frames)
+    monkeypatch.setattr(video, "read_frames", frames)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
     try:
