@@ -17,7 +17,7 @@ from PIL import Image
 from sam2unet.atomic import claim_folder, make_folder, refuse_existing, write_atomic
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.check import check_masks
-from sam2unet.data.pairs import Pair, list_images
+from sam2unet.data.pairs import Pair, list_images, warn_unpaired_masks
 from sam2unet.data.reading import open_image, rotate_upright
 from sam2unet.errors import UserError, print_line, shortlist, warn
 from sam2unet.limits import check_numbers
@@ -98,10 +98,7 @@ def matched(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:
     for name, path in list_images(mask_folder).items():
         owners = [stem for stem in prefixes(name) if stem in images]
         masks[owners[0]].append(path) if owners else spare.append(path.name)
-    if spare:
-        warn(
-            f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {shortlist(spare)}"
-        )
+    warn_unpaired_masks(spare, image_folder, mask_folder)
     if lonely := [images[stem].name for stem, found in masks.items() if not found]:
         warn(
             f"{len(lonely)} of {len(images)} images have no mask in {mask_folder} and are left out: {shortlist(lonely)}"

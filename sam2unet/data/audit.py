@@ -17,7 +17,7 @@ from ..errors import UserError, shortlist
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files
 from .check import Size, describe_mismatch
-from .pairs import Pair, list_files
+from .pairs import Pair, find_duplicates, list_files, pair_names
 from .reading import FOREGROUND, WAY_OUT, MaskCoding, open_image, orientation, read_image, read_mask
 
 WARNING, PROBLEM = "warning", "problem"  # worth a look; training on it would be wrong
@@ -161,17 +161,17 @@ def list_names(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> 
 
 def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], list[Finding]]:
     """Pairs by stem, of the first file where two have one stem, and what is left over."""
-    image_of, mask_of = ({path.stem: path for path in reversed(files)} for files in (images, masks))
-    pairs = [Pair(path, mask_of[stem]) for stem, path in sorted(image_of.items()) if stem in mask_of]
+    by_stem = [find_duplicates([(path.stem, path) for path in files]) for files in (images, masks)]
+    pairs, lonely, spare = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
     findings = [Finding("pairs", f"{len(pairs)}")]
-    if lonely := [path.name for path in images if path.stem not in mask_of]:
+    if lonely:
         text = f"{list_names(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
         findings.append(Finding("without mask", text, PROBLEM))
-    if spare := [path.name for path in masks if path.stem not in image_of]:
+    if spare:
         findings.append(Finding("without image", f"{list_names(spare, masks)}; these masks are left out", WARNING))
-    for files, first_of in ((images, image_of), (masks, mask_of)):
-        if twice := [f"{first_of[p.stem].name} and {p.name}" for p in files if first_of[p.stem] is not p]:
-            text = f"{list_names(twice, files, MANY)} in {files[0].parent}; remove or rename one of each"
+    for files, (_, duplicates) in zip((images, masks), by_stem, strict=True):
+        if duplicates:
+            text = f"{list_names(duplicates, files, MANY)} in {files[0].parent}; remove or rename one of each"
             findings.append(Finding("same stem", text, PROBLEM))
     return pairs, findings
 

@@ -1,14 +1,15 @@
-"""Which file belongs to which, by name, before any is opened."""
+"""Pairs files by name and finds files with the same name. It opens no file."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, shortlist, warn
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # in upper case too
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # also in upper case
 
 
 class Pair(NamedTuple):
@@ -17,7 +18,7 @@ class Pair(NamedTuple):
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted. UserError: no such folder, one that cannot be read, or none in it."""
+    """Returns the image files of a folder, sorted. UserError if the folder cannot be read or has no image."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as e:
@@ -29,6 +30,7 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def explain_no_folder(folder: Path, error: OSError) -> str:
+    """Returns in words why `folder` cannot be listed."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         if not folder.is_file():
             return f"no such folder: {folder}"
@@ -41,29 +43,68 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by stem, sorted. UserError: no such folder, none in it, or two with one stem."""
-    files = list_files(folder)
-    by_stem: dict[str, Path] = {}
-    twice: list[str] = []
-    for file in files:
-        if (first := by_stem.setdefault(file.stem, file)) is not file:
-            twice.append(f"{first.name} and {file.name}")
-    if twice:
-        raise UserError(f"files with the same stem in {folder}: {shortlist(twice)}; remove or rename one of each")
-    return by_stem
+    """Returns the image files of a folder by stem, sorted.
+
+    Raises:
+        UserError: there is no such folder, it has no image, or two images have the same stem.
+    """
+    return index_files([(path.stem, path) for path in list_files(folder)], folder, "remove or rename one of each")
+
+
+def index_files(files: Iterable[tuple[str, Path]], folder: Path, advice: str) -> dict[str, Path]:
+    """Returns (name, path) pairs as a dictionary. UserError, which ends with `advice`, if two paths have one name."""
+    paths, duplicates = find_duplicates(files)
+    if duplicates:
+        raise UserError(f"files with the same stem in {folder}: {shortlist(duplicates)}; {advice}")
+    return paths
+
+
+def find_duplicates(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[str]]:
+    """Returns the first path of each name, and `a.jpg and a.png` for each further path with the same name."""
+    paths: dict[str, Path] = {}
+    duplicates = [
+        f"{first.name} and {path.name}" for name, path in files if (first := paths.setdefault(name, path)) is not path
+    ]
+    return paths, duplicates
 
 
 def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Every image with the mask of its stem, sorted; masks too many are a warning, images without mask an error."""
-    images, masks = list_images(image_folder), list_images(mask_folder)
-    if lonely := [path.name for stem, path in images.items() if stem not in masks]:
+    """Pairs every image with the mask of the same stem, sorted. Warns about masks without image.
+
+    Raises:
+        UserError: an image has no mask, or as `list_images`.
+    """
+    return pair_all(list_images(image_folder), list_images(mask_folder), image_folder, mask_folder)
+
+
+def pair_all(
+    images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Path, mask_folder: Path
+) -> list[Pair]:
+    """Pairs every image with the mask of the same name. UserError if an image has no mask. Warns about other masks."""
+    pairs, unpaired_images, unpaired_masks = pair_names(images, masks)
+    if unpaired_images:
         raise UserError(
-            f"{len(lonely)} of {len(images)} images have no mask: {shortlist(lonely)} "
+            f"{len(unpaired_images)} of {len(images)} images have no mask: {shortlist(unpaired_images)} "
             f"(masks looked for in {mask_folder}; "
             "a mask has its image's name, whatever the extension)"
         )
-    if spare := [path.name for stem, path in masks.items() if stem not in images]:
+    warn_unpaired_masks(unpaired_masks, image_folder, mask_folder)
+    return pairs
+
+
+def pair_names(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[list[Pair], list[str], list[str]]:
+    """Pairs equal names, in the order of `images`.
+
+    Returns:
+        the pairs, the file names of images without mask, and the file names of masks without image.
+    """
+    pairs = [Pair(path, masks[name]) for name, path in images.items() if name in masks]
+    unpaired_images = [path.name for name, path in images.items() if name not in masks]
+    return pairs, unpaired_images, [path.name for name, path in masks.items() if name not in images]
+
+
+def warn_unpaired_masks(names: Sequence[str], image_folder: Path, mask_folder: Path) -> None:
+    if names:
         warn(
-            f"{len(spare)} masks in {mask_folder} have no image in {image_folder} and are left out: {shortlist(spare)}"
+            f"{len(names)} masks in {mask_folder} have no image in {image_folder} and are left out: {shortlist(names)}"
         )
-    return [Pair(path, masks[stem]) for stem, path in images.items()]

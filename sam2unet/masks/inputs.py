@@ -1,4 +1,4 @@
-"""What to predict for: a folder, a tree of folders, a file, a list of files or a pattern."""
+"""Finds the inputs of a prediction: a folder, a tree of folders, a file, a list of files or a pattern."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.pairs import EXTENSIONS, explain_no_folder
+from ..data.pairs import EXTENSIONS, explain_no_folder, index_files
 from ..errors import UserError, shortlist, warn
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 
 
 class Input(NamedTuple):
+    """An image and the name of its map: without extension, with the folders between the source and the image."""
+
     path: Path
-    name: str  # of its map, without ending; with the folders between the source and the file
+    name: str
 
 
 def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
-    """Sorted. `source` is a folder, an image, a text file with a path per line (relative to it), or a pattern with `*`.
+    """Returns the images of `source`, sorted. Warns about videos among them, which it leaves out.
+
+    Args:
+        source: a folder; an image; a text file with a path per line, relative to the text file; or a pattern with `*`.
 
     Raises:
-        UserError: nothing there, no image among it, or two that their maps would be named alike.
+        UserError: there is no such file or folder, it has no image, or two maps would have the same name.
     """
     videos = []
     if source.is_dir():
         files = walk_files(source, recursive)
-        found = [(path, path.relative_to(source)) for path in files if is_image(path)]
+        named = [(path, path.relative_to(source)) for path in files if is_image(path)]
         videos = sorted(str(path.relative_to(source)) for path in files if is_video(path))
         where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
         nothing = f"no images in {source} (looked for {', '.join(EXTENSIONS)}; {where})"
@@ -36,37 +41,37 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
         paths = [source.parent / line.strip() for line in lines if line.strip()]
         if gone := [path for path in paths if not os.path.isfile(path)]:
             raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {shortlist(gone)}")
-        found = [(path, Path(path.name)) for path in paths]
+        named = [(path, Path(path.name)) for path in paths]
         nothing = f"{source} lists no files"
     elif source.is_file():
-        found, nothing = [(source, Path(source.name))], ""
+        named, nothing = [(source, Path(source.name))], ""
     elif glob.has_magic(str(source)):
         paths = [Path(path) for path in glob.glob(str(source), recursive=True)]
-        found = [(path, Path(path.name)) for path in paths if is_image(path)]
+        named = [(path, Path(path.name)) for path in paths if is_image(path)]
         nothing = f"no images match {source}"
     else:
         raise UserError(f"no such folder: {source}" if not source.suffix else f"no such file or folder: {source}")
-    if not found:
-        raise UserError(f"{nothing}; its videos go one by one: {shortlist(videos)}" if videos else nothing)
+    if not named:
+        raise UserError(f"{nothing}; give each video by itself: {shortlist(videos)}" if videos else nothing)
     if videos:
         warn(f"{len(videos)} videos in {source} are left out, give each by itself: {shortlist(videos)}")
-    inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in found)
-    refuse_twins(inputs, source)
+    inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in named)
+    index_files([(item.name, item.path) for item in inputs], source, "their maps would have one name")
     return inputs
 
 
 def walk_files(folder: Path, recursive: bool) -> list[Path]:
-    """UserError if the folder cannot be read; a warning for those inside that cannot."""
-    found: list[Path] = []
+    """Returns the files in a folder. UserError if it cannot be read. Warns about folders inside that cannot be read."""
+    paths: list[Path] = []
     errors: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        found += (Path(here, name) for name in files if not name.startswith("."))
+        paths += (Path(here, name) for name in files if not name.startswith("."))
     if failed := next((e for e in errors if Path(e.filename) == folder), None):
         raise UserError(explain_no_folder(folder, failed)) from failed
     if errors:
         warn(f"{len(errors)} folders cannot be read and are left out: {shortlist([e.filename for e in errors])}")
-    return found
+    return paths
 
 
 def is_image(path: Path) -> bool:
@@ -75,14 +80,3 @@ def is_image(path: Path) -> bool:
 
 def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
-
-
-def refuse_twins(inputs: list[Input], source: Path) -> None:
-    by_name: dict[str, Path] = {}
-    twice = [
-        f"{first.name} and {item.path.name}"
-        for item in inputs
-        if (first := by_name.setdefault(item.name, item.path)) is not item.path
-    ]
-    if twice:
-        raise UserError(f"files with the same stem in {source}: {shortlist(twice)}; their maps would have one name")

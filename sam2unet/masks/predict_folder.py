@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..atomic import create_folder, refuse_unmarked
 from ..data.check import warn_rotated
+from ..data.pairs import pair_all
 from ..data.reading import open_image, read_image, upright_size
 from ..errors import SomeFailed, UserError, print_line, shortlist, warn
 from ..families.load import Checkpoint
@@ -212,18 +213,11 @@ def find_jobs(files: PredictFiles) -> list[MapJob]:
     inputs = find_inputs(files.source, files.recursive)
     if files.masks is None:
         return [MapJob(item, None) for item in inputs]
-    masks = {item.name: item.path for item in find_inputs(files.masks, files.recursive)}
-    if lonely := [item.path.name for item in inputs if item.name not in masks]:
-        raise UserError(
-            f"{len(lonely)} of {len(inputs)} images have no mask: {shortlist(lonely)} "
-            f"(masks looked for in {files.masks}; "
-            "a mask has its image's name, whatever the extension)"
-        )
-    if spare := sorted(set(masks) - {item.name for item in inputs}):
-        warn(
-            f"{len(spare)} masks in {files.masks} have no image in {files.source} and are left out: {shortlist(spare)}"
-        )
-    return [MapJob(item, read_size(masks[item.name])) for item in inputs]
+    images, masks = (
+        {item.name: item.path for item in items} for items in (inputs, find_inputs(files.masks, files.recursive))
+    )
+    pairs = pair_all(images, masks, files.source, files.masks)
+    return [MapJob(item, read_size(pair.mask)) for item, pair in zip(inputs, pairs, strict=True)]
 
 
 def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs) -> None:

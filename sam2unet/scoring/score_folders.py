@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.check import refuse_constant
-from ..data.pairs import list_images
+from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, shortlist, warn
 from .aggregate import mean_table
@@ -82,7 +82,8 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
         raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
     masks, predictions = list_images(entry.masks), list_images(entry.predictions)
     photographs = list_images(entry.photographs) if entry.photographs else {}
-    if lonely := [path.name for stem, path in masks.items() if stem not in predictions]:
+    _, spare, lonely = pair_names(predictions, masks)
+    if lonely:
         text = f"{len(lonely)} of {len(masks)} masks have no prediction: {shortlist(lonely)}"
         if missing == "error":
             where = f"predictions looked for in {entry.predictions}"
@@ -92,7 +93,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
             masks = {stem: path for stem, path in masks.items() if stem in predictions}
     if not masks:
         raise UserError(f"no prediction in {entry.predictions} has the name of a mask in {entry.masks}")
-    if spare := [path.name for stem, path in predictions.items() if stem not in masks]:
+    if spare:
         warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {shortlist(spare)}")
     return MethodResult(
         dataset=entry.dataset,
