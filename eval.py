@@ -8,7 +8,7 @@ from sam2unet.errors import UserError, print_lines
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.scoring import evaluate
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
-from sam2unet.scoring.tables import legend
+from sam2unet.scoring.tables import format_legend
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.legend:
-        print_lines(legend(list(METRICS)))
+        print_lines(format_legend(list(METRICS)))
         return
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
     outputs = evaluate.ScoreOutputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         missing=args.missing,
         resize=args.resize,
         library=args.backend == "pysodmetrics",
-        verified=args.verify,
+        verify_count=args.verify,
         workers=args.workers,
     )
 

@@ -16,7 +16,7 @@ from sam2unet.families.table import find_family
 from sam2unet.recipe import ForegroundRule, Recipe, Study, make_foreground_rule, to_foreground_flags
 from sam2unet.run_script import run_script
 from sam2unet.scoring.evaluate import ScoreOutputs
-from sam2unet.scoring.expected import figures
+from sam2unet.scoring.expected import read_figures
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
 
 
@@ -90,7 +90,7 @@ def check(
         raise UserError(f"{config} does not name its data; add train: [NAME, ...] and test: [NAME, ...]")
     ScoreOutputs(study.protocol)
     if study.expect is not None:
-        figures(study.expect)
+        read_figures(study.expect)
     refuse_missing([*train, *test])
     sets = [match(path / "images", path / "masks") for path in test]
     for path, pairs in zip(test, sets, strict=True):

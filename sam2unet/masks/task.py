@@ -97,7 +97,7 @@ class MaskTask:
             MethodResult("validation", f"epoch {epoch}", images, [], [], [], {}, {}, dict(row))
             for epoch, row in sorted(scores.items())
         ]
-        return tables.text_table(rows, RELEASED)
+        return tables.format_table(rows, RELEASED)
 
     def draw(self, model: nn.Module, path: Path) -> None:
         draw_validation(model, self.held_out, self.recipe.size, self.recipe.mask_rule, path)

@@ -19,7 +19,7 @@ from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
 from ..scoring.results import MethodResult
-from ..scoring.score_folders import fill, warn_of_undefined
+from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
 from .predictor import Photo, Predictor, predict_grey, stretch_range, to_uint8
 
@@ -60,9 +60,9 @@ def validate(
     )
     with ThreadPoolExecutor(THREADS) as pool:
         scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
-        fill(result, exchange_scores(scores, len(pairs), Processes(rank, world)))
+        fill_(result, exchange_scores(scores, len(pairs), Processes(rank, world)))
     if rank == 0:
-        warn_of_undefined(result)
+        warn_undefined(result)
     return result
 
 

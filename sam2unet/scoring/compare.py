@@ -1,4 +1,4 @@
-"""Which differences between methods are more than noise: a bootstrap over the images, paired."""
+"""Compares methods by a paired bootstrap over the images, which shows what may be chance."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from ..errors import printable
 from .columns import METRICS
 from .csv_files import PER_IMAGE, json_number
 from .results import MethodResult
-from .tables import aligned, decimals
+from .tables import align_columns, decimals
 
 RESAMPLES, SEED = 10_000, 0
-BLOCK = 2_000_000  # images drawn at a time, 16 MB per array
+BLOCK = 2_000_000  # random images in one step, which need 16 MB per array
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of method - baseline over `images` images, with its 95 % interval; NaN where there is none.
+    """The mean of (method - baseline), with its 95 % interval. A number that is not defined is NaN.
 
-    `left_out` images have no number in one of the two.
+    Attributes:
+        images: the number of images in the mean.
+        left_out: the number of images where the metric is not defined for one of the two.
     """
 
     dataset: str
@@ -37,14 +39,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` than the baseline where the interval excludes 0, else empty."""
+        """`better` or `worse` than the baseline; empty if the interval contains 0."""
         if not (self.low > 0 or self.high < 0):
             return ""
         return "better" if (self.mean > 0) == METRICS[self.metric].higher else "worse"
 
 
 def compare(results: list[MethodResult], columns: Sequence[str]) -> list[Difference]:
-    """Each data set's further methods against its first, in those of `columns` that are means over images."""
+    """Compares each method with the first method of its data set, in all `columns` that are means over images."""
     differences, baselines = [], {}
     for r in results:
         baseline = baselines.setdefault(r.dataset, r)
@@ -52,28 +54,28 @@ def compare(results: list[MethodResult], columns: Sequence[str]) -> list[Differe
         if r is baseline or not keys:
             continue
         images = list(dict.fromkeys([*baseline.images, *r.images]))
-        deltas = by_image(r, keys, images) - by_image(baseline, keys, images)
-        lows, highs = intervals(deltas)
+        deltas = stack_values(r, keys, images) - stack_values(baseline, keys, images)
+        lows, highs = bootstrap_intervals(deltas)
         for key, values, low, high in zip(keys, deltas.T, lows, highs, strict=True):
             used = int(np.isfinite(values).sum())
-            middle = float(np.nanmean(values)) if used else math.nan
+            mean = float(np.nanmean(values)) if used else math.nan
             names = (r.dataset, r.method, baseline.method, key)
-            differences.append(Difference(*names, middle, float(low), float(high), used, len(images) - used))
+            differences.append(Difference(*names, mean, float(low), float(high), used, len(images) - used))
     return differences
 
 
-def by_image(result: MethodResult, keys: list[str], images: list[str]) -> np.ndarray:
-    """(images, keys), NaN where the result lacks the image."""
+def stack_values(result: MethodResult, keys: list[str], images: list[str]) -> np.ndarray:
+    """Returns (images, keys); NaN if the result does not have the image."""
     rows = {image: i for i, image in enumerate(result.images)}
     order = np.array([rows.get(image, -1) for image in images])
     values = np.stack([result.per_image[key] for key in keys], axis=1)
     return np.where(order[:, None] >= 0, values[order], np.nan)
 
 
-def intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) -> 2.5 and 97.5 percentiles, (K,) each, of the mean of N images drawn with replacement, NaN left out.
+def bootstrap_intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, K) -> 2.5 and 97.5 percentiles, (K,) each, of the mean of N images drawn with replacement.
 
-    Every column sees the same draws. NaN for a column with fewer than two numbers, of which no spread can be known.
+    Means leave out NaN. All columns use the same draws. A column with fewer than two numbers has no interval: NaN.
     """
     count = len(deltas)
     defined = ~np.isnan(deltas)
@@ -83,8 +85,8 @@ def intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = max(1, BLOCK // count)
     for start in range(0, RESAMPLES, step):
         block = min(step, RESAMPLES - start)
-        drawn = rng.integers(0, count, (block, count)) + count * np.arange(block)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=block * count).reshape(block, count)
+        draws = rng.integers(0, count, (block, count)) + count * np.arange(block)[:, None]
+        times = np.bincount(draws.ravel(), minlength=block * count).reshape(block, count)
         sums, counts = np.split(times.astype(float) @ both, 2, axis=1)
         means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
     few = defined.sum(0) < 2
@@ -93,7 +95,7 @@ def intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def format_comparison(differences: list[Difference]) -> str:
-    """An aligned table with a note on how to read it."""
+    """Returns an aligned table with a note that explains it."""
 
     def signed(d: Difference, value: float) -> str:
         return "--" if math.isnan(value) else f"{value:+.{decimals(d.metric) + 1}f}"
@@ -113,16 +115,17 @@ def format_comparison(differences: list[Difference]) -> str:
     if not any(d.left_out for d in differences):
         del right[1]
     note = (
-        f"Paired bootstrap over images, {RESAMPLES} resamples. Without a word at its end, a line's interval holds 0:\n"
-        "the difference may be chance in the choice of images. What another training run would change is not in it."
+        f"Paired bootstrap over images, {RESAMPLES} resamples. If no word ends a line, its interval contains 0:\n"
+        "the difference may be chance in the choice of images. The interval ignores what another training run would\n"
+        "change."
     )
     if any(d.images < 20 for d in differences):
-        note += "\nOf fewer than 20 images an interval comes out too narrow."
-    return f"{aligned(left, right)}\n\n{note}"
+        note += "\nWith fewer than 20 images, the interval is too narrow."
+    return f"{align_columns(left, right)}\n\n{note}"
 
 
-def as_dict(differences: list[Difference]) -> dict:
-    """For JSON: by data set, method and metric; null where there is no number."""
+def to_json_dict(differences: list[Difference]) -> dict:
+    """Returns the differences by data set, method and metric for JSON; None if a number is not defined."""
     datasets: dict[str, dict] = {}
     for d in differences:
         dataset = datasets.setdefault(d.dataset, {"baseline": d.baseline, "methods": {}})

@@ -1,4 +1,4 @@
-"""Scores for other programs, at full precision: CSV, per image and back, and JSON."""
+"""Writes scores with full precision as CSV and JSON, and reads the scores of images from CSV."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, printable, shortlist
-from . import aggregate
+from .aggregate import CURVE_METRICS, average_scores
 from .columns import METRICS
 from .results import MethodResult
 
-PER_IMAGE = [key for key in METRICS if key not in aggregate.OF_CURVES]
+PER_IMAGE = [key for key in METRICS if key not in CURVE_METRICS]
 NAMES = ("dataset", "method", "image")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-# E divides by the number of pixels less one, which is 0 for a map of one pixel.
+# E divides by the number of pixels minus one. For a map of one pixel, it divides by nearly 0.
 ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE"), 1e16
 ROUNDING = 1e-6
-FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # what a spreadsheet executes
+FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # a spreadsheet executes a cell that starts like this
 
 
 def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
-    """A row per result, titled with the metrics' keys; empty where a number is not defined."""
+    """Returns a row for each result under the metric keys. A cell is empty if the number is not defined."""
     rows = (
         [r.dataset, r.method, len(r.images), *(format_number(r.table.get(key)) for key in columns)] for r in results
     )
@@ -35,7 +35,7 @@ def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
 
 
 def per_image_csv(results: list[MethodResult]) -> str:
-    """A row per image of each result, with every metric that any result has; empty where it is not defined."""
+    """Returns a row for each image, with all metrics that any result has. A cell is empty if it is not defined."""
     keys = [key for key in PER_IMAGE if any(key in r.per_image for r in results)]
     rows = [[*NAMES, *keys]]
     for r in results:
@@ -48,29 +48,35 @@ def per_image_csv(results: list[MethodResult]) -> str:
 
 
 def read_per_image_csv(path: Path) -> list[MethodResult]:
-    """What `per_image_csv` wrote, without files and curves, and its means taken anew: all but `aggregate.OF_CURVES`."""
+    """Reads a file of `per_image_csv`. The results have no files and no curves, so no `CURVE_METRICS`.
+
+    Raises:
+        UserError: the file cannot be read, or has other columns, rows or numbers.
+    """
     titles, rows = read_rows(path)
     grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line, row in rows:
         dataset, method, image = map(from_text, row[:3])
         images = grouped.setdefault((dataset, method), {})
         if image in images:
-            raise UserError(f"{path} line {line}: {dataset} {method} {image} is there twice; take one out.")
+            raise UserError(f"{path} line {line}: {dataset} {method} {image} occurs twice; remove one of the lines")
         images[image] = [parse_number(cell, key, path, line) for key, cell in zip(titles, row[3:], strict=True)]
     results = []
     for (dataset, method), images in grouped.items():
         columns = np.array(list(images.values()), dtype=float).T
         per_image = dict(zip(titles, columns, strict=True))
-        table = aggregate.mean_table(per_image, {})
+        table = average_scores(per_image, {})
         results.append(MethodResult(dataset, method, list(images), [], [], [], per_image, {}, table))
     return results
 
 
 def results_json(results: list[MethodResult], arguments: dict, versions: dict, comparison: dict | None = None) -> str:
-    """All numbers of all tables by data set, method and metric, null where not defined, beside counts of images.
+    """Returns the numbers of all tables by data set, method and metric, and the counts of images.
+
+    A number that is not defined is null.
 
     Args:
-        comparison: from `compare.as_dict`; left out where there is none.
+        comparison: from `compare.to_json_dict`, if there is a comparison.
     """
     datasets: dict[str, dict] = {}
     files: dict[str, dict] = {}
@@ -102,9 +108,9 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def as_text(cell: object) -> str:
-    """`printable`, with an apostrophe before what a spreadsheet would take for a formula; `from_text` takes it off."""
-    word = printable(cell)
-    return f"'{word}" if FORMULA.match(word) and not NUMBER.fullmatch(word) else word
+    """Formats a cell. Text that a spreadsheet would execute gets an apostrophe in front; `from_text` removes it."""
+    text = printable(cell)
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
 def from_text(cell: str) -> str:
@@ -112,40 +118,48 @@ def from_text(cell: str) -> str:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The metrics' keys in the title line, and each row with its line number; UserError for any other kind of file."""
+    """Returns the metric keys of the title line, and each row with its line number.
+
+    Raises:
+        UserError: the file cannot be read or is not a `per_image.csv`.
+    """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have put a byte order mark
+        with open(path, encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a byte order mark
             reader = csv.reader(file, strict=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from e
     except (UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({e}); give a per_image.csv as it was written.") from e
+        raise UserError(f"{path} is not a CSV file in UTF-8 ({e}); give an unchanged per_image.csv") from e
     titles = rows[0][1] if rows else []
     if tuple(titles[:3]) != NAMES or len(titles) == 3:
-        raise UserError(f"{path} does not begin with {','.join(NAMES)} and metrics; give a per_image.csv.")
+        raise UserError(f"{path} does not start with {','.join(NAMES)} and metrics; give a per_image.csv")
     keys = titles[3:]
     if wrong := [key for i, key in enumerate(keys) if key not in PER_IMAGE or key in keys[:i]]:
         raise UserError(
-            f"{path} has columns that no image has a number for, or twice: {shortlist(wrong)}; take them out."
+            f"{path} has columns that are no metrics of images, or occur twice: {shortlist(wrong)}; remove them"
         )
     if len(rows) == 1:
-        raise UserError(f"{path} has a title line and no images; score again with --save_dir.")
+        raise UserError(f"{path} has a title line but no images; score again with --save_dir")
     for line, row in rows[1:]:
         if len(row) != len(titles):
-            raise UserError(f"{path} line {line} has {len(row)} cells, not {len(titles)}; is the file cut short?")
+            raise UserError(f"{path} line {line} has {len(row)} cells instead of {len(titles)}; is the file complete?")
     return keys, rows[1:]
 
 
 def parse_number(cell: str, key: str, path: Path, line: int) -> float:
-    """NaN for an empty cell."""
+    """Returns the number in a cell; NaN for an empty cell.
+
+    Raises:
+        UserError: the cell is not a number in the range of the metric.
+    """
     if not cell:
         return math.nan
-    above = key in ABOVE_1
+    unlimited = key in ABOVE_1
     value = float(cell) if NUMBER.fullmatch(cell) else math.nan
-    if not (0 <= value <= LARGEST if above else -ROUNDING <= value <= 1 + ROUNDING):
-        wanted = "0 or above" if above else "from 0 to 1"
+    if not (0 <= value <= LARGEST if unlimited else -ROUNDING <= value <= 1 + ROUNDING):
+        expected = "of 0 or more" if unlimited else "from 0 to 1"
         raise UserError(
-            f"{path} line {line}: {key} is {cell!r}, not a number {wanted}; leave the cell empty if undefined."
+            f"{path} line {line}: {key} is {cell!r}, not a number {expected}; an undefined number is an empty cell"
         )
     return value

@@ -1,4 +1,4 @@
-"""Scores folders of prediction maps against folders of masks, and writes what a paper or a reader needs of it."""
+"""Runs eval.py: scores folders of maps against folders of masks, writes the files and prints the table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
 from ..runtime.versions import versions
 from . import compare, csv_files, tables
-from .aggregate import OF_CURVES
+from .aggregate import CURVE_METRICS
 from .columns import METRICS, PROTOCOLS
-from .expected import figures
+from .expected import read_figures
 from .plots import write_plots
-from .report import write_report
+from .report.page import write_report
 from .results import MethodResult
 from .score_folders import Entry, score_entries
 from .score_pair import ScoreOptions
@@ -27,13 +27,17 @@ FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", 
 
 @dataclass(frozen=True)
 class ScoreOutputs:
-    """What to make of the scores.
+    """What to print and to write.
 
     Attributes:
-        protocol: whose columns to print, a name of `columns.PROTOCOLS`.
-        expect: a paper whose figures are printed beside ours.
-        folder: gets the tables and the numbers; `plots` and `report` too.
-        arguments: what the run was asked for, for the record.
+        protocol: a name of `columns.PROTOCOLS`, which decides the columns.
+        expect: a paper whose published figures are printed beside the measured numbers.
+        folder: the folder for all files; None to write none.
+        plots, report: also write the plots, or the HTML report.
+        arguments: the flags of the run, which are written into results.json.
+
+    Raises:
+        UserError: there is no such protocol, or `plots` and `report` have no folder.
     """
 
     protocol: str = "released"
@@ -45,9 +49,9 @@ class ScoreOutputs:
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            raise UserError(f"no protocol named {self.protocol}; there are {', '.join(PROTOCOLS)}")
+            raise UserError(f"no protocol named {self.protocol}; give one of {', '.join(PROTOCOLS)}")
         if self.folder is None and (self.plots or self.report):
-            raise UserError("--plots and --report need --save_dir, the folder that they go to")
+            raise UserError("--plots and --report need --save_dir, the folder for their files")
 
 
 def run(
@@ -57,12 +61,21 @@ def run(
     missing: str = "error",
     resize: bool = False,
     library: bool = False,
-    verified: int = 0,
+    verify_count: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Score, write the files, print the table. UserError before anything is printed or written."""
-    if verified < 0:
-        raise UserError(f"verify is {verified}; it must be 0 or above")
+    """Scores, writes the files and prints the table.
+
+    Args:
+        missing, resize, library: see `score_entries` and `ScoreOptions`.
+        verify_count: this many random pairs are scored again with py-sod-metrics.
+        workers: the number of processes.
+
+    Raises:
+        UserError: the input cannot be scored. In this case nothing is printed or written.
+    """
+    if verify_count < 0:
+        raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
     how = ScoreOptions(
         mask_threshold=mask_threshold,
@@ -75,39 +88,40 @@ def run(
         effort="dichotomous_HCE" in columns,
     )
     check_names(entries)
-    expected = figures(outputs.expect) if outputs.expect else None
+    expected = read_figures(outputs.expect) if outputs.expect else None
     if outputs.folder:
         make_folder(outputs.folder)
         refuse_other_results(outputs.folder, FILES)
     results = score_entries(entries, how, missing, workers)
-    line = verify(results, how, verified) if verified else ""
+    line = verify(results, how, verify_count) if verify_count else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
 
 
 def rerun(path: Path, outputs: ScoreOutputs) -> None:
-    """The tables of an earlier run's `per_image.csv`, as far as means over images go."""
+    """Prints and writes the tables of an earlier `per_image.csv`, without the metrics that need curves."""
     if outputs.plots or outputs.report:
-        raise UserError("--plots and --report need the images; --from has only their numbers")
+        raise UserError("--plots and --report need the images; --from reads only numbers")
     results = csv_files.read_per_image_csv(path)
-    wanted = PROTOCOLS[outputs.protocol]
-    columns = [key for key in wanted if all(key in result.table for result in results)]
+    protocol = PROTOCOLS[outputs.protocol]
+    columns = [key for key in protocol if all(key in result.table for result in results)]
     if not columns:
-        raise UserError(f"{path} holds none of the columns of {outputs.protocol}: {', '.join(wanted)}")
-    if left_out := [key for key in wanted if key not in columns]:
+        raise UserError(f"{path} has none of the columns of {outputs.protocol}: {', '.join(protocol)}")
+    if left_out := [key for key in protocol if key not in columns]:
         reason = (
-            "made of curves, which the file does not hold" if set(left_out) <= set(OF_CURVES) else "not in the file"
+            "they need curves, which are not in the file" if set(left_out) <= set(CURVE_METRICS) else "not in the file"
         )
         warn(f"left out: {', '.join(left_out)} ({reason})")
     if outputs.folder:
         make_folder(outputs.folder)
         refuse_other_results(outputs.folder, FILES)
-    write_and_print(results, columns, outputs, figures(outputs.expect) if outputs.expect else None)
+    write_and_print(results, columns, outputs, read_figures(outputs.expect) if outputs.expect else None)
 
 
 def check_names(entries: Sequence[Entry]) -> None:
-    seen = [(entry.dataset, entry.method) for entry in entries]
-    if twice := sorted({f"{d} {m}".strip() for d, m in seen if seen.count((d, m)) > 1}):
-        raise UserError(f"named twice: {', '.join(twice)}; tell methods apart with --method")
+    """UserError if two entries have the same data set and method."""
+    names = [(entry.dataset, entry.method) for entry in entries]
+    if twice := sorted({f"{d} {m}".strip() for d, m in names if names.count((d, m)) > 1}):
+        raise UserError(f"named twice: {', '.join(twice)}; give each method its own name with --method")
 
 
 def write_and_print(
@@ -115,19 +129,19 @@ def write_and_print(
     columns: Sequence[str],
     outputs: ScoreOutputs,
     expected: Mapping[str, Mapping[str, float]] | None,
-    verified: str = "",
+    verify_line: str = "",
     mask_threshold: int | None = None,
 ) -> None:
-    """Write the files, then print the tables, also where the files cannot be written: the scores took long."""
+    """Writes the files, then prints the tables. It prints even if the files cannot be written."""
     names: list[str] = []
     try:
         if outputs.folder:
             names = write_files(results, columns, outputs, mask_threshold)
     finally:
-        texts = [tables.text_table(results, columns, expected)]
+        texts = [tables.format_table(results, columns, expected)]
         if differences := compare.compare(results, columns):
             texts.append(compare.format_comparison(differences))
-        texts += [tables.legend(columns), *filter(None, [verified])]
+        texts += [tables.format_legend(columns), *filter(None, [verify_line])]
         print_lines("\n\n".join(texts))
     if names:
         print_line()
@@ -137,12 +151,15 @@ def write_and_print(
 def write_files(
     results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, mask_threshold: ForegroundRule = None
 ) -> list[str]:
-    """All files or none, but for what cannot be drawn; their names."""
+    """Writes all files or none. Returns their names.
+
+    If a plot or the report cannot be drawn, the other files are written before the error is raised.
+    """
     differences = compare.compare(results, list(METRICS))
-    comparison = compare.as_dict(differences) if differences else None
+    comparison = compare.to_json_dict(differences) if differences else None
     contents = {
-        "table.md": tables.markdown(results, columns),
-        "table.tex": tables.latex(results, columns),
+        "table.md": tables.format_markdown(results, columns),
+        "table.tex": tables.format_latex(results, columns),
         "table.csv": csv_files.csv_table(results, columns),
         "per_image.csv": csv_files.per_image_csv(results),
         "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
@@ -158,7 +175,7 @@ def write_files(
             if outputs.report:
                 write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
         except UserError as e:
-            failed = e  # the numbers stay
+            failed = e  # the numbers are written all the same
         names = sorted(path.name for path in folder.iterdir())
     if failed:
         raise failed
@@ -172,14 +189,18 @@ def read_entry_flags(
     methods: Sequence[str],
     photographs: Sequence[Path],
 ) -> list[Entry]:
-    """One entry per data set named; `methods` and `photographs` may be none, `methods` one for all."""
+    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
+
+    Raises:
+        UserError: the numbers of values do not match.
+    """
     counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
     if photographs:
         counts["--image_path"] = len(photographs)
     if len(methods) > 1:
         counts["--method"] = len(methods)
     if wrong := [f"{count} {flag}" for flag, count in counts.items() if count != len(datasets)]:
-        several = "; for several methods on one data set, repeat its name and masks, and name each by --method"
+        several = "; for several methods on one data set, repeat its name and masks, and name each with --method"
         raise UserError(
             f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order"
             f"{several if len(predictions) > len(datasets) > 0 else ''}"
@@ -190,13 +211,16 @@ def read_entry_flags(
 
 
 def read_entry_file(path: Path) -> list[Entry]:
-    """From a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
+    """Reads a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
 
-    Folders are relative to the file's; `images`, for the report, may be left out.
+    Folders are relative to the folder of the file. `images` is for the report and may be left out.
+
+    Raises:
+        UserError: the file cannot be read or has another form.
     """
     datasets = read_yaml(path).get("datasets")
     if not isinstance(datasets, dict) or not datasets:
-        raise UserError(f"{path} needs `datasets:` with a block per data set")
+        raise UserError(f"{path} needs `datasets:` with a block for each data set")
     entries = []
     for name, block in datasets.items():
         if not isinstance(block, dict) or not {"masks", "predictions"} <= set(block) <= {
@@ -204,14 +228,14 @@ def read_entry_file(path: Path) -> list[Entry]:
             "images",
             "predictions",
         }:
-            raise UserError(f"{path}: {name} takes masks, predictions and perhaps images, and nothing else")
+            raise UserError(f"{path}: {name} needs masks and predictions, may have images, and nothing else")
         methods = block["predictions"]
         methods = methods if isinstance(methods, dict) else {"": methods}
         if not methods:
             raise UserError(f"{path}: predictions of {name} names no method; give one folder for each method")
         folders = [block["masks"], block.get("images") or "", *methods.values()]
         if not all(isinstance(folder, str) for folder in folders):
-            raise UserError(f"{path}: masks, images and predictions of {name} are folders, written as text")
+            raise UserError(f"{path}: masks, images and predictions of {name} must be names of folders")
         masks, images = path.parent / block["masks"], block.get("images")
         for method, folder in methods.items():
             photographs = path.parent / images if images else None

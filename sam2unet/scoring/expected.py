@@ -1,4 +1,4 @@
-"""Published figures to hold one's own against."""
+"""The published figures, for comparison with measured ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("expected.yaml")
 
 
 class Figures(Mapping[str, dict[str, float]]):
-    """Data set -> metric -> published figure; `cod10k` and `COD 10K` find COD10K."""
+    """Data set -> metric -> published figure. Case, spaces and hyphens do not matter: `cod 10k` is COD10K."""
 
     def __init__(self, datasets: dict[str, dict[str, float]]):
         self.datasets = datasets
@@ -30,11 +30,15 @@ class Figures(Mapping[str, dict[str, float]]):
         return len(self.datasets)
 
 
-def figures(name: str) -> Figures:
-    """Those of the paper called `name`; UserError where there is none."""
+def read_figures(name: str) -> Figures:
+    """Returns the figures of a paper, for example "sam2-unet".
+
+    Raises:
+        UserError: there is no such paper.
+    """
     papers = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     if name not in papers:
-        raise UserError(f"no published figures are known for {name!r}; there are those of {', '.join(papers)}.")
+        raise UserError(f"no published figures are known for {name!r}; give one of {', '.join(papers)}")
     return Figures(papers[name])
 
 

@@ -1,4 +1,4 @@
-"""Scores of one method on one data set: per image, as curves, and as the table's numbers."""
+"""The scores of one method on one data set."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 
 @dataclass
 class MethodResult:
-    """One method on one data set. Images are in the order of `images` everywhere.
+    """The scores of one method on one data set. All lists and arrays are in the order of `images`.
 
     Attributes:
-        images: stems of the mask files.
-        predictions, masks: the files scored; None in `predictions` where one was missing.
-        photographs: files for the report's gallery, None where there are none.
-        per_image: by metric key of `columns.METRICS`, (N,) float64; NaN where the metric is not defined.
-        curves: by name (E, F, F1, IoU, Dice, BER, precision, recall), (256,) means over images; entry i belongs to the
-            cut "stretched 8-bit map >= 255 - i".
-        table: the numbers of the table by metric key, full precision.
+        images: names of the mask files without extension.
+        predictions: the map files; None where one is missing.
+        masks: the mask files.
+        photographs: the image files for the gallery of the report; None where there is none.
+        per_image: metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined.
+        curves: name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
+            threshold "stretched 8-bit map >= 255 - i".
+        table: metric key -> the number of the table, full precision.
     """
 
     dataset: str

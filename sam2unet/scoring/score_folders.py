@@ -1,4 +1,4 @@
-"""Scores sets of maps over a pool of processes. Of each image its numbers are kept, nothing else."""
+"""Scores folders of maps on several processes. Only the numbers of each image are kept."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ..data.check import refuse_constant
 from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, shortlist, warn
-from .aggregate import mean_table
-from .pixel_scores import reuse_freed_memory
+from .aggregate import average_scores
+from .pixels.histograms import reuse_freed_memory
 from .results import MethodResult
 from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method's maps for one data set; `photographs` are for the report."""
+    """The maps of one method for one data set. `photographs` are for the report."""
 
     dataset: str
     method: str
@@ -38,31 +38,34 @@ class Entry:
 def score_entries(
     entries: Sequence[Entry], how: ScoreOptions, missing: str = "error", workers: int | None = None
 ) -> list[MethodResult]:
-    """The scores of every entry, in order. UserError for what does not fit: names at once, contents once all are read.
+    """Returns the scores of each entry, in order.
 
     Args:
-        missing: what a mask without prediction is: an `error`, a black map (`zero`), or left out (`skip`).
-        workers: processes; None or 0 for one per core.
+        missing: what to do with a mask without prediction: `error`, score a black map (`zero`), leave it out (`skip`).
+        workers: the number of processes; None or 0 means one for each core.
+
+    Raises:
+        UserError: names do not match (raised before the first file is opened), or files cannot be scored (raised after
+            all files of an entry were read).
     """
     if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or above")
+        raise UserError(f"workers is {workers}; it must be 0 or more")
     results = [match_predictions(entry, missing) for entry in entries]
     jobs = [ScoreJob(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
     with pool_map(workers or os.cpu_count() or 1) as run:
-        scored = tqdm(run(score_job, jobs), total=len(jobs), unit="img", disable=None)
-        remaining = iter(scored)
+        scores = iter(tqdm(run(score_job, jobs), total=len(jobs), unit="img", disable=None))
         for result in results:
-            collect(result, remaining, how)
+            add_scores_(result, scores, how)
     return results
 
 
 @contextmanager
 def pool_map(workers: int) -> Iterator[Callable]:
-    """`map` over processes, or in this one if `workers` is 1; what has not begun is dropped on an error."""
+    """Gives a `map` that uses several processes, or this process if `workers` is 1. An error cancels waiting jobs."""
     if workers == 1:
         yield map
         return
-    cv2.setNumThreads(1)  # ends OpenCV's threads; a process forked while they run waits for them for ever
+    cv2.setNumThreads(1)  # ends OpenCV's threads; a process that is forked while they run would wait for them forever
     pool = ProcessPoolExecutor(workers, initializer=prepare_worker)
     try:
         yield lambda function, jobs: pool.map(function, jobs, chunksize=4)
@@ -71,8 +74,8 @@ def pool_map(workers: int) -> Iterator[Callable]:
 
 
 def prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
-    cv2.setNumThreads(1)  # the cores are the processes'
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends the pool
+    cv2.setNumThreads(1)  # each process uses one core
     reuse_freed_memory()
 
 
@@ -107,45 +110,49 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     )
 
 
-def collect(result: MethodResult, scored: Iterator[ImageScore], how: ScoreOptions) -> None:
-    """Fill in `result` from the next of `scored`; UserError if any had a problem, warnings for what is peculiar."""
-    notes = fill(result, scored)
+def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:
+    """Adds the next `scores` to `result` and warns about unusual files.
+
+    Raises:
+        UserError: a file cannot be scored, or the foreground flags leave all masks empty or full.
+    """
+    notes = fill_(result, scores)
     if how.mask_threshold is not None:
         empty, full = (set(notes.pop(name, ())) for name in ("empty", "full"))
         masks = zip(result.images, result.masks, strict=True)
         refuse_constant({mask: (image in full, image not in empty) for image, mask in masks}, how.mask_threshold)
     for note, images in notes.items():
-        warn_of(note, images, result)
-    warn_of_undefined(result)
+        warn_about(note, images, result)
+    warn_undefined(result)
 
 
-def fill(result: MethodResult, scored: Iterator[ImageScore]) -> dict[str, list[str]]:
-    """Put the next of `scored` into `result`, in order; of each its curves are added up and forgotten.
+def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
+    """Puts the next `scores` into `result`, in order. Curves are summed at once, to save memory.
 
     Returns:
-        what was noted, and of which images.
+        note -> names of images.
 
     Raises:
-        UserError: any had a problem.
+        UserError: a file cannot be scored.
     """
     rows, sums, problems, notes = [], {}, {}, {}
     for image, mask in zip(result.images, result.masks, strict=True):
-        one = next(scored)
-        rows.append(one.numbers)
-        if one.problem:
-            problems.setdefault(one.problem, []).append((mask.name, one.detail))
-        for note in one.notes:
+        score = next(scores)
+        rows.append(score.numbers)
+        if score.problem:
+            problems.setdefault(score.problem, []).append((mask.name, score.detail))
+        for note in score.notes:
             notes.setdefault(note, []).append(image)
-        for name, curve in one.curves.items():
+        for name, curve in score.curves.items():
             sums[name] = sums.get(name, 0) + curve
     refuse_problems(problems, result)
     result.per_image = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     result.curves = {name: total / len(rows) for name, total in sums.items()}
-    result.table = mean_table(result.per_image, result.curves)
+    result.table = average_scores(result.per_image, result.curves)
     return notes
 
 
-def warn_of_undefined(result: MethodResult) -> None:
+def warn_undefined(result: MethodResult) -> None:
     for key, values in result.per_image.items():
         if undefined := [result.images[i] for i in np.flatnonzero(np.isnan(values))]:
             count = f"{len(undefined)} images ({shortlist(undefined)})"
@@ -158,31 +165,30 @@ def label(result: MethodResult) -> str:
 
 def refuse_problems(problems: dict[str, list[tuple[str, str]]], result: MethodResult) -> None:
     folder = result.masks[0].parent
-    if found := problems.get("unreadable"):
-        raise UserError(found[0][1] + (f" ({len(found) - 1} more have an error too)" if len(found) > 1 else ""))
-    if found := problems.get("coding"):
-        names = shortlist([name for name, _ in found])
+    if files := problems.get("unreadable"):
+        raise UserError(files[0][1] + (f" ({len(files) - 1} more files have an error)" if len(files) > 1 else ""))
+    if files := problems.get("coding"):
+        names = shortlist([name for name, _ in files])
         raise UserError(
-            f"{len(found)} of {len(result.masks)} masks are not 0/255: {names} ({found[0][1]}; in {folder}); {WAY_OUT}"
+            f"{len(files)} of {len(result.masks)} masks are not 0/255: {names} ({files[0][1]}; in {folder}); {WAY_OUT}"
         )
-    if found := problems.get("size"):
+    if files := problems.get("size"):
         raise UserError(
-            f"{len(found)} predictions have another size than their mask: "
-            f"{shortlist([d for _, d in found])}; predict with "
-            "--test_gt_path, which gives each map its mask's size, or score with --resize (bilinear)"
+            f"{len(files)} predictions have another size than their mask: {shortlist([d for _, d in files])}; "
+            "predict with --test_gt_path, which gives each map the size of its mask, or score with --resize (bilinear)"
         )
 
 
-def warn_of(note: str, images: list[str], result: MethodResult) -> None:
+def warn_about(note: str, images: list[str], result: MethodResult) -> None:
     count, names = len(images), shortlist(images)
     if note == "binary" and count < len(result.images):
-        return  # a few maps may well have two greys; a whole folder of them is no accident
-    words = {
-        "binary": f"all {count} predictions are binary; soft maps score otherwise in most columns",
-        "faint": f"{count} predictions hold two greys, none above {FOREGROUND}, as if written as 0/1: {names}; they "
-        "are stretched before scoring, but should be 0/255",
-        "resized": f"{count} predictions were resized to their mask's size, bilinear: {names}",
-        "soft": f"{count} masks hold greys between 0 and 255; above {FOREGROUND} is foreground: {names}",
-        "jpeg": f"{count} masks are JPEGs with grey fringes; above {FOREGROUND} is foreground: {names}; use PNG",
+        return  # a few maps may have two grey levels by chance; a whole folder may not
+    texts = {
+        "binary": f"all {count} predictions are binary; soft maps have other scores in most columns",
+        "faint": f"{count} predictions have two grey levels, none above {FOREGROUND}, as if they were written as 0/1: "
+        f"{names}; they are stretched before scoring, but should be 0/255",
+        "resized": f"{count} predictions were resized to the size of their mask, bilinear: {names}",
+        "soft": f"{count} masks have grey values between 0 and 255; above {FOREGROUND} is foreground: {names}",
+        "jpeg": f"{count} masks are JPEGs with grey edges; above {FOREGROUND} is foreground: {names}; use PNG",
     }
-    warn(f"{label(result)}: {words[note]}")
+    warn(f"{label(result)}: {texts[note]}")

@@ -1,4 +1,4 @@
-"""One map and one mask, from files to scores. Runs in worker processes, so results are small and plain."""
+"""Scores one map against one mask, from files to numbers. This runs in worker processes, so results are small."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from PIL import Image
 from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit
 from ..errors import UserError
 from ..recipe import ForegroundRule
-from .aggregate import curves, mean_numbers
-from .pixel_scores import image_scores, mirror_scores
-from .pysod import correction_effort, library_scores
+from .aggregate import to_curves, to_numbers
+from .pixels.image_scores import score_image
+from .pixels.library import count_corrections, score_by_library
+from .pixels.mirror_scores import score_mirror
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class ScoreOptions:
 
     Attributes:
         mask_threshold: which mask values are foreground; None for 0/255 masks.
-        resize: bring a map of another size to its mask's, bilinear; else that is a problem.
-        library: score by py-sod-metrics alone.
-        plain, mirror, effort: which groups of metrics to compute: all but the next two's, the mirror set's, and the
-            human correction effort, which takes longer than all others together.
+        resize: resize a map to the size of its mask, bilinear. If False, another size is a problem.
+        library: use only py-sod-metrics.
+        plain: compute all metrics that belong to no other group.
+        mirror: compute the metrics of the mirror papers.
+        effort: compute the human correction effort. It takes longer than all other metrics together.
     """
 
     mask_threshold: ForegroundRule = None
@@ -40,13 +42,19 @@ class ScoreOptions:
 
 
 class ScoreJob(NamedTuple):
-    prediction: Path | None  # None: missing, and scored as a black map
+    prediction: Path | None  # None if it is missing: it is scored as a black map
     mask: Path
     how: ScoreOptions
 
 
 class ImageScore(NamedTuple):
-    """A pair's scores; `problem` and `detail` in words instead where it has none."""
+    """The scores of a pair.
+
+    Attributes:
+        curves: (256,) each, by name.
+        notes: names of unusual properties, see `score_folders.warn_about`.
+        problem, detail: why the pair has no scores; empty if it has scores.
+    """
 
     numbers: dict[str, float]
     curves: dict[str, ndarray]
@@ -56,20 +64,21 @@ class ImageScore(NamedTuple):
 
 
 def score_job(job: ScoreJob) -> ImageScore:
+    """Reads the files of a pair and scores it. A file that cannot be scored is a `problem`, not an exception."""
     try:
         mask = np.asarray(read_mask(job.mask, job.how.mask_threshold))
     except MaskCoding as e:
         return ImageScore({}, {}, problem="coding", detail=e.found)
     except UserError as e:
         return ImageScore({}, {}, problem="unreadable", detail=str(e))
-    notes = constant_notes(mask) if job.how.mask_threshold is not None else ()
+    notes = note_constant(mask) if job.how.mask_threshold is not None else ()
     if job.prediction is None:
         return score_arrays(np.zeros_like(mask), mask, job.how, notes)
     try:
         prediction = read_prediction(job.prediction)
     except UserError as e:
         return ImageScore({}, {}, problem="unreadable", detail=str(e))
-    notes += peculiarities(prediction, mask, job.mask)
+    notes += note_unusual(prediction, mask, job.mask)
     if prediction.shape != mask.shape:
         sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
         if not job.how.resize:
@@ -80,35 +89,35 @@ def score_job(job: ScoreJob) -> ImageScore:
 
 
 def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: tuple[str, ...]) -> ImageScore:
-    """Two uint8 (H, W)."""
-    found: dict[str, float] = {}
-    lines: dict[str, ndarray] = {}
+    """Scores a map and a mask, both (H, W) uint8."""
+    numbers: dict[str, float] = {}
+    curves: dict[str, ndarray] = {}
     scores = []
     if how.plain:
-        scores.append(library_scores(prediction, mask) if how.library else image_scores(prediction, mask))
+        scores.append(score_by_library(prediction, mask) if how.library else score_image(prediction, mask))
     if how.mirror:
-        scores.append(mirror_scores(prediction, mask))
-    for each in scores:
-        found |= mean_numbers(each)
-        lines |= curves(each)
+        scores.append(score_mirror(prediction, mask))
+    for group in scores:
+        numbers |= to_numbers(group)
+        curves |= to_curves(group)
     if how.effort:
-        found["dichotomous_HCE"] = correction_effort(prediction, mask)
-    return ImageScore(found, lines, notes)
+        numbers["dichotomous_HCE"] = count_corrections(prediction, mask)
+    return ImageScore(numbers, curves, notes)
 
 
 def read_prediction(path: Path) -> ndarray:
-    """8-bit grey (H, W)."""
+    """Returns the map as (H, W) uint8."""
     with open_image(path) as image:
         return np.asarray(to_8_bit(image, path).convert("L"))
 
 
-def constant_notes(mask: ndarray) -> tuple[str, ...]:
-    """Whether a mask of 0 and 255 is `empty` or `full`."""
+def note_constant(mask: ndarray) -> tuple[str, ...]:
+    """Notes whether a mask of 0 and 255 is `empty` or `full`."""
     return ("empty",) * (not mask.any()) or ("full",) * bool(mask.all())
 
 
-def peculiarities(prediction: ndarray, mask: ndarray, mask_path: Path) -> tuple[str, ...]:
-    """What a user should hear of although it can be scored."""
+def note_unusual(prediction: ndarray, mask: ndarray, mask_path: Path) -> tuple[str, ...]:
+    """Notes properties that can be scored but that the user should know."""
     notes = []
     levels = Image.fromarray(prediction).histogram()
     present = [level for level, count in enumerate(levels) if count]

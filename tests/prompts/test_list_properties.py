@@ -14,7 +14,7 @@ from sam2unet.masks.inputs import find_inputs
 from sam2unet.prompts.lists import TEST_LIST, TRAIN_LIST, read_prompts, read_test_list, read_train_list
 from sam2unet.scoring.csv_files import per_image_csv, read_per_image_csv, results_json
 from sam2unet.scoring.evaluate import read_entry_file
-from sam2unet.scoring.tables import text_table
+from sam2unet.scoring.tables import format_table
 from tests.conftest import save
 
 SOME = [25, pytest.param(500, marks=pytest.mark.slow)]  # inputs of each kind
@@ -126,7 +126,7 @@ ROWS = b"dataset,method,image,S,E_mean,dichotomous_HCE\nA,x,one,0.5,0.25,12\nA,x
 def test_tables_of_images(count, files):
     def read(path):
         results = read_per_image_csv(path)
-        assert len(text_table(results, ["S"]).splitlines()) == 1 + len(results)
+        assert len(format_table(results, ["S"]).splitlines()) == 1 + len(results)
         assert all(math.isnan(value) or 0 <= value <= 1e16 for r in results for value in r.table.values())
         results_json(results, {}, {})
         (path.parent / "again.csv").write_text(per_image_csv(results))

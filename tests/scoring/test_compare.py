@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from sam2unet.scoring.compare import as_dict, compare, format_comparison, intervals
+from sam2unet.scoring.compare import bootstrap_intervals, compare, format_comparison, to_json_dict
 from sam2unet.scoring.results import MethodResult
 
 
@@ -37,7 +37,7 @@ def test_of_many_images_the_interval_is_that_of_normal_theory():
 def test_of_few_images_the_interval_is_that_of_all_resamples():
     deltas = np.array([0.03, -0.11, 0.2, 0.071, 0.35])
     every = np.array([np.mean(drawn) for drawn in itertools.product(deltas, repeat=5)])
-    (low,), (high,) = intervals(deltas[:, None])
+    (low,), (high,) = bootstrap_intervals(deltas[:, None])
     for value, share in ((low, 0.025), (high, 0.975)):
         # The distribution has steps: the value must lie where the exact one passes the share, give or take noise.
         assert (every < value - 1e-9).mean() - 0.005 <= share <= (every <= value + 1e-9).mean() + 0.005
@@ -50,7 +50,7 @@ def test_equal_methods_differ_by_nothing():
 
 def test_intervals_hold_the_truth_about_95_times_in_100():
     deltas = np.random.default_rng(2).normal(0.3, 1, (60, 400))  # 400 experiments with 60 images each
-    low, high = intervals(deltas)
+    low, high = bootstrap_intervals(deltas)
     assert 0.91 < ((low < 0.3) & (0.3 < high)).mean() < 0.97  # a percentile interval of 60 holds it a bit too rarely
 
 
@@ -90,7 +90,7 @@ def test_images_are_paired_by_name():
 
 def test_every_metric_sees_the_same_images():
     deltas = np.random.default_rng(6).normal(0, 1, (25, 1))
-    low, high = intervals(np.concatenate([deltas, deltas, -deltas], axis=1))
+    low, high = bootstrap_intervals(np.concatenate([deltas, deltas, -deltas], axis=1))
     assert low[0] == low[1] and high[0] == high[1]
     assert (low[2], high[2]) == pytest.approx((-high[0], -low[0]))
 
@@ -118,7 +118,7 @@ def test_of_one_image_or_none_there_is_no_interval():
     one, none = compare(results, ["S", "Fw"])
     assert one.mean == pytest.approx(0.1) and math.isnan(one.low) and one.verdict == ""
     assert math.isnan(none.mean) and none.images == 0
-    numbers = json.loads(json.dumps(as_dict([one, none]), allow_nan=False))["datasets"]["CAMO"]["methods"]["new"]
+    numbers = json.loads(json.dumps(to_json_dict([one, none]), allow_nan=False))["datasets"]["CAMO"]["methods"]["new"]
     assert numbers["Fw"] == {"difference": None, "low": None, "high": None, "images": 0, "left_out": 2}
     assert "fewer than 20 images" in format_comparison([one, none])
 
@@ -126,7 +126,7 @@ def test_of_one_image_or_none_there_is_no_interval():
 def test_five_thousand_images_fit_in_little_memory():
     deltas = np.random.default_rng(8).normal(0, 1, (5000, 10))
     tracemalloc.start()
-    intervals(deltas)
+    bootstrap_intervals(deltas)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6  # all draws at once would take 400 MB

@@ -13,9 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from sam2unet.scoring import pixel_kernels, pixel_scores
-from sam2unet.scoring.pixel_scores import image_scores, mirror_f, mirror_scores
-from sam2unet.scoring.pysod import library_scores
+from sam2unet.scoring.pixels import histograms, weighted_f
+from sam2unet.scoring.pixels import kernels as numpy_kernels
+from sam2unet.scoring.pixels.histograms import f_measure
+from sam2unet.scoring.pixels.image_scores import score_image
+from sam2unet.scoring.pixels.library import score_by_library
+from sam2unet.scoring.pixels.mirror_scores import score_mirror
 
 BOUNDS = {"Fw": 1e-5}  # where several foreground pixels are equally near, the choice among them is open
 BOUND = 1e-6
@@ -167,15 +170,15 @@ GROUPS = {"random": random_pairs, "large": large_pairs, "edge": edge_pairs, "tie
 def pairs(request):
     """One group of pairs, each with the library's scores."""
     group = GROUPS.get(request.param) or (lambda: real_pairs(request.getfixturevalue("shared") / "data"))
-    return [(pair, library_scores(pair.pred, pair.mask)) for pair in group()]
+    return [(pair, score_by_library(pair.pred, pair.mask)) for pair in group()]
 
 
-@pytest.fixture(params=["pixel_kernels", "pixel_kernels_numba"])
+@pytest.fixture(params=["kernels", "kernels_numba"])
 def kernels(request, monkeypatch):
-    if request.param == "pixel_kernels_numba":
+    if request.param == "kernels_numba":
         pytest.importorskip("numba")  # the extra `fast`
-    module = importlib.import_module(f"sam2unet.scoring.{request.param}")
-    monkeypatch.setattr(pixel_scores, "kernels", module)
+    module = importlib.import_module(f"sam2unet.scoring.pixels.{request.param}")
+    monkeypatch.setattr(weighted_f, "kernels", module)
     return module
 
 
@@ -205,9 +208,7 @@ def show(lines: list[str]) -> str:
 
 def test_every_number_equals_the_library(pairs, kernels):
     assert pairs
-    bad = [
-        line for pair, theirs in pairs for line in over_bounds(pair.name, image_scores(pair.pred, pair.mask), theirs)
-    ]
+    bad = [line for pair, theirs in pairs for line in over_bounds(pair.name, score_image(pair.pred, pair.mask), theirs)]
     assert not bad, show(bad)
 
 
@@ -216,9 +217,9 @@ def test_s_is_not_a_number_where_the_centroid_lies_in_the_last(part):
     mask = np.zeros((60, 47), np.uint8)
     mask[part] = 255
     pred = np.random.default_rng(0).integers(0, 256, mask.shape, np.uint8)
-    assert np.isnan(library_scores(pred, mask).S) and np.isnan(image_scores(pred, mask).S)
+    assert np.isnan(score_by_library(pred, mask).S) and np.isnan(score_image(pred, mask).S)
     mask[:30, :30] = 255
-    assert np.isfinite(image_scores(pred, mask).S)
+    assert np.isfinite(score_image(pred, mask).S)
 
 
 def test_rounding_puts_tied_levels_on_either_side_of_the_adaptive_threshold():
@@ -227,41 +228,41 @@ def test_rounding_puts_tied_levels_on_either_side_of_the_adaptive_threshold():
     for pair in tie_pairs():
         not_black, fg = pair.pred > 0, pair.mask > 128
         f1_with_the_level = 2 * (not_black & fg).sum() / (not_black.sum() + fg.sum())
-        kept.append(np.isclose(library_scores(pair.pred, pair.mask).F1_adaptive, f1_with_the_level, rtol=1e-9))
+        kept.append(np.isclose(score_by_library(pair.pred, pair.mask).F1_adaptive, f1_with_the_level, rtol=1e-9))
     assert 0 < sum(kept) < len(kept)
 
 
 def test_kernels_agree():
     pytest.importorskip("numba")
-    compiled = importlib.import_module("sam2unet.scoring.pixel_kernels_numba")
+    compiled = importlib.import_module("sam2unet.scoring.pixels.kernels_numba")
     for pair in [*random_pairs(), random_pair(6, (700, 600))]:
         fg = to_levels((pair.mask > 128) * 255)
         short, over = (255 - pair.pred) & fg, pair.pred & ~fg
-        filled = [kernels.fill_band(short, fg) for kernels in (pixel_kernels, compiled)]
+        filled = [kernels.fill_band(short, fg) for kernels in (numpy_kernels, compiled)]
         np.testing.assert_array_equal(*filled, err_msg=pair.name)
         if fg.any():
-            sums = [kernels.closeness_sum(over, fg) for kernels in (pixel_kernels, compiled)]
+            sums = [kernels.closeness_sum(over, fg) for kernels in (numpy_kernels, compiled)]
             np.testing.assert_allclose(*sums, rtol=1e-12, err_msg=pair.name)  # terms are added in another order
 
 
 def test_bool_masks_and_views_score_the_same():
     _, pred, mask = random_pair(6, (61, 83))
-    expected = image_scores(pred, mask)
+    expected = score_image(pred, mask)
     wide = np.repeat(pred, 2, axis=1)[:, ::2]
     assert not wide.flags.c_contiguous
-    for same in (image_scores(pred, mask > 128), image_scores(wide, np.asfortranarray(mask))):
+    for same in (score_image(pred, mask > 128), score_image(wide, np.asfortranarray(mask))):
         assert over_bounds("view", same, expected) == []
-    assert over_bounds("mirror", mirror_scores(wide, mask == 255), mirror_scores(pred, mask)) == []
+    assert over_bounds("mirror", score_mirror(wide, mask == 255), score_mirror(pred, mask)) == []
 
 
 def test_large_images_are_counted_in_strips(monkeypatch):
     _, pred, mask = random_pair(6, (61, 83))
-    expected = image_scores(pred, mask)
-    monkeypatch.setattr(pixel_scores, "EXACT_IN_FLOAT32", 200)
-    assert over_bounds("strips", image_scores(pred, mask), expected) == []
+    expected = score_image(pred, mask)
+    monkeypatch.setattr(histograms, "EXACT_IN_FLOAT32", 200)
+    assert over_bounds("strips", score_image(pred, mask), expected) == []
 
 
-@pytest.mark.parametrize("scores", [image_scores, mirror_scores])
+@pytest.mark.parametrize("scores", [score_image, score_mirror])
 def test_what_is_no_pair_is_refused(scores):
     image = np.zeros((4, 5), np.uint8)
     for pred, mask in ((image, image[1:]), (image[..., None], image[..., None]), (image[:0], image[:0])):
@@ -297,13 +298,13 @@ class MirrorByDefinition:
 def test_mirror_scores_are_those_of_their_definition(group):
     bad = []
     for name, pred, mask in GROUPS[group]():
-        bad += over_bounds(name, mirror_scores(pred, mask), MirrorByDefinition(pred, mask))
+        bad += over_bounds(name, score_mirror(pred, mask), MirrorByDefinition(pred, mask))
     assert not bad, show(bad)
 
 
 def test_mirror_f_is_the_best_f_of_the_mean_curves():
-    scores = [mirror_scores(pair.pred, pair.mask) for pair in map(random_pair, (6, 12, 24, 36))]
+    scores = [score_mirror(pair.pred, pair.mask) for pair in map(random_pair, (6, 12, 24, 36))]
     precision = np.mean([each.precision_curve for each in scores], axis=0)
     recall = np.mean([each.recall_curve for each in scores], axis=0)
     by_threshold = [1.3 * p * r / (0.3 * p + r) for p, r in zip(precision, recall, strict=True)]
-    assert mirror_f(precision, recall) == pytest.approx(max(by_threshold), abs=1e-12)
+    assert f_measure(precision, recall, 0.3).max() == pytest.approx(max(by_threshold), abs=1e-12)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sam2unet.errors import UserError
-from sam2unet.scoring.plots import draw_plot, style, write_plots
+from sam2unet.scoring.plots import draw_plot, line_style, write_plots
 from sam2unet.scoring.results import MethodResult
 
 
@@ -56,7 +56,7 @@ def test_the_curves_drawn_are_the_methods_by_ascending_threshold(tmp_path):
 
 
 def test_as_many_as_28_methods_can_be_told_apart():
-    assert len({(look["color"], look["linestyle"]) for look in map(style, range(28))}) == 28
+    assert len({(look["color"], look["linestyle"]) for look in map(line_style, range(28))}) == 28
 
 
 def test_the_same_curves_make_the_same_files(tmp_path):
@@ -75,7 +75,7 @@ def test_two_data_sets_never_share_a_file(tmp_path):
 def test_without_curves_there_is_an_error_and_no_file(tmp_path):
     pytest.importorskip("matplotlib")
     bare = MethodResult("B", "x", ["one"], [], [], [], {}, {})
-    with pytest.raises(UserError, match="no curves of B x"):
+    with pytest.raises(UserError, match="B x has no curves to plot"):
         write_plots([result("A", "x"), bare], tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam2unet.scoring.aggregate import mean_table
+from sam2unet.scoring.aggregate import average_scores
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 
 # Sums of the same terms in another order; the figures are published with 15 digits and more, curves with 8 decimals.
@@ -53,7 +53,7 @@ class Scores:
         self.stems = [path.stem for path in masks]
         self.per_image = {key: np.array([each.numbers[key] for each in scored]) for key in scored[0].numbers}
         self.curves = {name: np.mean([each.curves[name] for each in scored], axis=0) for name in scored[0].curves}
-        self.table = mean_table(self.per_image, self.curves)
+        self.table = average_scores(self.per_image, self.curves)
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,18 @@ from PIL import Image
 
 from sam2unet.errors import UserError
 from sam2unet.scoring.columns import METRICS
-from sam2unet.scoring.report import marks, write_report
-from sam2unet.scoring.report_pictures import (
+from sam2unet.scoring.report.page import rank_classes, write_report
+from sam2unet.scoring.report.pictures import (
     AGREED,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     NOTHING,
     Row,
+    draw_errors,
     encode_webp,
-    errors_of,
+    make_thumbnails,
+    picture_bytes,
     read_map,
-    room_for,
-    thumbnails_of,
 )
 from sam2unet.scoring.results import MethodResult
 from tests.conftest import save
@@ -185,9 +185,9 @@ def test_nothing_in_the_page_points_outside(page, elements):
 
 
 def test_best_and_second_as_printed_and_none_for_one_method():
-    assert marks([0.8004, 0.9, 0.80, 0.7, np.nan], higher=True) == ["second", "best", "second", "", ""]
-    assert marks([0.1, 0.2, 0.3], higher=False) == ["best", "second", ""]
-    assert marks([0.5], higher=True) == [""]
+    assert rank_classes([0.8004, 0.9, 0.80, 0.7, np.nan], higher=True) == ["second", "best", "second", "", ""]
+    assert rank_classes([0.1, 0.2, 0.3], higher=False) == ["best", "second", ""]
+    assert rank_classes([0.5], higher=True) == [""]
 
 
 def test_tables_of_the_caller_replace_those_made_here(results, tmp_path):
@@ -199,7 +199,7 @@ def test_tables_of_the_caller_replace_those_made_here(results, tmp_path):
 
 def test_error_colours():
     found, wanted = np.array([[True, True, False, False]]), np.array([[False, True, True, False]])
-    np.testing.assert_array_equal(errors_of(found, wanted), [[FALSE_POSITIVE, AGREED, FALSE_NEGATIVE, NOTHING]])
+    np.testing.assert_array_equal(draw_errors(found, wanted), [[FALSE_POSITIVE, AGREED, FALSE_NEGATIVE, NOTHING]])
 
 
 def test_maps_are_stretched_and_cut_at_half_their_range(tmp_path):
@@ -237,8 +237,8 @@ def test_2000_images_stay_under_60_MB(shared, tmp_path):
     masks = sorted((folder / "masks").iterdir())[:40]
     photographs = sorted((shared / "data/horses/test/images").iterdir())[:40]
     rows = [Row(m.stem, m, p, [folder / "preds" / m.name]) for m, p in zip(masks, photographs, strict=True)]
-    room = room_for(rows * 50)
-    pictures = sum(len(json.dumps(thumbnails_of(row, room, None))) for row in rows) / len(rows)
+    room = picture_bytes(rows * 50)
+    pictures = sum(len(json.dumps(make_thumbnails(row, room, None))) for row in rows) / len(rows)
 
     path = tmp_path / "report.html"
     save(tmp_path / "dot.png", np.array([[0, 255]], np.uint8))
@@ -255,7 +255,7 @@ def test_2000_images_stay_under_60_MB(shared, tmp_path):
 def test_even_noise_fits_its_room():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     assert len(encode_webp(noise, 3000)) <= 4000
-    assert len(encode_webp(noise, 3000, crisp=True)) <= 4000
+    assert len(encode_webp(noise, 3000, flat=True)) <= 4000
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from sam2unet.errors import UserError
-from sam2unet.scoring.aggregate import OF_CURVES
+from sam2unet.scoring.aggregate import CURVE_METRICS
 from sam2unet.scoring.columns import METRICS, RELEASED
 from sam2unet.scoring.csv_files import csv_table, per_image_csv, read_per_image_csv, results_json
-from sam2unet.scoring.expected import figures
+from sam2unet.scoring.expected import read_figures
 from sam2unet.scoring.results import MethodResult
-from sam2unet.scoring.tables import latex, legend, markdown, text_table
+from sam2unet.scoring.tables import format_latex, format_legend, format_markdown, format_table
 
 
 def result(dataset="CAMO", method="", images=3, per_image=None, **table):
@@ -34,7 +34,7 @@ def latex_cells(text):
 
 def test_one_data_set_prints_as_the_released_table_always_has():
     numbers = (0.92, 0.879, 0.9004, 0.8496, 0.86149, 1.0, 0.0214)
-    assert text_table([result("Kvasir", images=100, **dict(zip(RELEASED, numbers, strict=True)))], RELEASED) == (
+    assert format_table([result("Kvasir", images=100, **dict(zip(RELEASED, numbers, strict=True)))], RELEASED) == (
         "dataset  images  mDice   mIoU      S     wF   adpF     mE    MAE\n"
         "Kvasir      100  0.920  0.879  0.900  0.850  0.861  1.000  0.021"
     )
@@ -42,7 +42,7 @@ def test_one_data_set_prints_as_the_released_table_always_has():
 
 def test_several_methods_and_undefined_numbers():
     results = [result(method="ours", S=0.9, dichotomous_HCE=1043.6), result("COD10K", "SINet", 2026, S=math.nan)]
-    assert text_table(results, ["S", "dichotomous_HCE"]) == (
+    assert format_table(results, ["S", "dichotomous_HCE"]) == (
         "dataset  method  images      S   HCE\n"
         "CAMO     ours         3  0.900  1044\n"
         "COD10K   SINet     2026     --    --"
@@ -51,7 +51,7 @@ def test_several_methods_and_undefined_numbers():
 
 def test_published_figures_and_differences_stand_beside_ours():
     results = [result(S=0.8876, MAE=0.042, E_mean=0.9), result("mine", S=0.5, MAE=0.1, E_mean=0.9)]
-    assert text_table(results, ["S", "MAE", "E_mean"], {"CAMO": {"S": 0.884, "MAE": 0.042}}) == (
+    assert format_table(results, ["S", "MAE", "E_mean"], {"CAMO": {"S": 0.884, "MAE": 0.042}}) == (
         "dataset  images      S  paper    diff    MAE  paper   diff     mE\n"
         "CAMO          3  0.888  0.884  +0.004  0.042  0.042  0.000  0.900\n"
         "mine          3  0.500                 0.100                0.900"
@@ -59,7 +59,7 @@ def test_published_figures_and_differences_stand_beside_ours():
 
 
 def test_the_printed_difference_is_that_of_the_printed_numbers():
-    line = text_table([result(S=0.88449)], ["S"], {"CAMO": {"S": 0.885}}).splitlines()[1]
+    line = format_table([result(S=0.88449)], ["S"], {"CAMO": {"S": 0.885}}).splitlines()[1]
     assert line.split()[2:] == ["0.884", "0.885", "-0.001"]
 
 
@@ -76,12 +76,12 @@ def test_the_printed_difference_is_that_of_the_printed_numbers():
     ],
 )
 def test_latex_marks_best_and_second_as_printed(key, values, cells):
-    assert [row[0] for row in latex_cells(latex(three_methods(*values, key=key), [key]))] == cells
+    assert [row[0] for row in latex_cells(format_latex(three_methods(*values, key=key), [key]))] == cells
 
 
 def test_each_data_set_has_its_own_best():
     results = [result(d, m, S=s) for d, m, s in [("A", "x", 0.1), ("A", "y", 0.2), ("B", "x", 0.9), ("B", "y", 0.8)]]
-    assert latex_cells(latex(results, ["S"])) == [
+    assert latex_cells(format_latex(results, ["S"])) == [
         [r"\underline{0.100}"],
         [r"\textbf{0.200}"],
         [r"\textbf{0.900}"],
@@ -90,17 +90,17 @@ def test_each_data_set_has_its_own_best():
 
 
 def test_one_method_has_no_best():
-    assert "textbf" not in latex([result(S=0.9), result("COD10K", S=0.8)], ["S"])
-    assert "**" not in markdown([result(method="ours", S=0.9)], ["S"])
+    assert "textbf" not in format_latex([result(S=0.9), result("COD10K", S=0.8)], ["S"])
+    assert "**" not in format_markdown([result(method="ours", S=0.9)], ["S"])
 
 
 def test_latex_escapes_names():
-    text = latex([result("A_1 & B", r"50% {$#~^\}", S=0.9)], ["S"])
+    text = format_latex([result("A_1 & B", r"50% {$#~^\}", S=0.9)], ["S"])
     assert r"A\_1 \& B & 50\% \{\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}\} & 0.900 \\" in text
 
 
 def test_markdown_rows_have_as_many_cells_as_titles():
-    lines = markdown(three_methods(0.9, 0.8, 0.7)[:2] + [result(method="a|b", S=0.1)], ["S", "MAE"]).splitlines()
+    lines = format_markdown(three_methods(0.9, 0.8, 0.7)[:2] + [result(method="a|b", S=0.1)], ["S", "MAE"]).splitlines()
     assert lines[0] == "| dataset | method | images | S ↑ | MAE ↓ |"
     assert lines[1] == "| --- | --- | ---: | ---: | ---: |"
     assert lines[2] == "| CAMO | a | 3 | **0.900** | -- |"
@@ -109,7 +109,7 @@ def test_markdown_rows_have_as_many_cells_as_titles():
 
 
 def test_every_metric_has_a_legend_that_says_which_way_is_better():
-    lines = legend(list(METRICS)).splitlines()
+    lines = format_legend(list(METRICS)).splitlines()
     assert len(lines) == len(METRICS)
     lower = {line.split()[0] for line in lines if line.endswith("; lower is better")}
     assert lower == {"MAE", "BER", "HCE"} and all(line.endswith(" is better") for line in lines)
@@ -138,8 +138,8 @@ def test_per_image_csv_read_back_gives_the_same_table(tmp_path):
             np.testing.assert_array_equal(values, new.per_image[key])  # to the last bit
         for key, value in old.table.items():
             assert new.table[key] == pytest.approx(value, rel=1e-15)
-    assert text_table(found, ["S", "MAE"]) == text_table(results, ["S", "MAE"])
-    assert math.isnan(found[0].table["IoU_05"]) and not set(OF_CURVES) & set(found[0].table)
+    assert format_table(found, ["S", "MAE"]) == format_table(results, ["S", "MAE"])
+    assert math.isnan(found[0].table["IoU_05"]) and not set(CURVE_METRICS) & set(found[0].table)
 
 
 GOOD = "dataset,method,image,S,MAE\nA,x,one,0.5,0.25\n"
@@ -148,19 +148,19 @@ GOOD = "dataset,method,image,S,MAE\nA,x,one,0.5,0.25\n"
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("", "does not begin with dataset,method,image"),
-        ("dataset;method;image;S\nA;x;one;0,5\n", "does not begin with dataset,method,image"),
-        ("dataset,method,images,S\nA,x,7,0.5\n", "does not begin with dataset,method,image"),
+        ("", "does not start with dataset,method,image"),
+        ("dataset;method;image;S\nA;x;one;0,5\n", "does not start with dataset,method,image"),
+        ("dataset,method,images,S\nA,x,7,0.5\n", "does not start with dataset,method,image"),
         ("dataset,method,image,S,F_max\nA,x,one,0.5,0.6\n", "F_max"),
-        ("dataset,method,image,S,S\nA,x,one,0.5,0.6\n", "twice: S"),
-        ("dataset,method,image,S\n", "no images"),
-        (GOOD + "A,x,two,0.5\n", "line 3 has 4 cells, not 5"),
+        ("dataset,method,image,S,S\nA,x,one,0.5,0.6\n", "occur twice: S"),
+        ("dataset,method,image,S\n", "a title line but no images"),
+        (GOOD + "A,x,two,0.5\n", "line 3 has 4 cells instead of 5"),
         (GOOD + "A,x,two,high,0.1\n", "line 3: S is 'high', not a number"),
         (GOOD + "A,x,two,0.5,inf\n", "line 3: MAE is 'inf', not a number"),
         (GOOD + "A,x,two,0.5,-5\n", "line 3: MAE is '-5', not a number from 0 to 1"),
         (GOOD + "A,x,two,1_0,0.1\n", "line 3: S is '1_0', not a number from 0 to 1"),
-        (GOOD.replace("S", "dichotomous_HCE") + "A,x,two,1e308,0.1\n", "is '1e308', not a number 0 or above"),
-        (GOOD + "A,x,one,0.5,0.1\n", "line 3: A x one is there twice"),
+        (GOOD.replace("S", "dichotomous_HCE") + "A,x,two,1e308,0.1\n", "is '1e308', not a number of 0 or more"),
+        (GOOD + "A,x,one,0.5,0.1\n", "line 3: A x one occurs twice"),
     ],
 )
 def test_what_is_no_per_image_csv_is_refused_in_one_line(text, words, tmp_path):
@@ -194,15 +194,15 @@ def test_json_keeps_full_precision_counts_and_null():
 
 
 def test_published_figures_are_found_however_a_data_set_is_spelt():
-    unet = figures("sam2-unet")
+    unet = read_figures("sam2-unet")
     assert unet["cod10k"] == unet["COD 10K"] == unet["COD-10K"] == unet["COD10K"]
     assert unet.get("DUTS_TE")["MAE"] == 0.02 and unet.get("my own") is None
-    assert figures("sam2-unext")["dis-te1"] != figures("sam2-unext")["DIS-TE1-4"]
+    assert read_figures("sam2-unext")["dis-te1"] != read_figures("sam2-unext")["DIS-TE1-4"]
 
 
 def test_an_unknown_paper_names_those_that_are_known():
     with pytest.raises(UserError, match=r"'sam3'.*sam2-unet, sam2-unext"):
-        figures("sam3")
+        read_figures("sam3")
 
 
 # What the fact file calls a metric, per task.
@@ -222,4 +222,4 @@ def test_published_figures_are_those_of_the_fact_file(paper, section, shared):
             known = {names[k]: v for k, v in row.items() if k in names and v} if isinstance(row, dict) else {}
             if known:
                 facts[dataset] = known
-    assert dict(figures(paper)) == facts
+    assert dict(read_figures(paper)) == facts

@@ -16,7 +16,7 @@ from sam2unet.cli import main
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe, Study
 from sam2unet.scoring.columns import PROTOCOLS
-from sam2unet.scoring.expected import figures
+from sam2unet.scoring.expected import read_figures
 from tests.conftest import ROOT, save, write_pairs
 
 MAS3K = Study(("MAS3K-train",), 1769, ("MAS3K",), (1141,), "marine", "sam2-unet")
@@ -102,7 +102,7 @@ def test_a_head_has_the_command_and_the_figures_that_a_run_is_held_against(name)
     assert any(f"scripts/reproduce.py configs/{name}.yaml --data_root" in line for line in head)
     assert "epoch" not in other or any("--epoch 20" in line for line in head)
     rows = {words[0]: words[1:] for words in map(str.split, head) if words and words[0] in study.test}
-    published = figures(study.expect)
+    published = read_figures(study.expect)
     assert set(study.test) - set(published) == UNKNOWN & set(study.test)
     known = {dataset: published.get(dataset, {}) for dataset in study.test}
     assert set().union(*known.values()) <= set(PROTOCOLS[study.protocol])

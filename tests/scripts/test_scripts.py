@@ -165,12 +165,12 @@ def test_kernels_are_compiled_without_a_cache_where_there_is_no_place_for_one(mo
     numba = pytest.importorskip("numba", reason="numba is not installed: pip install -e .[fast]")
     from numba.core.caching import CacheImpl
 
-    from sam2unet.scoring.pixel_kernels_numba import compiled
+    from sam2unet.scoring.pixels.kernels_numba import compile_cached
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache function"):
         numba.njit(cache=True)(run)
-    assert compiled(lambda number: number + 1)(1) == 2
+    assert compile_cached(lambda number: number + 1)(1) == 2
 
 
 def test_warnings_of_libraries_are_hidden_and_ours_are_not(tmp_path):

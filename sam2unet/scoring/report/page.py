@@ -1,4 +1,4 @@
-"""One HTML page of tables, curves, distributions and a gallery. It opens from disk and asks nothing of a network."""
+"""Writes the report: one HTML page with tables, curves, distributions and a gallery. It needs no network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from string import Template
 
 import numpy as np
 
-from ..atomic import write_atomic
-from ..errors import printable
-from ..recipe import ForegroundRule
-from .columns import METRICS
-from .report_pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
-from .results import MethodResult
+from ...atomic import write_atomic
+from ...errors import printable
+from ...recipe import ForegroundRule
+from ..columns import METRICS
+from ..results import MethodResult
+from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
 
-HERE = Path(__file__)  # report.html, report.css and report.js lie beside it
+TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
 
 
 def write_report(
@@ -28,43 +28,44 @@ def write_report(
     tables_html: str | None = None,
     mask_threshold: ForegroundRule = None,
 ) -> None:
-    """Write the page, at most 60 MB, whole or not at all.
+    """Writes the page completely or not at all. It has at most 60 MB.
 
     Args:
-        columns: keys of the tables' metrics.
-        tables_html: put in place of the tables made here, as it is.
-        mask_threshold: as the masks were read when they were scored.
+        columns: metric keys of the tables.
+        tables_html: HTML that replaces the tables.
+        mask_threshold: the rule for foreground that was used for the scores.
 
-    Raises UserError where a file cannot be read or the page cannot be written.
+    Raises:
+        UserError: a file cannot be read, or the page cannot be written.
     """
     datasets: dict[str, list[MethodResult]] = {}
     for result in results:
         datasets.setdefault(result.dataset, []).append(result)
-    galleries = [gallery(methods) for methods in datasets.values()]
-    head, tail = HERE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
+    galleries = [list_rows(methods) for methods in datasets.values()]
+    head, tail = TEMPLATE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
     head = Template(head).substitute(
         title=escape(", ".join(datasets)),
-        summary=summary(galleries, results),
-        style=HERE.with_suffix(".css").read_text("utf-8"),
-        false_positive=css(FALSE_POSITIVE),
-        false_negative=css(FALSE_NEGATIVE),
-        agreed=css(AGREED),
-        tables=tables(datasets, columns) if tables_html is None else tables_html,
+        summary=describe_counts(galleries, results),
+        style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
+        false_positive=css_colour(FALSE_POSITIVE),
+        false_negative=css_colour(FALSE_NEGATIVE),
+        agreed=css_colour(AGREED),
+        tables=report_tables(datasets, columns) if tables_html is None else tables_html,
         data=script_json(page_data(datasets, galleries, columns)),
     )
-    tail = Template(tail).substitute(script=HERE.with_suffix(".js").read_text("utf-8"))
-    places = [f"{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
+    tail = Template(tail).substitute(script=TEMPLATE.with_suffix(".js").read_text("utf-8"))
+    ids = [f"pictures-{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
     pictures = thumbnails([row for rows in galleries for row in rows], mask_threshold)
     with write_atomic(path) as file:
         file.write(head.encode())
-        for place, row in zip(places, pictures, strict=True):
-            # A script each: the page reads only those it shows.
-            file.write(f'<script type="application/json" id="pictures-{place}">{script_json(row)}</script>\n'.encode())
+        for row_id, row in zip(ids, pictures, strict=True):
+            # One script for each row, because the page reads only the rows that it shows.
+            file.write(f'<script type="application/json" id="{row_id}">{script_json(row)}</script>\n'.encode())
         file.write(tail.encode())
 
 
-def gallery(methods: Sequence[MethodResult]) -> list[Row]:
-    """A row for each image that any of the methods was scored on; predictions in the methods' order."""
+def list_rows(methods: Sequence[MethodResult]) -> list[Row]:
+    """Returns a gallery row for each image that any method was scored on. Predictions are in the order of `methods`."""
     rows: dict[str, Row] = {}
     for m, method in enumerate(methods):
         for name, *files in zip(method.images, method.masks, method.photographs, method.predictions, strict=True):
@@ -77,7 +78,7 @@ def gallery(methods: Sequence[MethodResult]) -> list[Row]:
 def page_data(
     datasets: Mapping[str, Sequence[MethodResult]], galleries: Sequence[Sequence[Row]], columns: Sequence[str]
 ) -> dict:
-    """All that the page's script draws, but for the pictures. Lists of values are in the gallery's order."""
+    """Returns the data that the script of the page draws, without pictures. Values are in the order of the gallery."""
     used = {key for methods in datasets.values() for method in methods for key in method.per_image}
     keys = [*(key for key in columns if key in used), *(key for key in METRICS if key in used - set(columns))]
     return {
@@ -95,8 +96,9 @@ def page_data(
 
 
 def method_data(method: MethodResult, rows: Sequence[Row]) -> dict:
-    places = {name: i for i, name in enumerate(method.images)}
-    order = [places.get(row.name) for row in rows]
+    """Returns the name, the values in the order of `rows`, and the curves of a method."""
+    indices = {name: i for i, name in enumerate(method.images)}
+    order = [indices.get(row.name) for row in rows]
     return {
         "name": method.method,
         "values": {
@@ -108,12 +110,12 @@ def method_data(method: MethodResult, rows: Sequence[Row]) -> dict:
 
 
 def format_report_number(value: float) -> float | None:
-    """Six digits, enough to look at; None for what JSON has no word for."""
+    """Rounds to six digits. Returns None for NaN and infinity, which JSON does not have."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def script_json(data: object) -> str:
-    """JSON that no text in it can end the script element around."""
+    """Returns JSON for a script element. No text in the data can end that element."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -121,11 +123,12 @@ def escape(text: str) -> str:
     return escape_html(printable(text))
 
 
-def css(colour: tuple[int, int, int]) -> str:
+def css_colour(colour: tuple[int, int, int]) -> str:
     return f"rgb{colour}"
 
 
-def summary(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult]) -> str:
+def describe_counts(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult]) -> str:
+    """Returns text such as `2 data sets, 1 method, 43 images`."""
     counts = {
         "data set": len(galleries),
         "method": len({result.method for result in results}),
@@ -134,8 +137,8 @@ def summary(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult])
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
 
-def tables(datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str]) -> str:
-    """HTML: a table for each data set, then what the columns mean."""
+def report_tables(datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str]) -> str:
+    """Returns HTML: a table for each data set, then the meaning of the columns."""
     meanings = "".join(f"<dt>{escape(METRICS[key].title)}<dd>{escape(METRICS[key].legend)}" for key in columns)
     legend = f'<details class="legend"><summary>What the columns mean</summary><dl>{meanings}</dl></details>'
     return "\n".join([*(report_table(name, methods, columns) for name, methods in datasets.items()), legend])
@@ -148,25 +151,25 @@ def report_table(dataset: str, methods: Sequence[MethodResult], columns: Sequenc
         better = "↑" if metric.higher else "↓"
         heads.append(f'<th scope="col" title="{escape(metric.legend)}">{escape(metric.title)} <span>{better}</span>')
         values = [method.table.get(key, np.nan) for method in methods]
-        for row, value, mark in zip(rows, values, marks(values, metric.higher), strict=True):
-            row.append(f'<td class="{mark}">{shown(value)}')
+        for row, value, css_class in zip(rows, values, rank_classes(values, metric.higher), strict=True):
+            row.append(f'<td class="{css_class}">{format_score(value)}')
     body = "".join(f"<tr>{''.join(row)}" for row in rows)
-    # The caption stays in place while a wide table is scrolled sideways.
+    # The heading is outside the element that scrolls sideways.
     return (
         f'<h3>{escape(dataset)} <small>{len(methods[0].images)} images</small></h3><div class="scroll" tabindex="0">'
         f'<table><thead><tr><th scope="col">Method{"".join(heads)}<tbody>{body}</table></div>'
     )
 
 
-def shown(value: float) -> str:
+def format_score(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{value:.3f}" if value < 100 else f"{value:.0f}"
 
 
-def marks(values: Sequence[float], higher: bool) -> list[str]:
-    """CSS classes: best, second, or none. Equal as printed is equal; one method alone is not marked."""
-    printed = [float(shown(value)) if math.isfinite(value) else None for value in values]
+def rank_classes(values: Sequence[float], higher: bool) -> list[str]:
+    """Returns CSS classes: "best", "second" or "". Equal printed values are equal. A single method is not marked."""
+    printed = [float(format_score(value)) if math.isfinite(value) else None for value in values]
     levels = sorted({value for value in printed if value is not None}, reverse=higher)
     names = dict(zip(levels, ("best", "second"), strict=False)) if len(values) > 1 else {}
     return [names.get(value, "") for value in printed]

@@ -3,7 +3,7 @@ const { metrics, datasets } = JSON.parse(document.getElementById("data").textCon
 const METHODS = [...new Set(datasets.flatMap(set => set.methods.map(method => method.name)))];
 const byId = id => document.getElementById(id);
 
-// An element; text goes in as text, so that no name of a file can become markup.
+// Makes an element. Text is added as text, so that no file name is read as markup.
 function make(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "text", "rect", "circle", "title", "g"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -22,7 +22,7 @@ function methodKey(tag, method, ...more) {
   return make(tag, {}, make("span", { class: "key" }, swatch, method), ...more);
 }
 
-// Entry i of every curve belongs to the cut "map >= 255 - i".
+// Entry i of each curve belongs to the threshold "map >= 255 - i".
 const CURVES = [
   { title: "Precision over recall", x: "recall", range: 1, needs: ["precision", "recall"],
     points: curves => curves.recall.map((recall, i) => [recall, curves.precision[i]]) },
@@ -152,7 +152,7 @@ const controls = byId("controls").elements;
 const PAGE = 30; // rows drawn at a time
 const gallery = { s: 0, set: datasets[0], order: [], drawn: 0, at: 0 };
 
-const valueOf = (method, key, i) => method.values[key]?.[i] ?? null; // null for what was not a number
+const valueOf = (method, key, i) => method.values[key]?.[i] ?? null; // null if the score is not defined
 
 function options(select, choices) {
   const kept = select.value;
@@ -160,7 +160,7 @@ function options(select, choices) {
   if (choices.some(([value]) => String(value) === kept)) select.value = kept;
 }
 
-// The choices that depend on the data set.
+// Sets the choices that depend on the data set.
 function chooseSet() {
   gallery.s = Number(controls.set.value);
   gallery.set = datasets[gallery.s];
@@ -172,8 +172,8 @@ function chooseSet() {
   refresh();
 }
 
-// Indices of the images to show: those that pass the filters, sorted, what has no value last.
-function ordered() {
+// Returns the indices of the images that pass the filters, sorted. Images without a value are last.
+function sortedImages() {
   const { set } = gallery;
   const method = set.methods[controls.by.value];
   const [key, text, limit] = [controls.sort.value, controls.text.value.toLowerCase(), controls.limit.valueAsNumber];
@@ -193,7 +193,7 @@ function ordered() {
 }
 
 function refresh() {
-  gallery.order = ordered();
+  gallery.order = sortedImages();
   gallery.drawn = 0;
   byId("rows").replaceChildren();
   byId("count").value = `${gallery.order.length} of ${gallery.set.images.length} images`;
@@ -273,8 +273,8 @@ function step(by) {
   if (gallery.order[gallery.at + by] !== undefined) enlarge(gallery.at + by);
 }
 
-// Back to the row last seen enlarged.
-function closed() {
+// Goes back to the row of the image that was enlarged last.
+function onClose() {
   while (gallery.drawn <= gallery.at) drawMore();
   const row = byId("rows").children[gallery.at];
   row.scrollIntoView({ block: "nearest" });
@@ -284,17 +284,17 @@ function closed() {
 function listen() {
   byId("controls").addEventListener("input", event => (event.target === controls.set ? chooseSet() : refresh()));
   byId("controls").addEventListener("submit", event => event.preventDefault());
-  byId("controls").addEventListener("reset", () => setTimeout(chooseSet)); // the values change after the event
+  byId("controls").addEventListener("reset", () => setTimeout(chooseSet)); // the form resets its values after this event
   byId("more").addEventListener("click", drawMore);
   const near = new IntersectionObserver(([more]) => {
     if (!more.isIntersecting) return;
     drawMore();
-    near.unobserve(more.target); // observed anew, it reports again if it is still near
+    near.unobserve(more.target); // observing again reports again if the button is still near
     near.observe(more.target);
   }, { rootMargin: "800px" });
   near.observe(byId("more"));
   const dialog = byId("enlarged");
-  dialog.addEventListener("close", closed);
+  dialog.addEventListener("close", onClose);
   dialog.addEventListener("click", event => event.target === dialog && dialog.close());
   dialog.addEventListener("keydown", event => {
     if (event.key === "ArrowLeft") step(-1);

@@ -1,4 +1,4 @@
-"""`pixel_kernels` compiled by numba (the extra `fast`): the same numbers but for the order in which terms are added."""
+"""The steps of `kernels`, compiled by numba (the extra `fast`). Sums add their terms in another order."""
 
 from collections.abc import Callable
 
@@ -6,31 +6,31 @@ import numpy as np
 from numba import njit
 from numpy import ndarray
 
-from .pixel_kernels import CLOSENESS, REACH, RINGS, window_band
+from .kernels import CLOSENESS, REACH, RINGS, window_band
 
-# A layout of its own would be compiled for crops, hence the contiguous copies below.
+# Numba would compile a second version for arrays that are not contiguous. This is why the functions below copy crops.
 STEPS = np.concatenate(RINGS)
 
 
-def compiled(function: Callable) -> Callable:
-    """Numba's `njit`, kept for the next run; only for this run where there is no folder to keep it in."""
+def compile_cached(function: Callable) -> Callable:
+    """Compiles a function and keeps the result on disk for the next run, if numba finds a folder for it."""
     try:
         return njit(cache=True)(function)
-    except RuntimeError:  # numba looked for a folder that it can write to
+    except RuntimeError:  # numba found no folder that it can write to
         return njit(function)
 
 
 def fill_band(short: ndarray, fg: ndarray) -> ndarray:
-    """As `pixel_kernels.fill_band`."""
+    """The same as `kernels.fill_band`."""
     return _fill(np.ascontiguousarray(short), np.ascontiguousarray(fg), window_band(fg), STEPS)
 
 
 def closeness_sum(over: ndarray, fg: ndarray) -> float:
-    """As `pixel_kernels.closeness_sum`."""
+    """The same as `kernels.closeness_sum`."""
     return _closeness_sum(np.ascontiguousarray(over), np.ascontiguousarray(fg), CLOSENESS)
 
 
-@compiled
+@compile_cached
 def _fill(short: ndarray, fg: ndarray, band: ndarray, steps: ndarray) -> ndarray:
     h, w = fg.shape
     filled = short.copy()
@@ -39,20 +39,24 @@ def _fill(short: ndarray, fg: ndarray, band: ndarray, steps: ndarray) -> ndarray
             if not band[y, x]:
                 continue
             for i in range(len(steps)):
-                there_y, there_x = y + steps[i, 0], x + steps[i, 1]
-                if 0 <= there_y < h and 0 <= there_x < w and fg[there_y, there_x]:
-                    filled[y, x] = short[there_y, there_x]
+                near_y, near_x = y + steps[i, 0], x + steps[i, 1]
+                if 0 <= near_y < h and 0 <= near_x < w and fg[near_y, near_x]:
+                    filled[y, x] = short[near_y, near_x]
                     break
     return filled
 
 
-@compiled
+@compile_cached
 def _closeness_sum(over: ndarray, fg: ndarray, closeness: ndarray) -> float:
-    """Each column puts up the parabola gap^2 + (x - column)^2 over its row; the lowest is the squared distance."""
+    """Returns the sum of `closeness_sum`.
+
+    In a row, each column defines a parabola gap^2 + (x - column)^2. The lowest parabola at x is the squared distance to
+    the nearest foreground pixel.
+    """
     h, w = fg.shape
     gap = _column_gaps(fg)
     inverse = 0.5 / np.arange(1, w + 1)
-    column, height, start = np.empty(w, np.int32), np.empty(w, np.int32), np.empty(w, np.int32)  # of the lowest ones
+    column, height, start = np.empty(w, np.int32), np.empty(w, np.int32), np.empty(w, np.int32)  # the lowest parabolas
     total = 0.0
     for y in range(h):
         if not over[y].any():
@@ -61,11 +65,12 @@ def _closeness_sum(over: ndarray, fg: ndarray, closeness: ndarray) -> float:
         for x in range(w):
             within = gap[y, x] == 0 and 0 < x < w - 1 and gap[y, x - 1] == 0 and gap[y, x + 1] == 0
             if within or gap[y, x] > REACH:
-                continue  # nearest to no background pixel, or too far to count
+                continue  # it is not the nearest one of any background pixel, or it is too far to count
             square, first = int(gap[y, x]) ** 2, 0
             while top >= 0:
                 rise = x * x + square - column[top] ** 2 - height[top]
-                first = int(np.floor(rise * inverse[x - column[top] - 1])) + 1  # from here on, x's is below the top one
+                # From `first` on, the parabola of x is the lower one.
+                first = int(np.floor(rise * inverse[x - column[top] - 1])) + 1
                 if first > start[top]:
                     break
                 top -= 1
@@ -84,9 +89,9 @@ def _closeness_sum(over: ndarray, fg: ndarray, closeness: ndarray) -> float:
     return total
 
 
-@compiled
+@compile_cached
 def _column_gaps(fg: ndarray) -> ndarray:
-    """(H, W) uint8: rows to the nearest foreground pixel of the same column; REACH + 1 stands for all further ones."""
+    """Returns (H, W) uint8, the rows to the nearest foreground pixel in the same column, at most REACH + 1."""
     h, w = fg.shape
     gap = np.empty((h, w), np.uint8)
     for x in range(w):
