@@ -1,4 +1,4 @@
-"""eval.py as a process: several data sets and methods, files written, guards."""
+"""eval.py: several data sets and methods, the files that it writes, and input that it refuses."""
 
 import csv
 import json
@@ -41,15 +41,15 @@ def flags(sets, *pairs):
 FOUR = [("A", "good"), ("A", "bad"), ("B", "good"), ("B", "bad")]
 
 
-def test_several_data_sets_and_methods_in_one_call(script, sets):
-    result = script("eval.py", *flags(sets, *FOUR), "--save_dir", sets / "out", "--verify", 5)
-    assert result.returncode == 0, result.stderr
-    assert "verified 5 pairs with py-sod-metrics" in result.stdout
+def test_several_data_sets_and_methods_in_one_call(evaluate, sets):
+    result = evaluate(*flags(sets, *FOUR), "--save_dir", sets / "out", "--verify", 5)
+    assert result.status == 0, result.err
+    assert "verified 5 pairs with py-sod-metrics" in result.out
     found = json.loads((sets / "out/results.json").read_text())
     table = {(dataset, method): values for dataset, ms in found["datasets"].items() for method, values in ms.items()}
     assert set(table) == set(FOUR)
-    single = script("eval.py", *flags(sets, ("B", "bad")), "--save_dir", sets / "alone")
-    assert single.returncode == 0, single.stderr
+    single = evaluate(*flags(sets, ("B", "bad")), "--save_dir", sets / "alone")
+    assert single.status == 0, single.err
     assert json.loads((sets / "alone/results.json").read_text())["datasets"]["B"]["bad"] == table["B", "bad"]
     assert table["A", "good"]["S"] > table["A", "bad"]["S"] and table["A", "good"]["MAE"] < table["A", "bad"]["MAE"]
     with open(sets / "out/per_image.csv") as file:
@@ -57,67 +57,67 @@ def test_several_data_sets_and_methods_in_one_call(script, sets):
     assert len(rows) == 6
     assert np.mean([float(row["Fw"]) for row in rows]) == pytest.approx(table["A", "good"]["Fw"], abs=1e-15)
     words = ["--from", sets / "out/per_image.csv", "--protocol", "all", "--save_dir", sets / "again"]
-    again = script("eval.py", *words)
-    assert "left out: E_max, F_max" in again.stderr
-    assert f"{table['B', 'good']['Dice_05']:.3f}" in again.stdout
+    again = evaluate(*words)
+    assert "left out: E_max, F_max" in again.err
+    assert f"{table['B', 'good']['Dice_05']:.3f}" in again.out
     assert (sets / "again/per_image.csv").read_text() == (sets / "out/per_image.csv").read_text()
-    assert script("eval.py", *words, "--plots").stderr.startswith("error: --plots and --report need the images")
+    assert evaluate(*words, "--plots").err.startswith("error: --plots and --report need the images")
 
 
-def test_a_file_of_data_sets_says_the_same_as_flags(script, sets):
+def test_a_file_of_data_sets_says_the_same_as_flags(evaluate, sets):
     (sets / "sets.yaml").write_text(
         "datasets:\n"
         "  A: {masks: A/masks, predictions: {good: A/good, bad: A/bad}}\n"
         "  B: {masks: B/masks, predictions: {good: B/good, bad: B/bad}}\n"
     )
-    by_file = script("eval.py", "--config", sets / "sets.yaml")
-    assert by_file.returncode == 0, by_file.stderr
-    assert by_file.stdout == script("eval.py", *flags(sets, *FOUR)).stdout
+    by_file = evaluate("--config", sets / "sets.yaml")
+    assert by_file.status == 0, by_file.err
+    assert by_file.out == evaluate(*flags(sets, *FOUR)).out
 
 
-def test_the_number_of_processes_changes_nothing(script, sets):
+def test_the_number_of_processes_changes_nothing(evaluate, sets):
     for workers in (1, 3):
-        script("eval.py", *flags(sets, *FOUR), "--workers", workers, "--save_dir", sets / str(workers))
+        evaluate(*flags(sets, *FOUR), "--workers", workers, "--save_dir", sets / str(workers))
     assert (sets / "1/per_image.csv").read_text() == (sets / "3/per_image.csv").read_text()
 
 
-def test_missing_predictions_are_an_error_or_black_or_left_out(script, sets):
+def test_missing_predictions_are_an_error_or_black_or_left_out(evaluate, sets):
     (sets / "A/good/3.png").unlink()
     words = flags(sets, ("A", "good"))
-    refused = script("eval.py", *words)
-    assert refused.returncode == 2 and "1 of 6 masks have no prediction: 3.png" in refused.stderr
+    refused = evaluate(*words)
+    assert refused.status == 2 and "1 of 6 masks have no prediction: 3.png" in refused.err
     for missing, images in (("skip", 5), ("zero", 6)):
-        result = script("eval.py", *words, "--missing", missing, "--save_dir", sets / missing)
-        assert "1 of 6 masks have no prediction: 3.png" in result.stderr
-        assert f"A        good         {images}" in result.stdout
+        result = evaluate(*words, "--missing", missing, "--save_dir", sets / missing)
+        assert "1 of 6 masks have no prediction: 3.png" in result.err
+        assert f"A        good         {images}" in result.out
     save(sets / "A/good/3.png", np.zeros((40, 50), np.uint8))
-    script("eval.py", *words, "--save_dir", sets / "black")
+    evaluate(*words, "--save_dir", sets / "black")
     read = [json.loads((sets / name / "results.json").read_text())["datasets"] for name in ("zero", "black")]
     assert read[0] == read[1]
 
 
-def test_maps_of_another_size_are_resized_only_if_asked(script, sets):
+def test_maps_of_another_size_are_resized_only_if_asked(evaluate, sets):
     Image.open(sets / "A/good/2.png").resize((25, 20)).save(sets / "A/good/2.png")
-    refused = script("eval.py", *flags(sets, ("A", "good")), "--save_dir", sets / "out")
-    assert refused.returncode == 2 and "2.png (25x20, mask 50x40)" in refused.stderr
+    refused = evaluate(*flags(sets, ("A", "good")), "--save_dir", sets / "out")
+    assert refused.status == 2 and "2.png (25x20, mask 50x40)" in refused.err
     assert not list((sets / "out").iterdir())
-    resized = script("eval.py", *flags(sets, ("A", "good")), "--resize")
-    assert resized.returncode == 0 and "1 predictions were resized to their mask's size, bilinear: 2" in resized.stderr
+    resized = evaluate(*flags(sets, ("A", "good")), "--resize")
+    assert resized.status == 0 and "1 predictions were resized to the size of their mask, bilinear: 2" in resized.err
 
 
-def test_binary_faint_and_jpeg_files_are_told(script, sets):
+def test_binary_faint_and_jpeg_files_are_told(evaluate, sets):
     for index in range(6):
         grey = np.asarray(Image.open(sets / f"A/good/{index}.png")) > 128
         save(sets / f"A/binary/{index}.png", grey.astype(np.uint8) * 255)
         save(sets / f"A/faint/{index}.png", grey.astype(np.uint8))
         Image.open(sets / f"A/masks/{index}.png").save(sets / f"A/masks/{index}.jpg", quality=70)
         (sets / f"A/masks/{index}.png").unlink()
-    told = script("eval.py", *flags(sets, ("A", "binary"), ("A", "faint")))
-    assert told.returncode == 0, told.stderr
-    assert "A binary: all 6 predictions are binary" in told.stderr
-    assert "A faint: 6 predictions hold two greys, none above 128, as if written as 0/1" in told.stderr
-    assert "6 masks are JPEGs with grey fringes" in told.stderr
-    rows = [line.split() for line in told.stdout.splitlines()[1:3]]
+    told = evaluate(*flags(sets, ("A", "binary"), ("A", "faint")))
+    assert told.status == 0, told.err
+    assert "A binary: all 6 predictions are binary" in told.err
+    assert "A faint: 6 predictions have two grey levels, none above 128, as if they were written as 0/1" in told.err
+    assert "6 masks are JPEGs with grey edges" in told.err
+    rows = [line.split() for line in told.out.splitlines()[1:3]]
     assert rows[0][2:] == rows[1][2:]  # stretched before scoring, so that they score alike
 
 
@@ -126,8 +126,8 @@ def test_binary_faint_and_jpeg_files_are_told(script, sets):
     [
         (["--dataset_name", "A", "B"], "2 --dataset_name, but 1 --pred_path, 1 --gt_path; give one each"),
         (["--method", "x", "y"], "1 --dataset_name, but 2 --method"),
-        (["--protocol", "fish"], "no protocol named fish; there are released, camouflaged"),
-        (["--expect", "unet"], "no published figures are known for 'unet'; there are those of sam2-unet"),
+        (["--protocol", "fish"], "no protocol named fish; give one of released, camouflaged"),
+        (["--expect", "unet"], "no published figures are known for 'unet'; give one of sam2-unet"),
         (["--plots"], "--plots and --report need --save_dir"),
         (["--config", "sets.yaml"], "give --dataset_name with --pred_path and --gt_path, or --config, or --from"),
         (["--missing", "guess"], "invalid choice: 'guess'"),
@@ -135,13 +135,13 @@ def test_binary_faint_and_jpeg_files_are_told(script, sets):
         (["--verify", "-1"], "verify is -1"),
     ],
 )
-def test_flags_that_do_not_fit(words, text, script, sets):
-    result = script("eval.py", *flags(sets, ("A", "good")), *words)
-    assert result.returncode == 2 and text in result.stderr and len(result.stderr.splitlines()) == 1
+def test_flags_that_do_not_fit(words, text, evaluate, sets):
+    result = evaluate(*flags(sets, ("A", "good")), *words)
+    assert result.status == 2 and text in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_run_stopped_while_it_writes_leaves_the_old_files(script, start, sets, shared):
-    assert script("eval.py", *flags(sets, ("A", "good")), "--save_dir", sets / "out").returncode == 0
+def test_a_run_stopped_while_it_writes_leaves_the_old_files(evaluate, start, sets, shared):
+    assert evaluate(*flags(sets, ("A", "good")), "--save_dir", sets / "out").status == 0
     before = {path.name: path.read_bytes() for path in (sets / "out").iterdir()}
     folder = shared / "data/maps_sod_dss"
     words = ["--dataset_name", "SOD", "--pred_path", folder / "preds", "--gt_path", folder / "masks", "--report"]
@@ -157,8 +157,9 @@ def test_a_run_stopped_while_it_writes_leaves_the_old_files(script, start, sets,
 def test_a_pool_after_scoring_in_the_same_process_ends(sets):
     """OpenCV's threads do not survive a fork; a pool made beside them would wait for ever."""
     code = (
-        "import pathlib, sys; from sam2unet.scoring.score_folders import *; folder = pathlib.Path(sys.argv[1])\n"
+        "import pathlib, sys; from sam2unet.scoring.score_folders import Entry, score_entries\n"
+        "from sam2unet.scoring.score_pair import ScoreOptions; folder = pathlib.Path(sys.argv[1])\n"
         "entry = Entry('A', '', folder / 'good', folder / 'masks')\n"
-        "one, two = (score_entries([entry], How(), workers=n)[0].table for n in (1, 2)); assert one == two\n"
+        "one, two = (score_entries([entry], ScoreOptions(), workers=n)[0].table for n in (1, 2)); assert one == two\n"
     )
     subprocess.run([sys.executable, "-c", code, sets / "A"], cwd=ROOT, check=True, timeout=60)

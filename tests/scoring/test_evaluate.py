@@ -59,19 +59,19 @@ def test_table_equals_the_library(folder, count, shared, tmp_path):
     assert {key: fast.table[key] for key in RELEASED} == pytest.approx(expected, rel=0, abs=1e-6)
 
 
-def test_eval_prints_that_table_and_what_each_number_is(script, shared, tmp_path):
+def test_eval_prints_that_table_and_what_each_number_is(evaluate, shared, tmp_path):
     folder = shared / "data/maps_cod10k_sinet"
-    result = script("eval.py", "--dataset_name", "COD", "--pred_path", folder / "preds", "--gt_path", folder / "masks")
-    assert result.returncode == 0, result.stderr
-    titles, numbers = (line.split() for line in result.stdout.splitlines()[:2])
+    result = evaluate("--dataset_name", "COD", "--pred_path", folder / "preds", "--gt_path", folder / "masks")
+    assert result.status == 0, result.err
+    titles, numbers = (line.split() for line in result.out.splitlines()[:2])
     assert titles == ["dataset", "images", "mDice", "mIoU", "S", "wF", "adpF", "mE", "MAE"]
     expected = released_table(read(folder, sorted(path.name for path in (folder / "masks").iterdir())))
     assert numbers == ["COD", "3", *(f"{value:.3f}" for value in expected.values())]
     for title in titles[2:]:
-        assert re.search(rf"^{title} +\w.* is better$", result.stdout, re.M)
+        assert re.search(rf"^{title} +\w.* is better$", result.out, re.M)
 
 
-def test_an_undefined_s_is_named_and_left_out(script, tmp_path):
+def test_an_undefined_s_is_named_and_left_out(evaluate, tmp_path):
     rng = np.random.default_rng(0)
     middle, corner = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
     middle[5:15, 5:20] = 255
@@ -80,26 +80,26 @@ def test_an_undefined_s_is_named_and_left_out(script, tmp_path):
         save(tmp_path / f"masks/{name}.png", mask)
         save(tmp_path / f"maps/{name}.png", rng.integers(0, 256, mask.shape, dtype=np.uint8))
     folders = ["--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks"]
-    result = script("eval.py", "--dataset_name", "two", *folders)
-    assert result.returncode == 0
-    assert "S is not defined for 1 images (corner)" in result.stderr
+    result = evaluate("--dataset_name", "two", *folders)
+    assert result.status == 0
+    assert "S is not defined for 1 images (corner)" in result.err
     alone = released_table([(np.asarray(Image.open(tmp_path / "maps/middle.png")), middle)])
-    assert result.stdout.splitlines()[1].split()[4] == f"{alone['S']:.3f}"
+    assert result.out.splitlines()[1].split()[4] == f"{alone['S']:.3f}"
 
 
-def test_predictions_too_many_are_left_out_with_a_warning(script, shared, tmp_path):
+def test_predictions_too_many_are_left_out_with_a_warning(evaluate, shared, tmp_path):
     folder = shared / "data/maps_cod10k_sinet"
     for path in sorted((folder / "masks").iterdir())[:2]:
         save(tmp_path / path.name, np.asarray(Image.open(path)))
-    result = script("eval.py", "--dataset_name", "x", "--pred_path", folder / "preds", "--gt_path", tmp_path)
-    assert result.stderr.startswith("warning: 1 predictions have no mask") and " 2 " in result.stdout
+    result = evaluate("--dataset_name", "x", "--pred_path", folder / "preds", "--gt_path", tmp_path)
+    assert result.err.startswith("warning: 1 predictions have no mask") and " 2 " in result.out
 
 
-def test_soft_masks_are_scored_at_128_with_a_warning(script, tmp_path):
+def test_soft_masks_are_scored_at_128_with_a_warning(evaluate, tmp_path):
     mask = np.zeros((20, 30), np.uint8)
     mask[5:15, 5:20], mask[4], mask[3] = 255, 129, 128
     save(tmp_path / "masks/a.png", mask)
     save(tmp_path / "maps/a.png", np.where(mask > 128, 255, 0).astype(np.uint8))
-    result = script("eval.py", "--dataset_name", "x", "--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks")
-    assert "1 masks hold greys between 0 and 255; above 128 is foreground: a" in result.stderr
-    assert result.stdout.splitlines()[1].split()[-1] == "0.000"
+    result = evaluate("--dataset_name", "x", "--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks")
+    assert "1 masks have grey values between 0 and 255; above 128 is foreground: a" in result.err
+    assert result.out.splitlines()[1].split()[-1] == "0.000"
