@@ -17,7 +17,7 @@ from sam2unet.families.table import check_size, find_family
 from sam2unet.limits import check_numbers
 from sam2unet.masks.outputs import PredictOutputs
 from sam2unet.masks.predictor import Averaging, Tile
-from sam2unet.prompts.score_list import PromptTestFlags
+from sam2unet.prompts.modes import PromptTestFlags
 from sam2unet.recipe import Recipe, Study
 from sam2unet.released_flags import translate_test_flags, translate_train_flags
 from sam2unet.runtime.device import pick_device
@@ -90,7 +90,7 @@ def use_test_flags(args: argparse.Namespace) -> None:
     translate_test_flags(args)
     check_numbers(vars(args))
     PredictOutputs(threshold=args.threshold, components=args.components)
-    PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point).ways()
+    PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point).choose_modes()
     if args.tile:
         Tile.read(args.tile)
     if args.tta:

@@ -21,7 +21,7 @@ from ..layers.sam_mask import MASKS
 from ..masks.onnx_file import open_session
 from ..models.sam_med2d import SAMMed2D
 from ..prompts.framing import SAM_MEAN, SAM_STD, Framing, normalise_square
-from ..prompts.step import to_mask_prompt
+from ..prompts.rounds import to_mask_prompt
 from ..recipe import Recipe
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
 from .graph import LIMIT, write_graph

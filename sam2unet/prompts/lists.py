@@ -1,4 +1,7 @@
-"""SAM-Med2D's JSON files: which masks belong to which image, and the prompts of a test."""
+"""Reads and writes the JSON files of SAM-Med2D: lists of images with their masks, and prompts of a test.
+
+The formats are those of the released code. Letters: N points per mask.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,18 @@ TRAIN_LIST, TEST_LIST = "image2label_train.json", "label2image_test.json"
 
 
 class ImageMasks(NamedTuple):
+    """An image and its masks. Each mask holds one object."""
+
     image: Path
-    masks: tuple[Path, ...]  # one object each
+    masks: tuple[Path, ...]
 
 
-class Prompts(NamedTuple):
-    """What one mask is asked for with.
+class BoxAndPoints(NamedTuple):
+    """The first prompts for one mask, in pixels of the square: a test uses the box or the points.
 
     Attributes:
-        boxes: float32 (1, 4).
-        points: of one mask, coordinates float32 (1, N, 2) and labels int64 (1, N).
+        boxes: float32 (1, 4), x0, y0, x1, y1.
+        points: coordinates float32 (1, N, 2) and labels int64 (1, N).
     """
 
     boxes: torch.Tensor
@@ -41,10 +46,10 @@ class Prompts(NamedTuple):
 
 
 def read_train_list(folder: Path) -> list[ImageMasks]:
-    """`image2label_train.json` of a folder, {image: [mask, ...]}, in its order; paths as they are written.
+    """Reads `image2label_train.json` of a folder, {image: [mask, ...]}. Keeps its order and its paths.
 
     Raises:
-        UserError: no such file, another form, an image without masks, or a path that does not exist.
+        UserError: the file does not exist or has another form, an image has no masks, or a path does not exist.
     """
     path = folder / TRAIN_LIST
     entries = read_object(path)
@@ -60,7 +65,11 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
 
 
 def read_test_list(folder: Path) -> list[Pair]:
-    """`label2image_test.json` of a folder, {mask: image}, in its order; UserError as `read_train_list`."""
+    """Reads `label2image_test.json` of a folder, {mask: image}. Keeps its order and its paths.
+
+    Raises:
+        UserError: the file does not exist or has another form, or a path does not exist.
+    """
     path = folder / TEST_LIST
     entries = read_object(path)
     if wrong := [mask for mask, image in entries.items() if not isinstance(image, str)]:
@@ -79,42 +88,50 @@ def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
     write_object(folder / TEST_LIST, {pair.mask.as_posix(): pair.image.as_posix() for pair in pairs})
 
 
-def check_masks_of(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
-    """Read every image's head and every mask before a long run. UserError, with all that cannot be used counted.
+def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
+    """Checks all images and masks before a long run.
 
     Args:
-        pairs: an image once for each of its masks; `[Pair(item.image, m) for item in items for m in item.masks]`.
-        strict: refuse soft masks, as the test does.
+        pairs: each image once for each of its masks.
+        strict: refuse masks with soft edges, as the test does.
+
+    Raises:
+        UserError: masks cannot be used. The message counts them and explains the first one.
     """
-    found = [(pair, words) for pair, words in zip(pairs, find_problems(pairs, framing, strict), strict=True) if words]
-    if found:
-        names = shortlist([pair.mask.name for pair, _ in found])
-        raise UserError(f"{len(found)} of {len(pairs)} masks cannot be used: {names}; first: {found[0][1]}")
+    problems = zip(pairs, find_problems(pairs, framing, strict), strict=True)
+    bad = [(pair.mask.name, problem) for pair, problem in problems if problem]
+    if bad:
+        names = shortlist([name for name, _ in bad])
+        raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be used: {names}; first: {bad[0][1]}")
 
 
 def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
-    """Of each pair, in words, why it cannot be a prompt's. UserError if the mask threshold leaves all masks full."""
-    images = list(dict.fromkeys(pair.image for pair in pairs))
-    heads = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
-    extremes: dict[Path, tuple[bool, bool]] = {}  # of masks that can be used: whether all is foreground, whether any is
+    """Returns for each pair why it cannot be used, or None. Reads the size of each image, and each whole mask.
 
-    def problem(pair: Pair) -> str | None:
-        if isinstance(size := heads[pair.image], str):
+    Raises:
+        UserError: with the mask threshold, all pixels of all masks are foreground.
+    """
+    images = list(dict.fromkeys(pair.image for pair in pairs))
+    sizes = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
+    extremes: dict[Path, tuple[bool, bool]] = {}  # usable mask -> is every pixel foreground? is any?
+
+    def find_problem(pair: Pair) -> str | None:
+        if isinstance(size := sizes[pair.image], str):
             return size
         try:
-            _, whole = framing.label(pair.mask, Frame(size[1], size[0], framing.size), strict)
+            _, mask = framing.label(pair.mask, Frame(size[1], size[0], framing.size), strict)
         except UserError as e:
             return str(e)
-        extremes[pair.mask] = bool(whole.all()), True
+        extremes[pair.mask] = bool(mask.all()), True
 
-    found = map_files(problem, pairs)
+    problems = map_files(find_problem, pairs)
     if framing.mask_threshold is not None and extremes:
         refuse_constant(dict(sorted(extremes.items())), framing.mask_threshold)
-    return found
+    return problems
 
 
 def read_size_or_problem(path: Path) -> tuple[int, int] | str:
-    """(width, height), or why there is none."""
+    """Returns (width, height) of an image, or the reason why it cannot be read."""
     try:
         with open_image(path) as image:
             return upright_size(image)
@@ -123,61 +140,69 @@ def read_size_or_problem(path: Path) -> tuple[int, int] | str:
 
 
 def make_unique_names(masks: Sequence[Path]) -> list[str]:
-    """What prompts and predictions of each mask are called: its file name, or its path where two have one name."""
+    """Returns the name of each mask in files of prompts: its file name, or its path if two masks have the file name."""
     counts = Counter(mask.name for mask in masks)
     return [mask.name if counts[mask.name] == 1 else mask.as_posix() for mask in masks]
 
 
-def write_prompts(path: Path, prompts: Mapping[str, Prompts]) -> None:
-    """{name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [l, ...]}}, in the square's pixels.
+def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
+    """Writes {name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [label, ...]}}.
 
-    `read_prompts` gives the same back for any number of points.
+    Coordinates are in pixels of the square. `read_prompts` returns the same prompts for any number of points.
     """
     entries = {
         name: {
-            "boxes": one.boxes.tolist(),
-            "point_coords": one.points.coords[0].tolist(),
-            "point_labels": one.points.labels[0].tolist(),
+            "boxes": entry.boxes.tolist(),
+            "point_coords": entry.points.coords[0].tolist(),
+            "point_labels": entry.points.labels[0].tolist(),
         }
-        for name, one in prompts.items()
+        for name, entry in prompts.items()
     }
     write_object(path, entries)
 
 
-def read_prompts(path: Path, names: Sequence[str]) -> list[Prompts]:
-    """The prompts of these masks, all with as many points. Released files of several points nest one deeper; read too.
+def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
+    """Reads the prompts of the masks with these names. All have the same number of points.
+
+    Released files with several points per mask have one more level of lists. This function reads both forms.
 
     Raises:
-        UserError: no such file, another form, a name that it does not have, or numbers of points that differ.
+        UserError: the file does not exist or has another form, a name is missing, or the numbers of points differ.
     """
     entries = read_object(path)
-    if absent := [name for name in names if name not in entries]:
-        raise UserError(f"{path} has no prompts for {len(absent)} of {len(names)} masks: {shortlist(absent)}")
+    if missing := [name for name in names if name not in entries]:
+        raise UserError(f"{path} has no prompts for {len(missing)} of {len(names)} masks: {shortlist(missing)}")
     prompts = [parse_prompts(path, name, entries[name]) for name in names]
-    if len(counts := sorted({one.points.labels.shape[1] for one in prompts})) > 1:
-        raise UserError(f"{path} has different numbers of points: {shortlist(counts)}; wanted one number for all masks")
+    if len(counts := sorted({entry.points.labels.shape[1] for entry in prompts})) > 1:
+        raise UserError(
+            f"{path} has different numbers of points: {shortlist(counts)}; all masks must have the same number"
+        )
     return prompts
 
 
-def parse_prompts(path: Path, name: str, entry: object) -> Prompts:
+def parse_prompts(path: Path, name: str, entry: object) -> BoxAndPoints:
+    """Converts one entry of a file of prompts. `path` and `name` are for the message of a UserError."""
     try:
         boxes, coords = (torch.tensor(entry[key], dtype=torch.float32) for key in ("boxes", "point_coords"))
         labels = torch.tensor(entry["point_labels"], dtype=torch.float64).reshape(1, -1)
-        prompts = Prompts(boxes.reshape(1, 4), Points(coords.reshape(1, labels.shape[1], 2), labels.long()))
-    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):  # torch's word for a wrong shape is the last
-        raise UserError(f"{path}: {name} wants boxes of 4 numbers, point_coords of 2 and as many labels") from None
+        prompts = BoxAndPoints(boxes.reshape(1, 4), Points(coords.reshape(1, labels.shape[1], 2), labels.long()))
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a shape does not fit
+        raise UserError(
+            f"{path}: the entry {name} must have boxes with 4 numbers, point_coords with 2 numbers per point, "
+            "and one point_label per point"
+        ) from None
     if not (boxes.isfinite().all() and coords.isfinite().all() and torch.isin(labels, torch.tensor([-1, 0, 1])).all()):
-        raise UserError(f"{path}: {name} has a coordinate that is no number, or a label that is not 1, 0 or -1")
+        raise UserError(f"{path}: the entry {name} has a coordinate that is not finite, or a label other than 1, 0, -1")
     return prompts
 
 
 def read_object(path: Path) -> dict[str, object]:
-    """A JSON file with at least one entry."""
+    """Reads a JSON file that holds an object with at least one entry."""
     if not path.exists():
         raise UserError(f"no such file: {path}; scripts/make_prompt_data.py makes the lists")
     entries = read_json(path)
     if not entries:
-        raise UserError(f"{path} is empty: it lists nothing")
+        raise UserError(f"{path} is empty; it must have at least one entry")
     return entries
 
 
@@ -191,8 +216,9 @@ def is_list_of_paths(value: object) -> bool:
 
 
 def check_files_exist(path: Path, kind: str, files: Sequence[Path]) -> None:
-    if gone := [file for file in files if not os.path.isfile(file)]:  # False for impossible names too
+    """Raises UserError if a file does not exist. `path` is the list that names the files, `kind` says what they are."""
+    if missing := [file for file in files if not os.path.isfile(file)]:  # is False for impossible names, too
         raise UserError(
-            f"{path}: {len(gone)} of {len(files)} {kind} do not exist: {shortlist(gone)} "
-            f"(paths are taken as written; relative ones start at the working folder, {Path.cwd()})"
+            f"{path}: {len(missing)} of {len(files)} {kind} do not exist: {shortlist(missing)} "
+            f"(relative paths start at the working folder, {Path.cwd()})"
         )

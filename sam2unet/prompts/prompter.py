@@ -21,7 +21,7 @@ from ..families.table import find_family_of
 from ..models.sam_med2d import SAMMed2D, select_best
 from ..runtime.device import check_output
 from .framing import Frame, Framing, normalise_square
-from .step import to_mask_prompt
+from .rounds import to_mask_prompt
 
 Numbers = Sequence | np.ndarray | Tensor
 RELEASED = Framing()

@@ -1,4 +1,8 @@
-"""Answers to prompts for known masks, and how well they fit: the released test, with an image encoded once."""
+"""Predicts known masks from prompts and scores the answers, as the released test does. Encodes each image once.
+
+Letters: K masks of one image, S side of the square, g side of the image embedding. `height` and `width` are those of
+the image. Logits are before the sigmoid.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,85 +18,59 @@ from ..data.batches import make_generator
 from ..data.pairs import Pair
 from ..errors import UserError, warn
 from ..losses import prompt_losses
-from ..models.sam_med2d import SAMMed2D, resize_logits, select_best
+from ..models.sam_med2d import SAMMed2D
 from ..runtime.device import autocast, check_output, evaluation_copy
 from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
-from .clicks import Points, draw_error_points, draw_first_points, find_box
-from .framing import Frame, Framing, normalise_square
-from .lists import Prompts
-from .step import to_mask_prompt
+from .clicks import Points, draw_error_points
+from .framing import Framing, normalise_square
+from .groups import CLICKS, ImageGroup, draw_prompts, group_by_image, join_points, join_prompts, read_group
+from .lists import BoxAndPoints
+from .modes import PromptMode
+from .rounds import RoundAnswer, RoundPrompt, run_rounds
 
 READERS = 2
 
 
-class PromptMode(NamedTuple):
-    """How a mask is asked for: by its box; by points at once; or by a first point and clicks that correct the answer.
-
-    Attributes:
-        points: how many, without a box.
-        rounds: answers; each after the first sees one more click, where the one before is wrong, and that answer.
-    """
-
-    box: bool = False
-    points: int = 1
-    rounds: int = 1
-
-    @property
-    def title(self) -> str:
-        if self.box:
-            return "box"
-        if self.rounds > 1:
-            return f"{self.rounds} clicks"
-        return f"{self.points} pt{'s' * (self.points > 1)}"
-
-    @property
-    def folder(self) -> str:
-        """Of its masks."""
-        kind = f"iter{self.rounds}" if self.rounds > 1 else f"points{self.points}"
-        return f"{'boxes' if self.box else kind}_prompt"
-
-
-BOX = PromptMode(box=True)
-PAPER = (BOX, PromptMode(points=1), PromptMode(points=3), PromptMode(points=5))  # the columns of the published table
-
-
 @dataclass(frozen=True)
 class PromptTestOptions:
-    """
+    """Options of the test.
+
     Attributes:
-        seed: of the points drawn.
-        multimask: take the best of three masks, else the fourth, as in training.
-        mask_prompt: how an answer is a prompt for the next, as in the recipe.
-        at_once: masks of an image decoded together.
-        given: of a way, the first prompts by the pair's place, in place of drawn ones.
-        skip_bad: warn of what cannot be read and go on.
+        seed: seeds the points.
+        multimask: take the best of three masks. False: take the fourth mask. Use the value of the training.
+        mask_prompt: the form in which an answer becomes a prompt, as in the recipe.
+        amp: the precision, as in `autocast`.
+        masks_per_batch: the number of masks that are decoded together.
+        prompts: for a mode, the first prompts by the position of their mask in the list. Missing modes draw them.
+        skip_bad: warn about files that cannot be read, and continue.
     """
 
     seed: int = 0
     multimask: bool = True
     mask_prompt: str = "probability"
     amp: str = "off"
-    at_once: int = 16
-    given: Mapping[PromptMode, Mapping[int, Prompts]] = field(default_factory=dict)
+    masks_per_batch: int = 16
+    prompts: Mapping[PromptMode, Mapping[int, BoxAndPoints]] = field(default_factory=dict)
     skip_bad: bool = False
 
 
 class Answer(NamedTuple):
-    """To one mask asked for in one way.
+    """The prediction for one mask in one mode, and its scores.
 
     Attributes:
-        place: of the mask in the list of pairs.
-        prompts: the first ones.
-        logits: (1, height, width), the image's own size.
-        quality: the IoU that the model expects.
-        loss: the training's, at the image's own size.
+        index: the position of the mask in the list of pairs.
+        prompts: the prompts of the first round. None: not kept.
+        logits: (1, height, width). None: not kept.
+        iou, dice: in [0, 1], at the original size.
+        quality: the IoU that the model expects. It can leave [0, 1].
+        loss: the loss of the training, at the original size.
     """
 
-    place: int
-    way: PromptMode
-    prompts: Prompts
-    logits: Tensor
+    index: int
+    mode: PromptMode
+    prompts: BoxAndPoints | None
+    logits: Tensor | None
     iou: float
     dice: float
     quality: float
@@ -104,198 +81,149 @@ class Answer(NamedTuple):
 def answer_all(
     model: SAMMed2D,
     pairs: Sequence[Pair],
-    ways: Sequence[PromptMode],
+    modes: Sequence[PromptMode],
     framing: Framing,
-    asking: PromptTestOptions = PromptTestOptions(),
-    places: Sequence[int] | None = None,
+    options: PromptTestOptions = PromptTestOptions(),
+    indices: Sequence[int] | None = None,
 ) -> Iterator[Answer]:
-    """Of all pairs, or of those at `places`, image by image, in every way.
+    """Yields the answers for all pairs, or for those at `indices`, image by image, in every mode.
 
-    An answer depends on the seed, the pair's place and the way alone. UserError, naming the file, for what cannot be
-    read or is no mask of the image.
+    An answer depends only on the seed, the position of the pair, and the mode.
+
+    Raises:
+        UserError: a file cannot be read or is not a mask of the image. The message names the file.
     """
 
-    def read(places: Sequence[int]) -> ImageGroup | UserError:
+    def read(indices: Sequence[int]) -> ImageGroup | UserError:
         try:
-            return read_group(pairs, places, framing)
+            return read_group(pairs, indices, framing)
         except UserError as e:
             return e
 
-    groups = group_by_image(pairs, asking.at_once, places)
+    groups = group_by_image(pairs, indices, limit=options.masks_per_batch)
     device = model.prompt_encoder.no_mask_embed.weight.device
     image = None
     model = evaluation_copy(model)
     with ThreadPoolExecutor(READERS) as pool:
-        for found in prefetch(pool, read, groups, 2 * READERS):
-            if isinstance(found, UserError):
-                if not asking.skip_bad:
-                    raise found
-                warn(f"left out: {found}")
+        for group in prefetch(pool, read, groups, 2 * READERS):
+            if isinstance(group, UserError):
+                if not options.skip_bad:
+                    raise group
+                warn(f"left out: {group}")
                 continue
-            if pairs[found.places[0]].image != image:
-                image = pairs[found.places[0]].image
-                with autocast(device, asking.amp):
-                    embedding = model.image_encoder(normalise_square(found.square.to(device), [found.frame]))
-                check_output(embedding, asking.amp, image)
-            for way in ways:
-                yield from answer_image(model, found, embedding, way, asking)
+            if pairs[group.indices[0]].image != image:
+                image = pairs[group.indices[0]].image
+                with autocast(device, options.amp):
+                    embedding = model.image_encoder(normalise_square(group.square.to(device), [group.frame]))
+                check_output(embedding, options.amp, image)
+            for mode in modes:
+                yield from answer_group(model, group, embedding, mode, options)
 
 
-def answer_image(
-    model: SAMMed2D, found: ImageGroup, embedding: Tensor, way: PromptMode, asking: PromptTestOptions
+def answer_group(
+    model: SAMMed2D, group: ImageGroup, embedding: Tensor, mode: PromptMode, options: PromptTestOptions
 ) -> Iterator[Answer]:
-    if way in asking.given:
-        prompts = [asking.given[way][place] for place in found.places]
+    """Yields the answers for the masks of an image with this embedding (1, 256, g, g)."""
+    if mode in options.prompts:
+        prompts = [options.prompts[mode][index] for index in group.indices]
     else:
-        masks = zip(found.labels, found.places, strict=True)
-        prompts = [draw_prompts(label, place, way.points, asking.seed) for label, place in masks]
-    labels = found.labels.to(embedding.device)
-    with autocast(embedding.device, asking.amp):
-        low, quality = run_rounds(model, embedding, join_prompts(prompts), labels, way, asking, found.places)
-    check_output(low, asking.amp)
-    logits, wholes = found.frame.restore(low.float()), found.wholes.to(low.device)
-    ious, dices = (scores.cpu() for scores in iou_and_dice(logits, wholes))
-    for number, place in enumerate(found.places):
-        one = slice(number, number + 1)
-        loss = sum(prompt_losses(logits[one], wholes[one], quality[one].float()).values())
-        yield Answer(
-            place,
-            way,
-            prompts[number],
-            logits[number],
-            ious[number].item(),
-            dices[number].item(),
-            quality[number, 0].item(),
-            loss.item(),
-        )
+        masks = zip(group.labels, group.indices, strict=True)
+        prompts = [draw_prompts(label, index, mode.points, options.seed) for label, index in masks]
+    with autocast(embedding.device, options.amp):
+        answer = answer_last_round(model, group, embedding, join_prompts(prompts), mode, options)
+    check_output(answer.low, options.amp)
+    logits, originals = group.frame.restore(answer.low.float()), group.originals.to(embedding.device)
+    ious, dices = (scores.cpu() for scores in iou_and_dice(logits, originals))
+    for i, index in enumerate(group.indices):
+        losses = prompt_losses(logits[i : i + 1], originals[i : i + 1], answer.quality[i : i + 1].float())
+        scores = ious[i].item(), dices[i].item(), answer.quality[i, 0].item(), sum(losses.values()).item()
+        yield Answer(index, mode, prompts[i], logits[i], *scores)
 
 
-def run_rounds(
+def answer_last_round(
     model: SAMMed2D,
+    group: ImageGroup,
     embedding: Tensor,
-    prompts: Prompts,
-    labels: Tensor,
-    way: PromptMode,
-    asking: PromptTestOptions,
-    places: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """The last round's logits (K, 1, 4g, 4g) and expected IoU (K, 1)."""
-    device, count = embedding.device, len(labels)
-    embedding = embedding.expand(count, -1, -1, -1)
-    points = Points(*(part.to(device) for part in prompts.points))
-    first = {"boxes": prompts.boxes.to(device)} if way.box else {"points": points}
-    low, quality = select_best(*model.decode(embedding, **first, multimask=asking.multimask))
-    draws = [make_generator(asking.seed, place, CLICKS) for place in places]
-    for _ in range(way.rounds - 1):
-        square = resize_logits(low, labels.shape[-2:])
-        clicks = [draw_error_points(square[i : i + 1], labels[i : i + 1], 1, draw) for i, draw in enumerate(draws)]
-        points = points.joined(Points(*(torch.cat(parts) for parts in zip(*clicks, strict=True))))
-        masks = to_mask_prompt(low, asking.mask_prompt)
-        low, quality = select_best(*model.decode(embedding, points, masks=masks, multimask=asking.multimask))
-    return low, quality
+    prompts: BoxAndPoints,
+    mode: PromptMode,
+    options: PromptTestOptions,
+) -> RoundAnswer:
+    """Runs all rounds of a mode. The clicks of a mask depend only on the seed and its position in the list."""
+    labels, boxes = group.labels.to(embedding.device), prompts.boxes.to(embedding.device)
+    points = Points(*(part.to(embedding.device) for part in prompts.points))
+    embedding = embedding.expand(len(labels), -1, -1, -1)
+    generators = [make_generator(options.seed, index, CLICKS) for index in group.indices]
+
+    def decode(prompt: RoundPrompt) -> tuple[Tensor, Tensor]:
+        return model.decode(embedding, *prompt, multimask=options.multimask)
+
+    def draw_clicks(logits: Tensor, count: int) -> Points:
+        masks = zip(logits.split(1), labels.split(1), generators, strict=True)
+        return join_points([draw_error_points(*mask, count, generator) for *mask, generator in masks])
+
+    first = RoundPrompt(boxes=boxes) if mode.box else RoundPrompt(points)
+    counts, side = (1,) * (mode.rounds - 1), labels.shape[-1]
+    *_, last = run_rounds(decode, first, counts, draw_clicks, side, options.mask_prompt, keep_clicks=True)
+    return last
 
 
-def gather_answers(processes: Processes, found: Iterable[Answer]) -> list[Answer]:
-    """Every process's answers in the order of the list; a UserError that one meets on the way is raised in all."""
-    error, own = None, []
+def gather_answers(processes: Processes, answers: Iterable[Answer]) -> list[Answer]:
+    """Returns the answers of all processes in the order of the list. All processes must call this.
+
+    Raises:
+        UserError: in all processes, if one process raised it.
+    """
+    error, local = None, []
     try:
-        own.extend(found)
+        local.extend(answers)
     except UserError as e:
         error = str(e)
-    parts = processes.gather((error, own))
+    parts = processes.gather((error, local))
     if errors := [error for error, _ in parts if error]:
         raise UserError(errors[0])
-    return sorted((one for _, part in parts for one in part), key=lambda one: one.place)
+    return sorted((answer for _, part in parts for answer in part), key=lambda answer: answer.index)
 
 
-def compute_means(found: Sequence[Answer]) -> dict[PromptMode, dict[str, float]]:
-    """Of each way the means over masks, under `Dice`, `IoU` and `loss`, and their number, `masks`.
+def compute_means(answers: Sequence[Answer]) -> dict[PromptMode, dict[str, float]]:
+    """Returns for each mode the number of `masks`, and the means of `Dice`, `IoU` and `loss` over the masks.
 
-    Dice and IoU of each mask are rounded to 4 decimals before, as released.
+    Dice and IoU of each mask are first rounded to 4 decimals, as in the released test.
     """
-    by_way: dict[PromptMode, list[Answer]] = {}
-    for one in found:
-        by_way.setdefault(one.way, []).append(one)
+    groups: dict[PromptMode, list[Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.mode, []).append(answer)
     return {
-        way: {
-            "masks": len(some),
-            "Dice": sum(round(one.dice, 4) for one in some) / len(some),
-            "IoU": sum(round(one.iou, 4) for one in some) / len(some),
-            "loss": sum(one.loss for one in some) / len(some),
+        mode: {
+            "masks": len(group),
+            "Dice": sum(round(answer.dice, 4) for answer in group) / len(group),
+            "IoU": sum(round(answer.iou, 4) for answer in group) / len(group),
+            "loss": sum(answer.loss for answer in group) / len(group),
         }
-        for way, some in by_way.items()
+        for mode, group in groups.items()
     }
 
 
 def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:
-    """A line per way."""
+    """Returns a table with one line for each mode."""
     lines = [f"{'prompt':<10}{'masks':>8}{'Dice':>9}{'IoU':>9}{'loss':>9}"]
     lines += [
-        f"{way.title:<10}{row['masks']:>8}{row['Dice']:>9.4f}{row['IoU']:>9.4f}{row['loss']:>9.4f}"
-        for way, row in means.items()
+        f"{mode.title:<10}{row['masks']:>8}{row['Dice']:>9.4f}{row['IoU']:>9.4f}{row['loss']:>9.4f}"
+        for mode, row in means.items()
     ]
     return "\n".join(lines)
 
 
-FIRST, CLICKS = 1, 2  # in keys: streams of the first points, and of later clicks
-
-
-class ImageGroup(NamedTuple):
-    """An image and K of its masks.
-
-    Attributes:
-        square: uint8 (1, 3, S, S), not normalised.
-        labels: float32 (K, 1, S, S), 0 or 1.
-        wholes: float32 (K, 1, height, width), the same in the image's own size.
-        places: of the masks in the list of pairs.
-    """
-
-    square: Tensor
-    frame: Frame
-    labels: Tensor
-    wholes: Tensor
-    places: tuple[int, ...]
-
-
-def group_by_image(pairs: Sequence[Pair], most: int, places: Sequence[int] | None = None) -> list[list[int]]:
-    """`places`, or all, by image, in the order in which the images come first; at most so many together."""
-    by_image: dict[object, list[int]] = {}
-    for place in range(len(pairs)) if places is None else places:
-        by_image.setdefault(pairs[place].image, []).append(place)
-    return [places[i : i + most] for places in by_image.values() for i in range(0, len(places), most)]
-
-
-def read_group(pairs: Sequence[Pair], places: Sequence[int], framing: Framing) -> ImageGroup:
-    """UserError, naming the file, for what cannot be read or is no mask of the image."""
-    square, frame = framing.image(pairs[places[0]].image)
-    labels, wholes = zip(*(framing.label(pairs[place].mask, frame, strict=True) for place in places), strict=True)
-    labels, wholes = (torch.from_numpy(np.stack(masks)[:, None]).float() for masks in (labels, wholes))
-    return ImageGroup(square[None], frame, labels, wholes, tuple(places))
-
-
-def draw_prompts(label: Tensor, place: int, points: int, seed: int) -> Prompts:
-    """The box of a mask (1, S, S) as it is, and points that depend on the seed and its place in the list alone."""
-    mask = label > 0.5
-    box = torch.from_numpy(find_box(mask[0].numpy()))
-    return Prompts(box[None], draw_first_points(mask, points, make_generator(seed, place, FIRST)))
-
-
-def join_prompts(prompts: Sequence[Prompts]) -> Prompts:
-    """Of K masks with as many points each: boxes (K, 4), points (K, N, 2) and (K, N)."""
-    boxes, points = zip(*prompts, strict=True)
-    return Prompts(torch.cat(boxes), Points(*(torch.cat(parts) for parts in zip(*points, strict=True))))
-
-
 def iou_and_dice(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and Dice of each item in double precision, (B,) and (B,); 1 where both masks are empty.
+    """Computes IoU and Dice of each item in double precision, (B,) and (B,). Both are 1 if both masks are empty.
 
-    The released test rounds each item's to 4 decimals before it averages over items.
+    The released code also takes probabilities, and uses the smallest value to decide which of the two it got. This
+    function takes logits only.
 
     Args:
-        logits, mask: (B, 1, H, W); an object is where the logit is above 0, where the mask is not 0. Unlike the
-            released code this takes no probabilities, which it told from logits by their smallest value alone.
+        logits: (B, 1, H, W). Values above 0 are foreground.
+        mask: (B, 1, H, W). Values above 0 are foreground.
     """
-    found, wanted = logits.flatten(1) > 0, mask.flatten(1) > 0
-    both = (found & wanted).sum(1).double()
-    areas = (found.sum(1) + wanted.sum(1)).double()
-    return (both + 1e-7) / (areas - both + 1e-7), (2 * both + 1e-7) / (areas + 1e-7)
+    predicted, truth = logits.flatten(1) > 0, mask.flatten(1) > 0
+    overlap = (predicted & truth).sum(1).double()
+    total = (predicted.sum(1) + truth.sum(1)).double()
+    return (overlap + 1e-7) / (total - overlap + 1e-7), (2 * overlap + 1e-7) / (total + 1e-7)

@@ -1,4 +1,4 @@
-"""Models for prompts in training: lists of images with their masks, judged by answers to a box and to a point."""
+"""The training task of SAM-Med2D: lists of images with their masks. Validation prompts with a box and with a point."""
 
 from __future__ import annotations
 
@@ -20,21 +20,27 @@ from ..scoring.columns import Metric
 from ..task import RunData, draw_held_out
 from .dataset import PromptBatches, PromptFolder
 from .framing import Framing, read_label
-from .lists import check_masks_of, find_problems, read_test_list, read_train_list
-from .scores import BOX, PromptMode, PromptTestOptions, answer_all, compute_means, gather_answers, group_by_image
+from .groups import group_by_image
+from .lists import find_problems, read_test_list, read_train_list, refuse_bad_masks
+from .modes import BOX, PromptMode
+from .scores import PromptTestOptions, answer_all, compute_means, gather_answers
 from .step import prompt_step
 
 VALIDATION_MODES = (BOX, PromptMode(points=1))
 
 
 class PromptTask:
-    """A `Task`."""
+    """Implements `Task` for models that take prompts.
+
+    Raises:
+        UserError: the recipe or the data do not fit this task, or a list is wrong.
+    """
 
     step = staticmethod(prompt_step)
 
     metrics = {
-        f"{way.title} {name}": Metric(f"{way.title} {name}", f"asked by {way.title}, mean over masks")
-        for way in VALIDATION_MODES
+        f"{mode.title} {name}": Metric(f"{mode.title} {name}", f"{name} with the prompt {mode.title}, mean over masks")
+        for mode in VALIDATION_MODES
         for name in ("Dice", "IoU")
     }
     best = "box Dice"
@@ -45,17 +51,17 @@ class PromptTask:
         recipe.refuse_others(self.unused, family.title)
         if data.images or data.val_images:
             raise UserError(
-                f"{family.title} takes lists, not folders; scripts/make_prompt_data.py makes them for --data_path"
+                f"{family.title} takes lists, not folders; scripts/make_prompt_data.py makes them; give --data_path"
             )
         if not data.lists:
-            raise UserError("--data_path, a folder with image2label_train.json, is missing")
+            raise UserError("--data_path is missing; give a folder with image2label_train.json")
         self.recipe = recipe
         self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=recipe.mask_rule)
         self.skip_bad = data.on_bad_image == "skip"
         items = read_train_list(data.lists)
-        held = set(draw_held_out(len(items), data.val_fraction, recipe.seed))
-        self.items = [item for i, item in enumerate(items) if i not in held]
-        self.held_out = [Pair(items[i].image, mask) for i in sorted(held) for mask in items[i].masks]
+        indices = set(draw_held_out(len(items), data.val_fraction, recipe.seed))
+        self.items = [item for i, item in enumerate(items) if i not in indices]
+        self.held_out = [Pair(items[i].image, mask) for i in sorted(indices) for mask in items[i].masks]
         if data.val_lists:
             self.held_out = read_test_list(data.val_lists)
 
@@ -65,11 +71,11 @@ class PromptTask:
 
     def check(self, study: Study | None) -> None:
         if not self.skip_bad:
-            check_masks_of(self.pairs, self.framing)
+            refuse_bad_masks(self.pairs, self.framing)
         elif self.framing.mask_threshold is not None:
             find_problems(self.pairs, self.framing)
         if self.held_out:
-            check_masks_of(self.held_out, self.framing, strict=True)
+            refuse_bad_masks(self.held_out, self.framing, strict=True)
 
     def batches(self, processes: Processes) -> PromptBatches:
         recipe = self.recipe
@@ -82,14 +88,15 @@ class PromptTask:
         return f"{len(self.items)} images with {len(self.pairs)} masks at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        images = group_by_image(self.held_out, len(self.held_out))
-        own = [place for places in images[processes.rank :: processes.world] for place in places]
-        found = answer_all(model, self.held_out, VALIDATION_MODES, self.framing, self.asking, own)
-        means = compute_means(gather_answers(processes, (one._replace(logits=None, prompts=None) for one in found)))
-        return {f"{way.title} {name}": means[way][name] for way in VALIDATION_MODES for name in ("Dice", "IoU")}
+        images = group_by_image(self.held_out)
+        local = [index for indices in images[processes.rank :: processes.world] for index in indices]
+        answers = answer_all(model, self.held_out, VALIDATION_MODES, self.framing, self.options, local)
+        small = (answer._replace(logits=None, prompts=None) for answer in answers)
+        means = compute_means(gather_answers(processes, small))
+        return {f"{mode.title} {name}": means[mode][name] for mode in VALIDATION_MODES for name in ("Dice", "IoU")}
 
     @property
-    def asking(self) -> PromptTestOptions:
+    def options(self) -> PromptTestOptions:
         recipe = self.recipe
         return PromptTestOptions(recipe.seed, recipe.multimask, recipe.mask_prompt)
 
@@ -100,16 +107,18 @@ class PromptTask:
         return "\n".join(lines)
 
     def draw(self, model: nn.Module, path: Path) -> None:
-        """Image, mask and answer to the box."""
-        places = pick_evenly(range(len(self.held_out)))
-        found = {one.place: one for one in answer_all(model, self.held_out, [BOX], self.framing, self.asking, places)}
+        """Draws some images with their masks and the answers to their boxes."""
+        indices = pick_evenly(range(len(self.held_out)))
+        answers = answer_all(model, self.held_out, [BOX], self.framing, self.options, indices)
+        masks = {answer.index: answer.logits[0].cpu().numpy() > 0 for answer in answers}
         rows = []
-        for place in places:
-            pair, answer = self.held_out[place], found[place]
-            mask = read_label(pair.mask, self.framing.mask_threshold)
-            rows.append((read_image(pair.image), to_picture(mask), to_picture(answer.logits[0].cpu().numpy() > 0)))
+        for index in indices:
+            pair = self.held_out[index]
+            truth = read_label(pair.mask, self.framing.mask_threshold)
+            rows.append((read_image(pair.image), to_picture(truth), to_picture(masks[index])))
         draw_overview(rows, path)
 
 
 def to_picture(mask: np.ndarray) -> Image.Image:
+    """Bool (H, W) -> an image with the values 0 and 255."""
     return Image.fromarray(mask.astype(np.uint8) * 255)

@@ -14,7 +14,7 @@ from sam2unet.data.reading import MaskCoding, read_image, read_mask
 from sam2unet.errors import UserError
 from sam2unet.masks.transforms import pair_bytes
 from sam2unet.prompts.framing import Framing, read_label
-from sam2unet.prompts.lists import check_masks_of
+from sam2unet.prompts.lists import refuse_bad_masks
 from sam2unet.recipe import Recipe, to_foreground_flags
 from sam2unet.scoring.score_folders import Entry, score_entries
 from sam2unet.scoring.score_pair import ScoreOptions
@@ -201,7 +201,7 @@ def test_a_rule_that_leaves_all_masks_empty_or_full_is_refused(rule, words, tmp_
     with pytest.raises(UserError, match=words):
         score_entries([Entry("a", "", images, masks)], ScoreOptions(rule, resize=True), workers=1)
     with pytest.raises(UserError, match=words if rule in (-1, (0, 255)) else "is empty with --"):
-        check_masks_of(match(images, masks), Framing(64, mask_threshold=rule))
+        refuse_bad_masks(match(images, masks), Framing(64, mask_threshold=rule))
 
 
 def test_some_masks_left_empty_or_full_are_a_warning(tmp_path, capsys):
@@ -216,7 +216,7 @@ def test_some_masks_left_empty_or_full_are_a_warning(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == wanted
     score_entries([Entry("a", "", images, masks)], ScoreOptions(0), workers=1)
     assert [line for line in capsys.readouterr().err.splitlines() if "leaves" in line] == wanted
-    check_masks_of(
+    refuse_bad_masks(
         [Pair(images / f"{stem}.jpg", masks / f"{stem}.png") for stem in "bcd"], Framing(64, mask_threshold=0)
     )
     assert "nothing but foreground in 1 of 3 masks" in capsys.readouterr().err

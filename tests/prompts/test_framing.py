@@ -11,8 +11,8 @@ from sam2unet.errors import UserError
 from sam2unet.prompts.clicks import draw_error_points, draw_first_points, draw_pixels, draw_rounds, find_box, jitter_box
 from sam2unet.prompts.dataset import PromptBatches, PromptDraw, PromptFolder
 from sam2unet.prompts.framing import Frame, Framing, normalise_square, read_label
-from sam2unet.prompts.lists import check_masks_of, make_unique_names, read_prompts, read_test_list, read_train_list
-from sam2unet.prompts.scores import draw_prompts, read_group
+from sam2unet.prompts.groups import draw_prompts, read_group
+from sam2unet.prompts.lists import make_unique_names, read_prompts, read_test_list, read_train_list, refuse_bad_masks
 from tests.conftest import flat, same, save
 
 CPU = torch.device("cpu")
@@ -44,8 +44,8 @@ def test_prepared_test_items_are_the_released_ones(name, demo, procedures):
     assert np.array_equal(np.packbits(found.labels[0].numpy().astype(bool)), golden["label_packed"])
     assert np.array_equal(draw_prompts(found.labels[0], place, 1, seed=0).boxes, golden["boxes"])
     assert found.frame[:2] == tuple(golden["original_size"])
-    assert found.wholes[0].shape == (1, *golden["original_size"])
-    assert found.wholes[0].sum() == procedures[f"test.{name}.ori_label_sum"]
+    assert found.originals[0].shape == (1, *golden["original_size"])
+    assert found.originals[0].sum() == procedures[f"test.{name}.ori_label_sum"]
 
 
 def test_boxes_of_a_training_image_are_the_released_ones_before_the_noise(demo, procedures):
@@ -303,7 +303,7 @@ def test_a_mask_that_cannot_be_used_is_named_before_and_during_a_run_or_left_out
     bad = lists[0].masks[1]
     save(bad, array)
     with pytest.raises(UserError, match=rf"1 of 9 masks cannot be used: i0_1.png; first: .*{words}"):
-        check_masks_of(flat(lists), Framing(64))
+        refuse_bad_masks(flat(lists), Framing(64))
     draws = [draw for batch in PromptBatches(3, 3, seed=0) for draw in batch]
     with pytest.raises(UserError, match=rf"i0_1.png {words}|i0_1.png is not.*{words}"):
         PromptFolder(lists, Framing(64), mask_num=20).__getitems__(draws)
@@ -328,4 +328,4 @@ def test_a_mask_lost_in_resizing_is_refused_by_name(lists):
     save(lists[2].masks[0], thin)
     with pytest.raises(UserError, match="i2_0.png has nothing left at 64x64"):
         read_group(flat(lists), [6], Framing(64))
-    check_masks_of(flat(lists), Framing(128))
+    refuse_bad_masks(flat(lists), Framing(128))

@@ -10,19 +10,19 @@ from sam2unet.data.pairs import Pair
 from sam2unet.errors import UserError
 from sam2unet.prompts.clicks import find_box
 from sam2unet.prompts.framing import Framing, read_label
+from sam2unet.prompts.groups import draw_prompts, group_by_image, read_group
 from sam2unet.prompts.lists import (
     TEST_LIST,
     TRAIN_LIST,
-    check_masks_of,
     make_unique_names,
     read_prompts,
     read_test_list,
     read_train_list,
+    refuse_bad_masks,
     write_prompts,
     write_test_list,
     write_train_list,
 )
-from sam2unet.prompts.scores import draw_prompts, group_by_image, read_group
 from tests.conftest import flat, same, save
 
 
@@ -32,7 +32,7 @@ def test_prompts_of_a_test_come_back_from_their_file(points, lists, tmp_path):
     names = make_unique_names([pair.mask for pair in pairs])
     whole = [
         draw_prompts(label, place, points, seed=3)
-        for places in group_by_image(pairs, 2)
+        for places in group_by_image(pairs, limit=2)
         for place, label in zip(places, read_group(pairs, places, Framing(64)).labels, strict=True)
     ]
     assert same(whole[4], draw_prompts(read_group(pairs, [4], Framing(64)).labels[0], 4, points, seed=3))
@@ -101,11 +101,11 @@ def test_a_bad_test_list_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"boxes": [[1, 2, 3]]}, "wants boxes of 4 numbers"),
-        ({"point_labels": [1, 0]}, "and as many labels"),
-        ({"point_labels": [2]}, "a label that is not 1, 0 or -1"),
-        ({"point_coords": [[1, float("nan")]]}, "a coordinate that is no number"),
-        ({"point_coords": None}, "wants boxes of 4 numbers"),
+        ({"boxes": [[1, 2, 3]]}, "must have boxes with 4 numbers"),
+        ({"point_labels": [1, 0]}, "and one point_label per point"),
+        ({"point_labels": [2]}, "a label other than 1, 0, -1"),
+        ({"point_coords": [[1, float("nan")]]}, "a coordinate that is not finite"),
+        ({"point_coords": None}, "must have boxes with 4 numbers"),
         ({"point_coords": [[1, 2], [3, 4]], "point_labels": [1, 0]}, "different numbers of points: 1, 2"),
     ],
 )
@@ -139,7 +139,7 @@ def test_folders_become_lists_that_train_and_test(script, lists, tmp_path, monke
     train, test = read_train_list(Path("lists")), read_test_list(Path("lists"))
     assert [item.image.as_posix() for item in train] == ["images/i0.png", "images/i1.png"]
     assert [pair.mask.as_posix() for pair in test] == [f"masks/i2_{k}.png" for k in range(3)]
-    check_masks_of(flat(train) + test, Framing(64), strict=True)
+    refuse_bad_masks(flat(train) + test, Framing(64), strict=True)
 
 
 @pytest.mark.parametrize("by, numbers", [("regions", [0, 1]), ("values", [3, 7])])

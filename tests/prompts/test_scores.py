@@ -16,8 +16,9 @@ from sam2unet.families.table import find_family
 from sam2unet.layers import sam_vit
 from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.lists import make_unique_names, read_prompts, read_test_list, write_test_list, write_train_list
-from sam2unet.prompts.score_list import PromptTestFlags, list_mask_paths
-from sam2unet.prompts.scores import BOX, PAPER, PromptMode, PromptTestOptions, answer_all, compute_means, format_means
+from sam2unet.prompts.modes import BOX, PAPER, PromptMode, PromptTestFlags
+from sam2unet.prompts.results import list_mask_paths
+from sam2unet.prompts.scores import PromptTestOptions, answer_all, compute_means, format_means
 from sam2unet.prompts.task import PromptTask
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
@@ -57,8 +58,9 @@ def scored(weights, lists, test_py, tmp_path):
     return call
 
 
-def found(model, lists, ways, asking=PromptTestOptions(), **options):  # noqa: B008
-    return {(one.place, one.way): one for one in answer_all(model, flat(lists), ways, FRAMING, asking, **options)}
+def answer_lists(model, lists, modes, options=PromptTestOptions(), **more):  # noqa: B008
+    """{(index, mode): answer}"""
+    return {(one.index, one.mode): one for one in answer_all(model, flat(lists), modes, FRAMING, options, **more)}
 
 
 def numbers(folder):
@@ -82,16 +84,16 @@ def test_the_released_test_gives_its_numbers(sam_med2d_b, reference, demo):
     names = make_unique_names([pair.mask for pair in pairs])
     prompts = read_prompts(reference / "sammed2d_prompts.json", names)
     ours = list(
-        answer_all(sam_med2d_b, pairs, [BOX], Framing(), PromptTestOptions(given={BOX: dict(enumerate(prompts))}))
+        answer_all(sam_med2d_b, pairs, [BOX], Framing(), PromptTestOptions(prompts={BOX: dict(enumerate(prompts))}))
     )
-    assert [names[one.place] for one in ours] == golden["eval.box.names"].tolist()
+    assert [names[one.index] for one in ours] == golden["eval.box.names"].tolist()
     np.testing.assert_allclose([one.loss for one in ours], golden["eval.box.losses"], rtol=1e-5)
     # A pixel whose logit is 0 but for rounding moves a score by less than this.
     np.testing.assert_allclose([(one.iou, one.dice) for one in ours], golden["eval.box.iou_dice"], rtol=2e-3)
     positive = [int((one.logits > 0).sum()) for one in ours]
     np.testing.assert_allclose(positive, golden["eval.box.positive_pixels"], rtol=2e-3)
     for one in ours:
-        expected = golden[f"eval.box.logits_s16.{pairs[one.place].mask.stem}"]
+        expected = golden[f"eval.box.logits_s16.{pairs[one.index].mask.stem}"]
         np.testing.assert_allclose(one.logits[0, ::16, ::16], expected, rtol=0, atol=1e-5)
     means = compute_means(ours)
     loss, iou, dice = (f"{means[BOX][key]:.4f}" for key in ("loss", "IoU", "Dice"))
@@ -102,15 +104,15 @@ def test_the_released_test_gives_its_numbers(sam_med2d_b, reference, demo):
 # What an answer depends on
 
 
-def test_an_answer_depends_on_neither_the_batch_nor_other_ways_nor_other_masks(small, lists):
-    ways = (BOX, P1, P3, CLICKS)
-    together = found(small, lists, ways)
+def test_an_answer_depends_on_neither_the_batch_nor_other_modes_nor_other_masks(small, lists):
+    modes = (BOX, P1, P3, CLICKS)
+    together = answer_lists(small, lists, modes)
     assert len(together) == 9 * 4
     for other in (
-        found(small, lists, ways, PromptTestOptions(at_once=1)),
-        found(small, lists, ways, PromptTestOptions(at_once=2)),
-        found(small, lists, [CLICKS, P3]),
-        found(small, lists, [BOX], places=[7, 2]),
+        answer_lists(small, lists, modes, PromptTestOptions(masks_per_batch=1)),
+        answer_lists(small, lists, modes, PromptTestOptions(masks_per_batch=2)),
+        answer_lists(small, lists, [CLICKS, P3]),
+        answer_lists(small, lists, [BOX], indices=[7, 2]),
     ):
         for key, one in other.items():
             assert same(one.prompts, together[key].prompts)
@@ -122,37 +124,38 @@ def test_an_answer_depends_on_neither_the_batch_nor_other_ways_nor_other_masks(s
 def test_an_image_is_encoded_once(small, lists):
     seen = []
     hook = small.image_encoder.register_forward_hook(lambda part, given, made: seen.append(made))
-    found(small, lists, PAPER, PromptTestOptions(at_once=2))
+    answer_lists(small, lists, PAPER, PromptTestOptions(masks_per_batch=2))
     hook.remove()
     assert len(seen) == 3
 
 
 def test_another_seed_draws_other_points_and_the_same_boxes(small, lists):
-    one, two = (found(small, lists, [BOX, P3], PromptTestOptions(seed)) for seed in (0, 1))
+    one, two = (answer_lists(small, lists, [BOX, P3], PromptTestOptions(seed)) for seed in (0, 1))
     assert all(torch.equal(one[key].logits, two[key].logits) == (key[1] == BOX) for key in one)
 
 
 def test_clicks_add_up_and_see_the_answer_before(small, lists, monkeypatch):
     calls, decode = [], small.decode
     monkeypatch.setattr(small, "decode", lambda *args, **given: calls.append((args, given)) or decode(*args, **given))
-    found(small, lists[:1], [CLICKS])
+    answer_lists(small, lists[:1], [CLICKS])
     first, *later = calls
-    assert list(first[1]) == ["points", "multimask"] and first[1]["points"].labels.shape == (3, 1)
-    coords = first[1]["points"].coords
-    for number, ((_, points), given) in enumerate(later, 2):
+    (_, points, boxes, masks), _ = first
+    assert points.labels.shape == (3, 1) and boxes is masks is None
+    coords = points.coords
+    for number, ((_, points, boxes, masks), _) in enumerate(later, 2):
         assert points.coords.shape == (3, number, 2) and torch.equal(points.coords[:, :-1], coords)
-        assert given["masks"].shape == (3, 1, 16, 16) and 0 <= given["masks"].min() < given["masks"].max() <= 1
+        assert masks.shape == (3, 1, 16, 16) and 0 <= masks.min() < masks.max() <= 1 and boxes is None
         coords = points.coords
     assert len(later) == 3
 
 
 def test_options_change_the_answers_they_are_for(small, lists):
-    plain = found(small, lists, [BOX, CLICKS])
-    for asking, changed in (
+    plain = answer_lists(small, lists, [BOX, CLICKS])
+    for options, changed in (
         (PromptTestOptions(multimask=False), {BOX, CLICKS}),
         (PromptTestOptions(mask_prompt="logits"), {CLICKS}),
     ):
-        other = found(small, lists, [BOX, CLICKS], asking)
+        other = answer_lists(small, lists, [BOX, CLICKS], options)
         assert {key[1] for key in plain if not torch.equal(plain[key].logits, other[key].logits)} == changed
 
 
@@ -160,7 +163,7 @@ def test_options_change_the_answers_they_are_for(small, lists):
 
 
 @pytest.mark.parametrize(
-    "flags, ways",
+    "flags, modes",
     [
         (PromptTestFlags(), PAPER),
         (PromptTestFlags(boxes_prompt=True), (BOX,)),
@@ -171,14 +174,14 @@ def test_options_change_the_answers_they_are_for(small, lists):
         (PromptTestFlags(False, [1, 3], [1, 8]), (P1, P3, PromptMode(rounds=8))),
     ],
 )
-def test_ways_are_those_of_the_flags(flags, ways):
-    assert flags.ways() == ways
+def test_modes_are_those_of_the_flags(flags, modes):
+    assert flags.choose_modes() == modes
 
 
-def test_titles_and_folders_of_ways_differ():
-    ways = (BOX, P1, P3, PromptMode(rounds=3))
-    assert [way.title for way in ways] == ["box", "1 pt", "3 pts", "3 clicks"]
-    assert [way.folder for way in ways] == ["boxes_prompt", "points1_prompt", "points3_prompt", "iter3_prompt"]
+def test_titles_and_folders_of_modes_differ():
+    modes = (BOX, P1, P3, PromptMode(rounds=3))
+    assert [mode.title for mode in modes] == ["box", "1 pt", "3 pts", "3 clicks"]
+    assert [mode.folder for mode in modes] == ["boxes_prompt", "points1_prompt", "points3_prompt", "iter3_prompt"]
 
 
 # Through test.py
@@ -196,7 +199,7 @@ def test_the_paper_s_columns_are_one_run_and_come_again_from_their_prompts(small
         own = [float(r["dice"]) for r in rows if r["prompt"] == title]
         assert row["masks"] == 9 and row["Dice"] == pytest.approx(np.mean(np.round(own, 4)))
         assert table(ended)[title] == tuple(round(row[key], 4) for key in ("Dice", "IoU", "loss"))
-    direct = found(small, lists, [P3], PromptTestOptions(seed=1024))
+    direct = answer_lists(small, lists, [P3], PromptTestOptions(seed=1024))
     assert [r["dice"] for r in rows if r["prompt"] == "3 pts"] == [repr(one.dice) for one in direct.values()]
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     prompts = ["64_prompt.json", "64_prompt_3pts.json", "64_prompt_5pts.json"]
@@ -240,10 +243,10 @@ def test_one_kind_of_point_has_the_released_file(count, scored, tmp_path):
 def test_predicted_masks_are_pictures_of_the_original_size(small, lists, scored, tmp_path):
     ended = scored("out", "--save_pred", "--iter_point", 2)
     assert ended.status == 0 and "boxes_prompt, iter2_prompt" in ended.out
-    expected = found(small, lists, [BOX, PromptMode(rounds=2)], PromptTestOptions(seed=1024))
+    expected = answer_lists(small, lists, [BOX, PromptMode(rounds=2)], PromptTestOptions(seed=1024))
     assert len(list((tmp_path / "out").rglob("*.png"))) == 18
-    for (place, way), one in expected.items():
-        path = tmp_path / "out" / way.folder / flat(lists)[place].mask.name
+    for (index, mode), one in expected.items():
+        path = tmp_path / "out" / mode.folder / flat(lists)[index].mask.name
         pixels = np.asarray(Image.open(path))
         assert pixels.dtype == np.uint8 and np.array_equal(pixels, (one.logits[0] > 0).numpy() * 255)
     assert 0 < pixels.mean() < 255
@@ -323,7 +326,10 @@ REFUSED = {
     "no prompts": (["--prompt_path", "no.json"], "no such file: no.json"),
     "prompts of one point for three": (["--prompt_path", "64_prompt.json", "--point_num", "3"], "no --prompt_path for"),
     "prompts of other masks": (["--prompt_path", "other.json"], "other.json has no prompts for 9 of 9 masks"),
-    "prompts of another size": (["--prompt_path", "256_prompt.json"], "is for images of 256x256, the model sees 64x64"),
+    "prompts of another size": (
+        ["--prompt_path", "256_prompt.json"],
+        "is for images of 256x256, but the model takes 64",
+    ),
     "prompts outside": (["--prompt_path", "far.json"], "is for images of at least 200 pixels"),
     "prompts twice": (["--prompt_path", "64_prompt.json", "64_prompt.json"], "is the second --prompt_path with 1"),
     "a folder without list": (["--data_path", "."], "no such file: label2image_test.json"),

@@ -22,7 +22,8 @@ from sam2unet.prompts.clicks import Points
 from sam2unet.prompts.dataset import PromptTensors
 from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.lists import ImageMasks, read_test_list, write_test_list, write_train_list
-from sam2unet.prompts.scores import BOX, PromptTestOptions, answer_all, compute_means
+from sam2unet.prompts.modes import BOX
+from sam2unet.prompts.scores import PromptTestOptions, answer_all, compute_means
 from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
 from sam2unet.training.run import choose_trained

@@ -1,0 +1,88 @@
+"""Masks for the test, grouped by image, and the first prompts for them.
+
+Letters: K masks of one image, N points per mask, S side of the square. `height` and `width` are those of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import make_generator
+from ..data.pairs import Pair
+from .clicks import Points, draw_first_points, find_box
+from .framing import Frame, Framing
+from .lists import BoxAndPoints
+
+FIRST, CLICKS = 1, 2  # parts of a key: the random streams of the first points, and of the later clicks
+
+
+class ImageGroup(NamedTuple):
+    """An image and K of its masks.
+
+    Attributes:
+        square: uint8 (1, 3, S, S), not normalised.
+        frame: the position of the image in the square.
+        labels: float32 (K, 1, S, S), 0 or 1.
+        originals: float32 (K, 1, height, width), the same masks in their original size.
+        indices: the positions of the masks in the list of pairs.
+    """
+
+    square: Tensor
+    frame: Frame
+    labels: Tensor
+    originals: Tensor
+    indices: tuple[int, ...]
+
+
+def group_by_image(
+    pairs: Sequence[Pair], indices: Sequence[int] | None = None, limit: int | None = None
+) -> list[list[int]]:
+    """Groups positions in the list of pairs by image, in the order in which the images first occur.
+
+    Args:
+        indices: the positions to group. None: all.
+        limit: the largest size of a group. Larger groups are split. None: no limit.
+    """
+    groups: dict[Path, list[int]] = {}
+    for index in range(len(pairs)) if indices is None else indices:
+        groups.setdefault(pairs[index].image, []).append(index)
+    size = limit or len(pairs)
+    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+
+def read_group(pairs: Sequence[Pair], indices: Sequence[int], framing: Framing) -> ImageGroup:
+    """Reads the image of the pairs at `indices`, and their masks.
+
+    Raises:
+        UserError: a file cannot be read or is not a mask of the image. The message names the file.
+    """
+    square, frame = framing.image(pairs[indices[0]].image)
+    masks = [framing.label(pairs[index].mask, frame, strict=True) for index in indices]
+    labels, originals = (torch.from_numpy(np.stack(part)[:, None]).float() for part in zip(*masks, strict=True))
+    return ImageGroup(square[None], frame, labels, originals, tuple(indices))
+
+
+def draw_prompts(label: Tensor, index: int, count: int, seed: int) -> BoxAndPoints:
+    """Returns the exact box of a mask (1, S, S), and `count` random points.
+
+    The points depend only on the mask, the seed and `index`, the position of the mask in the list.
+    """
+    mask = label > 0.5
+    box = torch.from_numpy(find_box(mask[0].numpy()))
+    return BoxAndPoints(box[None], draw_first_points(mask, count, make_generator(seed, index, FIRST)))
+
+
+def join_prompts(prompts: Sequence[BoxAndPoints]) -> BoxAndPoints:
+    """Joins the prompts of K masks, with N points each: boxes (K, 4), points (K, N, 2) and (K, N)."""
+    boxes, points = zip(*prompts, strict=True)
+    return BoxAndPoints(torch.cat(boxes), join_points(points))
+
+
+def join_points(points: Sequence[Points]) -> Points:
+    return Points(*(torch.cat(parts) for parts in zip(*points, strict=True)))
