@@ -18,11 +18,11 @@ READ = {"/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots
 READ |= {f"{API}/{name}" for name in ("info", "queue/data", "startup-events", "theme.css", "upload_progress")}
 READ_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/")
 FILE, JOIN, UPLOAD = f"{API}/file=", f"{API}/queue/join", f"{API}/upload"
-QUERY = ("session_hash", "upload_id", "v")  # not `deep_link`, with which gradio reads a page from a file
-FIELDS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")  # of a request that joins the queue
-LONGEST_BODY = 1_000_000  # bytes of such a request; the files themselves are uploaded before
+QUERY = ("session_hash", "upload_id", "v")  # without `deep_link`, which makes gradio read a page from a file
+FIELDS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")  # fields of a request that joins the queue
+LONGEST_BODY = 1_000_000  # bytes of such a request; it does not contain the files, which are uploaded before it
 HEADERS = {
-    # gradio's page has inline scripts and compiles the handlers of events.
+    # gradio uses inline scripts, and compiles event handlers in the browser.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
@@ -39,8 +39,9 @@ class RefusedRequest(Exception):
 
 
 class AccessControl:
-    """ASGI middleware. gradio itself offers any visitor routes that run functions past the queue, fetch addresses and
-    write files.
+    """ASGI middleware that refuses all requests that the pages do not send.
+
+    gradio alone offers every visitor routes that run functions outside the queue, fetch addresses and write files.
 
     Args:
         uploads: the folder of uploaded files. No other file can be read or named in a request.
@@ -68,8 +69,8 @@ class AccessControl:
             self.check_origin(scope)
             self.check_route(scope)
             if scope["path"] == JOIN:
-                receive = self.check_body(await read_body(receive), own_host(scope), receive)
-            await self.app(scope | {"query_string": known_query(scope)}, receive, send_secured)
+                receive = self.check_body(await read_body(receive), read_own_host(scope), receive)
+            await self.app(scope | {"query_string": keep_known_query(scope)}, receive, send_secured)
         except RefusedRequest as e:
             report(f"refused {name_request(scope)}: {e}")
             await PlainTextResponse("refused", e.status)(scope, receive, send_secured)
@@ -81,9 +82,9 @@ class AccessControl:
                 await PlainTextResponse("failed", 500)(scope, receive, send_secured)
 
     def check_origin(self, scope) -> None:
-        """Browsers name the origin of a page that sends a request to another one, or that sends more than GET."""
+        """Refuses requests from pages of other sites. Browsers add the header `origin` to them and to POST requests."""
         for origin in Headers(scope=scope).getlist("origin"):
-            if host_in(origin) != own_host(scope):
+            if read_host(origin) != read_own_host(scope):
                 raise RefusedRequest("it comes from a page of another origin")
 
     def check_route(self, scope) -> None:
@@ -98,30 +99,30 @@ class AccessControl:
             raise RefusedRequest("the page has no such address")
 
     def check_file(self, path: object) -> None:
-        """An address is no absolute path, so gradio never gets one to fetch."""
+        """Refuses every path outside the uploads. Web addresses are not absolute paths, so gradio never fetches one."""
         try:
             if not (isinstance(path, str) and Path(path).is_absolute()):
-                raise UserError("only files that were dropped on the page are read")
+                raise UserError("the page reads only files that were dropped on it")
             refuse_elsewhere(Path(path), [self.uploads])
-        except (UserError, OSError, ValueError) as e:  # not a possible path, or a too long one
+        except (UserError, OSError, ValueError) as e:  # OSError, ValueError: the path is impossible or too long
             raise RefusedRequest(str(e)) from e
 
     def check_body(self, body: bytes, host: str, receive):
-        """Returns a `receive` that gives gradio exactly what was checked here."""
+        """Checks a request that joins the queue. Returns a `receive` that gives gradio only the checked fields."""
         try:
-            found = json.loads(body, parse_constant=int)  # int("NaN") is an error, too
+            content = json.loads(body, parse_constant=int)  # parse_constant: int("NaN") raises ValueError
         except (ValueError, RecursionError) as e:
             raise RefusedRequest("its body is not JSON", 400) from e
-        if not (isinstance(found, dict) and isinstance(found.get("data"), list)):
+        if not (isinstance(content, dict) and isinstance(content.get("data"), list)):
             raise RefusedRequest("its body has no list of data", 400)
-        if not (type(found.get("fn_index")) is int and found["fn_index"] in self.functions):
+        if not (type(content.get("fn_index")) is int and content["fn_index"] in self.functions):
             raise RefusedRequest("there is no such function for visitors", 400)
-        for each in dicts_in([found["data"], found.get("event_data")]):
-            if each.get("path") is not None:
-                self.check_file(each["path"])
-            if each.get("url") is not None and not (isinstance(each["url"], str) and host_in(each["url"]) == host):
-                raise RefusedRequest("only files that were dropped on the page are read")
-        checked = json.dumps({key: found[key] for key in FIELDS if key in found}).encode()
+        for entry in find_dicts([content["data"], content.get("event_data")]):
+            if entry.get("path") is not None:
+                self.check_file(entry["path"])
+            if entry.get("url") is not None and not (isinstance(entry["url"], str) and read_host(entry["url"]) == host):
+                raise RefusedRequest("the page reads only files that were dropped on it")
+        checked = json.dumps({key: content[key] for key in FIELDS if key in content}).encode()
         messages = [{"type": "http.request", "body": checked}]
 
         async def receive_checked():
@@ -141,26 +142,31 @@ async def read_body(receive) -> bytes:
     return body
 
 
-def dicts_in(found: object) -> Iterator[dict]:
-    waiting = [found]
+def find_dicts(content: object) -> Iterator[dict]:
+    """Yields all dicts inside nested dicts and lists. Does not recurse, so that no depth exceeds the stack."""
+    waiting = [content]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            yield each
-        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
-def known_query(scope) -> bytes:
+def keep_known_query(scope) -> bytes:
+    """Returns the query without the fields that the pages do not send."""
     pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
     return urlencode([(key, value) for key, value in pairs if key in QUERY]).encode()
 
 
-def own_host(scope) -> str:
+def read_own_host(scope) -> str:
+    """Returns name and port of this server, as the visitor addressed it."""
     return Headers(scope=scope).get("host", "").lower()
 
 
-def host_in(address: str) -> str | None:
-    """Name and port, as in the header `Host`."""
+def read_host(address: str) -> str | None:
+    """Returns name and port of an address, in the form of the header `Host`."""
     try:
         return urlsplit(address).netloc.lower() or None
     except ValueError:
@@ -172,5 +178,5 @@ def name_request(scope) -> str:
 
 
 def report(text: str) -> None:
-    """One line in the terminal, however much a visitor sent."""
+    """Prints one line in the terminal, of limited length, whatever a visitor sent."""
     warn(" ".join(text[:300].split()))

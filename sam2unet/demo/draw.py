@@ -1,4 +1,4 @@
-"""Pictures of a map on its photograph; arrays are uint8 RGB (H, W, 3), bool (H, W) and float maps (H, W) in [0, 1]."""
+"""Draws maps on photographs. Photographs are uint8 RGB (H, W, 3), masks bool (H, W), maps float (H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-FOUND, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that few photographs have
+PREDICTION, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that are rare in photographs
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
-OBJECTS = (  # told apart by most eyes, and from the green and red of points
+OBJECTS = (  # easy to distinguish from each other, and from the green and red of points
     (40, 150, 255),
     (255, 140, 20),
     (190, 90, 255),
@@ -20,32 +20,33 @@ OBJECTS = (  # told apart by most eyes, and from the green and red of points
 )
 
 
-def colour_of(number: int) -> tuple[int, int, int]:
-    """Of the object of that number, from 1."""
+def get_colour(number: int) -> tuple[int, int, int]:
+    """Returns the colour of the object with this number. The first number is 1. The colours repeat."""
     return OBJECTS[(number - 1) % len(OBJECTS)]
 
 
-def tint(photo: ndarray, where: ndarray, opacity: float, colour: tuple[int, int, int] = FOUND) -> ndarray:
-    mixed = photo.copy()
-    mixed[where] = np.rint((1 - opacity) * photo[where] + opacity * np.array(colour)).astype(np.uint8)
-    return mixed
+def tint(photo: ndarray, mask: ndarray, opacity: float, colour: tuple[int, int, int] = PREDICTION) -> ndarray:
+    """Returns a copy in which the mask has the colour. `opacity` 0: the photograph stays; 1: the colour covers it."""
+    picture = photo.copy()
+    picture[mask] = np.rint((1 - opacity) * photo[mask] + opacity * np.array(colour)).astype(np.uint8)
+    return picture
 
 
-def outline(picture: ndarray, where: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
-    """`factor` of the usual width."""
-    width = factor * max(1, round(max(where.shape) / 320))
-    lines, _ = cv2.findContours(where.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+def draw_outline(picture: ndarray, mask: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
+    """Returns a copy with the outline of the mask. `factor` multiplies the width of the line."""
+    width = factor * max(1, round(max(mask.shape) / 320))
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture.copy(), lines, -1, colour, width, cv2.LINE_AA)
 
 
-def overlay(photo: ndarray, found: ndarray, opacity: float, truth: ndarray | None = None) -> ndarray:
-    """What was found, tinted and with its outline; the outline of the true mask on top."""
-    picture = outline(tint(photo, found, opacity), found, FOUND) if found.any() else photo
-    return picture if truth is None else outline(picture, truth, TRUTH)
+def draw_overlay(photo: ndarray, mask: ndarray, opacity: float, truth: ndarray | None = None) -> ndarray:
+    """Draws the predicted mask with its colour and its outline, then the outline of the true mask on top."""
+    picture = draw_outline(tint(photo, mask, opacity), mask, PREDICTION) if mask.any() else photo
+    return picture if truth is None else draw_outline(picture, truth, TRUTH)
 
 
-def differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray:
-    """The photograph in grey; strong where one map alone found something, lighter where both did."""
+def draw_differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray:
+    """Draws the photograph in grey. Pixels of one mask only have its colour. Pixels of both masks are light."""
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     picture = np.repeat((grey // 2)[..., None], 3, axis=2)
     picture[first & second] = grey[first & second, None] // 2 + 110
@@ -53,19 +54,19 @@ def differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray:
     return tint(picture, second & ~first, 0.85, ONLY_SECOND)
 
 
-def glow(photo: ndarray, found: ndarray, height: int = 240) -> ndarray:
-    """A small picture that no threshold changes: the more a pixel is foreground, the more of the colour it has."""
+def draw_thumbnail(photo: ndarray, grey_map: ndarray, height: int = 240) -> ndarray:
+    """Draws a small picture that does not depend on a threshold: the colour is stronger where the map is higher."""
     scale = min(1, height / photo.shape[0])
     size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
-    photo, found = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (photo, found))
-    weight = 0.65 * found[..., None]
-    return np.rint((1 - weight) * photo + weight * np.array(FOUND)).astype(np.uint8)
+    photo, grey_map = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (photo, grey_map))
+    weight = 0.65 * grey_map[..., None]
+    return np.rint((1 - weight) * photo + weight * np.array(PREDICTION)).astype(np.uint8)
 
 
 def to_jpeg(picture: ndarray) -> bytes:
-    """uint8 (H, W), or (H, W, 3) RGB."""
+    """Encodes uint8 (H, W), or RGB (H, W, 3)."""
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    assert done
+    success, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert success
     return data.tobytes()

@@ -1,4 +1,4 @@
-"""Files from strangers: what they may be called, how large they may be, and what is said of a bad one."""
+"""Checks of uploaded files: names, folders, sizes. A visitor can send any file, so nothing is trusted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..recipe import ForegroundRule
 
 
 class Example(NamedTuple):
+    """An image that the page offers, with its mask."""
+
     image: Path
     mask: Path
     caption: str
@@ -23,11 +25,15 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """
+    """The largest input that the page accepts.
+
     Attributes:
-        images: files at once, and frames taken of a clip.
-        megapixels: of one image.
-        megabytes: of one file.
+        images: number of files in one drop, and of frames of a clip.
+        megapixels: size of one image.
+        megabytes: size of one file.
+
+    Raises:
+        UserError: a limit is not above 0.
     """
 
     images: int = 20
@@ -41,57 +47,57 @@ class Limits:
 
 
 def safe_stem(path: Path) -> str:
-    """A name for files made of this one: letters, digits, `_`, `-`, `.` and spaces; no folder, not hidden or long."""
+    """Returns a safe name for new files: at most 80 letters, digits, `_`, `-`, `.` and spaces, without a folder."""
     name = re.split(r"[/\\]", str(path))[-1]
     stem = re.sub(r"[^\w. -]", "_", Path(name).stem).strip(". ")[:80].strip(". ")
     return stem or "image"
 
 
 def unique_name(name: str, taken: Collection[str]) -> str:
-    """`name`, or `name_2`, `name_3`, ... if that is taken, upper and lower case being the same."""
+    """Returns `name`, or `name_2`, `name_3`, ... if `name` is in `taken`. Ignores upper and lower case."""
     lower = {other.lower() for other in taken}
     names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(lower) + 2))
-    return next(each for each in names if each.lower() not in lower)
+    return next(candidate for candidate in names if candidate.lower() not in lower)
 
 
 def refuse_elsewhere(path: Path, folders: Sequence[Path]) -> None:
-    """UserError for a path out of the `folders`, whatever links and dots it has."""
+    """Raises UserError if a path is outside the `folders`. Follows links and `..`."""
     if not any(path.resolve().is_relative_to(folder.resolve()) for folder in folders):
-        raise UserError("only files that were dropped on the page are read")
+        raise UserError("the page reads only files that were dropped on it")
 
 
 def check_file_size(path: Path, limits: Limits) -> None:
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     if path.stat().st_size > limits.megabytes * 1e6:
-        raise UserError(f"{path} has {path.stat().st_size / 1e6:.1f} MB; at most {limits.megabytes:g} are taken")
+        raise UserError(f"{path} has {path.stat().st_size / 1e6:.1f} MB; the limit is {limits.megabytes:g} MB")
 
 
 def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
     if width * height > limits.megapixels * 1e6:
-        raise UserError(f"{path} has {width} x {height} pixels; at most {limits.megapixels:g} million are taken")
+        raise UserError(f"{path} has {width} x {height} pixels; the limit is {limits.megapixels:g} million")
 
 
 def check_upload(path: Path, limits: Limits) -> None:
-    """From the head of the file alone: what is too large must not be decoded."""
+    """Checks the sizes of the file and of its image. Reads only the header, so that no large image is decoded."""
     check_file_size(path, limits)
     with open_image(path) as image:
         check_pixels(path, image.width, image.height, limits)
 
 
 def read_photo(path: Path, limits: Limits) -> Image.Image:
-    """An upright RGB photograph."""
+    """Reads a photograph, RGB and upright."""
     check_upload(path, limits)
     return read_image(path)
 
 
 def read_truth(path: Path, limits: Limits, threshold: ForegroundRule) -> Image.Image:
-    """A mask in mode L, as it is scored."""
+    """Reads a mask for scoring, in mode L."""
     check_upload(path, limits)
     return read_mask(path, threshold)
 
 
 def visitor_message(error: UserError, path: Path) -> str:
-    """The error's line with the file's name as the visitor knows it, without our folders."""
+    """Returns the message of an error with the file name that the visitor knows, without the folders of the server."""
     line = str(error).replace(str(path), path.name)
     return line if path.name in line else f"{path.name}: {line}"

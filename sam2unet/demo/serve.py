@@ -1,4 +1,4 @@
-"""From flags to a running page that keeps to itself: one temporary folder, no network but its own address."""
+"""Starts a page and stops it. The page writes to one temporary folder only, and connects to no other address."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .files import Example, Limits
 from .masks.session import Bench, Method
 from .prompts.session import PromptBench, PromptMethod
 
-UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary one
+UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary folder
 
 
 def run(
@@ -47,40 +47,44 @@ def run(
     host: str = "127.0.0.1",
     port: int = 7860,
 ) -> None:
-    """Until Ctrl-C or SIGTERM; then the folder goes.
+    """Serves a page until Ctrl-C or SIGTERM, then removes its folder.
 
     Args:
-        checkpoints: one, or two to compare.
-        make_examples: writes them into a folder and returns them.
-        port: 0 for a free one.
+        checkpoints: one checkpoint, or two checkpoints of models for masks, which the page compares.
+        make_examples: writes the example images into a folder and returns them.
+        size: side of the input. None: the side of the checkpoint.
+        port: 0 means any free port.
+
+    Raises:
+        UserError: the page cannot start.
     """
     check_address(host, port)
-    with kept_inside() as home:
-        import_page()  # what is not installed is said before weights are read
+    with make_home() as home:
+        import_page("masks")  # reports missing packages before it reads the weights
         methods = open_methods(checkpoints, weight_paths, size, device)
         serve(methods, home, make_examples, limits or Limits(), host, port, mask_threshold)
 
 
 @contextmanager
-def kept_inside() -> Iterator[Path]:
-    """The one folder that the page writes to. It is removed whenever a signal or an error ends the page."""
+def make_home() -> Iterator[Path]:
+    """Makes the temporary folder of the page. Removes it when the page ends, also after a signal or an error."""
     with Signals() as signals, signals.stop_now():
         home = Path(tempfile.mkdtemp(prefix="sam2unet-demo-")).resolve()
         try:
-            keep_inside(home)
+            redirect_temporary_files(home)
             yield home
         finally:
             remove_folder(home)
 
 
 def remove_folder(folder: Path) -> None:
-    """Again and again for up to 5 s: a thread that is not done yet may still write into it."""
+    """Removes a folder. Repeats this for up to 5 s, because a thread that still runs can write into the folder."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
         time.sleep(0.1)
-    warn(f"could not remove {folder}, which holds the visitors' files; remove it by hand")
+    warn(f"could not remove {folder}, which contains files of visitors; remove it yourself")
 
 
 def serve(
@@ -92,27 +96,30 @@ def serve(
     port: int,
     mask_threshold: ForegroundRule = None,
 ) -> None:
-    """`run` with what is open: one or two methods for masks, or one for prompts."""
-    folders, computing = (home / UPLOADS, home / EXAMPLES), threading.Lock()
+    """Serves a page for opened models: one or two models for masks, or one model for prompts."""
+    folders, model_lock = (home / UPLOADS, home / EXAMPLES), threading.Lock()
     (home / EXAMPLES).mkdir()
     examples = make_examples(home / EXAMPLES)
     if isinstance(methods, PromptMethod):
-        bench = PromptBench(methods, home, folders, limits, computing)
-        blocks = import_page("prompt_page").build(bench, examples)
+        bench = PromptBench(methods, home, folders, limits, model_lock)
+        blocks = import_page("prompts").build_prompt_page(bench, examples)
     else:
         for method in methods:
-            method.predictor.forward = one_at_a_time(method.predictor.forward, computing)
-        blocks = import_page().build(Bench(methods, home, folders, limits, mask_threshold), examples)
-    start(blocks, home / UPLOADS, limits, host, port or free_port(host))
+            method.predictor.forward = hold_lock(method.predictor.forward, model_lock)
+        bench = Bench(methods, home, folders, limits, mask_threshold)
+        blocks = import_page("masks").build_mask_page(bench, examples)
+    start(blocks, home / UPLOADS, limits, host, port or find_free_port(host))
     try:
-        while True:  # in steps: a signal that another thread receives does not end a wait, but is handled after it
+        while True:  # short waits: a signal that another thread receives is handled only after a wait
             time.sleep(0.2)
     finally:
         blocks.close(verbose=False)
-        computing.acquire(timeout=60)  # and never let go: PyTorch aborts a process that ends while it computes
+        model_lock.acquire(timeout=60)  # is not released: PyTorch aborts a process that ends while it computes
 
 
-def one_at_a_time(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> Callable[[Tensor], Tensor]:
+def hold_lock(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> Callable[[Tensor], Tensor]:
+    """Returns `forward` as a function that holds the lock while it runs."""
+
     def call(images: Tensor) -> Tensor:
         with lock:
             return forward(images)
@@ -121,10 +128,11 @@ def one_at_a_time(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> 
 
 
 def check_address(host: str, port: int) -> None:
+    """Refuses impossible ports. Warns if other computers can reach the page."""
     if not 0 <= port <= 65535:
-        raise UserError(f"port is {port}; it must be from 0 (a free one) to 65535")
+        raise UserError(f"port is {port}; it must be from 0 to 65535, where 0 means any free port")
     if not is_loopback(host):
-        warn(f"who reaches {host}:{port or '...'} can use this page; it has no password")
+        warn(f"everyone who can reach {host}:{port or '...'} can use this page; it has no password")
 
 
 def is_loopback(host: str) -> bool:
@@ -134,28 +142,29 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def free_port(host: str) -> int:
+def find_free_port(host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
-def keep_inside(home: Path) -> None:
-    """Uploads, copies and temporary files of all libraries go below `home`. Before gradio is imported."""
+def redirect_temporary_files(home: Path) -> None:
+    """Makes all libraries write uploads, copies and temporary files below `home`. Call this before importing gradio."""
     tempfile.tempdir = str(home)
     os.environ |= {
         "GRADIO_TEMP_DIR": str(home / UPLOADS),
-        "GRADIO_EXAMPLES_CACHE": str(home / UPLOADS),  # else files below ./.gradio could be read
+        "GRADIO_EXAMPLES_CACHE": str(home / UPLOADS),  # otherwise visitors could read files below ./.gradio
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_OFFLINE": "1",
         "MPLCONFIGDIR": str(home / "cache"),  # gradio imports matplotlib, which writes a list of fonts
     }
 
 
-def import_page(name: str = "page"):
+def import_page(task: str):
+    """Imports the page of a task, `masks` or `prompts`. Raises UserError if gradio is not installed."""
     try:
-        return importlib.import_module(f".{name}", __package__)
+        return importlib.import_module(f".{task}.page", __package__)
     except ModuleNotFoundError as e:
         if e.name != "gradio":
             raise
@@ -165,36 +174,41 @@ def import_page(name: str = "page"):
 def open_methods(
     checkpoints: Sequence[Path], weight_paths: WeightPaths, size: int | None, device: str | None
 ) -> list[Method] | PromptMethod:
-    """Methods for masks, or the one for prompts."""
+    """Opens one or two models for masks, or one model for prompts.
+
+    Raises:
+        UserError: a checkpoint cannot be used, or the checkpoints do not go together.
+    """
     if not 1 <= len(checkpoints) <= 2:
-        raise UserError(f"{len(checkpoints)} checkpoints given; one can be shown, or two compared")
+        raise UserError(f"{len(checkpoints)} checkpoints are given; give one, or two to compare")
     target, weight_files = pick_device(device), [read_named_files(path) for path in checkpoints]
     methods = []
     for path, name, needed in zip(checkpoints, make_model_names(checkpoints), weight_files, strict=True):
-        own = (
-            {flag: file for flag, file in weight_paths.items() if flag in needed} if any(weight_files) else weight_paths
-        )
-        found = read_model_file(path)
-        if isinstance(found, Checkpoint) and found.family.task == "prompts":
+        paths = {flag: file for flag, file in weight_paths.items() if flag in needed or not any(weight_files)}
+        model_file = read_model_file(path)
+        if isinstance(model_file, Checkpoint) and model_file.family.task == "prompts":
             if len(checkpoints) > 1:
-                raise UserError(f"{path} takes prompts and has a page of its own; give it alone")
-            return open_prompts(found, name, target, own, size)
-        methods.append(Method(name, open_predictor(found, target, own, PredictOptions(size=size))))
+                raise UserError(
+                    f"{path} is a model for prompts, which has its own page; give it as the only checkpoint"
+                )
+            return open_prompts(model_file, name, target, paths, size)
+        methods.append(Method(name, open_predictor(model_file, target, paths, PredictOptions(size=size))))
     return methods
 
 
 def open_prompts(
-    found: Checkpoint, name: str, device: torch.device, weight_paths: WeightPaths, size: int | None
+    checkpoint: Checkpoint, name: str, device: torch.device, weight_paths: WeightPaths, size: int | None
 ) -> PromptMethod:
-    model = open_model(found, weight_paths, device)
+    """Opens a model for prompts with the settings of its training."""
+    model = open_model(checkpoint, weight_paths, device)
     if size not in (None, model.side):
-        raise UserError(f"{found.path} sees images at {model.side}x{model.side} alone; leave --size out")
-    recipe = find_recipe(found)
-    return PromptMethod(name, model, find_trained_framing(found), recipe.mask_prompt, recipe.multimask)
+        raise UserError(f"{checkpoint.path} takes images at {model.side}x{model.side} only; leave --size out")
+    recipe = find_recipe(checkpoint)
+    return PromptMethod(name, model, find_trained_framing(checkpoint), recipe.mask_prompt, recipe.multimask)
 
 
 def make_model_names(checkpoints: Sequence[Path]) -> list[str]:
-    """Stems; with the folder where two are the same, and numbered where that is not enough."""
+    """Returns the stems of the files. If they are the same, adds the folders, then numbers."""
     names = [path.stem for path in checkpoints]
     if len(set(names)) < len(names):
         names = [f"{path.resolve().parent.name}/{path.stem}" for path in checkpoints]
@@ -204,13 +218,13 @@ def make_model_names(checkpoints: Sequence[Path]) -> list[str]:
 
 
 def refuse_connection(event: str, args: tuple) -> None:
-    """An audit hook. The page answers requests and sends none, whatever a visitor makes a library try."""
+    """An audit hook. The page must not send requests, even if a visitor makes a library try."""
     if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
-        raise PermissionError(f"the page connects to no other address; refused {event}")
+        raise PermissionError(f"the page must not connect to other addresses; refused {event}")
 
 
 def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
-    """In threads of their own."""
+    """Starts the server in other threads and prints its address."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -219,9 +233,9 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
 
     functions = [number for number, function in blocks.fns.items() if function.fn is not None]
     middleware = [Middleware(AccessControl, uploads, functions)]
-    if is_loopback(host):  # else a web page elsewhere could reach this one under a name of its own
-        own = ["localhost", "127.0.0.1", "[::1]", host]
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=own))
+    if is_loopback(host):  # otherwise another site could reach this page through its own host name (DNS rebinding)
+        hosts = ["localhost", "127.0.0.1", "[::1]", host]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
     mono = ["ui-monospace", "monospace"]
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
@@ -246,6 +260,6 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
             app_kwargs={"middleware": middleware},
         )
     except OSError as e:
-        raise UserError(f"cannot listen on {host}:{port}; give another --port, or 0 for a free one") from e
+        raise UserError(f"cannot listen on {host}:{port}; give another --port, or --port 0 for any free port") from e
     sys.addaudithook(refuse_connection)
-    print_line(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)")
+    print_line(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (stop it with Ctrl-C)")

@@ -1,4 +1,4 @@
-"""Lines of text on the page, as HTML."""
+"""Texts of the pages, as HTML."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from .masks.session import Bench, Session
 from .prompts.session import PromptBench
 
+PRIVACY = "Your files stay on the computer that runs this page. They are deleted when the page stops."
 
-def heading(bench: Bench) -> str:
+
+def heading_html(bench: Bench) -> str:
     names = " and ".join(f"<code>{html.escape(method.name)}</code>" for method in bench.methods)
     limits = bench.limits
     return (
-        f"<h1>sam2unet</h1><p>Drop an image to see what {names} {'take' if len(bench.methods) > 1 else 'takes'} for "
-        "foreground: the map, and as an overlay the part of it above a threshold.</p>"
-        f"<p class=limits>Up to {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels and "
-        f"{limits.megabytes:g} MB each. A mask has its image's name. Files stay on the computer that runs this "
-        "page and are deleted when it stops.</p>"
+        f"<h1>sam2unet</h1><p>Drop an image. The page shows the foreground that {names} "
+        f"{'find' if len(bench.methods) > 1 else 'finds'}: a map, and an overlay of the pixels above a threshold.</p>"
+        f"<p class=limits>Limits: {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels per "
+        f"image, {limits.megabytes:g} MB per file. A mask must have the name of its image. {PRIVACY}</p>"
     )
 
 
-def prompt_heading(bench: PromptBench) -> str:
-    limits = bench.limits
+def prompt_heading_html(bench: PromptBench) -> str:
+    limits, name = bench.limits, html.escape(bench.method.name)
     return (
-        f"<h1>sam2unet</h1><p>Show <code>{html.escape(bench.method.name)}</code> what you mean: click in it, or drag a "
-        "box around it; then click where the mask is wrong (with the right button: in the background).</p>"
-        f"<p class=limits>Images of up to {limits.megapixels:g} megapixels and {limits.megabytes:g} MB. Files stay on "
-        "the computer that runs this page and are deleted when it stops.</p>"
+        f"<h1>sam2unet</h1><p>Click on an object, or drag a box around it. <code>{name}</code> predicts its mask. Then "
+        "click where the mask is wrong. The left button marks foreground, the right button marks background.</p>"
+        f"<p class=limits>Limits: {limits.megapixels:g} megapixels and {limits.megabytes:g} MB per image. {PRIVACY}</p>"
     )
 
 
@@ -35,13 +35,13 @@ def failure_html(lines: Sequence[str]) -> str:
     return f'<div class="bad" role="alert">{"<br>".join(html.escape(line) for line in lines)}</div>'
 
 
-def put_aside(name: str, count: int) -> str:
+def undo_hint_html(name: str, count: int) -> str:
     objects = "1 object" if count == 1 else f"{count} objects"
-    return f'<div class="good" role="status">Undo brings back {html.escape(name)} with its {objects}.</div>'
+    return f'<div class="good" role="status">Undo restores {html.escape(name)} with its {objects}.</div>'
 
 
 def summary_html(session: Session, problems: Sequence[str]) -> str:
-    """What there is now; and what was left out, if anything."""
+    """The number of images and masks, then the problems with files that were left out."""
     count, scored = len(session.items), sum(item.has_mask for item in session.items)
     line = f"{count} image{'s' * (count != 1)}" + (f", {scored} with a mask" if scored else "")
     return f'<div class="good" role="status">{line}</div>' + (failure_html(problems) if problems else "")

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     if "NAME_SERVER" in os.environ:
         resolve_by(int(os.environ["NAME_SERVER"]))
-    with serve.kept_inside() as home:
+    with serve.make_home() as home:
         method, limits = PromptMethod("small", small_model(), Framing(SIDE)), Limits(megapixels=2, megabytes=1)
         serve.serve(method, home, demo.make_examples, limits, "127.0.0.1", 0)
 

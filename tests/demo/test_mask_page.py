@@ -157,7 +157,7 @@ def test_a_bad_file_is_a_message_and_nothing_else_changes(page, pairs, tmp_path)
         "text.jpg": "cannot read text.jpg: not an image or damaged; replace or remove it",
         "cut.jpg": "cannot read cut.jpg: not an image or damaged; replace or remove it",
         "bomb.png": "bomb.png is too large",
-        "large.png": "large.png has 900 x 800 pixels; at most 0.5 million are taken",
+        "large.png": "large.png has 900 x 800 pixels; the limit is 0.5 million",
     }
     for name, line in lines.items():
         drop(page, "images", tmp_path / name)

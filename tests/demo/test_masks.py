@@ -134,7 +134,7 @@ def test_what_is_shown_is_small_however_large_the_image(session, dropped, monkey
         ("cut.jpg", None, "cannot read cut.jpg: not an image or damaged"),
         ("other.jpg", b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\1D\0;", "other.jpg is GIF; wanted"),
         ("page.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "page.jpg is EPS; wanted"),
-        ("heavy.jpg", b"\0" * 300_000, "heavy.jpg has 0.3 MB; at most 0.2 are taken"),
+        ("heavy.jpg", b"\0" * 300_000, "heavy.jpg has 0.3 MB; the limit is 0.2 MB"),
         ("notes.txt", b"", "notes.txt is no image and no clip"),
         ("clip.mp4", b"\0" * 99, "cannot read clip.mp4: not a clip or damaged"),
     ],
@@ -158,7 +158,7 @@ def test_images_too_large_are_refused_before_they_are_decoded(session, dropped, 
     flat = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(flat, "PNG")
     for size, content in (((400, 300), None), ((0, 0), flat.getvalue())):
-        with pytest.raises(UserError, match="large.png (has 400 x 300 pixels; at most 0.1|is too large)"):
+        with pytest.raises(UserError, match="large.png (has 400 x 300 pixels; the limit is 0.1 million|is too large)"):
             session.add_images([dropped("large.png", size, content)])
 
 
@@ -185,9 +185,9 @@ def test_files_elsewhere_are_not_read(session, dropped, tmp_path):
     dotted = link.parent / "../../private.png"
     session.add_images([dropped("good.png")])
     for path in (outside, link, dotted, Path(f"http:/../..{outside}"), Path("/etc/passwd")):
-        with pytest.raises(UserError, match="only files that were dropped"):
+        with pytest.raises(UserError, match="reads only files that were dropped"):
             session.add_images([path])
-        assert "only files that were dropped" in session.add_masks([path])[0]
+        assert "reads only files that were dropped" in session.add_masks([path])[0]
     assert not session.items[0].has_mask
 
 
@@ -249,16 +249,16 @@ def test_overlay_and_differences():
     found, other = np.zeros((2, 60, 80), bool)
     found[10:40, 10:40] = True
     other[20:50, 10:40] = True
-    drawn = draw.overlay(photo, found, 0.5, other)
-    assert drawn[15, 25].tolist() == np.rint(50 + np.array(draw.FOUND) / 2).tolist()
-    for row, colour in ((10, draw.FOUND), (49, draw.TRUTH)):
+    drawn = draw.draw_overlay(photo, found, 0.5, other)
+    assert drawn[15, 25].tolist() == np.rint(50 + np.array(draw.PREDICTION) / 2).tolist()
+    for row, colour in ((10, draw.PREDICTION), (49, draw.TRUTH)):
         np.testing.assert_allclose(drawn[row, 25], colour, atol=40)  # lines are smooth
     assert (drawn[55] == 100).all() and (photo == 100).all()
-    assert (draw.overlay(photo, found, 0)[15, 25] == 100).all()
-    drawn = draw.differences(photo, found, other)
+    assert (draw.draw_overlay(photo, found, 0)[15, 25] == 100).all()
+    drawn = draw.draw_differences(photo, found, other)
     assert drawn[15, 25, 0] > drawn[15, 25, 2] and drawn[45, 25, 0] < drawn[45, 25, 2]
     assert drawn[30, 25].tolist() == [160] * 3 and drawn[55, 25].tolist() == [50] * 3
-    assert draw.glow(photo, np.zeros((60, 80), np.float32)).tolist() == photo.tolist()
+    assert draw.draw_thumbnail(photo, np.zeros((60, 80), np.float32)).tolist() == photo.tolist()
 
 
 def test_names_are_text_on_the_page(session, dropped, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_clip_gives_frames_evenly_and_no_more_than_images_are_allowed(session,
     np.testing.assert_allclose(levels, [5 * (number - 1) for number, _ in frames], atol=3)  # the codec's loss
     assert session.add_images([dropped("one.png"), path]) == []
     assert [item.name for item in session.items] == ["one", "walk_00001", "walk_00045"]
-    with pytest.raises(UserError, match="walk.mp4 has 96 x 64 pixels; at most 0.001 million"):
+    with pytest.raises(UserError, match="walk.mp4 has 96 x 64 pixels; the limit is 0.001 million"):
         list(spread_frames(path, 5, Limits(megapixels=0.001)))
 
 
@@ -321,7 +321,7 @@ def test_a_clip_too_large_is_refused_before_a_frame_is_decoded(tmp_path, monkeyp
     monkeypatch.setattr(av, "open", lambda *_, **__: pytest.fail("opened"))
     path = tmp_path / "large.gif"
     path.write_bytes(b"GIF89a" + 4 * b"\xff" + b"\0\0\0;")
-    with pytest.raises(UserError, match="large.gif has 65535 x 65535 pixels; at most 0.1 million are taken"):
+    with pytest.raises(UserError, match="large.gif has 65535 x 65535 pixels; the limit is 0.1 million"):
         list(spread_frames(path, 5, LIMITS))
 
 
@@ -345,7 +345,7 @@ def test_checkpoints_have_names_that_differ(tmp_path):
     assert serve.make_model_names([one, two.with_name("best.pth")]) == ["SAM2-UNet-20", "best"]
     assert serve.make_model_names([one, two]) == ["x/SAM2-UNet-20", "y/SAM2-UNet-20"]
     assert serve.make_model_names([one, one]) == ["x/SAM2-UNet-20 (1)", "x/SAM2-UNet-20 (2)"]
-    with pytest.raises(UserError, match="3 checkpoints given"):
+    with pytest.raises(UserError, match="3 checkpoints are given"):
         serve.open_methods([one] * 3, None, None, None)
 
 
@@ -354,7 +354,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "sam2unet.demo.masks.page", raising=False)
     monkeypatch.delattr("sam2unet.demo.masks.page", raising=False)
     with pytest.raises(UserError, match=r'pip install -e "\.\[demo\]"'):
-        serve.import_page()
+        serve.import_page("masks")
 
 
 def test_only_an_address_of_this_computer_is_silent(capsys):

@@ -134,7 +134,7 @@ def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
     hand.click(36, 35)
     until(lambda: marks(page, "foreground") == [(36, 35)])
     first = picture(page)
-    assert first != plain and "answer took" in text(page, "#objects")
+    assert first != plain and "last answer took" in text(page, "#objects")
     hand.click(80, 60, "context_click")
     until(lambda: marks(page, "background") == [(80, 60)])
     page.find_elements("css selector", "#label input")[1].click()
@@ -188,7 +188,7 @@ def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, t
     press(page, "new")
     until(lambda: text(page, "#status") == "")
     Hand(page).click(80, 10, "context_click")
-    until(lambda: text(page, "#status [role=alert]").startswith("show first what the object is"))
+    until(lambda: text(page, "#status [role=alert]").startswith("First click on the object"))
     assert count_objects(page) == 1
 
 
@@ -214,7 +214,7 @@ def test_a_new_image_puts_objects_aside_and_undo_brings_them_back(page, tmp_path
     until(lambda: marks(page, "foreground"))
     before = picture(page)
     show(page, photo(tmp_path / "two.png", (80, 60)))
-    until(lambda: text(page, "#status") == "Undo brings back one with its 1 object.")
+    until(lambda: text(page, "#status") == "Undo restores one with its 1 object.")
     assert count_objects(page) == 0
     press(page, "undo")
     until(lambda: marks(page, "foreground") == [(36, 35)])

@@ -13,8 +13,8 @@ import sam2unet
 from sam2unet.demo import serve
 from sam2unet.demo.files import Limits
 from sam2unet.demo.prompts import session as prompt_session
-from sam2unet.demo.prompts.bundle import label_file, masks_file
-from sam2unet.demo.prompts.panel import objects, stage
+from sam2unet.demo.prompts.bundle import write_label_map, write_masks
+from sam2unet.demo.prompts.panel import object_list_html, picture_html
 from sam2unet.demo.prompts.session import Box, Click, PromptBench, PromptMethod, PromptSession
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
@@ -45,7 +45,14 @@ def dropped(tmp_path):
 def seen(session) -> list[tuple]:
     """All that a visitor is shown of each object."""
     return [
-        (each.number, each.clicks, each.box, each.quality, each.prompt.tobytes(), each.whole.mask().tobytes())
+        (
+            each.number,
+            each.clicks,
+            each.box,
+            each.quality,
+            each.mask_prompt.numpy().tobytes(),
+            each.mask.decompress().tobytes(),
+        )
         for each in session.state.objects
     ]
 
@@ -58,8 +65,8 @@ def test_clicks_add_up_and_the_answer_before_is_a_prompt_too(session, dropped, m
     first = prompter.predict([[40, 30]], [1])
     second = prompter.predict([[40, 30], [5, 60]], [1, 0], mask=first.prompt)
     (found,) = session.state.objects
-    assert found.clicks == (Click(40, 30, 1), Click(5, 60, 0)) and found.quality == second.quality[0]
-    assert np.array_equal(found.whole.mask(), second.masks[0]) and second.masks.any() and not second.masks.all()
+    assert found.clicks == [Click(40, 30, 1), Click(5, 60, 0)] and found.quality == second.quality[0]
+    assert np.array_equal(found.mask.decompress(), second.masks[0]) and second.masks.any() and not second.masks.all()
     assert not np.array_equal(first.masks, second.masks)
 
 
@@ -69,11 +76,11 @@ def test_a_box_asks_alone_whichever_corner_comes_first(session, dropped, model):
     session.draw_box(60, 50, 20, 10)
     answer = sam2unet.Prompter(model, FRAMING).set_image(dropped).predict(box=[20, 10, 60, 50])
     (found,) = session.state.objects
-    assert found.box == Box(20, 10, 60, 50) and found.clicks == ()
-    assert np.array_equal(found.whole.mask(), answer.masks[0])
+    assert found.box == Box(20, 10, 60, 50) and found.clicks == []
+    assert np.array_equal(found.mask.decompress(), answer.masks[0])
     session.click(30, 30, 0)
     after = sam2unet.Prompter(model, FRAMING).set_image(dropped).predict([[30, 30]], [0], mask=answer.prompt)
-    assert np.array_equal(session.state.objects[0].whole.mask(), after.masks[0])
+    assert np.array_equal(session.state.objects[0].mask.decompress(), after.masks[0])
     assert session.state.objects[0].box == found.box
 
 
@@ -90,13 +97,13 @@ def test_undo_gives_back_exactly_what_was_there(session, dropped):
     ]
     before = []
     for step in steps:
-        before.append((seen(session), stage(session)))
+        before.append((seen(session), picture_html(session)))
         step()
         assert seen(session) != before[-1][0]
     for objects_before, _ in reversed(before):
         session.undo()
         assert seen(session) == objects_before
-    assert stage(session) == before[0][1] and session.past == []
+    assert picture_html(session) == before[0][1] and session.past == []
     session.undo()
     assert session.state.objects == ()
 
@@ -105,16 +112,16 @@ def test_undo_brings_back_the_image_with_its_objects(session, dropped, model, mo
     monkeypatch.setattr(prompt_session, "IMAGES", 2)
     session.set_image(dropped)
     session.click(40, 30, 1)
-    before = seen(session), stage(session)
+    before = seen(session), picture_html(session)
     other = photo(dropped.with_name("two.png"), (50, 60))
     session.set_image(other)
     assert session.state.objects == () and session.image.name == "two"
     session.undo()
-    assert (seen(session), stage(session)) == before
+    assert (seen(session), picture_html(session)) == before
     session.click(5, 60, 0)
     prompter = sam2unet.Prompter(model, FRAMING).set_image(dropped)
     mask = prompter.predict([[40, 30], [5, 60]], [1, 0], mask=prompter.predict([[40, 30]], [1]).prompt).masks[0]
-    assert np.array_equal(session.state.objects[0].whole.mask(), mask)
+    assert np.array_equal(session.state.objects[0].mask.decompress(), mask)
     for image in (other, dropped, other):
         session.set_image(image)
     assert len({id(step.image) for step in session.past}) == 2 == len(session.past)
@@ -151,15 +158,15 @@ def test_where_objects_overlap_the_lower_number_stands(session, dropped):
     session.click(40, 30, 1)
     session.select(None)
     session.draw_box(5, 5, 80, 60)
-    first, second = (each.whole.mask() for each in session.state.objects)
+    first, second = (each.mask.decompress() for each in session.state.objects)
     assert (first & second).any() and (second & ~first).any()
-    labels = session.label_map()
+    labels = session.make_label_map()
     assert labels.dtype == np.uint8 and labels.shape == (70, 90)
     assert np.array_equal(labels, np.where(first, 1, np.where(second, 2, 0)))
     session.select(1)  # drawn on top on the page; the file is the same
     session.click(41, 30, 1)
-    first = session.state.objects[0].whole.mask()
-    assert np.array_equal(session.label_map(), np.where(first, 1, np.where(second, 2, 0)))
+    first = session.state.objects[0].mask.decompress()
+    assert np.array_equal(session.make_label_map(), np.where(first, 1, np.where(second, 2, 0)))
 
 
 def test_the_label_map_has_16_bits_where_8_are_too_few(session, dropped):
@@ -167,29 +174,29 @@ def test_the_label_map_has_16_bits_where_8_are_too_few(session, dropped):
     session.click(40, 30, 1)
     (one,) = session.state.objects
     many = tuple(prompt_session.Object(**{**vars(one), "number": number}) for number in (255, 256))
-    session.step(prompt_session.State(many[:1]))
-    assert np.asarray(Image.open(label_file(session))).max() == 255
-    session.step(prompt_session.State(many[1:]))
-    labels = np.asarray(Image.open(label_file(session)))
-    assert set(np.unique(labels)) == {0, 256} and np.array_equal(labels > 0, one.whole.mask())
+    session.add_step(prompt_session.State(many[:1]))
+    assert np.asarray(Image.open(write_label_map(session))).max() == 255
+    session.add_step(prompt_session.State(many[1:]))
+    labels = np.asarray(Image.open(write_label_map(session)))
+    assert set(np.unique(labels)) == {0, 256} and np.array_equal(labels > 0, one.mask.decompress())
 
 
 def test_files_hold_the_masks_whole(session, dropped):
     session.set_image(dropped)
     with pytest.raises(UserError, match="nothing to save yet"):
-        masks_file(session)
+        write_masks(session)
     session.click(40, 30, 1)
     session.select(None)
     session.draw_box(5, 5, 80, 60)
-    path = masks_file(session)
+    path = write_masks(session)
     assert path.name == "one_masks.zip"
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["labels.png", "object_1.png", "object_2.png"]
         labels, *masks = (np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist())
-    assert np.array_equal(labels, session.label_map())
+    assert np.array_equal(labels, session.make_label_map())
     for mask, each in zip(masks, session.state.objects, strict=True):
-        assert np.array_equal(mask, np.where(each.whole.mask(), 255, 0))
-    assert label_file(session).exists() and not path.exists()
+        assert np.array_equal(mask, np.where(each.mask.decompress(), 255, 0))
+    assert write_label_map(session).exists() and not path.exists()
     session.close()
     assert not session.folder.exists()
 
@@ -199,7 +206,7 @@ def test_files_hold_the_masks_whole(session, dropped):
     [
         (lambda session: session.click(90, 0, 1), "90, 0 is not in the image of 90 x 70 pixels"),
         (lambda session: session.draw_box(0, -1, 5, 5), "0, -1 is not in the image"),
-        (lambda session: (session.select(None), session.click(5, 5, 0)), "show first what the object is"),
+        (lambda session: (session.select(None), session.click(5, 5, 0)), "First click on the object"),
     ],
 )
 def test_a_prompt_that_cannot_be_is_a_line_and_changes_nothing(session, dropped, work, line):
@@ -216,24 +223,28 @@ def test_a_prompt_that_cannot_be_is_a_line_and_changes_nothing(session, dropped,
 def test_a_bad_file_is_one_line_without_our_folders_and_changes_nothing(session, dropped, tmp_path):
     session.set_image(dropped)
     session.click(40, 30, 1)
-    before = seen(session), stage(session)
+    before = seen(session), picture_html(session)
     bad = {"text.jpg": b"no image", "heavy.jpg": b"\0" * 300_000, "notes.txt": b""}
-    lines = ["cannot read text.jpg", "heavy.jpg has 0.3 MB; at most 0.2", "notes.txt is no image by its name"]
+    lines = [
+        "cannot read text.jpg",
+        "heavy.jpg has 0.3 MB; the limit is 0.2 MB",
+        "notes.txt does not have the extension of an image",
+    ]
     for (name, content), line in zip(bad.items(), lines, strict=True):
         path = dropped.with_name(name)
         path.write_bytes(content)
         with pytest.raises(UserError, match=line) as caught:
             session.set_image(path)
         assert str(tmp_path) not in str(caught.value)
-    with pytest.raises(UserError, match="large.jpg has 400 x 300 pixels; at most 0.1"):
+    with pytest.raises(UserError, match="large.jpg has 400 x 300 pixels; the limit is 0.1"):
         session.set_image(photo(dropped.with_name("large.jpg"), (400, 300)))
     outside = tmp_path / "private.png"
     shutil.copy(dropped, outside)
     dropped.with_name("link.png").symlink_to(outside)
     for path in (outside, dropped.with_name("link.png"), dropped.parent / "../../private.png"):
-        with pytest.raises(UserError, match="only files that were dropped"):
+        with pytest.raises(UserError, match="reads only files that were dropped"):
             session.set_image(path)
-    assert (seen(session), stage(session)) == before
+    assert (seen(session), picture_html(session)) == before
     session.undo()
     assert session.state.objects == ()
 
@@ -244,7 +255,7 @@ def test_what_is_shown_is_small_and_the_masks_are_not(session, dropped, monkeypa
     session.click(40, 30, 1)
     (found,) = session.state.objects
     assert session.image.view.shape == (35, 45, 3) and found.view.shape == (35, 45)
-    assert found.whole.mask().shape == (70, 90) and 'data-width="90" data-height="70"' in stage(session)
+    assert found.mask.decompress().shape == (70, 90) and 'data-width="90" data-height="70"' in picture_html(session)
 
 
 def test_the_expected_quality_is_shown_within_0_and_1(session, dropped):
@@ -252,8 +263,8 @@ def test_the_expected_quality_is_shown_within_0_and_1(session, dropped):
     session.click(40, 30, 1)
     (one,) = session.state.objects
     for quality, shown in ((1.4, "1.00"), (-0.2, "0.00"), (0.456, "0.46")):
-        session.step(prompt_session.State((prompt_session.Object(**{**vars(one), "quality": quality}),), 1))
-        assert f"expected IoU <em>{shown}</em>" in objects(session)
+        session.add_step(prompt_session.State((prompt_session.Object(**{**vars(one), "quality": quality}),), 1))
+        assert f"expected IoU <em>{shown}</em>" in object_list_html(session)
 
 
 def checkpoint_of(task: str, path: Path) -> Checkpoint:
@@ -269,9 +280,12 @@ def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path
     assert method == PromptMethod("prompts-1", model, Framing())
     assert [each.predictor for each in serve.open_methods([mapped], {}, None, "cpu")] == ["a predictor"]
     for both in ([asked, mapped], [mapped, asked], [asked, asked]):
-        with pytest.raises(UserError, match=r"prompts-1.pth takes prompts and has a page of its own; give it alone"):
+        with pytest.raises(
+            UserError,
+            match=r"prompts-1.pth is a model for prompts, which has its own page; give it as the only checkpoint",
+        ):
             serve.open_methods(both, {}, None, "cpu")
-    with pytest.raises(UserError, match="sees images at 64x64 alone; leave --size out"):
+    with pytest.raises(UserError, match="takes images at 64x64 only; leave --size out"):
         serve.open_methods([asked], {}, 256, "cpu")
     (tmp_path / "recipe.yaml").write_text("model: sam_med2d\nsize: 64\nrgb: true\nmask_prompt: logits\n")
     method = serve.open_methods([asked], {}, 64, "cpu")

@@ -16,7 +16,7 @@ from ...data.pictures import encode_png
 from ...errors import UserError
 from ...masks.predictor import to_uint8
 from ...scoring.columns import METRICS, RELEASED
-from ..draw import overlay
+from ..draw import draw_overlay
 from ..files import safe_stem
 from .session import Session
 
@@ -44,7 +44,7 @@ def members(session: Session, threshold: float, opacity: float) -> Iterator[tupl
             yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(found)))
             cut = found > np.float32(threshold)
             yield f"{folder}masks/{item.name}.png", encode_png(np.where(cut, 255, 0).astype(np.uint8))
-            yield f"{folder}overlays/{item.name}.png", encode_png(overlay(photo, cut, opacity))
+            yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, cut, opacity))
     if any(item.has_mask for item in session.items):
         yield "scores.csv", write_scores_file(session).encode()
 

@@ -10,10 +10,10 @@ import gradio as gr
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError
 from ...masks.inputs import VIDEOS
-from ..draw import glow
+from ..draw import draw_thumbnail
 from ..files import Example
-from ..parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, attempt, example_gallery, read_index
-from ..words import failure_html, heading, summary_html
+from ..parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, example_gallery, read_index, run_work
+from ..words import failure_html, heading_html, summary_html
 from .bundle import bundle
 from .panel import panel
 from .session import Bench, Session
@@ -25,7 +25,7 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
     with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         session = gr.State(None, delete_callback=lambda left: left and left.close())
         index = gr.State(0)
-        gr.HTML(heading(bench), js_on_load=DROP, elem_id="heading")
+        gr.HTML(heading_html(bench), js_on_load=DROP, elem_id="heading")
         with gr.Row(equal_height=True):
             images = gr.File(
                 label="Images, or a clip",
@@ -73,7 +73,10 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
 
         def view(visit: Session, at: int, cut: float, strength: float) -> dict:
             thumbs = [
-                (glow(item.load("view_photo"), item.load("view_map0")), item.name + (" ✓" if item.has_mask else ""))
+                (
+                    draw_thumbnail(item.load("view_photo"), item.load("view_map0")),
+                    item.name + (" ✓" if item.has_mask else ""),
+                )
                 for item in visit.items
             ]
             return {
@@ -93,12 +96,12 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
                 )
                 return summary_html(visit, problems)
 
-            fine, line = attempt(work)
+            fine, line = run_work(work)
             return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
 
         def on_masks(files, visit, at, cut, strength):
             visit = start(visit)
-            fine, line = attempt(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
+            fine, line = run_work(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
             return {masks: None, status: line, session: visit} | (view(visit, at, cut, strength) if fine else {})
 
         def on_example(visit, cut, strength, event: gr.EventData):
@@ -107,7 +110,7 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             def work() -> str:
                 return summary_html(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
 
-            fine, line = attempt(work)
+            fine, line = run_work(work)
             return {status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
 
         def on_choice(visit, cut, strength, event: gr.EventData):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...data.reading import FOREGROUND
 from ...scoring.columns import METRICS, RELEASED
-from ..draw import ONLY_FIRST, ONLY_SECOND, TRUTH, differences, overlay, to_jpeg
+from ..draw import ONLY_FIRST, ONLY_SECOND, TRUTH, draw_differences, draw_overlay, to_jpeg
 from .session import Session, SessionItem
 
 
@@ -38,13 +38,13 @@ def pictures(session: Session, item: SessionItem, threshold: float, opacity: flo
         of = f" · {name}" if several else ""
         share = f"{cuts[number].mean():.1%} above {threshold:.2f}"
         note = f"{share} {panel_key(TRUTH, 'mask')}" if truth is not None else share
-        drawn = overlay(photo, cuts[number], opacity, truth)
+        drawn = draw_overlay(photo, cuts[number], opacity, truth)
         figures.append(figure(f"overlay-{number}", drawn, f"Overlay{of}", note))
         grey = np.rint(maps[number] * 255).astype(np.uint8)
         figures.append(figure(f"map-{number}", grey, f"Map{of}", "white is foreground"))
     if several:
         note = f"{panel_key(ONLY_FIRST, f'only {names[0]}')} {panel_key(ONLY_SECOND, f'only {names[1]}')}"
-        figures.append(figure("differences", differences(photo, *cuts), "Where they differ", note))
+        figures.append(figure("differences", draw_differences(photo, *cuts), "Where they differ", note))
     return f'<div class="pictures {"two" if several else "one"}">{"".join(figures)}</div>'
 
 

@@ -1,4 +1,4 @@
-"""What one visitor asks for in an image: objects, each by a box or by clicks, and the way back."""
+"""One visit to the prompt page: an image, its objects, each with a box or clicks, and the steps that can be undone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -20,19 +20,21 @@ from numpy import ndarray
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError
 from ...models.sam_med2d import SAMMed2D
+from ...prompts.clicks import Points
 from ...prompts.framing import Framing
 from ...prompts.prompter import RELEASED, Prompter
+from ...prompts.rounds import RoundPrompt
 from ..files import Limits, read_photo, refuse_elsewhere, safe_stem, visitor_message
 from ..masks.session import VIEW
 
-HISTORY = 100  # steps that can be undone
-IMAGES = 10  # whose steps are among these: each holds memory of the device
+HISTORY = 100  # the number of steps that can be undone
+IMAGES = 10  # the number of images in these steps; each one holds memory of the device
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PromptMethod:
-    """`framing`, `mask_prompt` and `multimask` as in the model's training."""
+    """The model of the page. `framing`, `mask_prompt` and `multimask` are those of its training."""
 
     name: str
     model: SAMMed2D
@@ -46,20 +48,20 @@ class PromptBench:
     """What all visitors share.
 
     Attributes:
-        home: the one folder that anything is written to.
-        allowed_folders: folders in it that dropped files and examples are in; nothing else is read.
-        computing: held while the model works.
+        home: the only folder that the page writes to.
+        allowed_folders: folders in `home` with uploaded files and examples. No other file is read.
+        model_lock: is held while the model computes.
     """
 
     method: PromptMethod
     home: Path
     allowed_folders: tuple[Path, ...]
     limits: Limits = Limits()
-    computing: threading.Lock = field(default_factory=threading.Lock)
+    model_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Click(NamedTuple):
-    """A pixel of the image, and 1 in the object or 0 in the background."""
+    """A pixel of the image. The label is 1 for foreground and 0 for background."""
 
     x: int
     y: int
@@ -67,7 +69,7 @@ class Click(NamedTuple):
 
 
 class Box(NamedTuple):
-    """From one pixel of the image to another, both inside."""
+    """Two opposite corners of a box, pixels of the image. The box contains both."""
 
     x0: int
     y0: int
@@ -75,52 +77,72 @@ class Box(NamedTuple):
     y1: int
 
 
-class Packed(NamedTuple):
-    """A mask, bool (height, width), in some kilobytes: the history has many."""
+class CompressedMask(NamedTuple):
+    """A mask, bool (height, width), in some kilobytes. The history holds many masks."""
 
     data: bytes
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, mask: ndarray) -> Packed:
+    def compress(cls, mask: ndarray) -> CompressedMask:
         return cls(zlib.compress(np.packbits(mask), level=1), mask.shape)
 
-    def mask(self) -> ndarray:
+    def decompress(self) -> ndarray:
         bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
         return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
 
 
 @dataclass(frozen=True, eq=False)
 class Object:
-    """
+    """An object that the visitor marked.
+
     Attributes:
         number: its value in the label map.
-        clicks, box: what asked for it.
-        quality: the IoU that the model expects, as it says, which can be out of [0, 1].
-        prompt: the answer as a mask prompt for the next click.
-        whole: the mask; `view`, bool, the same no larger than what is shown.
-        milliseconds: that the answer took.
+        prompt: the prompt of the last round, in pixels of the image.
+        box: the box that started the object, if there is one.
+        quality: the IoU that the model expects. It can leave [0, 1].
+        mask_prompt: the last answer as a mask prompt, (1, 1, 4g, 4g), g side of the image embedding.
+        mask: the mask in the size of the image.
+        view: the mask in the size of `ViewedImage.view`, bool.
+        milliseconds: the time that the model took for the last answer.
     """
 
     number: int
-    clicks: tuple[Click, ...]
+    prompt: RoundPrompt
     box: Box | None
     quality: float
-    prompt: ndarray
-    whole: Packed
+    mask_prompt: torch.Tensor
+    mask: CompressedMask
     view: ndarray
     milliseconds: float
 
+    @property
+    def clicks(self) -> list[Click]:
+        if self.prompt.points is None:
+            return []
+        coords, labels = (part[0].int().tolist() for part in self.prompt.points)
+        return [Click(x, y, label) for (x, y), label in zip(coords, labels, strict=True)]
+
 
 class State(NamedTuple):
-    """Objects by number, and the number of the one that the next click is for; None: of a new one."""
+    """The objects, sorted by number. `selected` is the number of the object that the next click corrects.
+
+    If `selected` is None, the next click starts a new object.
+    """
 
     objects: tuple[Object, ...] = ()
     selected: int | None = None
 
 
-class Shown(NamedTuple):
-    """The image: its name for files made of it, its size, and uint8 (h, w, 3), no larger than what is shown."""
+class ViewedImage(NamedTuple):
+    """The image of a visit.
+
+    Attributes:
+        name: the start of the names of saved files.
+        width, height: the original size in pixels.
+        view: uint8 (h, w, 3), the image in the size in which the page shows it.
+        milliseconds: the time that the encoder took.
+    """
 
     name: str
     width: int
@@ -130,18 +152,20 @@ class Shown(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What there was before a step: all that `undo` gives back."""
+    """What a visit contained before a step. `undo` restores it."""
 
-    image: Shown | None
+    image: ViewedImage | None
     prompter: Prompter | None
     state: State
 
 
 class PromptSession:
+    """One visit. Its methods raise UserError with a message for the visitor; the visit then stays as it was."""
+
     def __init__(self, bench: PromptBench):
         self.bench = bench
         self.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=bench.home))
-        self.image: Shown | None = None
+        self.image: ViewedImage | None = None
         self.prompter: Prompter | None = None
         self.state, self.past = State(), []
 
@@ -151,54 +175,62 @@ class PromptSession:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def set_image(self, file: Path) -> None:
-        """In place of what there was; `undo` brings it back. UserError for what is no image; then all is as it was."""
+        """Replaces the image and removes all objects. `undo` restores them.
+
+        Raises:
+            UserError: the file cannot be used. The message does not contain its folder.
+        """
         try:
             refuse_elsewhere(file, self.bench.allowed_folders)
             if file.suffix.lower() not in EXTENSIONS:
-                raise UserError(f"{file} is no image by its name ({', '.join(EXTENSIONS)})")
+                raise UserError(f"{file} does not have the extension of an image ({', '.join(EXTENSIONS)})")
             photo = read_photo(file, self.bench.limits)
             method = self.bench.method
             prompter = Prompter(method.model, method.framing, method.mask_prompt)
-            with self.bench.computing:
-                start = time.perf_counter()
-                enough_memory(lambda: prompter.set_image(photo))
-                took = 1000 * (time.perf_counter() - start)
+            _, milliseconds = self.run_model(lambda: prompter.set_image(photo))
         except UserError as e:
             raise UserError(visitor_message(e, file)) from e
         if self.image is not None:
             self.remember()
-        self.image = Shown(safe_stem(file), photo.width, photo.height, shrink_to_view(np.asarray(photo)), took)
+        view = shrink_to_view(np.asarray(photo))
+        self.image = ViewedImage(safe_stem(file), photo.width, photo.height, view, milliseconds)
         self.prompter, self.state = prompter, State()
 
     @property
     def selected(self) -> Object | None:
-        return next((each for each in self.state.objects if each.number == self.state.selected), None)
+        return next((item for item in self.state.objects if item.number == self.state.selected), None)
 
     @property
     def next_number(self) -> int:
-        return 1 + max((each.number for each in self.state.objects), default=0)
+        return 1 + max((item.number for item in self.state.objects), default=0)
 
     def click(self, x: int, y: int, label: int) -> None:
-        """One more point for the selected object: all of its clicks, and its mask so far, as in the released test.
+        """Corrects the selected object with one more click, as the released test does, or starts a new object.
 
-        UserError for a pixel outside of the image, or a first point in the background.
+        Raises:
+            UserError: the pixel is outside the image, or the first click of an object is in the background.
         """
         self.check_inside((x, y))
-        before = self.selected
-        if before is None and label == 0:
-            raise UserError("show first what the object is: by a point in the foreground, or a box")
-        clicks = (*(before.clicks if before else ()), Click(x, y, label))
-        prompt = {"points": [(each.x, each.y) for each in clicks], "labels": [each.label for each in clicks]}
-        if before is None:
-            self.ask(prompt, clicks, None)
+        clicks = Points(torch.tensor([[[x, y]]]).float(), torch.tensor([[label]]))
+        if self.selected is not None:
+            prompt = self.selected.prompt.correct(clicks, self.selected.mask_prompt, keep_clicks=True)
+            self.predict(prompt, self.selected.box)
+        elif label == 0:
+            raise UserError("First click on the object, or draw a box around it. Then mark the background.")
         else:
-            self.ask(prompt | {"mask": before.prompt}, clicks, before.box)
+            self.predict(RoundPrompt(clicks), None)
 
     def draw_box(self, x0: int, y0: int, x1: int, y1: int) -> None:
-        """The selected object anew, by a box alone: the model was not trained with a box beside points or a mask."""
+        """Starts the selected object again, or a new object, with a box.
+
+        The box is the only prompt, because the model was not trained with a box and points or a mask together.
+
+        Raises:
+            UserError: a corner is outside the image.
+        """
         self.check_inside((x0, y0), (x1, y1))
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-        self.ask({"box": box}, (), box)
+        self.predict(RoundPrompt(boxes=torch.tensor([box]).float()), box)
 
     def check_inside(self, *pixels: tuple[int, int]) -> None:
         if self.image is None:
@@ -207,71 +239,81 @@ class PromptSession:
             if not (0 <= x < self.image.width and 0 <= y < self.image.height):
                 raise UserError(f"{x}, {y} is not in the image of {self.image.width} x {self.image.height} pixels")
 
-    def ask(self, prompt: Mapping[str, object], clicks: tuple[Click, ...], box: Box | None) -> None:
-        """The model's answer to `prompt` as the selected object, or a new one; shown with these clicks and box."""
-        with self.bench.computing:
-            start = time.perf_counter()
-            found = enough_memory(lambda: self.prompter.predict(**prompt, multimask=self.bench.method.multimask))
-            took = 1000 * (time.perf_counter() - start)
-        (mask,) = found.masks
-        number = self.state.selected or self.next_number
-        answer = Object(
-            number, clicks, box, float(found.quality[0]), found.prompt, Packed.of(mask), small_mask(mask), took
+    def predict(self, prompt: RoundPrompt, box: Box | None) -> None:
+        """Predicts the mask of the selected object, or of a new object, and adds a step."""
+        points, labels = prompt.points or (None, None)
+        multimask = self.bench.method.multimask
+        result, milliseconds = self.run_model(
+            lambda: self.prompter.predict(points, labels, prompt.boxes, prompt.masks, multimask)
         )
-        others = (each for each in self.state.objects if each.number != number)
-        self.step(State(tuple(sorted((*others, answer), key=lambda each: each.number)), number))
+        (mask,) = result.masks
+        item = Object(
+            self.state.selected or self.next_number,
+            prompt,
+            box,
+            float(result.quality[0]),
+            torch.from_numpy(result.prompt),
+            CompressedMask.compress(mask),
+            shrink_to_view(mask.astype(np.uint8) * 255) > 127,
+            milliseconds,
+        )
+        others = [other for other in self.state.objects if other.number != item.number]
+        self.add_step(State(tuple(sorted([*others, item], key=lambda item: item.number)), item.number))
 
-    def step(self, state: State) -> None:
+    def run_model(self, work: Callable[[], T]) -> tuple[T, float]:
+        """Runs `work` while no other visitor uses the model. Returns its result and its time in milliseconds."""
+        with self.bench.model_lock:
+            start = time.perf_counter()
+            try:
+                return work(), 1000 * (time.perf_counter() - start)
+            except torch.OutOfMemoryError as e:
+                raise UserError("the device has not enough memory for this image") from e
+
+    def add_step(self, state: State) -> None:
         self.remember()
         self.state = state
 
     def remember(self) -> None:
+        """Adds the current image and objects to the history. Removes the oldest steps."""
         past = [*self.past, Step(self.image, self.prompter, self.state)][-HISTORY:]
         images = list(dict.fromkeys(id(step.image) for step in reversed(past)))[:IMAGES]
         self.past = [step for step in past if id(step.image) in images]
 
     def undo(self) -> None:
-        """Exactly what was before the last click, box, deletion, clearing or image."""
+        """Restores exactly what was there before the last click, box, deletion or new image."""
         if self.past:
             self.image, self.prompter, self.state = self.past.pop()
 
     def select(self, number: int | None) -> None:
-        """The object that the next clicks are for; None, or a number that there is not, for a new one."""
-        known = any(each.number == number for each in self.state.objects)
-        self.state = self.state._replace(selected=number if known else None)
+        """Selects the object for the next clicks. None or an unknown number: the next click starts a new object."""
+        is_known = any(item.number == number for item in self.state.objects)
+        self.state = self.state._replace(selected=number if is_known else None)
 
     def delete(self) -> None:
-        """The selected object; the others keep their numbers."""
+        """Deletes the selected object. The other objects keep their numbers."""
         if self.selected is not None:
-            self.step(State(tuple(each for each in self.state.objects if each is not self.selected)))
+            self.add_step(State(tuple(item for item in self.state.objects if item is not self.selected)))
 
     def clear(self) -> None:
+        """Deletes all objects."""
         if self.state.objects:
-            self.step(State())
+            self.add_step(State())
 
-    def label_map(self) -> ndarray:
-        """(height, width): the number of the object at each pixel, of several the lowest, or 0; uint8 up to 255."""
-        most = max((each.number for each in self.state.objects), default=0)
-        labels = np.zeros((self.image.height, self.image.width), np.uint8 if most < 256 else np.uint16)
-        for each in reversed(self.state.objects):
-            labels[each.whole.mask()] = each.number
+    def make_label_map(self) -> ndarray:
+        """Returns (height, width) with the number of the object at each pixel, or 0. The lowest number counts.
+
+        The type is uint8, or uint16 if a number is above 255.
+        """
+        largest = max((item.number for item in self.state.objects), default=0)
+        labels = np.zeros((self.image.height, self.image.width), np.uint8 if largest < 256 else np.uint16)
+        for item in reversed(self.state.objects):
+            labels[item.mask.decompress()] = item.number
         return labels
 
 
-def enough_memory(work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except torch.OutOfMemoryError as e:
-        raise UserError("the device has not enough memory for this image") from e
-
-
 def shrink_to_view(picture: ndarray) -> ndarray:
-    """uint8 (H, W, ...) of at most VIEW pixels a side."""
+    """Shrinks a picture, uint8 (H, W, ...), so that its longer side has at most VIEW pixels."""
     height, width = picture.shape[:2]
     scale = min(1, VIEW / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return picture if scale == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def small_mask(mask: ndarray) -> ndarray:
-    return shrink_to_view(mask.astype(np.uint8) * 255) > 127
