@@ -74,7 +74,7 @@ def test_prediction_is_shared_out(script, torchrun, checkpoint, tmp_path):
     assert two.returncode == 0, two.stderr
     assert "process 1 of 2: 3 maps" in two.stdout and "process 2 of 2: 2 maps" in two.stdout
     assert script("test.py", *words, "--save_path", tmp_path / "one").returncode == 0
-    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")} for name in ("one", "two"))
     assert one == two and len(one) == 5
 
 
