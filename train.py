@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_boolean, add_mask_values, main
+from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main, read_recipe_flags
 from sam2unet.masks.cache import PLACES
-from sam2unet.recipe import CHOICES, Recipe, Study
+from sam2unet.recipe import Recipe, Study
 from sam2unet.released_flags import add_released_flags, translate_train_flags
 from sam2unet.task import RunData
 from sam2unet.training.run import Hardware, RunFolder, train
@@ -59,85 +59,21 @@ def parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--tensorboard", action="store_true", help="write what goes to metrics.jsonl for TensorBoard too"
     )
-    recipe = p.add_argument_group("recipe", "what is left out comes from --config; defaults are the released recipe")
-    recipe.add_argument("--config", type=Path, help="a file of configs/; default: the model's released recipe")
-    recipe.add_argument(
-        "--model", help="sam2unet (default), sam2unext or sam_med2d, each with its released size, batch, --lr, ..."
-    )
-    recipe.add_argument(
-        "--encoder", help="tiny, small, base_plus or large, of sam_med2d vit_b, ...; default: that of the weights"
-    )
-    recipe.add_argument("--dino", help="of sam2unext: small, base, large, v3_small, ...; default: likewise")
-    recipe.add_argument("--epoch", "--epochs", type=int, help="passes over the data")
-    recipe.add_argument("--lr", type=float, help="learning rate of the first epoch")
-    recipe.add_argument(
-        "--lr_scheduler",
-        metavar="|".join(CHOICES["lr_scheduler"]),
-        help="cosine to 1e-7 (default); step, half after epochs 5 and 10; constant (default of sam_med2d)",
-    )
-    recipe.add_argument("--batch_size", type=int, help="images per batch, over all processes together")
-    recipe.add_argument("--weight_decay", type=float)
-    recipe.add_argument(
-        "--size", "--image_size", type=int, help="side in pixels that images are resized to, a multiple of 32"
-    )
-    recipe.add_argument("--seed", type=int, help="for weights, order and flips, whatever --workers and --cache")
+    recipe = p.add_argument_group("recipe", "--config sets the values that you do not give as flags")
+    recipe.add_argument("--config", type=Path, help="a file of configs/; default: the released recipe of the model")
+    add_recipe_flags(recipe, "recipe")
     add_mask_values(recipe)
-    prompts = p.add_argument_group("recipe of sam_med2d", "defaults are released")
-    prompts.add_argument("--mask_num", type=int, metavar="N", help="masks of each image in a batch; default: 5")
-    prompts.add_argument("--iter_point", type=int, metavar="N", help="updates by clicks after the first; default: 8")
-    prompts.add_argument("--point_list", type=int, nargs="+", metavar="N", help="clicks in each; default: 1 3 5 9")
-    add_boolean(prompts, "multimask", "train the best of three masks; False: a fourth alone; default: True")
-    add_boolean(prompts, "encoder_adapter", "adapters in the encoder; default: True")
-    add_boolean(prompts, "rgb", "colours in the order of the constants; default: False, reversed, as released")
-    prompts.add_argument(
-        "--mask_prompt", choices=CHOICES["mask_prompt"], help="how an answer is the next prompt; default: probability"
-    )
-    add_boolean(prompts, "train_points", "embeddings of points train too; default: False, as released by a slip")
-    more = p.add_argument_group("departures from the released recipe", "none of these is on by default")
-    more.add_argument(
-        "--finetune",
-        choices=CHOICES["finetune"],
-        help="what trains: adapters and decoder (released), the decoder alone, or the trunk too (lower --lr)",
-    )
-    more.add_argument(
-        "--loss",
-        choices=CHOICES["loss"],
-        help="weighted: edges count more in the cross-entropy too, as the paper writes it",
-    )
-    more.add_argument(
-        "--accumulate",
-        type=int,
-        metavar="N",
-        help="batches per update: gradients as of N times the batch, BatchNorm as of one",
-    )
-    more.add_argument("--warmup", type=int, metavar="N", help="updates over which the learning rate rises from 0")
-    more.add_argument(
-        "--multi_scale",
-        type=float,
-        nargs="+",
-        metavar="X",
-        help="an update at each of these times --size, e.g. 0.75 1 1.25; that many times the work",
-    )
-    more.add_argument(
-        "--ema",
-        type=float,
-        metavar="D",
-        help="validate and save means of the weights that decay by D per update, e.g. 0.999",
-    )
-    more.add_argument(
-        "--sync_bn", action="store_const", const=True, help="under torchrun, BatchNorm over the images of all processes"
-    )
+    prompts = p.add_argument_group("recipe of sam_med2d", "the defaults are those of the released code")
+    add_recipe_flags(prompts, "prompts")
+    departures = p.add_argument_group("changes to the released recipe", "none of these is on by default")
+    add_recipe_flags(departures, "departures")
     speed = p.add_argument_group("speed and memory", "without these a run computes what the released script computes")
     speed.add_argument(
         "--fast",
         action="store_true",
         help="turn on what suits the device of --amp, --compile, --channels_last, --fused, --cache, and say so",
     )
-    speed.add_argument(
-        "--amp",
-        choices=CHOICES["amp"],
-        help="half precision in the model: faster, half the memory, losses close to the same; default: off",
-    )
+    add_recipe_flags(speed, "speed")
     speed.add_argument(
         "--compile",
         action="store_true",
@@ -173,11 +109,9 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     translate_train_flags(args)
     flags = vars(args)
-    given = {name: flags[name] for name in vars(Recipe()) if flags.get(name) is not None}
-    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     speed = Speed(args.compile, args.channels_last, args.fused, args.grad_checkpointing, args.cache)
     train(
-        Recipe.read(args.config, **given),
+        Recipe.read(args.config, **read_recipe_flags(args)),
         RunData(
             images=args.train_image_path,
             masks=args.train_mask_path,

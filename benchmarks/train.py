@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sam2unet.errors import UserError
 from sam2unet.families.table import FAMILIES
-from sam2unet.recipe import SIZE_FIELDS, Recipe
+from sam2unet.recipe import Recipe
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 ROWS = ("released", "ours", "ours+grad_checkpointing", "fast", "fast+grad_checkpointing")
@@ -97,7 +97,7 @@ def check_rows(rows: list[str]) -> None:
 
 def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", choices=MODELS, default="sam2unet", help=f"{' or '.join(MODELS)}; default: sam2unet")
-    for option in SIZE_FIELDS:
+    for option in ("encoder", "dino"):
         p.add_argument(f"--{option}", help="size of that part; default: the released one, or that of its file")
 
 
@@ -108,7 +108,7 @@ def job_of(args: argparse.Namespace, row: str, **other: object) -> Job:
 def fields_of(args: argparse.Namespace, job: type) -> dict[str, object]:
     """Those of a Job that are flags, in a form that JSON takes."""
     flags = vars(args) | {
-        "sizes": {option: size for option in SIZE_FIELDS if (size := getattr(args, option)) is not None},
+        "sizes": {option: size for option in ("encoder", "dino") if (size := getattr(args, option)) is not None},
         "weight_paths": {flag: str(path) for flag, path in read_weight_flags(args).items()},
     }
     fields = {field.name for field in dataclasses.fields(job)}

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import typing
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -15,7 +16,9 @@ from typing import NoReturn
 import PIL
 
 from .errors import SomeFailed, Stopped, UserError, print_line, printable, unprinted, warn
+from .recipe import FIELDS, RELEASED_RECIPES, Recipe
 from .runtime.versions import version
+from .typed_yaml import get_value_type
 
 OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors of paths as the user gave them
 
@@ -31,21 +34,54 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> None:
-    """`--name`, `--name True` or `--name False`, as released command lines have it; None if not given."""
-    group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, metavar="True|False", help=words)
+    """Adds a flag in the forms of the released scripts: `--name`, `--name True` or `--name False`; default: None."""
+    group.add_argument(f"--{name}", help=words, **BOOLEAN)
+
+
+def add_recipe_flags(container: argparse._ActionsContainer, group: str) -> None:
+    """Adds a flag for each field of `Recipe` in `group`. The value is None if the user does not give the flag."""
+    hints = typing.get_type_hints(Recipe)
+    for name, field in FIELDS.items():
+        if field.metadata["group"] != group:
+            continue
+        kind, choices = get_value_type(hints[name]), field.metadata.get("choices", ())
+        options = {"help": f"{field.metadata['help']}{describe_default(name)}"}
+        if field.metadata.get("switch"):
+            options |= {"action": "store_const", "const": True}
+        elif kind is bool:
+            options |= BOOLEAN
+        else:  # `Recipe` checks the choices: SAM-Med2D's scripts give other values, which `released_flags` translates
+            options |= {"type": kind, "metavar": "|".join(choices) or METAVARS.get(kind)}
+        if typing.get_origin(hints[name]) is tuple:
+            options["nargs"] = "+"
+        container.add_argument(f"--{name}", *field.metadata.get("aliases", ()), **options)
+
+
+def describe_default(name: str) -> str:
+    """Returns the end of a help text, for example `; default: 352; sam2unext: 1024; sam_med2d: 256`."""
+    default = FIELDS[name].default
+    if default in (None, ()):
+        return ""
+    others = {model: recipe[name] for model, recipe in RELEASED_RECIPES.items() if name in recipe}
+    values = {"default": default} | others
+    return "".join(f"; {model}: {format_default(value)}" for model, value in values.items())
+
+
+def format_default(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_recipe_flags(args: argparse.Namespace) -> dict[str, object]:
+    """Returns the fields of a recipe that the user gave as flags."""
+    flags = {name: value for name in FIELDS if (value := getattr(args, name, None)) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
 
 
 def add_mask_values(group: argparse._ActionsContainer) -> None:
-    """`--mask_threshold` or `--foreground`, as `data.foreground.foreground_rule` takes them."""
-    group = group.add_mutually_exclusive_group()
-    group.add_argument("--mask_threshold", type=int, metavar="N", help="mask values above N are foreground; cut hard")
-    group.add_argument(
-        "--foreground",
-        type=int,
-        nargs="+",
-        metavar="V",
-        help="these mask values are foreground; of masks with a palette, its indices",
-    )
+    """Adds `--mask_threshold` and `--foreground`, which exclude each other; see `recipe.make_foreground_rule`."""
+    add_recipe_flags(group.add_mutually_exclusive_group(), "mask values")
 
 
 def boolean(text: str) -> bool:
@@ -53,6 +89,10 @@ def boolean(text: str) -> bool:
     if text.lower() not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
     return known[text.lower()]
+
+
+BOOLEAN = {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+METAVARS = {int: "N", float: "X"}
 
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What a training run computes: one flat file, one dataclass."""
+"""The recipe of a training run: one dataclass, which is also the format of a flat YAML file."""
 
 from __future__ import annotations
 
@@ -11,22 +11,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from .atomic import read_yaml, write_atomic
+from .atomic import write_atomic
 from .errors import UserError
 from .limits import check_numbers, shorten
+from .typed_yaml import read_fields
 
-CHOICES = {
-    "finetune": ("adapters", "decoder", "full"),
-    "loss": ("released", "weighted"),
-    "amp": ("off", "bf16", "fp16"),
-    "lr_scheduler": ("cosine", "step", "constant"),
-    "mask_prompt": ("probability", "logits"),
-}
-SIZE_FIELDS = ("encoder", "dino")  # options that are the sizes of a model's parts
-# Fields that only one kind of model has a use for.
-MASK_FIELDS = ("loss", "multi_scale", "sync_bn")
-PROMPT_FIELDS = ("mask_num", "iter_point", "point_list", "multimask", "rgb", "mask_prompt", "train_points")
-RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> where its released recipe is not the defaults below
+RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that differ from the defaults of `Recipe`
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
     "sam_med2d": {
         "size": 256,
@@ -39,39 +29,116 @@ RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> where its release
 }
 
 
+def define(default: object, help: str, group: str = "recipe", **options: object) -> typing.Any:
+    """Returns a field of `Recipe`. `cli.add_recipe_flags` makes the flag of train.py from it.
+
+    Args:
+        help: the help text of the flag, without the default.
+        group: the group of flags in `--help`.
+        options: `choices`, the allowed values; `aliases`, other spellings of the flag; `task`, the only task that uses
+            the field; `switch`, True if the flag takes no value.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, **options})
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What a run computes; defaults are the released SAM2-UNet script's. UserError for a value out of range."""
+    """The values that decide the result of a training run. The defaults are those of the released SAM2-UNet script.
 
-    model: str = "sam2unet"
-    encoder: str | None = None  # its size; none: that of the weights to start from, or the released one without them
-    dino: str | None = None  # size of DINO, for sam2unext; none: likewise
-    encoder_adapter: bool | None = None  # adapters in the encoder, for sam_med2d; none: yes
-    size: int = 352  # side in pixels that images are resized to
-    epoch: int = 20
-    batch_size: int = 12  # images per optimiser step of one micro-batch, over all processes together
-    lr: float = 1e-3
-    lr_scheduler: str = "cosine"  # per epoch: to 1e-7 along a cosine; or `step`, half after epochs 5 and 10
-    weight_decay: float = 5e-4
-    seed: int = 1024
-    mask_threshold: int | None = None  # mask values above it are foreground
-    foreground: tuple[int, ...] = ()  # mask values that are; with neither, masks are 0/255 and may be soft at edges
-    finetune: str | None = None  # none: adapters (and decoder), or everything where there are no weights to keep
-    loss: str = "released"
-    amp: str = "off"
-    accumulate: int = 1  # batches per optimiser step
-    warmup: int = 0  # optimiser steps over which the learning rate rises to its value
-    multi_scale: tuple[float, ...] = ()  # an optimiser step for each, on the batch resized by it; none: as it is
-    ema: float = 0.0  # decay of the averaged weights that are validated and saved; 0: the weights themselves
-    sync_bn: bool = False  # BatchNorm over the batch of all processes
-    # For models that take prompts.
-    mask_num: int = 5  # masks drawn of each image in a batch
-    iter_point: int = 8  # optimiser steps after a batch's first, with clicks that correct the answer before
-    point_list: tuple[int, ...] = (1, 3, 5, 9)  # clicks in one of these, drawn anew for each
-    multimask: bool = True  # train the best of three masks; without, a fourth
-    rgb: bool = False  # give the encoder red, green, blue; released: the reverse, with constants for this order
-    mask_prompt: str = "probability"  # how an answer is a prompt for the next; `logits` as in SAM
-    train_points: bool = False  # the embeddings of points train too; released: a slip keeps them as they are
+    Raises:
+        UserError: a value is outside its limits or is not one of the choices.
+    """
+
+    model: str = define("sam2unet", "sam2unet, sam2unext or sam_med2d")
+    encoder: str | None = define(
+        None,
+        "tiny, small, base_plus or large; for sam_med2d vit_b, vit_l or vit_h; default: the size of the weight file",
+    )
+    dino: str | None = define(
+        None, "for sam2unext: small, base or large; v3_small, v3_base or v3_large; default: the size of the weight file"
+    )
+    encoder_adapter: bool | None = define(None, "use adapters in the encoder; default: True", "prompts")
+    size: int = define(
+        352, "side in pixels of the square that images are resized to, a multiple of 32", aliases=("--image_size",)
+    )
+    epoch: int = define(20, "number of passes over the training data", aliases=("--epochs",))
+    batch_size: int = define(12, "images per batch, counted over all processes")
+    lr: float = define(1e-3, "learning rate of the first epoch")
+    lr_scheduler: str = define(
+        "cosine",
+        "learning rate per epoch: cosine falls to 1e-7, step halves it after epochs 5 and 10, constant keeps it",
+        choices=("cosine", "step", "constant"),
+    )
+    weight_decay: float = define(5e-4, "weight decay of AdamW")
+    seed: int = define(1024, "seed for weights, order and flips; --workers and --cache change nothing")
+    mask_threshold: int | None = define(None, "mask values above N are foreground; soft edges are cut", "mask values")
+    foreground: tuple[int, ...] = define(
+        (), "these mask values are foreground; for a mask with a palette, give palette indices", "mask values"
+    )
+    finetune: str | None = define(
+        None,
+        "what trains: adapters and decoder, decoder alone, or all (use a lower --lr); default: adapters, or full "
+        "without pretrained weights",
+        "departures",
+        choices=("adapters", "decoder", "full"),
+    )
+    loss: str = define(
+        "released",
+        "weighted: the cross-entropy also counts pixels near edges more, as in the formula of the paper",
+        "departures",
+        choices=("released", "weighted"),
+        task="masks",
+    )
+    amp: str = define(
+        "off",
+        "half precision in the model: faster, half the memory, the losses are close to the same",
+        "speed",
+        choices=("off", "bf16", "fp16"),
+    )
+    accumulate: int = define(1, "batches per optimizer step; BatchNorm still uses one batch", "departures")
+    warmup: int = define(
+        0, "number of optimizer steps in which the learning rate rises from 0 to its value", "departures"
+    )
+    multi_scale: tuple[float, ...] = define(
+        (),
+        "one optimizer step for each factor, on the batch resized by it, for example 0.75 1 1.25",
+        "departures",
+        task="masks",
+    )
+    ema: float = define(
+        0.0,
+        "validate and save the moving average of the weights, with this decay per step, e.g. 0.999; 0: no average",
+        "departures",
+    )
+    sync_bn: bool = define(
+        False, "under torchrun, BatchNorm uses the images of all processes", "departures", task="masks", switch=True
+    )
+    mask_num: int = define(5, "number of masks drawn from each image in a batch", "prompts", task="prompts")
+    iter_point: int = define(
+        8, "optimizer steps with correcting clicks, after the first step of a batch", "prompts", task="prompts"
+    )
+    point_list: tuple[int, ...] = define(
+        (1, 3, 5, 9), "each of these steps draws its number of clicks from this list", "prompts", task="prompts"
+    )
+    multimask: bool = define(
+        True, "True trains the best of three masks, False trains the fourth mask", "prompts", task="prompts"
+    )
+    rgb: bool = define(
+        False,
+        "True: channels are red, green, blue; False: the reverse, as in the released code",
+        "prompts",
+        task="prompts",
+    )
+    mask_prompt: str = define(
+        "probability",
+        "values of a predicted mask that is the next prompt; SAM uses logits",
+        "prompts",
+        choices=("probability", "logits"),
+        task="prompts",
+    )
+    train_points: bool = define(
+        False, "train the embeddings of points; the released code never does (a bug)", "prompts", task="prompts"
+    )
 
     def __post_init__(self) -> None:
         check_numbers(vars(self))
@@ -91,26 +158,26 @@ class Recipe:
         return make_foreground_rule(self.mask_threshold, self.foreground)
 
     def refuse_others(self, fields: Sequence[str], title: str) -> None:
-        """UserError if one of `fields`, which the model `title` has no use for, is not as by default."""
+        """Raises UserError if one of `fields`, which the model `title` does not use, differs from its default."""
         released = type(self)(**RELEASED_RECIPES.get(self.model, {}))
         if changed := [name for name in fields if getattr(self, name) != getattr(released, name)]:
             raise UserError(f"{title} has no use for --{' --'.join(changed)}")
 
     @classmethod
     def read(cls, path: Path | None = None, **flags: object) -> Recipe:
-        """The model's released recipe, then what the file says, then every flag that is not None.
+        """Returns the released recipe of the model, changed by the file, then by the flags that are not None.
 
-        Keys of `Study` are left to it.
+        The file may also hold the keys of `Study`.
         """
         values = {} if path is None else read_fields(path, cls, beside=Study)
         flags = {key: value for key, value in flags.items() if value is not None}
-        if flags.keys() & {"mask_threshold", "foreground"}:  # a flag wins over either of the two in the file
+        if flags.keys() & {"mask_threshold", "foreground"}:  # they replace both keys of the file
             values = {key: value for key, value in values.items() if key not in ("mask_threshold", "foreground")}
         values |= flags
         return cls(**RELEASED_RECIPES.get(values.get("model"), {}) | values)
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:
-        """As a file that `read` takes; `without` fields that the model has no use for."""
+        """Writes a file that `read` accepts, without the fields in `without`."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
         values = {key: value for key, value in values.items() if key not in without}
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -118,15 +185,22 @@ class Recipe:
             file.write(yaml.safe_dump(values, sort_keys=False).encode())
 
 
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+CHOICES = {name: choices for name, field in FIELDS.items() if (choices := field.metadata.get("choices"))}
+MASK_FIELDS, PROMPT_FIELDS = (
+    tuple(name for name, field in FIELDS.items() if field.metadata.get("task") == task) for task in ("masks", "prompts")
+)
+
+
 @dataclass(frozen=True)
 class Study:
-    """The data of a published result: what a recipe file says beside the recipe.
+    """The data sets and the expected numbers of a published result. A recipe file can hold these keys too.
 
     Attributes:
-        train, test: names of folders with images/ and masks/ under a data root; a model trains on all of `train`.
-        train_count, test_count: pairs in all of `train` and in each of `test`, as published; none where unknown.
-        protocol: whose columns the result is reported in, a name of `scoring.columns.PROTOCOLS`.
-        expect: whose figures to compare with, a name in `scoring/expected.yaml`.
+        train, test: names of folders with images/ and masks/ under a data root. Training uses all folders of `train`.
+        train_count, test_count: published number of pairs in all of `train`, and in each of `test`. Empty if unknown.
+        protocol: the columns of the result, a name in `scoring.columns.PROTOCOLS`.
+        expect: the published numbers to compare with, a name in `scoring/expected.yaml`.
     """
 
     train: tuple[str, ...] = ()
@@ -147,78 +221,20 @@ class Study:
         return cls() if path is None else cls(**read_fields(path, cls, beside=Recipe))
 
 
-def read_fields(path: Path, wanted: type, beside: type) -> dict[str, object]:
-    """The fields of the dataclass `wanted` that the file gives; UserError for a key of neither it nor `beside`."""
-    values = read_yaml(path)
-    types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)
-    if unknown := sorted(set(values) - set(types) - set(others)):
-        names = shorten(", ".join(unknown), 200)
-        raise UserError(f"{path}: unknown key {names}; known are {', '.join(types | others)}")
-    fields = {key: convert(path, key, types[key], value) for key, value in values.items() if key in types}
-    check_numbers(fields, path)
-    return fields
-
-
-def convert(path: Path, key: str, wanted: object, value: object) -> object:
-    """`value`, which `read_yaml` gives as text, as the field's type. Whole numbers are exact."""
-    if typing.get_origin(wanted) is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{path}: {key} is {describe(value)}; wanted a list, e.g. [a, b]")
-        return tuple(convert(path, key, typing.get_args(wanted)[0], item) for item in value)
-    options = typing.get_args(wanted) or (wanted,)
-    if value in NULLS and type(None) in options:
-        return None
-    kind = next(option for option in options if option is not type(None))
-    try:
-        return CONVERTERS[kind](value)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-        raise UserError(f"{path}: {key} is {describe(value)}; wanted {kind.__name__}") from None
-
-
-def convert_int(text: str) -> int:
-    """`5` or `1_000`, exact; also `5.0` and `1e3`."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if number != int(number) or abs(number) > 2**53:
-            raise
-        return int(number)
-
-
-def convert_str(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError
-    return text
-
-
-def describe(value: object) -> str:
-    """A list or a mapping by its kind alone: a small file can hold one of any size, by aliases."""
-    return shorten(repr(value)) if isinstance(value, str) else {list: "a list"}.get(type(value), "a mapping")
-
-
-NULLS = ("", "~", "null", "Null", "NULL")  # as YAML 1.1 has them
-BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-CONVERTERS = {
-    int: convert_int,
-    float: float,
-    str: convert_str,
-    bool: lambda text: BOOLEANS[text.lower()],
-}
-
-
-ForegroundRule = int | tuple[int, ...] | None  # values above N; exactly these; none: the mask is 0/255
+ForegroundRule = (
+    int | tuple[int, ...] | None
+)  # foreground: values above N, these values, or None for masks of 0 and 255
 
 
 def make_foreground_rule(threshold: int | None, values: Sequence[int] | None) -> ForegroundRule:
-    """From the values of `--mask_threshold` and `--foreground`; UserError if both are given."""
+    """Returns the rule for the values of `--mask_threshold` and `--foreground`. Raises UserError for both together."""
     if threshold is not None and values:
         raise UserError("--mask_threshold and --foreground both say which mask values are foreground; give one")
     return tuple(values) if values else threshold
 
 
 def to_foreground_flags(rule: ForegroundRule) -> list[str]:
-    """The flags that `make_foreground_rule` makes the same rule of."""
+    """Returns the flags that give the same rule."""
     if rule is None:
         return []
     return ["--mask_threshold", str(rule)] if np.ndim(rule) == 0 else ["--foreground", *map(str, rule)]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From bottom to top. A module imports only from its own folder and from lines above its own line.
 LINES = (
-    ("errors", "atomic", "limits", "losses", "recipe"),
+    ("errors", "atomic", "limits", "typed_yaml", "losses", "recipe"),
     ("layers",),
     ("models",),
     ("runtime",),
@@ -28,6 +28,7 @@ TOGETHER = {
     "errors",
     "atomic",
     "limits",
+    "typed_yaml",
     "losses",
     "recipe",
     "cli",
