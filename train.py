@@ -1,4 +1,4 @@
-"""Train a model on folders of images and masks, or on lists. Several GPUs: torchrun --nproc_per_node=N train.py ..."""
+"""Train a model on folders of images and masks, or on lists. For several GPUs: torchrun --nproc_per_node=N train.py."""
 
 import argparse
 from pathlib import Path
@@ -17,47 +17,54 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
     data = p.add_argument_group("data")
     data.add_argument("--train_image_path", type=Path, nargs="+", default=[], help="folders of images")
-    data.add_argument("--train_mask_path", type=Path, nargs="+", default=[], help="their masks, named as the images")
     data.add_argument(
-        "--data_path", type=Path, help="for sam_med2d, in their place: folder with image2label_train.json"
+        "--train_mask_path", type=Path, nargs="+", default=[], help="folders of their masks, with the same names"
     )
-    data.add_argument("--val_image_path", type=Path, help="images to validate with; default: no validation")
-    data.add_argument("--val_mask_path", type=Path, help="their masks")
+    data.add_argument("--data_path", type=Path, help="for sam_med2d, instead: folder with image2label_train.json")
+    data.add_argument("--val_image_path", type=Path, help="folder of validation images; default: no validation")
+    data.add_argument("--val_mask_path", type=Path, help="folder of their masks")
     data.add_argument("--val_data_path", type=Path, help="for sam_med2d: folder with label2image_test.json")
     data.add_argument(
-        "--val_fraction", type=float, default=0.0, metavar="F", help="hold out this part of the training images instead"
+        "--val_fraction",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="validate with this fraction of the training images",
     )
-    data.add_argument("--val_every", type=int, default=1, metavar="N", help="epochs between validations; default: 1")
+    data.add_argument("--val_every", type=int, default=1, metavar="N", help="validate after every N epochs; default: 1")
     data.add_argument(
-        "--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read; default: stop"
+        "--on_bad_image",
+        choices=("stop", "skip"),
+        default="stop",
+        help="what to do if a file cannot be read; default: stop",
     )
     weights = p.add_argument_group("weights and results")
-    add_weight_flags(weights, " to start from; none: random weights")
-    weights.add_argument(
-        "--init_from", type=Path, help="checkpoint of this model whose weights the training starts from"
-    )
+    add_weight_flags(weights, " that training starts from; default: random weights")
+    weights.add_argument("--init_from", type=Path, help="a checkpoint of this model that training starts from")
     weights.add_argument("--save_path", type=Path, help="folder for checkpoints, logs and last.pt")
     weights.add_argument(
         "--save",
         choices=("full", "trainable"),
         default="full",
-        help="checkpoints: all weights, as released, or those that are not in the files to start from; default: full",
+        help="checkpoints: all weights, or without those of the files that training starts from; default: full",
     )
     weights.add_argument(
         "--save_minutes",
         type=float,
         default=10,
         metavar="M",
-        help="at most between two writings of last.pt, from which --resume goes on; default: 10",
+        help="save last.pt, which --resume needs, at least every M minutes; default: 10",
     )
     weights.add_argument(
-        "--resume", metavar="auto|FILE", help="go on from last.pt in --save_path, if there is one, or from that file"
+        "--resume",
+        metavar="auto|FILE",
+        help="continue from a file, or with auto from last.pt in --save_path if it exists",
     )
     weights.add_argument(
-        "--best_metric", help="column whose best epoch is kept as best; default: mDice, or of sam_med2d box Dice"
+        "--best_metric", help="metric that decides which epoch is the best; default: mDice; sam_med2d: box Dice"
     )
     weights.add_argument(
-        "--tensorboard", action="store_true", help="write what goes to metrics.jsonl for TensorBoard too"
+        "--tensorboard", action="store_true", help="write the content of metrics.jsonl for TensorBoard too"
     )
     recipe = p.add_argument_group("recipe", "--config sets the values that you do not give as flags")
     recipe.add_argument("--config", type=Path, help="a file of configs/; default: the released recipe of the model")
@@ -67,40 +74,42 @@ def parser() -> argparse.ArgumentParser:
     add_recipe_flags(prompts, "prompts")
     departures = p.add_argument_group("changes to the released recipe", "none of these is on by default")
     add_recipe_flags(departures, "departures")
-    speed = p.add_argument_group("speed and memory", "without these a run computes what the released script computes")
+    speed = p.add_argument_group("speed and memory", "the defaults compute the same as the released script")
     speed.add_argument(
         "--fast",
         action="store_true",
-        help="turn on what suits the device of --amp, --compile, --channels_last, --fused, --cache, and say so",
+        help="choose --amp, --compile, --channels_last, --fused and --cache for the device, and print the choice",
     )
     add_recipe_flags(speed, "speed")
     speed.add_argument(
         "--compile",
         action="store_true",
-        help="let PyTorch fuse operations; minutes at the start; same result but for rounding",
+        help="PyTorch fuses operations; the start takes minutes; results differ by rounding only",
     )
     speed.add_argument(
         "--channels_last",
         action="store_true",
-        help="another memory layout in the decoder; same result but for rounding",
+        help="another memory layout in the decoder; results differ by rounding only",
     )
-    speed.add_argument("--fused", action="store_true", help="AdamW in one kernel; same result but for rounding")
+    speed.add_argument("--fused", action="store_true", help="AdamW in one kernel; results differ by rounding only")
     speed.add_argument(
         "--grad_checkpointing",
         action="store_true",
-        help="much less memory, a third more time: compute the trunk twice; same result",
+        help="compute the trunk twice: much less memory, a third more time, same result",
     )
     speed.add_argument(
         "--cache",
         choices=PLACES,
         default="off",
-        help="keep resized pairs, so that each file is decoded once; same result; default: off",
+        help="keep resized images and masks, so that each file is read once; same result; default: off",
     )
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
-    machine.add_argument("--workers", type=int, help="processes that read images; default: one per core, at most 8")
     machine.add_argument(
-        "--deterministic", action="store_true", help="the same bits every time on a GPU too; slower there"
+        "--workers", type=int, help="number of processes that read images; default: one per core, at most 8"
+    )
+    machine.add_argument(
+        "--deterministic", action="store_true", help="bit-identical results on a GPU too; slower there"
     )
     add_released_flags(p)
     return p
