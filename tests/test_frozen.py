@@ -1,0 +1,46 @@
+"""The command line and the public names of the package. A new flag or name is a deliberate decision: make it here."""
+
+import pytest
+
+import sam2unet
+from tests.conftest import load_script
+
+FLAGS = {
+    "train.py": """
+        --accumulate --amp --batch_size --best_metric --cache --channels_last --compile --config --data_path
+        --deterministic --device --dino --dinov2_path --ema --encoder --encoder_adapter --epoch --epochs --fast
+        --finetune --foreground --fused --grad_checkpointing --hiera_path --image_size --init_from --iter_point
+        --loss --lr --lr_scheduler --mask_num --mask_prompt --mask_threshold --metrics --model --model_type
+        --multi_scale --multimask --on_bad_image --point_list --resume --rgb --run_name --sam_checkpoint --save
+        --save_minutes --save_path --seed --size --sync_bn --tensorboard --train_image_path --train_mask_path
+        --train_points --use_amp --val_data_path --val_every --val_fraction --val_image_path --val_mask_path
+        --warmup --weight_decay --work_dir --workers
+    """,
+    "test.py": """
+        --amp --batch_size --boxes_prompt --checkpoint --compile --components --contours --data_path --device
+        --dinov2_path --encoder_adapter --fast --foreground --hiera_path --image_size --iter_point
+        --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type --multimask --no_minmax
+        --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name --sam_checkpoint
+        --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
+        --threshold --tile --tta --use_amp --work_dir --workers
+    """,
+    "eval.py": """
+        --backend --config --dataset_name --expect --foreground --from --gt_path --image_path --legend
+        --mask_threshold --method --missing --plots --pred_path --protocol --report --resize --save_dir --verify
+        --workers
+    """,
+}
+NAMES = """
+    Prompter UserError create_model list_models load_model load_pair predict predict_many structure_loss
+"""
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_the_flags_of_the_scripts_are_these(script):
+    actions = load_script(script).parser()._actions
+    assert {flag for action in actions for flag in action.option_strings} == {"-h", "--help", *FLAGS[script].split()}
+
+
+def test_the_public_names_are_these():
+    assert set(sam2unet.__all__) == set(NAMES.split())
+    assert all(getattr(sam2unet, name) is not None for name in sam2unet.__all__)
