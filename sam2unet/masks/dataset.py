@@ -42,11 +42,12 @@ class MaskBatch(NamedTuple):
 
 
 class MaskFolder(Dataset):
-    """Batches of pairs, from the files or from a cache of them.
+    """Pairs of images and masks. `dataset[index]` gives one pair, `__getitems__` a batch for training.
 
     Args:
-        cache: uint8 (pairs, 4, S, S), red, green, blue and mask, as `data.cache` makes it.
-        skip_bad: leave out what cannot be read instead of stopping.
+        size: S, the side in pixels of the square that images and masks are resized to.
+        cache: uint8 (pairs, 4, S, S): red, green, blue and mask, from `masks.cache`. None: read the files.
+        skip_bad: leave out pairs of a batch that cannot be read. False: raise UserError.
     """
 
     def __init__(
@@ -66,32 +67,29 @@ class MaskFolder(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitems__(self, draws: Sequence[Draw]) -> MaskBatch:
-        skipped = []
-        if self.cache is None:
-            draws, images, masks, skipped = self.read(draws)
-        else:
-            pixels = self.cache[torch.tensor([draw.index for draw in draws])]
-            images, masks = pixels[:, :3], pixels[:, 3:]
-        flips = torch.tensor([(draw.mirror, draw.tip) for draw in draws])
-        return MaskBatch(images, masks, flips, torch.tensor([draw.index for draw in draws]), tuple(skipped))
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Returns an image (3, S, S) and its mask (1, S, S), uint8 in 0..255, resized, neither flipped nor normalised.
 
-    def read(self, draws: Sequence[Draw]) -> tuple[list[Draw], Tensor, Tensor, list[str]]:
-        kept, images, masks, skipped = [], [], [], []
+        Raises:
+            UserError: one of the two files cannot be read.
+        """
+        if self.cache is None:
+            return pair_bytes(self.pairs[index], self.size, self.mask_threshold)
+        return self.cache[index][:3], self.cache[index][3:]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> MaskBatch:
+        """Returns the pairs of a batch with the flips that were drawn for them. PyTorch's loader calls this method."""
+        read, skipped = [], []
         for draw in draws:
             try:
-                image, mask = pair_bytes(self.pairs[draw.index], self.size, self.mask_threshold)
+                read.append((*self[draw.index], torch.tensor((draw.mirror, draw.tip)), torch.tensor(draw.index)))
             except UserError as e:
                 if not self.skip_bad:
                     raise UserError(f"{e} (--on_bad_image skip goes on without it)") from e
                 skipped.append(str(e))
-                continue
-            kept.append(draw)
-            images.append(image)
-            masks.append(mask)
-        if not kept:
+        if not read:
             names = [self.pairs[draw.index].image.name for draw in draws]
             raise UserError(
                 f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]}); is the disk still there?"
             )
-        return kept, torch.stack(images), torch.stack(masks), skipped
+        return MaskBatch(*map(torch.stack, zip(*read, strict=True)), tuple(skipped))

@@ -97,12 +97,13 @@ class PromptBatch(NamedTuple):
 
 
 class PromptFolder(Dataset):
-    """Training batches: of each image `mask_num` masks drawn with replacement, a moved box and one point for each.
+    """Images for training. `dataset[index]` gives one `PromptItem`, `__getitems__` a batch.
 
-    An item depends on the seed, the epoch and its place in the list alone.
+    An item has `mask_num` masks of its image, drawn with replacement, and a moved box and one point for each mask. It
+    depends only on the seed, the epoch and its index.
 
     Args:
-        skip_bad: leave out masks that cannot be used, others of the image in their place, and images without any.
+        skip_bad: replace masks that cannot be used by others of the same image, and leave out images without masks.
     """
 
     def __init__(
@@ -122,11 +123,20 @@ class PromptFolder(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def __getitem__(self, index: int) -> PromptItem:
+        """Returns an image with the masks and prompts that seed 0 draws for it in epoch 1.
+
+        Raises:
+            UserError: a file cannot be read or used.
+        """
+        return self.read_item(PromptDraw(index, seed=0, epoch=1, batch=0), [])
+
     def __getitems__(self, draws: Sequence[PromptDraw]) -> PromptBatch:
+        """Returns the items of a batch with their draws. PyTorch's loader calls this method."""
         items, indices, skipped = [], [], []
         for draw in draws:
             try:
-                items.append(self.item(draw, skipped))
+                items.append(self.read_item(draw, skipped))
                 indices.append(draw.index)
             except UserError as e:
                 if not self.skip_bad:
@@ -140,7 +150,7 @@ class PromptFolder(Dataset):
         _, seed, epoch, batch = draws[0]
         return stack_items(items, indices, key=(seed, epoch, batch), skipped=skipped)
 
-    def item(self, draw: PromptDraw, skipped: list[str]) -> PromptItem:
+    def read_item(self, draw: PromptDraw, skipped: list[str]) -> PromptItem:
         generator = make_generator(draw.seed, draw.epoch, draw.index, ITEM)
         path, masks = self.pairs[draw.index]
         image, frame = self.framing.image(path)
@@ -165,7 +175,16 @@ class PromptFolder(Dataset):
 
 
 class PromptItem(NamedTuple):
-    """One image: uint8 (3, S, S); of its K masks bool (K, S, S), boxes (K, 4), points (K, N, 2) and (K, N), names."""
+    """One image with K masks and their first prompts.
+
+    Attributes:
+        image: uint8 (3, S, S), not normalised.
+        frame: how the image lies in the square, and its original size.
+        labels: bool (K, S, S), the masks.
+        boxes: (K, 4), x0, y0, x1, y1 in pixels of the square.
+        points: coordinates (K, N, 2) and labels (K, N).
+        names: file names of the masks.
+    """
 
     image: Tensor
     frame: Frame

@@ -146,7 +146,11 @@ def test_a_mask_of_another_size_is_fine_at_the_same_aspect_ratio(tmp_path):
 def test_a_batch_is_flipped_and_normalised_as_its_draws_say(polyps):
     pairs = match(polyps / "images", polyps / "masks")
     draws = [Draw(index, mirror, tip) for index, (mirror, tip) in enumerate(itertools.product((False, True), repeat=2))]
-    batch = MaskFolder(pairs, 64).__getitems__(draws)
+    data = MaskFolder(pairs, 64)
+    batch = data.__getitems__(draws)
+    assert all(torch.equal(part, batch[which][2]) for which, part in enumerate(data[2]))
+    with pytest.raises(IndexError):
+        data[len(data)]
     assert batch.images.dtype == batch.masks.dtype == torch.uint8
     images, masks = batch.on(torch.device("cpu"))
     for draw, image, mask in zip(draws, images, masks, strict=True):

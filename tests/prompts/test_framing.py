@@ -274,6 +274,9 @@ def test_an_epoch_is_the_same_whatever_the_workers_and_from_any_batch_on(lists):
     draw = PromptDraw(index=0, seed=0, epoch=1, batch=0)
     first, *others = (data.__getitems__([draw._replace(**new)]) for new in ({}, {"epoch": 2}, {"seed": 1}))
     assert all(not torch.equal(first.points.coords, other.points.coords) for other in others)
+    item = data[0]
+    assert torch.equal(item.image, first.images[0]) and item.names == first.names
+    assert np.array_equal(item.labels, first.labels[:, 0]) and torch.equal(item.points.coords, first.points.coords)
 
 
 def test_a_step_draws_anew_in_each_batch_and_again_when_resumed(lists):

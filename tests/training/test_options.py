@@ -62,7 +62,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(trainer, batch):
     update(parts, [(images[:2], masks[:2]), (images[2:], masks[2:])])
     for name, value in decoder(whole).items():
         torch.testing.assert_close(decoder(parts)[name], value, rtol=0, atol=1e-9)
-    assert parts.step == 1
+    assert parts.steps == 1
 
 
 def test_warm_up_raises_the_rate_and_leaves_the_cosine_alone(trainer, batch):
@@ -90,7 +90,7 @@ def test_multi_scale_updates_once_per_scale_at_multiples_of_32(trainer, batch):
     assert resize_batch((images, masks), 1, 32)[0] is images
     several = trainer(Recipe(multi_scale=(0.75, 1, 1.25)))
     found = update(several, [(images, masks)])
-    assert several.step == len(found) == 3
+    assert several.steps == len(found) == 3
     steps = trainer()
     for scale in (0.75, 1, 1.25):
         update(steps, [resize_batch((images, masks), scale, 32)])
