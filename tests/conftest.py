@@ -219,6 +219,8 @@ def sam_med2d_b(fill) -> SAMMed2D:
     return model.eval()
 
 
+# Of a Hiera.
+MICRO = dict(dim=8, heads=1, depths=(1, 1, 1, 1), global_blocks=(3,), grid=7, windows=(8, 4, 14, 7))
 TINY = dict(dim=32, depth=2, heads=2, global_blocks=(1,))  # of a SamViT
 
 

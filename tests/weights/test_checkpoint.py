@@ -12,7 +12,7 @@ import torch
 import sam2unet
 from sam2unet.atomic import sha256, write_atomic
 from sam2unet.layers.hiera import SIZES
-from sam2unet.weights.formats import is_finite, is_safetensors, read_state_dict, save_state, to_float32
+from sam2unet.weights.formats import is_finite, is_safetensors, read_state_dict, to_float32
 from tests.conftest import ROOT, sam2_file
 
 LETTERS = {"tiny": "t", "small": "s", "base_plus": "bplus", "large": "l"}
@@ -47,31 +47,6 @@ def test_trunk_weights_arrive_under_the_right_names(reference, fill, tmp_path):
 
 def block(name):
     return f"encoder.{name}block." if name else "encoder."
-
-
-@pytest.mark.parametrize("size", ["tiny", "base_plus"])
-def test_a_checkpoint_is_a_bare_state_dict_and_loads_to_the_same_model(size, tmp_path):
-    torch.manual_seed(0)
-    model = sam2unet.create_model("sam2unet", encoder=size).eval()
-    save_state(model.state_dict(), tmp_path / "SAM2-UNet-5.pth")
-    state = torch.load(tmp_path / "SAM2-UNet-5.pth", weights_only=True)
-    assert list(state) == list(model.state_dict())
-    loaded = sam2unet.load_model(tmp_path / "SAM2-UNet-5.pth", device="cpu")
-    assert not loaded.training
-    image = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert all(torch.equal(a, b) for a, b in zip(loaded(image), model(image), strict=True))
-
-
-def test_a_checkpoint_that_does_not_fit_is_counted(tmp_path):
-    state = sam2unet.create_model("sam2unet", encoder="tiny").state_dict()
-    del state["up4.conv.double_conv.0.weight"]
-    state["head.weight"] = torch.zeros(2, 64, 1, 1)
-    state["extra"] = torch.zeros(1)
-    torch.save(state, tmp_path / "x.pth")
-    words = "1 names are missing, 1 are unknown, 1 have another shape; first: up4.conv.double_conv.0.weight"
-    with pytest.raises(sam2unet.UserError, match=words):
-        sam2unet.load_model(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
