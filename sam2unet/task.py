@@ -59,7 +59,7 @@ class Task(Protocol):
         best: the key that the best epoch is kept by, if not said otherwise.
         cached: resized images can be kept (`--cache`).
         unused: fields of a recipe that are for other tasks.
-        pairs, held_out: images with their masks, to train on and to validate with.
+        pairs, held_out: images with their masks, to train on and to validate with; several pairs may share an image.
     """
 
     metrics: Mapping[str, Metric]
@@ -79,7 +79,7 @@ class Task(Protocol):
     def batches(self, processes: Processes) -> Batches: ...
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> Dataset:
-        """With `pairs`, what the indices of its batches are of, each with its `image`."""
+        """Returns a data set whose batches have `indices` into its list of paths, `images`."""
 
     def words(self) -> str:
         """`244 pairs at 352x352`"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -63,6 +64,10 @@ class MaskFolder(Dataset):
         self.mask_threshold = mask_threshold
         self.cache = cache
         self.skip_bad = skip_bad
+
+    @property
+    def images(self) -> list[Path]:
+        return [pair.image for pair in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -108,20 +108,24 @@ class PromptFolder(Dataset):
 
     def __init__(
         self,
-        pairs: Sequence[ImageMasks],
+        items: Sequence[ImageMasks],
         framing: Framing = RELEASED,
         mask_num: int = 5,
         skip_bad: bool = False,
     ):
         if mask_num < 1:
             raise UserError(f"mask_num is {mask_num}; it must be 1 or more")
-        self.pairs = pairs
+        self.items = items
         self.framing = framing
         self.mask_num = mask_num
         self.skip_bad = skip_bad
 
+    @property
+    def images(self) -> list[Path]:
+        return [item.image for item in self.items]
+
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> PromptItem:
         """Returns an image with the masks and prompts that seed 0 draws for it in epoch 1.
@@ -143,7 +147,7 @@ class PromptFolder(Dataset):
                     raise UserError(f"{e} (--on_bad_image skip goes on without it)") from e
                 skipped.append(str(e))
         if not items:
-            names = [self.pairs[draw.index].image.name for draw in draws]
+            names = [self.items[draw.index].image.name for draw in draws]
             raise UserError(
                 f"nothing in a batch could be used: {shortlist(names)} ({skipped[0]}); is the disk still there?"
             )
@@ -152,7 +156,7 @@ class PromptFolder(Dataset):
 
     def read_item(self, draw: PromptDraw, skipped: list[str]) -> PromptItem:
         generator = make_generator(draw.seed, draw.epoch, draw.index, ITEM)
-        path, masks = self.pairs[draw.index]
+        path, masks = self.items[draw.index]
         image, frame = self.framing.image(path)
         known: dict[Path, np.ndarray] = {}
         left, chosen = list(masks), []

@@ -1,4 +1,4 @@
-"""Epochs: batches in, checkpoints, scores and log lines out; at every moment `last.pt` says how to go on."""
+"""The epochs of a run: train on batches, write checkpoints and `last.pt`, validate, log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ Batch = MaskBatch | PromptBatch
 
 @dataclass(frozen=True)
 class Validation:
-    """By `task` after every `every`-th epoch and at the end; the best epoch by `metric`, one of its keys, is kept."""
+    """How a run validates: after every `every`-th epoch and after the last one.
+
+    Attributes:
+        key: the key in `task.metrics` of the metric that selects the best epoch.
+    """
 
     task: Task
     every: int
@@ -45,7 +49,7 @@ class Validation:
         return self.task.metrics[self.key]
 
     def best_epoch(self, scores: Mapping[int, Mapping[str, float]]) -> int | None:
-        """The first epoch with the best value."""
+        """Returns the first epoch with the best value, or None if `scores` is empty."""
         best = None
         for epoch in sorted(scores):
             if is_better(self.metric, scores[epoch][self.key], None if best is None else scores[best][self.key]):
@@ -55,13 +59,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """
+    """Where and how a run saves.
+
     Attributes:
-        folder: gets all files.
-        minutes: at most between two writings of `last.pt`.
-        names: entries of the model's state that `last.pt` holds; the others are in the weights that the run began with.
-        facts: more for `last.pt`, to tell whether a run that resumes is the same.
-        write: model -> checkpoint file of that stem, which it returns.
+        folder: the folder of all files.
+        minutes: the longest time between two versions of `last.pt`.
+        names: the entries of the model's state dict that `last.pt` holds. The files that the run started from hold the
+            other entries.
+        facts: inputs of the run for `last.pt`. A run that resumes must have the same facts.
+        write: writes a checkpoint with this stem and returns its path.
     """
 
     folder: Path
@@ -73,13 +79,14 @@ class CheckpointWriter:
 
 @dataclass
 class Progress:
-    """Where in the run.
+    """The position of a run.
 
     Attributes:
-        batch: the next one of `epoch`; the epoch's work behind its last batch may still be to do.
-        seen: images of the epoch so far.
-        sums, weight: losses by name summed over these images and their optimiser steps, and how many that are.
-        scores: epoch -> metric -> value, of the epochs that were validated.
+        batch: index of the next batch in `epoch`. After the last batch, validation may still follow.
+        seen: number of images of this epoch so far.
+        sums: sum of each loss over these images and their optimizer steps, by name.
+        weight: number of terms in each sum.
+        scores: epoch -> metric -> value, for the validated epochs.
     """
 
     epoch: int = 1
@@ -91,22 +98,30 @@ class Progress:
 
 
 class Loop:
+    """The loop over epochs. `signals` must be set before `train_epoch`.
+
+    Args:
+        loader: yields the batches of `batches` in the same order.
+        writer: saves checkpoints and `last.pt`.
+        validation, log: None for a run without.
+    """
+
     def __init__(
         self,
         trainer: Trainer,
         batches: Batches,
         loader: DataLoader,
-        saving: CheckpointWriter,
+        writer: CheckpointWriter,
         validation: Validation | None,
         log: MetricsLog | None,
         processes: Processes,
     ):
         self.trainer, self.batches, self.loader, self.processes = trainer, batches, loader, processes
-        self.saving, self.validation, self.log = saving, validation, log
-        self.recipe, self.pairs = trainer.recipe, loader.dataset.pairs
+        self.writer, self.validation, self.log = writer, validation, log
+        self.recipe, self.images = trainer.recipe, loader.dataset.images
         self.progress = Progress()
         self.skipped: set[str] = set()
-        self.shown = False  # the titles above the rows of scores
+        self.header_printed = False
         self.sums: dict[str, torch.Tensor] = {}
 
     def restore(self, state: Mapping[str, object]) -> None:
@@ -116,7 +131,7 @@ class Loop:
             set_random_state(state["random"][self.processes.rank])
 
     def start(self) -> None:
-        """Save the state of a new run before its first step, so that it can be resumed from any moment."""
+        """Saves the state of a new run before its first step, so that the run can be resumed from then on."""
         if self.progress == Progress():
             self.save()
         if self.progress.epoch > self.recipe.epoch:
@@ -134,12 +149,13 @@ class Loop:
         self.sums = {name: torch.tensor(value, device=trainer.device) for name, value in progress.sums.items()}
         self.saved, start, before = time.monotonic(), time.perf_counter(), progress.seen
         title = f"{progress.epoch}/{self.recipe.epoch}"
-        off = None if self.processes.first else True
-        with tqdm(total=len(self.pairs), initial=before, unit="img", desc=title, disable=off) as bar:
+        hidden = None if self.processes.first else True  # None: hidden if the output is not a terminal
+        with tqdm(total=len(self.images), initial=before, unit="img", desc=title, disable=hidden) as bar:
             for group in group_batches(self.loader, self.recipe.accumulate):
-                images, shares = self.divide(group)
+                images, shares = self.compute_shares(group)
                 batches = [batch.on(trainer.device) for batch in group]
-                for losses in trainer.update(batches, shares, [self.names(batch) for batch in group], progress.epoch):
+                names = [self.list_names(batch) for batch in group]
+                for losses in trainer.update(batches, shares, names, progress.epoch):
                     self.add_losses(losses, shares, images)
                 progress.batch += len(group)
                 progress.seen += images
@@ -158,10 +174,11 @@ class Loop:
                 speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # 0.04, not 0.0
                 print_line(f"epoch {title}  loss {losses['total']:.4f}  {speed} images/s")
 
-    def divide(self, group: list[Batch]) -> tuple[int, list[float]]:
-        """How many images the group holds over all processes, and the weight of each batch's loss in the sum.
+    def compute_shares(self, group: list[Batch]) -> tuple[int, list[float]]:
+        """Returns the number of images in the group over all processes, and the weight of each batch's loss.
 
-        Gradients are averaged over processes, so a loss counts by its share of the images, times the processes.
+        A weight is the batch's share of these images, times the number of processes, because gradients are averaged
+        over the processes.
         """
         for batch in group:
             self.report_skipped(batch.skipped)
@@ -169,11 +186,11 @@ class Loop:
         images = sum(self.batches.images(first + number) for number in range(len(group)))
         return images, [len(batch.images) * self.processes.world / images for batch in group]
 
-    def names(self, batch: Batch) -> list[str]:
-        return [self.pairs[index].image.name for index in batch.indices.tolist()]
+    def list_names(self, batch: Batch) -> list[str]:
+        return [self.images[index].name for index in batch.indices.tolist()]
 
     def add_losses(self, losses: list[dict[str, torch.Tensor]], shares: list[float], images: int) -> None:
-        """Add the losses of one optimizer step to the sums of the epoch."""
+        """Adds the losses of one optimizer step to the sums of the epoch."""
         for batch_losses, share in zip(losses, shares, strict=True):
             for name, loss in batch_losses.items():
                 self.sums[name] = self.sums.get(name, 0) + loss * (share * images / self.processes.world)
@@ -186,7 +203,7 @@ class Loop:
                 self.skipped.add(line)
 
     def mean_losses(self) -> dict[str, float]:
-        """Over the epoch's images so far, of all processes."""
+        """Returns the mean of each loss over the images of this epoch so far, over all processes."""
         values = self.processes.sum([value.item() for value in self.sums.values()])
         return {name: value / self.progress.weight for name, value in zip(self.sums, values, strict=True)}
 
@@ -198,14 +215,14 @@ class Loop:
             )
 
     def save_if_wanted(self) -> None:
-        due = time.monotonic() - self.saved >= 60 * self.saving.minutes
+        due = time.monotonic() - self.saved >= 60 * self.writer.minutes
         number, due = self.processes.any(self.signals.caught, due)
         if number or due:
             self.save()
         if number:
-            raise Stopped(number, f" at {self.place()}; the state is in {self.saving.folder / 'last.pt'}")
+            raise Stopped(number, f" at {self.describe_position()}; the state is in {self.writer.folder / 'last.pt'}")
 
-    def place(self) -> str:
+    def describe_position(self) -> str:
         return f"epoch {self.progress.epoch}, step {self.trainer.steps}"
 
     def save(self) -> None:
@@ -213,20 +230,20 @@ class Loop:
         self.progress.sums = {name: value.item() for name, value in self.sums.items()}
         random = self.processes.gather(get_random_state())
         if self.processes.first:
-            state = self.trainer.state(self.saving.names)
+            state = self.trainer.state(self.writer.names)
             more = {"progress": vars(self.progress), "random": random}
-            write_run_state(self.saving.folder / "last.pt", dict(self.saving.facts) | state | more)
+            write_run_state(self.writer.folder / "last.pt", dict(self.writer.facts) | state | more)
         self.saved = time.monotonic()
 
     def end_epoch(self) -> None:
-        """Checkpoint and validation; what is cut off here is done again by a run that resumes."""
+        """Writes the checkpoint and validates. If this is interrupted, a run that resumes does it again."""
         epoch, last = self.progress.epoch, self.progress.epoch == self.recipe.epoch
         validates = self.validation and (epoch % self.validation.every == 0 or last)
         if validates:
             self.save()
         with self.trainer.averaged():
             if self.processes.first and (epoch % 5 == 0 or last):
-                print_line(f"saved {self.saving.write(f'{self.trainer.family.title}-{epoch}')}")
+                print_line(f"saved {self.writer.write(f'{self.trainer.family.title}-{epoch}')}")
             if validates:
                 with self.signals.stop_now():
                     self.validate(self.validation)
@@ -236,12 +253,12 @@ class Loop:
         self.save()
         (number,) = self.processes.any(self.signals.caught)
         if number and not last:
-            raise Stopped(number, f" after epoch {epoch}; the state is in {self.saving.folder / 'last.pt'}")
+            raise Stopped(number, f" after epoch {epoch}; the state is in {self.writer.folder / 'last.pt'}")
 
     def validate(self, validation: Validation) -> None:
-        """Score, print the epoch's row, keep the best."""
+        """Computes and prints the scores of the epoch. Writes a checkpoint if they are the best so far."""
         epoch, scores, task = self.progress.epoch, self.progress.scores, validation.task
-        best, first_row = validation.best_epoch(scores), not self.shown
+        best, first_row = validation.best_epoch(scores), not self.header_printed
         model, key = self.trainer.model, validation.key
         scores[epoch] = task.validate(model, self.processes)
         if not self.processes.first:
@@ -249,10 +266,10 @@ class Loop:
         header, *rows = task.table(scores).splitlines()
         for row in ([header] if first_row else []) + rows[-1:]:
             print_line(row)
-        self.shown = True
+        self.header_printed = True
         if is_better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
-            print_line(f"saved {self.saving.write('best')}: the best {validation.metric.title} so far")
-        picture = self.saving.folder / f"validation/epoch-{epoch:03}.png"
+            print_line(f"saved {self.writer.write('best')}: the best {validation.metric.title} so far")
+        picture = self.writer.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
         task.draw(model, picture)
         self.log.write("validation", self.trainer.steps, epoch=epoch, **scores[epoch])
@@ -260,14 +277,14 @@ class Loop:
 
 
 def group_batches(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
-    """Lists of `count` batches; the last may hold fewer."""
+    """Yields lists of `count` batches. The last list may be shorter."""
     batches = iter(loader)
     while group := list(itertools.islice(batches, count)):
         yield group
 
 
 def read_peak_memory(device: torch.device) -> float:
-    """MiB that this process has had at most: PyTorch's on a GPU, else resident."""
+    """Returns the peak memory of this process in MiB: PyTorch's memory on a GPU, resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

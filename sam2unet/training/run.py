@@ -1,157 +1,59 @@
-"""Training: by default what the released script computes, AdamW with a cosine per epoch on every output's loss."""
+"""A training run. By default it computes what the released script computes: AdamW, and a cosine schedule per epoch."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..atomic import make_folder, sha256
+from ..atomic import sha256
 from ..data.batches import Batches
 from ..errors import UserError, print_line, reader_killed
-from ..families.load import get_network_shape, list_saved_names, save_checkpoint, start_model
-from ..families.table import Family, WeightFlag, check_size, find_family
-from ..limits import check_numbers
-from ..masks.task import MaskTask
-from ..prompts.task import PromptTask
+from ..families.load import list_saved_names, save_checkpoint
 from ..recipe import Recipe, Study
-from ..runtime.device import is_out_of_memory, pick_device, set_seed, tune_malloc
+from ..runtime.device import is_out_of_memory, tune_malloc
 from ..runtime.parallel import default_workers
-from ..runtime.processes import Processes, another_failed
+from ..runtime.processes import another_failed
 from ..runtime.signals import Signals, ignore_signals
-from ..task import RunData, Task, find_metric
-from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths
+from ..task import RunData
+from ..weights.weight_files import NO_FILES, WeightPaths
 from .loop import CheckpointWriter, Loop, Progress, Validation
 from .metrics_log import MetricsLog
-from .run_record import build_run_record, fingerprint, write_run_record
-from .speed import Speed, choose_speed
+from .prepare import Hardware, PreparedRun, RunFolder, prepare_run
+from .run_record import build_run_record, write_run_record
 from .state import check_state, lock_run_folder, read_run_state, refuse_other_files
 from .trainer import Trainer
-
-TASKS: dict[str, Callable[[Family, Recipe, RunData], Task]] = {"masks": MaskTask, "prompts": PromptTask}
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """What a run leaves and how it goes on.
-
-    Attributes:
-        save: `full`, as released, or `trainable`, what differs from the weights that it began with.
-        resume: `auto`, from the folder's last.pt if there is one; or such a file.
-    """
-
-    folder: Path
-    save: str = "full"
-    save_minutes: float = 10
-    resume: str | None = None
-    val_every: int = 1
-    best_metric: str | None = None  # none: the task's
-    tensorboard: bool = False
-    arguments: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "last.pt" if self.resume in (None, "auto") else Path(self.resume)
-
-
-@dataclass(frozen=True)
-class Hardware:
-    device: str | None = None
-    workers: int | None = None
-    deterministic: bool = False
-    speed: Speed = Speed()
-    fast: bool = False  # choose for the device what `speed` leaves off, and half precision
 
 
 def train(
     recipe: Recipe,
     data: RunData,
-    keeping: RunFolder,
-    machine: Hardware = Hardware(),
+    run_folder: RunFolder,
+    hardware: Hardware = Hardware(),
     weight_paths: WeightPaths = NO_FILES,
     init_from: Path | None = None,
     study: Study | None = None,
 ) -> None:
-    """Train and leave `<title>-<epoch>.pth` every five epochs and at the end, and what describes the run.
+    """Trains a model. Writes `<title>-<epoch>.pth` every five epochs and at the end, and files that describe the run.
 
-    Nothing is written before all that the user gave has been looked at. UserError where it cannot work.
+    Nothing is written before all inputs are checked.
+
+    Args:
+        weight_paths: pretrained weights of frozen parts, by the name of their flag.
+        init_from: a checkpoint of the same model. The training starts from all of its weights.
+        study: the published numbers that the recipe reproduces.
+
+    Raises:
+        UserError: an input cannot work, the loss is not finite, or the memory is too small.
     """
-    processes = Processes.from_environment()
-    device = pick_device(machine.device, processes.local_rank)
-    if not processes.first:
-        processes.connect(device)  # waits until the first process has found nothing wrong
-    with processes.silence_other_ranks():
-        family = find_family(recipe.model)
-        check_run_options(family, recipe, keeping, machine)
-        task = TASKS[family.task](family, recipe, data)
-        metric = find_metric(keeping.best_metric or task.best, task.metrics)
-        if machine.speed.cache != "off" and not task.cached:
-            raise UserError(f"--cache keeps resized pairs of images and masks, which {family.title} has no use for")
-        model, weight_files = build_model(family, recipe, machine, weight_paths, init_from)
-        task.check(study)
-        batches = task.batches(processes)
-        if keeping.save == "trainable" and not weight_files:
-            flags = " and ".join(f"--{source.flag}" for source in family.weight_flags)
-            raise UserError(f"--save trainable leaves out what is in {flags}; give what it starts from, or no --save")
-        make_folder(keeping.folder)
-        speed = machine.speed
-        if machine.fast:
-            count = len(task.pairs) if task.cached else None
-            recipe, speed = choose_speed(device, recipe, speed, count, keeping.folder, processes.local_world)
-
+    run = prepare_run(recipe, data, run_folder, hardware, weight_paths, init_from, study)
     with ExitStack() as stack:
-        if processes.first:
-            stack.enter_context(lock_run_folder(keeping.folder))
-        facts = {
-            "recipe": dataclasses.asdict(recipe),
-            "data": fingerprint(task.pairs),
-            "validation_set": fingerprint(task.held_out) if task.held_out else {},
-            "base": {flag: f"{base.name}, {base.sha256}" for flag, base in weight_files.items()},
-        }
-        state = find_resume_state(keeping, facts)
-        if state:
-            whole = model.state_dict()
-            weights = {name: whole[name] for name in list_saved_names(model, weight_files)}
-            check_state(keeping.state_file, state, weights, vars(Progress()).keys())
-        elif processes.first:
-            refuse_other_files(keeping.folder, family.title)
-        if processes.first:
-            processes.connect(device)
-        stack.callback(processes.close)
-        log = None
-        if processes.first:
-            weights = {path.name: sha256(path) for path in (*weight_paths.values(), init_from) if path}
-            record = build_run_record(
-                keeping.arguments, recipe, device, task.pairs, weights, task.held_out, processes.world
-            )
-            write_run_record(keeping.folder, record, resumed=state is not None)
-            recipe.write(keeping.folder / "recipe.yaml", without=task.unused)
-            log = MetricsLog(keeping.folder, keeping.tensorboard, step=state["step"] if state else 0)
-            stack.callback(log.close)
-        dataset = task.dataset(speed.cache, keeping.folder, processes)
-        loop = Loop(
-            Trainer(family, task.step, model.to(device), recipe, speed, device, processes),
-            batches,
-            make_loader(dataset, batches, 0 if speed.cache != "off" else machine.workers, device),
-            make_checkpoint_writer(keeping, model, weight_files, facts),
-            Validation(task, keeping.val_every, metric) if task.held_out else None,
-            log,
-            processes,
-        )
-        if device.type == "cpu":
-            tune_malloc()
-        if state:
-            restore(loop, keeping.state_file, state)
-        if state and loop.progress.epoch <= recipe.epoch:
-            print_line(f"resumed at {loop.place()}")
-        print_line(f"data: {task.words()}, batch {recipe.batch_size}, on {device}")
+        state = open_run_folder(run, stack)
+        loop = build_loop(run, state, stack)
         try:
             with Signals() as loop.signals:
                 loop.start()
@@ -159,62 +61,76 @@ def train(
                     loop.train_epoch()
                     loop.end_epoch()
         except RuntimeError as e:
-            raise explain_training_memory(e, recipe, device) or another_failed(e) or reader_killed(e) or e from e
+            raise (
+                explain_training_memory(e, run.recipe, run.device) or another_failed(e) or reader_killed(e) or e
+            ) from e
         loop.print_best()
 
 
-def check_run_options(family: Family, recipe: Recipe, keeping: RunFolder, machine: Hardware) -> None:
-    check_size(family, recipe.size)
-    check_numbers({"workers": machine.workers, "val_every": keeping.val_every, "save_minutes": keeping.save_minutes})
-    if keeping.resume not in (None, "auto"):
-        read_run_state(keeping.state_file)  # so that a wrong file ends the run before it makes a folder
-    if keeping.save not in ("full", "trainable"):
-        raise UserError(f"save is {keeping.save}; there are full, trainable")
+def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | None:
+    """Locks the folder and connects the processes, both until `stack` is closed. Writes `run.json` and `recipe.yaml`.
+
+    Returns:
+        The state that the run continues from, or None for a new run.
+    """
+    processes, run_folder = run.processes, run.run_folder
+    if processes.first:
+        stack.enter_context(lock_run_folder(run_folder.folder))
+    state = find_resume_state(run_folder, run.facts)
+    if state:
+        weights = run.model.state_dict()
+        saved = {name: weights[name] for name in list_saved_names(run.model, run.weight_files)}
+        check_state(run_folder.state_file, state, saved, vars(Progress()).keys())
+    elif processes.first:
+        refuse_other_files(run_folder.folder, run.family.title)
+    if processes.first:
+        processes.connect(run.device)
+    stack.callback(processes.close)
+    if processes.first:
+        hashes = {path.name: sha256(path) for path in run.init_files}
+        record = build_run_record(run_folder.arguments, run.facts, run.device, hashes, processes.world)
+        write_run_record(run_folder.folder, record, resumed=state is not None)
+        run.recipe.write(run_folder.folder / "recipe.yaml", without=run.task.unused)
+    return state
 
 
-def build_model(
-    family: Family, recipe: Recipe, machine: Hardware, weight_paths: WeightPaths, init_from: Path | None
-) -> tuple[nn.Module, WeightFiles]:
-    """The model to train, what trains chosen, and the files that its frozen weights are from."""
-    if machine.deterministic:
-        make_deterministic()
-    set_seed(recipe.seed)
-    model, weight_files = start_model(recipe.model, get_network_shape(recipe), weight_paths, init_from)
-    choose_trained(
-        family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
+def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: ExitStack) -> Loop:
+    """Returns the loop over epochs, at the position of `state`. Opens the log until `stack` is closed."""
+    run_folder, task, processes, device = run.run_folder, run.task, run.processes, run.device
+    log = None
+    if processes.first:
+        log = MetricsLog(run_folder.folder, run_folder.tensorboard, step=state["step"] if state else 0)
+        stack.callback(log.close)
+    speed = run.hardware.speed
+    dataset = task.dataset(speed.cache, run_folder.folder, processes)
+    loop = Loop(
+        Trainer(run.family, task.step, run.model.to(device), run.recipe, speed, device, processes),
+        run.batches,
+        make_loader(dataset, run.batches, 0 if speed.cache != "off" else run.hardware.workers, device),
+        make_checkpoint_writer(run),
+        Validation(task, run_folder.val_every, run.metric) if task.held_out else None,
+        log,
+        processes,
     )
-    print_parts(family, model)
-    return model, weight_files
+    if device.type == "cpu":
+        tune_malloc()
+    if state:
+        restore(loop, run_folder.state_file, state)
+    if state and loop.progress.epoch <= run.recipe.epoch:
+        print_line(f"resumed at {loop.describe_position()}")
+    print_line(f"data: {task.words()}, batch {run.recipe.batch_size}, on {device}")
+    return loop
 
 
-def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:
-    """Freeze and free what `finetune` says; without it, the released choice, but for parts that are `random`."""
-    frozen = {source.part for source in family.weight_flags}
-    if random and recipe.finetune is None:
-        flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
-        what = "whole network" if len(random) == len(family.weight_flags) else parts
-        print_line(f"weights: none given ({flags}), so the {what} trains from random ones")
-        frozen -= {source.part for source in random}
-    elif recipe.finetune == "full":
-        frozen = set()
-    elif recipe.finetune == "decoder":
-        frozen.add("adapters")
-    if not recipe.train_points:
-        frozen.add("points")
-    for part, parameters in family.parts(model).items():
-        for parameter in parameters:
-            parameter.requires_grad_(part not in frozen)
-
-
-def find_resume_state(keeping: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
+def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
     """The state to go on from, of the same run; None to begin. UserError if that would overwrite a run."""
-    last = keeping.folder / "last.pt"
-    if keeping.resume is None:
+    last = run_folder.folder / "last.pt"
+    if run_folder.resume is None:
         if last.is_file():
-            raise UserError(f"{keeping.folder} holds a run; go on with --resume auto, or give another --save_path")
+            raise UserError(f"{run_folder.folder} holds a run; go on with --resume auto, or give another --save_path")
         return None
-    path = keeping.state_file
-    if keeping.resume == "auto" and not last.is_file():
+    path = run_folder.state_file
+    if run_folder.resume == "auto" and not last.is_file():
         return None
     state = read_run_state(path)
     if isinstance(state.get("recipe"), dict):  # written before a field was there: a run did what is its default now
@@ -243,15 +159,16 @@ def restore(loop: Loop, path: Path, state: Mapping[str, object]) -> None:
         ) from e
 
 
-def make_checkpoint_writer(
-    keeping: RunFolder, model: nn.Module, weight_files: WeightFiles, facts: Mapping[str, object]
-) -> CheckpointWriter:
+def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
+    folder, suffix = run.run_folder.folder, ".pth" if run.run_folder.save == "full" else ".safetensors"
+
     def write(stem: str) -> Path:
-        path = keeping.folder / f"{stem}{'.pth' if keeping.save == 'full' else '.safetensors'}"
-        save_checkpoint(model, path, weight_files)
+        path = folder / f"{stem}{suffix}"
+        save_checkpoint(run.model, path, run.weight_files)
         return path
 
-    return CheckpointWriter(keeping.folder, keeping.save_minutes, list_saved_names(model, weight_files), facts, write)
+    names = list_saved_names(run.model, run.weight_files)
+    return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write)
 
 
 def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
@@ -267,26 +184,6 @@ def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device:
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else each epoch would draw from the process's own
     )
-
-
-def make_deterministic() -> None:
-    """Only operations that give the same bits every time, also on a GPU; some are slower there."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-
-
-def print_parts(family: Family, model: nn.Module) -> None:
-    """A row per part: parameters, and whether they train."""
-    print_line(f"{'part':<10}{'parameters':>14}")
-    trained = 0
-    for part, parameters in family.parts(model).items():
-        count = sum(p.numel() for p in parameters)
-        trains = any(p.requires_grad for p in parameters)
-        trained += count if trains else 0
-        print_line(f"{part:<10}{count:>14,}  {'trained' if trains else 'frozen'}")
-    total = sum(p.numel() for p in model.parameters())
-    print_line(f"{'trained':<10}{trained:>14,}  of {total:,}")
 
 
 def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +15,6 @@ import torch
 from ..atomic import read_json, write_atomic
 from ..data.pairs import Pair
 from ..data.reading import open_image
-from ..recipe import Recipe
 from ..runtime.parallel import map_files
 from ..runtime.versions import describe_device, versions
 
@@ -26,26 +24,25 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 def build_run_record(
     arguments: Mapping[str, object],
-    recipe: Recipe,
+    facts: Mapping[str, object],
     device: torch.device,
-    pairs: Sequence[Pair],
     weights: Mapping[str, str],
-    validation: Sequence[Pair] = (),
     world: int = 1,
 ) -> dict[str, object]:
-    """For `write_run_record`: arguments, recipe, software, hardware, data and start.
+    """Returns the content of `run.json`: arguments, recipe, data, software, hardware and the time of the start.
 
     Args:
-        weights: SHA-256 by file name of what the training starts from.
-        world: processes.
+        facts: the fields "recipe", "data" and "validation_set" of `PreparedRun.facts`.
+        weights: the SHA-256 of each file that the training starts from, by file name.
+        world: number of processes.
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "arguments": dict(arguments),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": facts["recipe"],
         "weights": dict(weights),
-        "data": fingerprint(pairs),
-        "validation": fingerprint(validation) if validation else None,
+        "data": facts["data"],
+        "validation": facts["validation_set"] or None,
         "device": describe_device(device) | {"processes": world},
         "versions": versions(PACKAGES),
         "git": read_git_state(PROJECT),

@@ -26,7 +26,7 @@ from sam2unet.prompts.modes import BOX
 from sam2unet.prompts.scores import PromptTestOptions, answer_all, compute_means
 from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
-from sam2unet.training.run import choose_trained
+from sam2unet.training.prepare import choose_trained
 from sam2unet.training.speed import checkpoint_trunks_
 from sam2unet.training.trainer import build_optimizer
 from tests.conftest import ROOT, save, tiny_sam_med2d

@@ -115,7 +115,8 @@ def test_a_record_says_what_the_run_was_made_of(tmp_path):
     images, masks = write_pairs(tmp_path)
     pairs, device = match(images, masks), torch.device("cpu")
     arguments, weights = {"save_path": tmp_path, "lr": 0.1}, {"sam2_hiera_tiny.pt": "ab12"}
-    write_run_record(tmp_path, build_run_record(arguments, Recipe(lr=0.1), device, pairs, weights, pairs[:1], world=2))
+    facts = {"recipe": vars(Recipe(lr=0.1)), "data": fingerprint(pairs), "validation_set": fingerprint(pairs[:1])}
+    write_run_record(tmp_path, build_run_record(arguments, facts, device, weights, world=2))
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["arguments"] == {"save_path": str(tmp_path), "lr": 0.1}
     assert found["recipe"]["lr"] == 0.1 and found["recipe"]["epoch"] == 20 and found["weights"] == weights

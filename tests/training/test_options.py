@@ -18,7 +18,7 @@ from sam2unet.masks.dataset import MaskFolder
 from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
-from sam2unet.training.run import choose_trained
+from sam2unet.training.prepare import choose_trained
 from sam2unet.training.speed import Speed
 from sam2unet.training.trainer import FiniteGuard, Trainer, resize_batch
 from tests.conftest import ROOT, write_pairs

@@ -1,0 +1,218 @@
+"""The first phase of a training run: check everything that the user gave, and build what the run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..atomic import make_folder
+from ..data.batches import Batches
+from ..errors import UserError, print_line
+from ..families.load import get_network_shape, start_model
+from ..families.table import Family, WeightFlag, check_size, find_family
+from ..limits import check_numbers
+from ..masks.task import MaskTask
+from ..prompts.task import PromptTask
+from ..recipe import Recipe, Study
+from ..runtime.device import pick_device, set_seed
+from ..runtime.processes import Processes
+from ..task import RunData, Task, find_metric
+from ..weights.weight_files import WeightFiles, WeightPaths
+from .run_record import fingerprint
+from .speed import Speed, choose_speed
+from .state import read_run_state
+
+TASKS: dict[str, type[Task]] = {"masks": MaskTask, "prompts": PromptTask}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, and which files the run writes there.
+
+    Attributes:
+        save: "full" writes checkpoints with all weights, as the released code does. "trainable" leaves out the weights
+            that are unchanged in the files that the run starts from.
+        save_minutes: the longest time between two versions of `last.pt`.
+        resume: "auto" continues from `last.pt` of this folder if it exists. A path continues from that file. None
+            starts a new run.
+        val_every: number of epochs between validations.
+        best_metric: key or title of the metric that selects the best epoch. None selects the default of the task.
+        tensorboard: also write event files for TensorBoard.
+        arguments: the command line, for `run.json`.
+    """
+
+    folder: Path
+    save: str = "full"
+    save_minutes: float = 10
+    resume: str | None = None
+    val_every: int = 1
+    best_metric: str | None = None
+    tensorboard: bool = False
+    arguments: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "last.pt" if self.resume in (None, "auto") else Path(self.resume)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How a run uses the computer.
+
+    Attributes:
+        device: name of a PyTorch device. None uses a GPU if there is one.
+        workers: number of processes that read images. None uses one per core, at most 8.
+        deterministic: compute the same bits every time, also on a GPU.
+        fast: turn on half precision and the options of `speed` that suit the device.
+    """
+
+    device: str | None = None
+    workers: int | None = None
+    deterministic: bool = False
+    speed: Speed = Speed()
+    fast: bool = False
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose inputs are checked and whose model is built. Nothing is written yet, but the folder exists.
+
+    Attributes:
+        metric: key of the metric that selects the best epoch.
+        model: on the CPU.
+        weight_files: the files that hold the frozen weights of `model`.
+        init_files: all files that weights were read from.
+    """
+
+    recipe: Recipe
+    run_folder: RunFolder
+    hardware: Hardware
+    processes: Processes
+    device: torch.device
+    family: Family
+    task: Task
+    metric: str
+    batches: Batches
+    model: nn.Module
+    weight_files: WeightFiles
+    init_files: tuple[Path, ...]
+
+    @cached_property
+    def facts(self) -> dict[str, object]:
+        """Recipe, data and weight files by name. A run that resumes must have the same facts."""
+        return {
+            "recipe": dataclasses.asdict(self.recipe),
+            "data": fingerprint(self.task.pairs),
+            "validation_set": fingerprint(self.task.held_out) if self.task.held_out else {},
+            "base": {flag: f"{file.name}, {file.sha256}" for flag, file in self.weight_files.items()},
+        }
+
+
+def prepare_run(
+    recipe: Recipe,
+    data: RunData,
+    run_folder: RunFolder,
+    hardware: Hardware,
+    weight_paths: WeightPaths,
+    init_from: Path | None,
+    study: Study | None,
+) -> PreparedRun:
+    """Checks all inputs before anything is written. Raises UserError for an input that cannot work."""
+    processes = Processes.from_environment()
+    device = pick_device(hardware.device, processes.local_rank)
+    if not processes.first:
+        processes.connect(device)  # waits until the first process has checked everything
+    with processes.silence_other_ranks():
+        family = find_family(recipe.model)
+        check_run_options(family, recipe, run_folder, hardware)
+        task = TASKS[family.task](family, recipe, data)
+        metric = find_metric(run_folder.best_metric or task.best, task.metrics)
+        init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
+        model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)
+        task.check(study)
+        batches = task.batches(processes)
+        if run_folder.save == "trainable" and not weight_files:
+            flags = " and ".join(f"--{flag.flag}" for flag in family.weight_flags)
+            raise UserError(f"--save trainable leaves out the weights of {flags}; give that flag, or no --save")
+        make_folder(run_folder.folder)
+        if hardware.fast:
+            count = len(task.pairs) if task.cached else None
+            folder, copies = run_folder.folder, processes.local_world
+            recipe, speed = choose_speed(device, recipe, hardware.speed, count, folder, copies)
+            hardware = replace(hardware, speed=speed)
+    return PreparedRun(
+        recipe, run_folder, hardware, processes, device, family, task, metric, batches, model, weight_files, init_files
+    )
+
+
+def check_run_options(family: Family, recipe: Recipe, run_folder: RunFolder, hardware: Hardware) -> None:
+    check_size(family, recipe.size)
+    numbers = {"workers": hardware.workers, "val_every": run_folder.val_every, "save_minutes": run_folder.save_minutes}
+    check_numbers(numbers)
+    if run_folder.resume not in (None, "auto"):
+        read_run_state(run_folder.state_file)  # a wrong file ends the run before the run makes a folder
+    if run_folder.save not in ("full", "trainable"):
+        raise UserError(f"save is {run_folder.save}; there are full, trainable")
+    if hardware.speed.cache != "off" and not TASKS[family.task].cached:
+        raise UserError(f"--cache keeps resized pairs of images and masks, which {family.title} does not use")
+
+
+def build_model(
+    family: Family, recipe: Recipe, hardware: Hardware, weight_paths: WeightPaths, init_from: Path | None
+) -> tuple[nn.Module, WeightFiles]:
+    """Returns the model, in which only the trained parts need gradients, and the files with its frozen weights."""
+    if hardware.deterministic:
+        make_deterministic()
+    set_seed(recipe.seed)
+    model, weight_files = start_model(recipe.model, get_network_shape(recipe), weight_paths, init_from)
+    choose_trained(
+        family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
+    )
+    print_parts(family, model)
+    return model, weight_files
+
+
+def make_deterministic() -> None:
+    """Only operations that give the same bits every time, also on a GPU; some are slower there."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:
+    """Freeze and free what `finetune` says; without it, the released choice, but for parts that are `random`."""
+    frozen = {source.part for source in family.weight_flags}
+    if random and recipe.finetune is None:
+        flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
+        what = "whole network" if len(random) == len(family.weight_flags) else parts
+        print_line(f"weights: none given ({flags}), so the {what} trains from random ones")
+        frozen -= {source.part for source in random}
+    elif recipe.finetune == "full":
+        frozen = set()
+    elif recipe.finetune == "decoder":
+        frozen.add("adapters")
+    if not recipe.train_points:
+        frozen.add("points")
+    for part, parameters in family.parts(model).items():
+        for parameter in parameters:
+            parameter.requires_grad_(part not in frozen)
+
+
+def print_parts(family: Family, model: nn.Module) -> None:
+    """A row per part: parameters, and whether they train."""
+    print_line(f"{'part':<10}{'parameters':>14}")
+    trained = 0
+    for part, parameters in family.parts(model).items():
+        count = sum(p.numel() for p in parameters)
+        trains = any(p.requires_grad for p in parameters)
+        trained += count if trains else 0
+        print_line(f"{part:<10}{count:>14,}  {'trained' if trains else 'frozen'}")
+    total = sum(p.numel() for p in model.parameters())
+    print_line(f"{'trained':<10}{trained:>14,}  of {total:,}")
