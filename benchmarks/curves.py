@@ -1,6 +1,7 @@
 """Losses of the first updates as one picture: the released way, ours, and ours in bf16, from the same weights.
 
-Same images in the same order, same flips, trunk frozen. The numbers are written beside the picture, as CSV.
+All rows use the same images in the same order and the same flips, with a frozen trunk. A CSV file beside the picture
+holds the numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.train import add_training_flags, job_of, measured
+from benchmarks.harness import run_alone
+from benchmarks.train import add_training_flags, inspect_training, measure_training
 from sam2unet.atomic import make_folder, refuse_existing, write_atomic
 from sam2unet.errors import UserError
 from sam2unet.scoring.plots import COLOURS, STYLE
@@ -24,7 +26,7 @@ WINDOW = 15  # updates in a running mean
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     add_training_flags(p)
-    p.add_argument("--size", type=int, default=96, help="side in pixels; default: 96")
+    p.add_argument("--size", type=int, default=96, help="side of the input in pixels; default: 96")
     p.add_argument("--batch_size", type=int, default=12, help="default: 12")
     p.add_argument("--steps", type=int, default=200, help="updates; default: 200")
     p.add_argument("--save_path", type=Path, required=True, help="the picture, PNG")
@@ -37,23 +39,17 @@ def run(args: argparse.Namespace) -> None:
         import matplotlib.style
     except ImportError as e:
         raise UserError('curves need matplotlib, which is not installed: pip install -e ".[plots]"') from e
-    machine = measured(job_of(args, "machine"))
-    print(f"{machine['model']} at {args.size}x{args.size}, batch {args.batch_size}, on {machine['device']}")
+    machine = run_alone(inspect_training, args)
+    print(f"{machine['work']}, batch {args.batch_size}, on {machine['device']}")
     curves = {}
     for row, title in ROWS.items():
-        found = measured(job_of(args, row, batch_size=args.batch_size))
-        if "failed" in found:
-            raise UserError(f"{title}: {found['failed']}")
-        curves[title] = found["losses"][: args.steps]
-        last = curves[title][-LAST:]
-        print(
-            f"{title:<20} first loss {curves[title][0]:.5f}, mean of the last {len(last)} {np.mean(last):.4f}",
-            flush=True,
-        )
+        curves[title] = losses = run_alone(measure_training, args, args.batch_size, row)["losses"][: args.steps]
+        mean = f"mean of the last {len(losses[-LAST:])} {np.mean(losses[-LAST:]):.4f}"
+        print(f"{title:<20} first loss {losses[0]:.5f}, {mean}", flush=True)
     picture, numbers = io.BytesIO(), io.StringIO()
     with matplotlib.style.context(["default", STYLE]):
         figure = matplotlib.figure.Figure(figsize=(6.8, 4.6), layout="constrained")
-        draw(figure, curves)
+        draw_curves(figure, curves)
         figure.savefig(picture, format="png", metadata={"Software": None})
     csv.writer(numbers, lineterminator="\n").writerows([curves, *zip(*curves.values(), strict=True)])
     make_folder(args.save_path.resolve().parent)
@@ -62,22 +58,22 @@ def run(args: argparse.Namespace) -> None:
         table.write(numbers.getvalue().encode())
 
 
-def draw(figure, curves: dict[str, list[float]]) -> None:
-    """Above the losses, faint, and their running means; below how far these are from the first curve's."""
+def draw_curves(figure, curves: dict[str, list[float]]) -> None:
+    """Draws the losses and their running means above, and the differences of the means from the first curve below."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    first = running_mean(next(iter(curves.values())))
-    # Curves that lie on each other are all seen when each is thinner than the one before.
+    first = compute_running_means(next(iter(curves.values())))
+    # Each curve is thinner than the one before, so that curves that lie on each other are all visible.
     for (title, losses), colour, width in zip(curves.items(), COLOURS, (5, 2.5, 1), strict=False):
-        updates, means = np.arange(1, len(losses) + 1), running_mean(losses)
+        updates, means = np.arange(1, len(losses) + 1), compute_running_means(losses)
         above.plot(updates, losses, color=colour, linewidth=width / 3, alpha=0.3)
         above.plot(updates, means, color=colour, linewidth=width, label=title)
         below.plot(updates, means - first, color=colour, linewidth=width / 2 + 0.5)
     above.set(ylabel="loss, sum of three outputs", xlim=(0, len(first)))
-    below.set(xlabel="update", ylabel="less the first", ylim=(-0.1, 0.1))
+    below.set(xlabel="update", ylabel="minus the first", ylim=(-0.1, 0.1))
     above.legend(title=f"running means of {WINDOW}")
 
 
-def running_mean(values: list[float]) -> np.ndarray:
-    """Of the `WINDOW` values around each; of fewer at the ends."""
+def compute_running_means(values: list[float]) -> np.ndarray:
+    """Returns the mean of the `WINDOW` values around each value. At the ends there are fewer."""
     kernel = np.ones(min(WINDOW, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

@@ -1,100 +1,87 @@
-"""Maps made per second from the same photographs: the released way, ours as it is, and ours with --fast.
+"""Maps made per second from the same photographs: the released way, ours without options, and ours with --fast.
 
-Each row of each round is a process of its own; the best of --rounds counts, for each number, and rounds take turns, so
-that a busy moment does not hit one row alone. Outside the clock: imports, the model, and one warm-up over some
-photographs, with compiling. `images/s` is a folder from files to files. What an image's parts take is measured apart,
-one after another: decode (file to input tensor), forward (normalise and the model, per image of a batch), resize
-(logits to 8-bit map), write (PNG). The released way: batches of one, one file after another, all three outputs,
+Each row of each round runs in a process of its own. For each number the best of --rounds counts. The rounds take turns,
+so that a busy moment does not slow down one row alone. Not timed: imports, the model, and a warm-up over some
+photographs, which includes compiling. `images/s` is measured from files to files. The parts of an image are measured
+separately, one after another: decode (file to input tensor), forward (normalise and the model, per image of a batch),
+resize (logits to 8-bit map), write (PNG). The released way: batches of one, one file after another, all three outputs,
 attention on padded windows, fp32, PNG by imageio.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import math
-import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
-from benchmarks.train import add_model, fields_of, measured
+import imageio
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from benchmarks import harness
+from benchmarks.harness import Measurement
+from benchmarks.released.masks import use_released_order_
 from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
-from sam2unet.weights.weight_files import add_weight_flags
+from sam2unet.families.load import open_model, read_checkpoint, start_model
+from sam2unet.families.table import Family
+from sam2unet.masks.open import build_predictor, choose_fast_options
+from sam2unet.masks.outputs import PredictOutputs, to_grey_map, write_outputs
+from sam2unet.masks.predict_folder import PredictFiles, find_jobs, make_reader, write_maps
+from sam2unet.masks.predictor import PredictOptions, average_logits
+from sam2unet.runtime.device import pick_device, set_seed
+from sam2unet.runtime.parallel import batched
+from sam2unet.weights.weight_files import read_weight_flags
 
 ROWS = ("released", "ours", "fast")
 OPTIONS = ("fp32", "bf16", "fp16", "compile", "fold")
 STAGES = ("decode", "forward", "resize", "write")
 TITLES = ("row", "images/s", "ratio", *(f"{stage}, ms" for stage in STAGES), "forward of device's peak", "batch")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one process measures; `row` names a way of predicting and options, joined by plus signs."""
-
-    row: str
-    folder: str
-    checkpoint: str | None
-    model: str
-    sizes: dict[str, str]
-    weight_paths: dict[str, str]
-    size: int | None
-    device: str | None
-    workers: int | None
-    batch_size: int | None
+SUMMARY = "{rate:.3f} images/s, forward {ms[forward]:.2f} ms  {choice}"
+STAGE_IMAGES = 16  # photographs, or one batch, whose stages are measured
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--test_image_path", type=Path, required=True, help="folder of photographs")
-    p.add_argument("--checkpoint", type=Path, help="default: random weights, which take as long")
-    add_weight_flags(p)
-    add_model(p)
-    p.add_argument("--size", type=int, help="input side in pixels; default: the model's released one")
-    p.add_argument("--megapixels", type=float, default=0.7, help="photographs are resized to this; default: 0.7")
+    p.add_argument("--checkpoint", type=Path, help="default: random weights, which take the same time")
+    harness.add_model_flags(p, " that a .safetensors checkpoint was trained from")
+    p.add_argument("--megapixels", type=float, default=0.7, help="size of the resized photographs; default: 0.7")
     p.add_argument("--count", type=int, default=32, help="photographs, repeated if there are fewer; default: 32")
-    p.add_argument("--rounds", type=int, default=3, help="default: 3")
-    p.add_argument("--device", help="default: a GPU if there is one")
-    p.add_argument("--workers", type=int, help="of our rows, as of test.py")
-    p.add_argument("--batch_size", type=int, help="of our rows; default: 1, and what --fast chooses")
-    p.add_argument(
-        "--rows",
-        nargs="+",
-        default=ROWS,
-        metavar="ROW",
-        help=f"default: {' '.join(ROWS)}. To ours or fast can be added +{', +'.join(OPTIONS)}",
-    )
+    p.add_argument("--workers", type=int, help="for ours and fast, as in test.py")
+    p.add_argument("--batch_size", type=int, help="for ours and fast; default: 1, or the choice of --fast")
+    harness.add_row_flags(p, ROWS, OPTIONS)
 
 
 def run(args: argparse.Namespace) -> None:
-    check_rows(args.rows)
+    harness.check_rows(args.rows, OPTIONS)
     if min(args.count, args.rounds, args.batch_size or 1) < 1 or args.megapixels <= 0:
         raise UserError("count, rounds, megapixels and batch_size must be above 0")
     with tempfile.TemporaryDirectory() as folder:
         sizes = write_photographs(args.test_image_path, Path(folder), args.count, args.megapixels)
-        machine = found_by("machine", args, folder)
-        if "failed" in machine:
-            raise UserError(f"cannot measure here: {machine['failed']}")
-        print(describe(machine, args, sizes), flush=True)
-        best: dict[str, dict] = {}
-        for round in range(args.rounds):
-            for row in args.rows:
-                found = found_by(row, args, folder)
-                print(f"round {round + 1}, {row}: {in_short(found)}", file=sys.stderr, flush=True)
-                best[row] = better(best.get(row), found)
-    print(table(best, machine))
-
-
-def check_rows(rows: list[str]) -> None:
-    for row in rows:
-        way, *options = row.split("+")
-        if way not in ROWS or set(options) - set(OPTIONS) or (way == "released" and options):
-            raise UserError(f"no row {row}; there are released, and ours or fast with any of +{', +'.join(OPTIONS)}")
+        machine = harness.run_alone(inspect_prediction, args)
+        mean = sum(width * height for width, height in sizes) / len(sizes) / 1e6
+        work = f"{len(sizes)} photographs of {mean:.2f} megapixels, workers {harness.count_workers(args)}; "
+        print(harness.describe_work(machine, f"{work}best of {args.rounds} rounds", "of one forward pass"), flush=True)
+        measure = partial(measure_prediction, args, Path(folder))
+        best = harness.measure_in_turns(args.rows, args.rounds, measure, SUMMARY, pick_best_numbers)
+    print(f"\n{format_prediction(best, machine)}")
 
 
 def write_photographs(source: Path, folder: Path, count: int, megapixels: float) -> list[tuple[int, int]]:
-    """Resized copies, JPEG, with their aspect ratios; their sizes (width, height)."""
+    """Writes resized copies as JPEG, without a change of the aspect ratio. Returns their sizes (width, height)."""
     sizes = []
     for number, path in enumerate(itertools.islice(itertools.cycle(list_images(source).values()), count)):
         photo = read_image(path)
@@ -104,61 +91,149 @@ def write_photographs(source: Path, folder: Path, count: int, megapixels: float)
     return sizes
 
 
-def found_by(row: str, args: argparse.Namespace, folder: str) -> dict:
-    return measured(Job(**fields_of(args, Job) | {"row": row, "folder": folder}), "predict_row")
+class ReleasedWay:
+    """The steps of the released test script. `decode`, `forward`, `resize` and `write` are the stages of an image."""
+
+    batch_size, kind, choice = 1, "fp32", ""
+
+    def __init__(self, model: nn.Module, side: int, device: torch.device):
+        self.model, self.device = use_released_order_(model), device
+        normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
+
+    def decode(self, path: Path) -> tuple[Tensor, tuple[int, int]]:
+        with Image.open(path) as file:
+            photo = file.convert("RGB")
+        return self.transform(photo).unsqueeze(0), (photo.height, photo.width)
+
+    @torch.no_grad()
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        logits, *_ = self.model(images[0].to(self.device))
+        return [logits]
+
+    def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+        res = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        res = res.sigmoid().data.cpu().numpy().squeeze()
+        res = (res - res.min()) / (res.max() - res.min() + 1e-8)
+        return (res * 255).astype(np.uint8)
+
+    def write(self, folder: Path, name: str, grey: np.ndarray) -> None:
+        imageio.imsave(folder / f"{name}.png", grey)
+
+    def predict_folder(self, source: Path, target: Path) -> None:
+        for name, path in list_images(source).items():
+            image, size = self.decode(path)
+            (logits,) = self.forward([image])
+            self.write(target, name, self.resize(logits, size))
 
 
-def better(best: dict | None, found: dict) -> dict:
-    """The best of each number."""
-    if best is None or "failed" in best or "failed" in found:
-        return best if best and "failed" in found else found
-    faster = {name: min(best["ms"][name], found["ms"][name]) for name in STAGES}
-    return found | {"ms": faster, "rate": max(best["rate"], found["rate"])}
+class OurWay:
+    """What test.py runs, and the same stages of it."""
+
+    def __init__(self, model: nn.Module, side: int, device: torch.device, row: str, args: argparse.Namespace):
+        name, *added = row.split("+")
+        amp = "auto" if name == "fast" else "off"
+        amp = next((option.replace("fp32", "off") for option in added if option in ("fp32", "bf16", "fp16")), amp)
+        options = PredictOptions(side, amp=amp, fold="fold" in added, compile="compile" in added)
+        batch_size = args.batch_size
+        with redirect_stdout(io.StringIO()) as text:
+            if name == "fast":
+                options, batch_size = choose_fast_options(device, options, batch_size)
+        self.choice, self.batch_size, self.workers = text.getvalue().strip(), batch_size or 1, args.workers
+        self.kind = "fp32" if options.amp == "off" else options.amp
+        self.predictor = build_predictor(model, side, options)
+
+    def decode(self, path: Path) -> tuple[list[Tensor], tuple[int, int]]:
+        (job,) = find_jobs(PredictFiles(path, Path("maps")))
+        photo = make_reader(self.predictor)(job)
+        return photo.crops, photo.size
+
+    @torch.inference_mode()
+    def forward(self, images: list[list[Tensor]]) -> list[Tensor]:
+        return list(self.predictor.predict_logits(torch.cat([crops for (crops,) in images])))
+
+    @torch.inference_mode()
+    def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+        return to_grey_map(average_logits([logits[None]], 0, size), True, PredictOutputs())
+
+    def write(self, folder: Path, name: str, grey: np.ndarray) -> None:
+        write_outputs(folder, name, grey)
+
+    def predict_folder(self, source: Path, target: Path) -> None:
+        files, outputs = PredictFiles(source, target), PredictOutputs()
+        write_maps(self.predictor, find_jobs(files), files, outputs, True, self.batch_size, self.workers, show=False)
 
 
-def describe(machine: dict, args: argparse.Namespace, sizes: list[tuple[int, int]]) -> str:
-    mean = sum(width * height for width, height in sizes) / len(sizes) / 1e6
-    return "\n".join(
-        (
-            "; ".join((machine["device"], ", ".join(map(" ".join, machine["versions"].items())), machine["date"])),
-            f"{machine['model']} at {machine['size']}x{machine['size']}, "
-            f"{len(sizes)} photographs of {mean:.2f} megapixels, workers {machine['workers']}; "
-            f"best of {args.rounds} rounds",
-            "arithmetic of one forward pass, GFLOP: "
-            + ", ".join(f"{way} {flops / 1e9:.1f}" for way, flops in machine["flops"].items()),
-            "device's peak, TFLOP/s: "
-            + ", ".join(f"{kind} {peak / 1e12:.4g}" for kind, peak in machine["peaks"].items())
-            + f" ({machine['peaks_from']})",
-        )
-    )
+def build_evaluated_model(args: argparse.Namespace) -> nn.Module:
+    """Returns the model on the CPU, in evaluation mode."""
+    if args.checkpoint:
+        return open_model(read_checkpoint(args.checkpoint), read_weight_flags(args), "cpu")
+    set_seed(0)
+    return start_model(args.model, harness.read_shape(args))[0].eval()
 
 
-def in_short(found: dict) -> str:
-    if "failed" in found:
-        return f"not measured: {found['failed']}"
-    chosen = f"  ({found['chosen']})" if found["chosen"] else ""
-    return f"{found['rate']:.3f} images/s, forward {found['ms']['forward']:.2f} ms{chosen}"
+def inspect_prediction(args: argparse.Namespace) -> Measurement:
+    packages = ("torch", "pillow", "opencv-python-headless", "imageio")
+    return harness.describe_machine(args, build_evaluated_model(args), count_forward_flops, packages)
 
 
-def table(best: dict[str, dict], machine: dict) -> str:
-    """Markdown. Ratios are to the row `released`, where that was measured."""
-    first = best.get("released", {"failed": ""})
-    lines = [f"\n| {' | '.join(TITLES)} |", "| --- " + "| ---: " * (len(TITLES) - 1) + "|"]
-    for row, found in best.items():
-        if "failed" in found:
-            lines.append(f"| {row} | not measured: {found['failed']} |" + " |" * (len(TITLES) - 2))
-            continue
-        flops = machine["flops"]["released" if row == "released" else "ours"]
-        peak = machine["peaks"][found["kind"].replace("fp16", "bf16")]  # fp16 is as fast as bf16 where it is used
-        cells = [
-            f"{found['rate']:.3g}" if found["rate"] < 100 else f"{found['rate']:.0f}",
-            "" if "failed" in first else f"{found['rate'] / first['rate']:.2f}",
-            *(
-                f"{found['ms'][stage]:.3g}" if found["ms"][stage] < 100 else f"{found['ms'][stage]:.0f}"
-                for stage in STAGES
-            ),
-            f"{flops / (found['ms']['forward'] / 1e3) / peak:.1%} of {found['kind']}",
-            str(found["batch_size"]),
+def count_forward_flops(way: str, family: Family, model: nn.Module, image: Tensor) -> tuple[int]:
+    """Returns the floating-point operations of matrix products and convolutions. Only `released` makes all outputs."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image) if way == "released" else family.logits(model, image)
+    return (counter.get_total_flops(),)
+
+
+def measure_prediction(args: argparse.Namespace, source: Path, row: str) -> Measurement:
+    device, side = pick_device(args.device), harness.read_side(args)
+    model = build_evaluated_model(args).to(device)
+    way = ReleasedWay(model, side, device) if row == "released" else OurWay(model, side, device, row, args)
+    paths = list(list_images(source).values())
+    with tempfile.TemporaryDirectory() as target:
+        # The first of two full measurements is a warm-up: memory settles, and code is compiled.
+        milliseconds = [time_stages(way, paths, Path(target), device) for _ in range(2)][-1]
+        start = time.perf_counter()
+        way.predict_folder(source, Path(target))
+        rate = len(paths) / (time.perf_counter() - start)
+        assert len(list(Path(target).glob("*.png"))) == len(paths)
+    return {"rate": rate, "ms": milliseconds, "kind": way.kind, "batch_size": way.batch_size, "choice": way.choice}
+
+
+def time_stages(way: ReleasedWay | OurWay, paths: list[Path], target: Path, device: torch.device) -> dict[str, float]:
+    """Returns the milliseconds per image of each stage. The stages run one after another."""
+    paths = paths[: max(1, STAGE_IMAGES // way.batch_size) * way.batch_size]
+
+    def time_stage(stage: Callable, calls: Iterable[tuple]) -> tuple[float, list]:
+        harness.wait(device)
+        start = time.perf_counter()
+        results = [stage(*arguments) for arguments in calls]
+        harness.wait(device)
+        return 1e3 * (time.perf_counter() - start) / len(paths), results
+
+    decode, decoded = time_stage(way.decode, [(path,) for path in paths])
+    images, sizes = zip(*decoded, strict=True)
+    forward, batches = time_stage(way.forward, [(list(batch),) for batch in batched(images, way.batch_size)])
+    resize, greys = time_stage(way.resize, zip(itertools.chain(*batches), sizes, strict=True))
+    write, _ = time_stage(way.write, [(target, path.stem, grey) for path, grey in zip(paths, greys, strict=True)])
+    return {"decode": decode, "forward": forward, "resize": resize, "write": write}
+
+
+def pick_best_numbers(a: Measurement, b: Measurement) -> Measurement:
+    fastest = {stage: min(a["ms"][stage], b["ms"][stage]) for stage in STAGES}
+    return b | {"ms": fastest, "rate": max(a["rate"], b["rate"])}
+
+
+def format_prediction(best: harness.Best, machine: Measurement) -> str:
+    def make_cells(row: str) -> list[str]:
+        numbers, stages = best[row], best[row]["ms"]
+        share = harness.format_peak_share(machine, row, 1e3 / stages["forward"], numbers["kind"])
+        times = [harness.format_number(stages[stage]) for stage in STAGES]
+        return [
+            harness.format_number(numbers["rate"]),
+            harness.format_ratio(best, row),
+            *times,
+            share,
+            str(numbers["batch_size"]),
         ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    return harness.format_table(TITLES, best, make_cells)

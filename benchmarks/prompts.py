@@ -1,28 +1,27 @@
-"""SAM-Med2D's encoder, clicks and training: the released way and ours, on the same images, taking turns.
+"""SAM-Med2D's encoder, clicks and training: the released way and ours, on the same images.
 
-Encoder: one framed image, milliseconds. Click: from a point to the mask in the image's own size, the image encoded
-before. Both in one process, the median of many. Training: images per second with reading, nine updates for each batch
-of 2 images with 5 masks; each row of each round is a process of its own that takes --steps batches after a first one
-that is not counted, and the fastest round counts. Weights are random unless --sam_checkpoint is given.
+Encoder: milliseconds for one framed image. Click: milliseconds from a point to the mask in the size of the image, which
+is encoded before. Both ways take turns in one process, and the median counts. Training: images per second with reading,
+nine updates for each batch of 2 images with 5 masks. Each row of each round runs in a process of its own, which takes
+--steps batches after a first one that is not timed, and the fastest round counts. Weights are random unless
+--sam_checkpoint is given.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import multiprocessing
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import harness
 from benchmarks.released import prompts as released
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
@@ -38,12 +37,11 @@ from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import autocast, pick_device, set_seed, tune_malloc
 from sam2unet.runtime.processes import Processes
-from sam2unet.runtime.versions import read_cpu_name, versions
 from sam2unet.training.speed import Speed
 from sam2unet.training.trainer import Trainer
 
 MODEL = "sam_med2d"
-ROWS = {  # of training: the released way, or our recipe's precision and options
+ROWS = {  # of training: None for the released way, or our precision and options
     "released": None,
     "ours": ("off", Speed()),
     "ours+fused": ("off", Speed(fused=True)),
@@ -69,139 +67,106 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("rounds and steps must be above 0")
     device = pick_device(args.device)
     items = read_train_list(args.data_path)
-    model = model_of(args).to(device)
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else f"{read_cpu_name()}, {torch.get_num_threads()} threads"
-    packages = ", ".join(map(" ".join, versions(("torch", "numpy", "opencv-python-headless")).items()))
-    print(f"{name}; {packages}; {datetime.date.today().isoformat()}")
-    print(f"SAM-Med2D vit_b at {args.image_size}x{args.image_size}\n")
-    print(table("encoder, ms", timed(encoders(model, items[0], args), 10, device), 1e3), flush=True)
-    print(table("click, ms", timed(clicks(model, items[0]), 40, device), 1e3), flush=True)
-    del model
-    print(table("training, images/s", trained(args), 1, faster_is_more=True))
+    model = build_prompt_model(args).to(device)
+    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
+    versions = harness.describe_versions(("torch", "numpy", "opencv-python-headless"))
+    print(
+        f"{harness.name_device(device)}{threads}; {versions}\nSAM-Med2D vit_b at {args.image_size}x{args.image_size}\n"
+    )
+    works = ("encoder", list_encoders(model, items[0]), 10), ("click", list_clicks(model, items[0]), 40)
+    for title, ways, count in works:
+        print(harness.format_speeds(f"{title}, ms", time_in_turns(ways, count, device), 1e3), end="\n\n", flush=True)
+    del model, works, ways
+    measure = partial(measure_prompt_training, args)
+    best = harness.measure_in_turns(args.rows, args.rounds, measure)
+    print(harness.format_speeds("training, images/s", best))
 
 
-def model_of(args: argparse.Namespace) -> SAMMed2D:
+def build_prompt_model(args: argparse.Namespace) -> SAMMed2D:
     set_seed(args.seed)
     weight_paths = {"sam_checkpoint": args.sam_checkpoint} if args.sam_checkpoint else {}
     return start_model(MODEL, NetworkShape(size=args.image_size), weight_paths)[0]
 
 
-def timed(ways: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each; they take turns, so that a busy moment does not hit one alone."""
-    found: dict[str, list[float]] = {row: [] for row in ways}
+def time_in_turns(ways: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> harness.Best:
+    """Returns the rate of each way, from the median of its times. The ways take turns, as the rows of a round do."""
+    seconds: dict[str, list[float]] = {row: [] for row in ways}
     for number in range(rounds + 1):
-        for row, way in ways.items():
-            wait(device)
+        for row, work in ways.items():
+            harness.wait(device)
             start = time.perf_counter()
-            way()
-            wait(device)
+            work()
+            harness.wait(device)
             if number:
-                found[row].append(time.perf_counter() - start)
-    return {row: statistics.median(seconds) for row, seconds in found.items()}
+                seconds[row].append(time.perf_counter() - start)
+    return {row: {"rate": 1 / statistics.median(values)} for row, values in seconds.items()}
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def encoders(model: SAMMed2D, item: ImageMasks, args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    square, frame = Framing(args.image_size).image(item.image)
+def list_encoders(model: SAMMed2D, item: ImageMasks) -> dict[str, Callable[[], object]]:
+    square, frame = Framing(model.side).image(item.image)
     image = normalise_square(square[None], [frame]).to(next(model.parameters()).device)
 
-    def way(how: object, amp: str = "off") -> Callable[[], object]:
-        def call() -> None:
-            with torch.inference_mode(), how(), autocast(image.device, amp):
-                model.image_encoder(image)
-
-        return call
+    def encode(order: Callable[[], object], amp: str) -> None:
+        with torch.inference_mode(), order(), autocast(image.device, amp):
+            model.image_encoder(image)
 
     return {
-        "released": way(lambda: released.in_released_order(model)),
-        "ours": way(nullcontext),
-        "ours+bf16": way(nullcontext, "bf16"),
+        "released": partial(encode, partial(released.released_order, model), "off"),
+        "ours": partial(encode, nullcontext, "off"),
+        "ours+bf16": partial(encode, nullcontext, "bf16"),
     }
 
 
-def clicks(model: SAMMed2D, item: ImageMasks) -> dict[str, Callable[[], object]]:
+def list_clicks(model: SAMMed2D, item: ImageMasks) -> dict[str, Callable[[], object]]:
     photo = read_image(item.image)
     prompter = Prompter(model).set_image(photo)
     point = torch.tensor([[photo.width / 2, photo.height / 2]])
     square = prompter.frame.to_square(point)[None].to(prompter.embedding.device)
     labels = torch.ones(1, 1, device=square.device)
 
-    def as_released() -> None:
-        with torch.inference_mode(), released.in_released_order(model):
-            released.answer(model, prompter.embedding, square, labels, (photo.height, photo.width))
+    def answer_as_released() -> None:
+        with torch.inference_mode(), released.released_order(model):
+            released.answer_click(model, prompter.embedding, square, labels, (photo.height, photo.width))
 
-    return {"released": as_released, "ours": lambda: prompter.predict(point, [1]).masks}
-
-
-def trained(args: argparse.Namespace) -> dict[str, float]:
-    """Images per second of each row."""
-    best: dict[str, float] = {}
-    for number in range(args.rounds):
-        for row in args.rows:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-                rate = alone.submit(images_per_second, args, row).result()
-            print(f"round {number + 1}, {row}: {rate:.3f} images/s", file=sys.stderr)
-            best[row] = max(rate, best.get(row, 0))
-    return best
+    return {"released": answer_as_released, "ours": lambda: prompter.predict(point, [1]).masks}
 
 
-def images_per_second(args: argparse.Namespace, row: str) -> float:
+def measure_prompt_training(args: argparse.Namespace, row: str) -> harness.Measurement:
     device = pick_device(args.device)
-    items, model = read_train_list(args.data_path), model_of(args).to(device)
+    items, model = read_train_list(args.data_path), build_prompt_model(args).to(device)
     recipe = Recipe.read(model=MODEL, size=args.image_size, seed=args.seed)
-    take = (
-        released_batches(model, items, recipe) if ROWS[row] is None else our_batches(model, items, recipe, *ROWS[row])
-    )
-    take()
-    wait(device)
-    start = time.perf_counter()
-    for _ in range(args.steps):
-        take()
-    wait(device)
-    return args.steps * min(recipe.batch_size, len(items)) / (time.perf_counter() - start)
+    if ROWS[row] is None:
+        updates = take_released_batches(model, items, recipe, device)
+    else:
+        updates = take_our_batches(model, items, recipe, device, *ROWS[row])
+    seconds, _ = harness.time_updates(updates, 1, args.steps, device)
+    return {"rate": args.steps * min(recipe.batch_size, len(items)) / seconds}
 
 
-def released_batches(model: SAMMed2D, items: list[ImageMasks], recipe: Recipe) -> Callable[[], None]:
+def take_released_batches(
+    model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, device: torch.device
+) -> Iterator[object]:
+    """Reads batches and trains on them in the released way."""
     rng = np.random.default_rng(recipe.seed)
-    optimizer = released.optimizer_of_everything(model, recipe.lr)
-    device = model.mask_decoder.iou_token.weight.device
-
-    def take() -> None:
-        chosen = rng.permutation(len(items))[: recipe.batch_size]
-        parts = [released.read(items[i], recipe.size, recipe.mask_num, rng) for i in chosen]
+    optimizer = released.build_released_adam(model, recipe.lr)
+    while True:
+        indices = rng.permutation(len(items))[: recipe.batch_size]
+        parts = [released.read_item(items[i], recipe.size, recipe.mask_num, rng) for i in indices]
         batch = tuple(torch.cat(values).to(device) for values in zip(*parts, strict=True))
-        with released.in_released_order(model):
-            released.update(model, optimizer, batch, recipe.iter_point, rng)
-
-    return take
+        with released.released_order(model):
+            yield released.train_on_batch(model, optimizer, batch, recipe.iter_point, rng)
 
 
-def our_batches(model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, amp: str, speed: Speed) -> Callable[[], None]:
-    device = model.mask_decoder.iou_token.weight.device
+def take_our_batches(
+    model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, device: torch.device, amp: str, speed: Speed
+) -> Iterator[object]:
+    """Reads batches and trains on them as train.py does."""
     if device.type == "cpu":
         tune_malloc()  # as train.py does
     trainer = Trainer(find_family(MODEL), prompt_step, model, replace(recipe, amp=amp), speed, device, Processes())
     folder = PromptFolder(items, Framing(recipe.size), recipe.mask_num)
     batches = PromptBatches(len(items), recipe.batch_size, recipe.seed)
-
-    def take() -> None:
+    while True:
         draws = next(iter(batches))
         batches.start(batches.epoch + 1)
-        trainer.update([folder.__getitems__(draws).on(device)], [1.0])
-
-    return take
-
-
-def table(title: str, found: dict[str, float], unit: float, faster_is_more: bool = False) -> str:
-    """Markdown. Ratios are how many times as fast as the row `released`."""
-    lines = [f"| row | {title} | ratio |", "| --- | ---: | ---: |"]
-    for row, value in found.items():
-        first = found.get("released")
-        ratio = "" if first is None else f"{value / first if faster_is_more else first / value:.2f}"
-        lines.append(f"| {row} | {value * unit:#.3g} | {ratio} |")
-    return "\n".join(lines) + "\n"
+        yield trainer.update([folder.__getitems__(draws).on(device)], [1.0])

@@ -1,8 +1,10 @@
-"""The released way of training, written out for comparison: the same mathematics in the order of the released script.
+"""The released way of training, for comparison: the same mathematics in the order of the released script.
 
-Files are decoded, resized, flipped and normalised as Pillow images in worker processes; attention cuts its windows
-before anything else, so that padding is computed like the image; DINO's map is resized before it is reduced; the
-loss takes its edge weights from 31 x 31 pixels at once and for each output; AdamW is given every parameter.
+- Worker processes decode, resize, flip and normalise files as Pillow images.
+- Attention cuts its windows before anything else, so that padding is computed like the image.
+- DINO's map is resized before its channels are reduced.
+- The loss computes its edge weights for each output, as means over 31 x 31 pixels.
+- AdamW gets every parameter.
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ class ReleasedFolder(Dataset):
         return self.normalise(self.to_tensor(image)), self.to_tensor(mask)
 
 
-def in_released_order(model: nn.Module) -> nn.Module:
-    """In place: attention, and SAM2-UNeXT's glue, in the released order."""
+def use_released_order_(model: nn.Module) -> nn.Module:
+    """Changes attention, and the fusion of SAM2-UNeXT's encoders, to the released order, in place."""
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.forward = types.MethodType(attend_to_windows, module)
         elif isinstance(module, SAM2UNeXT):
-            module.fuse = join_and_reduce
+            module.fuse = resize_and_fuse
     return model
 
 
@@ -71,23 +73,23 @@ def attend_to_windows(self: WindowAttention, x: Tensor) -> Tensor:
     return join_windows(out.flatten(1, 2), (rows, columns), (batch, height, width))
 
 
-def join_and_reduce(x: Tensor, seen: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
-    seen = F.interpolate(align(seen), size=x.shape[2:], mode="bilinear", align_corners=False)
-    return reduce(torch.cat([x, seen], dim=1))
+def resize_and_fuse(x: Tensor, dino: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
+    dino = F.interpolate(align(dino), size=x.shape[2:], mode="bilinear", align_corners=False)
+    return reduce(torch.cat([x, dino], dim=1))
 
 
-def optimizer_of_everything(model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
+def build_released_adamw(model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
     return torch.optim.AdamW([{"params": model.parameters(), "initia_lr": lr}], lr=lr, weight_decay=weight_decay)
 
 
-def edge_weight(masks: Tensor) -> Tensor:
+def compute_edge_weight(masks: Tensor) -> Tensor:
     return 1 + 5 * torch.abs(F.avg_pool2d(masks, kernel_size=31, stride=1, padding=15) - masks)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
-    """One update; the loss before it."""
+def take_released_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
+    """Takes one optimizer step. Returns the loss before the step."""
     optimizer.zero_grad()
-    loss = sum(structure_loss(logits, masks, weight=edge_weight(masks)) for logits in model(images))
+    loss = sum(structure_loss(logits, masks, weight=compute_edge_weight(masks)) for logits in model(images))
     loss.backward()
     optimizer.step()
     return loss.detach()

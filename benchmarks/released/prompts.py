@@ -1,7 +1,9 @@
-"""The released way of SAM-Med2D, written out for comparison: the same mathematics in the order of the released script.
+"""The released way of SAM-Med2D, for comparison: the same mathematics in the order of the released script.
 
-Windows are padded before `qkv`, so that padding is computed like the image; scores are made, biased and normalised one
-after another; adapters convolve; normalising is done in float64 on the CPU, clicks are drawn mask by mask in NumPy.
+- Windows are padded before `qkv`, so that padding is computed like the image.
+- Attention computes scores, adds the bias and takes the softmax in separate steps.
+- Adapters use convolutions.
+- Images are normalised in float64 on the CPU. Clicks are drawn mask by mask in NumPy.
 """
 
 from __future__ import annotations
@@ -29,17 +31,17 @@ POINTS = (1, 3, 5, 9)
 
 
 @contextmanager
-def in_released_order(model: SAMMed2D) -> Iterator[None]:
-    """Inside, the model's layers work as released."""
-    ways = {
-        RelativePositionAttention: attend_to_windows,
+def released_order(model: SAMMed2D) -> Iterator[None]:
+    """A context in which the layers of `model` compute in the released order."""
+    forwards = {
+        RelativePositionAttention: attend_with_bias,
         Adapter: adapt_by_convolutions,
         Attention: attend_step_by_step,
         LayerNorm2d: norm_step_by_step,
     }
-    changed = [module for module in model.modules() if type(module) in ways]
+    changed = [module for module in model.modules() if type(module) in forwards]
     for module in changed:
-        module.forward = types.MethodType(ways[type(module)], module)
+        module.forward = types.MethodType(forwards[type(module)], module)
     try:
         yield
     finally:
@@ -47,7 +49,7 @@ def in_released_order(model: SAMMed2D) -> Iterator[None]:
             del module.forward
 
 
-def attend_to_windows(self: RelativePositionAttention, x: Tensor) -> Tensor:
+def attend_with_bias(self: RelativePositionAttention, x: Tensor) -> Tensor:
     shape, window = tuple(x.shape[:3]), (self.side, self.side)
     windows = cut_windows(x, window, x.new_zeros(x.shape[-1]))  # (windows, tokens, C)
     q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -58,8 +60,8 @@ def attend_to_windows(self: RelativePositionAttention, x: Tensor) -> Tensor:
 
 def adapt_by_convolutions(self: Adapter, x: Tensor) -> Tensor:
     x = x.permute(0, 3, 1, 2)
-    seen = self.spatial(x * self.channel(x.mean((2, 3)))[:, :, None, None])
-    return self.norm((x + seen).permute(0, 2, 3, 1))
+    change = self.spatial(x * self.channel(x.mean((2, 3)))[:, :, None, None])
+    return self.norm((x + change).permute(0, 2, 3, 1))
 
 
 def attend_step_by_step(self: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -74,22 +76,22 @@ def norm_step_by_step(self: LayerNorm2d, x: Tensor) -> Tensor:
     return self.weight[:, None, None] * ((x - mean) / (variance + self.eps).sqrt()) + self.bias[:, None, None]
 
 
-def read(item: ImageMasks, side: int, mask_num: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    """Image (1, 3, S, S), masks (M, 1, S, S), boxes (M, 1, 4), points (M, 1, 2), labels (M, 1)."""
+def read_item(item: ImageMasks, side: int, mask_num: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    """Returns image (1, 3, S, S), masks (M, 1, S, S), boxes (M, 1, 4), points (M, 1, 2), labels (M, 1)."""
     image = (cv2.imread(str(item.image)).astype(np.float64) - np.array(SAM_MEAN)) / np.array(SAM_STD)
     labels, boxes, points = [], [], []
     for index in rng.integers(len(item.masks), size=mask_num):
-        mask = fitted(cv2.imread(str(item.masks[index]), cv2.IMREAD_GRAYSCALE) / 255, side).astype(np.int64)
+        mask = fit_to_square(cv2.imread(str(item.masks[index]), cv2.IMREAD_GRAYSCALE) / 255, side).astype(np.int64)
         labels.append(mask)
         boxes.append(find_box(mask > 0))
         inside = np.argwhere(mask > 0)
         points.append(inside[rng.integers(len(inside))][::-1].astype(np.float32))
-    image = torch.from_numpy(fitted(image, side).transpose(2, 0, 1)[None]).float()
+    image = torch.from_numpy(fit_to_square(image, side).transpose(2, 0, 1)[None]).float()
     boxes, points = (torch.from_numpy(np.stack(values)[:, None]) for values in (boxes, points))
     return image, torch.from_numpy(np.stack(labels)[:, None]).float(), boxes, points, torch.ones(mask_num, 1)
 
 
-def fitted(pixels: np.ndarray, side: int) -> np.ndarray:
+def fit_to_square(pixels: np.ndarray, side: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if height >= side or width >= side:
         return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
@@ -97,34 +99,30 @@ def fitted(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.copyMakeBorder(pixels, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value=0)
 
 
-def update(
-    model: SAMMed2D,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, ...],
-    iter_point: int,
-    rng: np.random.Generator,
+def train_on_batch(
+    model: SAMMed2D, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...], rounds: int, rng: np.random.Generator
 ) -> float:
-    """All steps of a batch; the first loss."""
+    """Takes all optimizer steps of a batch. Returns the first loss."""
     images, labels, boxes, points, point_labels = batch
     side = images.shape[-1]
     prompt = {"boxes": boxes} if rng.random() > 0.5 else {"points": (points, point_labels)}
     embedding = model.image_encoder(images).repeat_interleave(len(labels) // len(images), dim=0)
     low, quality = select_best(*model.decode(embedding, **prompt))
-    first = take_step(resize_logits(low, side), labels, quality, optimizer)
+    first_loss = take_step(resize_logits(low, side), labels, quality, optimizer)
     embedding = embedding.detach()
-    bare = {iter_point - 1, int(rng.integers(1, iter_point - 1))}
-    for number in range(iter_point):
-        clicks = drawn(resize_logits(low.detach(), side), labels, int(rng.choice(POINTS)), rng)
-        points = None if number in bare else clicks
+    no_clicks = {rounds - 1, int(rng.integers(1, rounds - 1))}
+    for number in range(rounds):
+        clicks = draw_clicks(resize_logits(low.detach(), side), labels, int(rng.choice(POINTS)), rng)
+        points = None if number in no_clicks else clicks
         low, quality = select_best(*model.decode(embedding, points, masks=low.detach().sigmoid(), train_prompts=False))
         take_step(resize_logits(low, side), labels, quality, optimizer)
-    return first
+    return first_loss
 
 
-def drawn(logits: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    found, wanted = (logits.sigmoid() > 0.5).cpu().numpy()[:, 0], labels.cpu().numpy()[:, 0] > 0
+def draw_clicks(logits: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    answers, truths = (logits.sigmoid() > 0.5).cpu().numpy()[:, 0], labels.cpu().numpy()[:, 0] > 0
     points, point_labels = [], []
-    for answer, truth in zip(found, wanted, strict=True):
+    for answer, truth in zip(answers, truths, strict=True):
         wrong = np.argwhere(answer != truth)
         chosen = wrong[rng.integers(len(wrong), size=count)] if len(wrong) else np.zeros((count, 2), int)
         points.append(chosen[:, ::-1].astype(np.float32))
@@ -141,12 +139,14 @@ def take_step(logits: Tensor, labels: Tensor, quality: Tensor, optimizer: torch.
     return loss.item()
 
 
-def optimizer_of_everything(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+def build_released_adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=lr)
 
 
-def answer(model: SAMMed2D, embedding: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A click's mask, bool (height, width)."""
+def answer_click(
+    model: SAMMed2D, embedding: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int]
+) -> np.ndarray:
+    """Returns the mask of a click, bool (height, width)."""
     low, _ = select_best(*model.decode(embedding, (points, labels)))
     logits = F.interpolate(resize_logits(low, model.side), size, mode="bilinear", align_corners=False)
     return (logits.sigmoid() > 0.5)[0, 0].cpu().numpy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import prompts as benchmark_prompts
+from benchmarks import harness
 from benchmarks.released import prompts as released
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, write_train_list
@@ -33,7 +33,7 @@ def test_the_released_order_computes_the_same_and_is_undone(small):
         return [low, quality, *(p.grad for p in small.parameters() if p.grad is not None)]
 
     ours = [t.detach().clone() for t in found()]
-    with released.in_released_order(small):
+    with released.released_order(small):
         theirs = [t.detach().clone() for t in found()]
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
@@ -47,7 +47,7 @@ def test_the_released_reading_frames_as_ours(size, tmp_path):
     mask = np.zeros(size, np.uint8)
     mask[10:30, 5:35] = 255
     save(tmp_path / "m.png", mask)
-    image, labels, boxes, points, point_labels = released.read(
+    image, labels, boxes, points, point_labels = released.read_item(
         ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",)), 64, 3, rng
     )
     square, frame = Framing(64).image(tmp_path / "a.png")
@@ -65,10 +65,10 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
     items = [ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",))]
     write_train_list(tmp_path, items)
     rng = np.random.default_rng(1)
-    batch = tuple(part.double() for part in released.read(items[0], 64, 3, rng))
+    batch = tuple(part.double() for part in released.read_item(items[0], 64, 3, rng))
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
-    with released.in_released_order(small):
-        loss = released.update(small, released.optimizer_of_everything(small, 1e-3), batch, 8, rng)
+    with released.released_order(small):
+        loss = released.train_on_batch(small, released.build_released_adam(small, 1e-3), batch, 8, rng)
     moved = {name.split(".")[0] for name, p in small.named_parameters() if not torch.equal(p, before[name])}
     assert loss > 0 and moved == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert torch.equal(small.image_encoder.blocks[0].mlp.lin1.weight, before["image_encoder.blocks.0.mlp.lin1.weight"])
@@ -77,7 +77,7 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
 def test_a_row_that_there_is_not_is_refused_and_ratios_are_speeds(script, tmp_path):
     result = script("benchmarks/__main__.py", "prompts", "--data_path", tmp_path, "--rows", "quick")
     assert result.returncode == 2 and result.stderr.startswith("error: no row quick; there are released, ours")
-    text = benchmark_prompts.table("click, ms", {"released": 0.02, "ours": 0.01}, 1e3)
+    text = harness.format_speeds("click, ms", {"released": {"rate": 50.0}, "ours": {"rate": 100.0}}, 1e3)
     assert text.splitlines()[2:] == ["| released | 20.0 | 1.00 |", "| ours | 10.0 | 2.00 |"]
-    text = benchmark_prompts.table("images/s", {"released": 2.0, "ours": 3.0}, 1, faster_is_more=True)
+    text = harness.format_speeds("images/s", {"released": {"rate": 2.0}, "ours": {"rate": 3.0}})
     assert text.splitlines()[3] == "| ours | 3.00 | 1.50 |"

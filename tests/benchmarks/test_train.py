@@ -1,13 +1,13 @@
 """The benchmark of training: the rows do the same work, and what cannot be measured says so. No time is asserted."""
 
 import argparse
+import os
 
 import pytest
+import torch
 from PIL import Image
 
-from benchmarks import curves as benchmark_curves
-from benchmarks import train as benchmark_train
-from benchmarks import train_row as benchmark_row
+from benchmarks import curves, harness, train
 from sam2unet.errors import UserError
 from tests.conftest import write_pairs
 
@@ -35,17 +35,14 @@ def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(script, tm
 def losses(tmp_path_factory):
     """Of each row's three updates."""
     images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
-
-    def measured(row):
-        job = benchmark_train.Job(
-            row, images, masks, "sam2unet", {"encoder": "tiny"}, {}, 64, 2, steps=1, device="cpu", workers=0, seed=3
-        )
-        return benchmark_row.measure(job)["losses"]
-
-    return {row: measured(row) for row in benchmark_train.ROWS}
+    p = argparse.ArgumentParser()
+    train.add_flags(p)
+    flags = "--encoder tiny --size 64 --steps 1 --device cpu --workers 0 --seed 3"
+    args = p.parse_args(["--train_image_path", images, "--train_mask_path", masks, *flags.split()])
+    return {row: train.measure_training(args, 2, row)["losses"] for row in train.ROWS}
 
 
-@pytest.mark.parametrize("row", benchmark_train.ROWS[1:])
+@pytest.mark.parametrize("row", train.ROWS[1:])
 def test_each_row_does_the_released_work(row, losses):
     assert len(losses[row]) == 3
     # Half a per cent is what bf16 rounds to; without it the first loss differs by rounding alone.
@@ -57,31 +54,54 @@ def test_each_row_does_the_released_work(row, losses):
 @pytest.mark.parametrize("row", ["quick", "released+fused", "ours+magic"])
 def test_a_row_that_there_is_not_is_refused(row):
     with pytest.raises(UserError, match="^no row .*; there are released, and ours or fast"):
-        benchmark_train.check_rows(["released", row])
+        harness.check_rows(["released", row], train.OPTIONS)
 
 
 def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio():
-    ours = {"seconds": 2.0, "steps": 4, "start_mib": 512, "peak_mib": 1024, "losses": [3.0], "kind": "fp32"}
+    ours = {"rate": 24.0, "start_gib": 0.5, "peak_gib": 1.0, "losses": [3.0], "kind": "fp32"}
     machine = {"flops": {"released": (1, 2), "ours": (1, 1e9)}, "peaks": {"fp32": 1e12}}
-    text = benchmark_train.table({"released": {"failed": "out of memory"}, "ours": ours}, 12, machine)
-    _, _, _, *rows = text.splitlines()
-    assert rows == [
+    text = train.format_training({"released": "not measured: out of memory", "ours": ours}, 12, machine)
+    assert text.splitlines()[2:] == [
         "| 12 | released | not measured: out of memory | | | | | | |",
         "| 12 | ours | 24.0 |  | 1.00 |  | 0.50 | 2.4% of fp32 | 3.00000 |",
     ]
 
 
-def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
-    def measured(job):
-        if job.row == "machine":
-            return {"model": "SAM2-UNet tiny", "size": 32, "device": "a processor"}
-        return {"losses": [4.0] * 10 + [2.0] * job.steps}
+def test_a_row_that_fails_in_one_round_keeps_its_best_round(monkeypatch, capsys):
+    results = iter([{"rate": 2.0}, "out of memory", "out of memory", {"rate": 1.0}, {"rate": 3.0}, {"rate": 2.0}])
 
-    monkeypatch.setattr(benchmark_curves, "measured", measured)
+    def run_alone(measure, row):
+        if isinstance(result := next(results), str):
+            raise harness.NotMeasured(f"not measured: {result}")
+        return result
+
+    monkeypatch.setattr(harness, "run_alone", run_alone)
+    best = harness.measure_in_turns(["released", "ours"], 3, measure=lambda row: {})
+    assert best == {"released": {"rate": 3.0}, "ours": {"rate": 2.0}}
+    assert "round 1, ours: not measured: out of memory\nround 2, released: not measured" in capsys.readouterr().err
+
+
+def raise_out_of_memory():
+    raise torch.OutOfMemoryError
+
+
+@pytest.mark.parametrize("work, reason", [(raise_out_of_memory, "out of memory"), (os.abort, "its process was killed")])
+def test_a_process_that_fails_says_why(work, reason):
+    with pytest.raises(harness.NotMeasured, match=f"^not measured: {reason}$"):
+        harness.run_alone(work)
+
+
+def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
+    def run_alone(function, args, *row):
+        if function is train.inspect_training:
+            return {"work": "SAM2-UNet tiny at 32x32, 4 pairs, workers 2", "device": "a processor"}
+        return {"losses": [4.0] * 10 + [2.0] * args.steps}
+
+    monkeypatch.setattr(curves, "run_alone", run_alone)
     p = argparse.ArgumentParser()
-    benchmark_curves.add_flags(p)
+    curves.add_flags(p)
     flags = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
-    benchmark_curves.run(p.parse_args([*flags, str(tmp_path / "a/curves.png")]))
+    curves.run(p.parse_args([*flags, str(tmp_path / "a/curves.png")]))
     assert Image.open(tmp_path / "a/curves.png").width > 1000
     numbers = (tmp_path / "a/curves.csv").read_text().splitlines()
     assert numbers[0] == '"released way, fp32","ours, fp32","ours, bf16"' and numbers[-1] == "2.0,2.0,2.0"

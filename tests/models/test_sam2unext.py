@@ -157,7 +157,7 @@ def test_the_glue_equals_the_released_order_in_float64(small):
     model = sam2unet.create_model("sam2unext", encoder="tiny", dino="small").double().eval()
     model.load_state_dict(small.state_dict())
     ours = model(image)[0]
-    theirs = released.in_released_order(model)(image)[0]
+    theirs = released.use_released_order_(model)(image)[0]
     assert theirs.std() > 0.1
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 

@@ -55,13 +55,13 @@ def new_model(fill):
 def expected(pairs, fill):
     """Losses and weights of five steps of the released way, batches of two."""
     torch.set_default_dtype(torch.float64)
-    model = released.in_released_order(new_model(fill))
-    optimizer = released.optimizer_of_everything(model)
+    model = released.use_released_order_(new_model(fill))
+    optimizer = released.build_released_adamw(model)
     folder = released.ReleasedFolder(pairs, SIZE)
     losses = []
     for draws in Batches(len(pairs), 2, seed=3):
         images, masks = (torch.stack(parts).double() for parts in zip(*(folder[draw] for draw in draws), strict=True))
-        losses.append(released.step(model, optimizer, images, masks).item())
+        losses.append(released.take_released_step(model, optimizer, images, masks).item())
     return losses, model.state_dict()
 
 
