@@ -1,4 +1,4 @@
-"""Write a network as an ONNX graph."""
+"""Writes a network as an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,33 +9,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-LIMIT = 1e-3  # in probability; rounding alone gives about 1e-6
+LIMIT = 1e-3  # the largest difference in probability; rounding gives about 1e-6
 
 
 def write_graph(
     graph: nn.Module,
     examples: tuple[Tensor, ...],
-    given: Sequence[str],
-    made: Sequence[str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
     dynamic: tuple[dict, ...],
     facts: dict[str, str],
     file: BinaryIO,
     opset: int | None = None,
 ) -> None:
-    """ONNX, with the names of what is given and made, and of each given tensor the dimensions that change."""
+    """Exports `graph` to ONNX.
+
+    Args:
+        inputs, outputs: names of the tensors.
+        dynamic: for each input, its dimensions of variable length.
+        facts: text for the metadata of the file.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    with sdpa_kernel(SDPBackend.MATH):  # others lay out the answer in another way than what ONNX gets in their place
+    with sdpa_kernel(SDPBackend.MATH):  # other backends return another memory layout than their ONNX replacement
         program = torch.onnx.export(
             graph,
             examples,
-            input_names=given,
-            output_names=made,
+            input_names=inputs,
+            output_names=outputs,
             dynamic_shapes=dynamic,
             opset_version=opset,
             dynamo=True,
             verbose=False,
         )
-    ClearMetadataAndDocStringPass()(program.model)  # each node's lines of source, with this machine's paths
+    ClearMetadataAndDocStringPass()(program.model)  # source lines and local paths of each node
     program.model.metadata_props.update(facts)
     file.write(program.model_proto.SerializeToString())

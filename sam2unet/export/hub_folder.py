@@ -1,4 +1,4 @@
-"""A folder ready for the Hugging Face hub: all weights, what they are, and a model card with the scores."""
+"""Writes a folder for the Hugging Face hub: all weights, their settings, and a model card with the scores."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ model = sam2unet.load_model("OWNER/NAME")  # or this folder
 {use}
 ```
 
-Or without it: `config.json` has the sizes and the pre-processing, `model.safetensors` every weight under the released
-names (`huggingface_hub.load_torch_model`).
+Without this package: `config.json` has the sizes and the pre-processing, and `model.safetensors` has all weights with
+the released names (`huggingface_hub.load_torch_model`).
 
 ## Scores
 
@@ -53,21 +53,26 @@ names (`huggingface_hub.load_torch_model`).
 
 ## Licence
 
-The code, SAM's, SAM 2's and DINOv2's weights are under the Apache License 2.0; DINOv3's, and the pictures that a model
-was trained on, have terms of their own.
+The code and the weights of SAM, SAM 2 and DINOv2 are under the Apache License 2.0. The weights of DINOv3, and the
+pictures that a model was trained on, have their own licences.
 """
 
 
-class Kind(NamedTuple):
-    """What a folder says of a model for masks or for prompts."""
+class CardText(NamedTuple):
+    """The text in a folder that differs between models for masks and for prompts.
+
+    Attributes:
+        use: lines of Python, with {size}.
+        processing: the pre-processing, for `config.json`.
+    """
 
     purpose: str
-    use: str  # Python, with the {size}
+    use: str
     processing: Mapping[str, object]
 
 
-KINDS = {
-    "masks": Kind(
+CARD_TEXTS = {
+    "masks": CardText(
         "for binary segmentation of images",
         'map_ = sam2unet.predict(model, "photo.jpg", size={size})  # float32 in [0, 1], the photograph\'s size',
         {
@@ -76,7 +81,7 @@ KINDS = {
             "std": IMAGENET_STD.flatten().tolist(),
         },
     ),
-    "prompts": Kind(
+    "prompts": CardText(
         "for segmentation by points, boxes and masks",
         'found = sam2unet.Prompter(model).set_image("slice.png").predict(box=[40, 30, 90, 80])  # .masks, .quality',
         {
@@ -92,16 +97,16 @@ KINDS = {
 def write_folder(
     folder: Path, found: Checkpoint, model: nn.Module, weight_files: WeightFiles, scores: Path | None
 ) -> None:
-    """Fill `folder`, which must be new or empty, or leave it as it was.
+    """Writes all files into `folder`, or none of them after an error. The folder must be new or empty.
 
     Args:
-        found: what `model` was read from.
-        weight_files: the files that its frozen parts are from, as far as known.
+        found: the checkpoint that `model` was read from.
+        weight_files: the known files with the weights of its frozen parts.
         scores: a results.json of eval.py for this model.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not an empty folder; give another")
-    kind = KINDS[found.family.task]
+        raise UserError(f"{folder} exists and is not an empty folder; give another")
+    text = CARD_TEXTS[found.family.task]
     results, columns = ({}, ()) if scores is None else read_scores(scores)
     title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
@@ -109,22 +114,22 @@ def write_folder(
         "model": found.family.name,
         **found.shape.to_facts(),
         "size": find_trained_size(found),
-        **kind.processing,
+        **text.processing,
         "checkpoint": checkpoint,
     } | weight_files_to_facts(weight_files)
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
     origin += [
-        f"Those of its {source.part} are from {markdown_code(base.name)}, SHA-256 {markdown_code(base.sha256)}."
-        for source in found.family.weight_flags
-        if (base := weight_files.get(source.flag))
+        f"The weights of its {flag.part} come from {markdown_code(file.name)}, SHA-256 {markdown_code(file.sha256)}."
+        for flag in found.family.weight_flags
+        if (file := weight_files.get(flag.flag))
     ]
     card = CARD.format(
         facts=front_matter(found.family.name, title, find_licence(found.shape), results, columns),
         title=title,
         paper=found.family.paper[0],
         number=found.family.paper[1],
-        purpose=kind.purpose,
-        use=kind.use.format(size=config["size"]),
+        purpose=text.purpose,
+        use=text.use.format(size=config["size"]),
         size=config["size"],
         scores=format_scores(results, columns),
         origin="\n".join(origin),
@@ -134,31 +139,31 @@ def write_folder(
         for name, content in (
             (CONFIG, json.dumps(config, indent=2).encode() + b"\n"),
             ("README.md", card.encode()),
-            (WEIGHTS, safetensors.torch.save(state, {"format": "pt"})),  # the format that the hub's readers ask for
+            (WEIGHTS, safetensors.torch.save(state, {"format": "pt"})),  # readers of the hub require this format
         ):
             with write_atomic(part / name) as file:
                 file.write(content)
 
 
 def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
-    """Data set -> metric -> number, counts of images among them, and the columns that the results were made for."""
+    """Reads a results.json: data set -> metric -> number, with the number of images as `images`, and the columns."""
     content = read_json(path)
     try:
         columns = PROTOCOLS[content["arguments"].get("protocol") or "released"]
         several = next((names for names in content["datasets"].values() if len(names) != 1), None)
         if several is not None:
-            raise UserError(f"{path} scores several models ({', '.join(several)}); score this one alone")
+            raise UserError(f"{path} has scores of several models ({', '.join(several)}); score only this model")
         results = {}
         for dataset, ((method, numbers),) in ((name, row.items()) for name, row in content["datasets"].items()):
             numbers = numbers | {"images": content["files"][dataset][method]["images"]}
             results[dataset] = {key: None if value is None else float(value + 0) for key, value in numbers.items()}
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as e:
-        raise UserError(f"{path} is not a results.json that eval.py --save_dir wrote") from e
+        raise UserError(f"{path} is not a results.json of eval.py --save_dir") from e
     return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
 
 
 def front_matter(kind: str, title: str, licence: str, results: Mapping, columns: Sequence[str]) -> str:
-    """What the hub reads, as YAML; the scores in its own form too."""
+    """Returns the YAML header that the hub reads, with the scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
     scored = [
@@ -187,7 +192,7 @@ def front_matter(kind: str, title: str, licence: str, results: Mapping, columns:
 
 def format_scores(results: Mapping, columns: Sequence[str]) -> str:
     if not results:
-        return "Not given.\n"
+        return "No scores.\n"
     titles = [f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}" for key in columns]
     rows = [["data set", "images", *titles], ["---", *["---:"] * (len(columns) + 1)]]
     for dataset, numbers in results.items():

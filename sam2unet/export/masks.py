@@ -1,4 +1,4 @@
-"""Models as files that run without this package: ONNX and torch.export, checked against torch as they are written."""
+"""Exports models for masks as ONNX or torch.export files, and compares their results with PyTorch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Exported = Callable[[Tensor], Tensor]
 
 
 class Logits(nn.Module):
-    """A model's main answer alone."""
+    """A model that returns only the logits of its map."""
 
     def __init__(self, family: Family, model: nn.Module):
         super().__init__()
@@ -41,18 +41,18 @@ class Logits(nn.Module):
         return self.family.logits(self.model, image)
 
 
-class Whole(nn.Module):
-    """With the released pre- and post-processing, but for the resizing before and after."""
+class WholeGraph(nn.Module):
+    """A model with the released pre-processing and post-processing, except for resizing."""
 
     def __init__(self, logits: Logits):
         super().__init__()
         self.logits = logits
 
     def forward(self, photo: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S), each map stretched to 0..255."""
+        """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S). Each map is stretched to 0..255."""
         probability = self.logits(normalise_image(photo.permute(0, 3, 1, 2))).sigmoid()[:, 0]
         low, high = probability.amin((1, 2), keepdim=True), probability.amax((1, 2), keepdim=True)
-        return ((probability - low) / (high - low + 1e-8) * 255).to(torch.uint8)  # `stretched`, for each of the batch
+        return ((probability - low) / (high - low + 1e-8) * 255).to(torch.uint8)  # as `stretch_range`, per image
 
 
 def run(
@@ -63,9 +63,14 @@ def run(
     whole: bool = False,
     weight_paths: WeightPaths = NO_FILES,
 ) -> None:
-    """Write a model for masks as `output`, .onnx or .pt2, if it computes for the pictures, RGB, what torch computes.
+    """Writes a model for masks as `output` (.onnx or .pt2), if it gives the same maps as PyTorch.
 
-    UserError where that is not so, and where anything is missing; then nothing is left behind.
+    Args:
+        pictures: RGB pictures for the comparison.
+        whole: export the released pre-processing and post-processing too.
+
+    Raises:
+        UserError: the maps differ, or a package or an input is missing. No file is left then.
     """
     writer, reader = pick_format(output)
     refuse_existing(output)
@@ -73,15 +78,15 @@ def run(
     check_size(found.family, size)
     model, weight_files = assemble(found, weight_paths)
     logits = Logits(found.family, model.eval())
-    graph = Whole(logits).eval() if whole else logits
+    graph = WholeGraph(logits).eval() if whole else logits
     facts = describe_mask_export(found, weight_files, size, whole)
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with write_atomic(output) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters, about themselves
+        warnings.simplefilter("ignore")  # about internals of the exporters
         print_line(f"exporting {found.family.describe(found.shape)} at {size}x{size}; this can take minutes")
-        writer(graph, run_graph(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
+        writer(graph, to_graph_input(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
         file.flush()
-        print_line(f"comparing it with torch on {len(images)} images")
+        print_line(f"comparing the file with torch on {len(images)} images")
         difference = find_largest_difference(reader(Path(file.name)), graph, images)
         if not difference <= LIMIT:  # NaN too
             raise UserError(
@@ -89,15 +94,15 @@ def run(
                 f"{output} was not written"
             )
     print_line(f"{output}: {output.stat().st_size:,} bytes; {facts['input']} -> {facts['output']}")
-    print_line(f"largest difference from torch over {len(images)} images, alone and in twos: {difference:.2g}")
+    print_line(f"largest difference from torch over {len(images)} images, in batches of one and two: {difference:.2g}")
 
 
 def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
-    """What writes and what reads a file of that name; UserError where a package for it is missing."""
+    """Returns the functions that write and read a file with this name. Raises UserError if a package is missing."""
     if output.suffix not in FORMATS:
-        raise UserError(f"{output}: an exported model is called {' or '.join(FORMATS)}")
+        raise UserError(f"{output}: the name of an exported model ends in {' or '.join(FORMATS)}")
     if output.is_dir():
-        raise UserError(f"{output} is a folder; give a name for the file")
+        raise UserError(f"{output} is a folder; give the name of a file")
     needed, writer, reader = FORMATS[output.suffix]
     for package in needed:
         try:
@@ -108,7 +113,7 @@ def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
 
 
 def describe_mask_export(found: Checkpoint, weight_files: WeightFiles, size: int, whole: bool) -> dict[str, str]:
-    """All that a program needs to know to use the file, and where the weights are from."""
+    """Returns what a program must know to use the file, and the origin of the weights."""
     resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
     to_grey = "(p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
     if whole:
@@ -146,7 +151,7 @@ def write_pt2(graph: nn.Module, example: Tensor, facts: dict[str, str], file: Bi
     program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # lines of source, with this machine's paths
+            node.meta.pop("stack_trace", None)  # source lines and local paths
     torch.export.save(program, file, extra_files={FACTS_FILE: json.dumps(facts, indent=2)})
 
 
@@ -159,33 +164,33 @@ def read_pt2(path: Path) -> Exported:
         return torch.export.load(file).module()
 
 
-# The end of a file's name -> packages that it needs, what writes it, what reads it.
+# Suffix of a file -> packages that it needs, the function that writes it, the function that reads it.
 FORMATS = {
     ".onnx": (("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
     ".pt2": ((), write_pt2, read_pt2),
 }
 
 
-def run_graph(graph: nn.Module, images: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) -> what `graph` takes."""
-    return images.permute(0, 2, 3, 1).contiguous() if isinstance(graph, Whole) else normalise_image(images)
+def to_graph_input(graph: nn.Module, images: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) -> the input of `graph`"""
+    return images.permute(0, 2, 3, 1).contiguous() if isinstance(graph, WholeGraph) else normalise_image(images)
 
 
 @torch.inference_mode()
 def find_largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> float:
-    """In probability, over uint8 images (N, 3, S, S), given one by one and in twos.
+    """Returns the largest difference in probability over uint8 images (N, 3, S, S), in batches of one and of two.
 
-    The maps of a whole graph are compared with those of the steps that test.py takes. There truncation turns any
-    difference into a grey level, so that one level counts as none.
+    The maps of a whole graph are compared with the maps of test.py. Both are truncated to grey levels, which turns any
+    small difference into one level. Therefore one level counts as no difference.
     """
     if len(images) % 2:
         images = torch.cat([images, images[-1:].flip(-1)])
-    logits = graph.logits if isinstance(graph, Whole) else graph
+    logits = graph.logits if isinstance(graph, WholeGraph) else graph
     wanted = torch.cat([logits(normalise_image(image[None])) for image in images]).sigmoid()[:, 0]
     worst = []
     for count in (1, 2):
-        found = torch.cat([exported(run_graph(graph, part)) for part in images.split(count)])
-        if isinstance(graph, Whole):
+        found = torch.cat([exported(to_graph_input(graph, part)) for part in images.split(count)])
+        if isinstance(graph, WholeGraph):
             greys = torch.stack([torch.from_numpy(to_uint8(stretch_range(map_))) for map_ in wanted])
             span = wanted.amax((1, 2), keepdim=True) - wanted.amin((1, 2), keepdim=True)
             levels = (found.int() - greys.int()).abs()

@@ -1,5 +1,6 @@
-"""The two halves of a model for prompts as the released ONNX files have them: an image's encoder, and a decoder that
-takes every prompt as points.
+"""The two parts of a model for prompts, as in the released ONNX files: an image encoder and a decoder.
+
+The decoder takes every prompt as points.
 
 S side of the image, g of its embedding, N points, M masks.
 """
@@ -20,18 +21,19 @@ from ..prompts.framing import SAM_MEAN, SAM_STD
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """What the files can do beyond the defaults. The released exporter has all but the first, under these names.
+    """Options of the exported files. All but the first have the names of the released exporter.
 
     Attributes:
-        return_all_masks: M is 4: the mask for prompts that leave no doubt, then the three of which the model takes one.
-            The released exporter returns these by default. Here M is 1 by default, the mask of `Prompter.predict`.
-        resize_longest_side: for images that SAM's way brought to S: longest side S, padded at the bottom and right.
-        use_stability_score: `iou_predictions` are stability scores of the masks at 4g, not the model's expectation.
-            The expectation still selects the mask.
-        return_extra_metrics: `stability_scores` and `areas` too, of the masks at the image's size.
-        use_preprocess: the encoder takes an image of any size and stretches it.
-        gelu_approximate: GELU by tanh.
-        opset: ONNX's; none: the exporter's own.
+        return_all_masks: return M = 4 masks: the mask for clear prompts, then the three masks that the model selects
+            from. The released exporter returns these by default. Here the default is M = 1, the mask that
+            `Prompter.predict` returns.
+        resize_longest_side: the image was resized as in SAM: its longest side to S, then padded bottom and right.
+        use_stability_score: `iou_predictions` are the stability scores of the masks at 4g, not the IoU that the model
+            predicts. The predicted IoU still selects the mask.
+        return_extra_metrics: also return `stability_scores` and `areas` of the masks in the size of the image.
+        use_preprocess: the encoder takes an image of any size and resizes it.
+        gelu_approximate: approximate GELU with tanh.
+        opset: the ONNX opset. None uses the default of PyTorch's exporter.
     """
 
     return_all_masks: bool = False
@@ -56,9 +58,9 @@ class FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(SAM_STD))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Float (H, W, 3) in 0..255, channels as trained: blue, green, red -> (1, 256, g, g).
+        """Float (H, W, 3) in 0..255, blue, green, red as in training -> (1, 256, g, g).
 
-        Stretched by nearest pixels, never padded.
+        Resizes to the nearest pixel and never pads.
         """
         rows, columns = (torch.arange(self.side) * length // self.side for length in image.shape[:2])
         pixels = (image[rows[:, None], columns] - self.mean) / self.std
@@ -66,19 +68,21 @@ class FromPixels(nn.Module):
 
 
 class Decoder(nn.Module):
-    """
+    """The prompt encoder and the mask decoder.
+
     Args:
-        multimask: how the model was trained: to take the best of three masks, or the fourth alone.
+        multimask: the model was trained to return the best of three masks. If False, it was trained to return the other
+            mask.
 
     Attributes:
-        outputs: names of what `forward` gives.
+        outputs: names of the tensors that `forward` returns.
     """
 
     def __init__(self, model: SAMMed2D, options: GraphOptions, multimask: bool = True):
         super().__init__()
         self.prompts, self.masks, self.side = model.prompt_encoder, model.mask_decoder, model.side
         self.options, self.multimask = options, multimask
-        self.register_buffer("places", model.prompt_encoder.get_dense_pe())
+        self.register_buffer("grid_embedding", model.prompt_encoder.get_dense_pe())
         extra = ("stability_scores", "areas") if options.return_extra_metrics else ()
         self.outputs = ("masks", "iou_predictions", *extra, "low_res_masks")
 
@@ -91,16 +95,17 @@ class Decoder(nn.Module):
         has_mask_input: Tensor,
         orig_im_size: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Logits (1, M, height, width), their expected IoU (1, M), logits (1, M, 4g, 4g); M is 1 or 4.
+        """Returns logits (1, M, height, width), their predicted IoU (1, M), and logits (1, M, 4g, 4g). M is 1 or 4.
 
         Args:
             image_embeddings: (1, 256, g, g)
             point_coords: (1, N, 2), x and y in the square that the encoder sees; N is 0 for a mask alone.
-            point_labels: (1, N): 1 in the object, 0 in the background, 2 and 3 a box's first and last corner, -1 no
-                point. Where there is no box, a point (0, 0) with label -1 follows the others; `end_points` adds it if
-                it is missing.
-            mask_input: (1, 1, 4g, 4g), probabilities; `has_mask_input`, (1,), is 1, or 0 with any numbers as a mask.
-            orig_im_size: (2,), height and width, which the square is stretched to.
+            point_labels: (1, N): 1 object, 0 background, 2 and 3 the first and the last corner of a box, -1 no point.
+                Without a box, a point (0, 0) with label -1 must be the last point. `add_end_point` adds it if it is
+                missing.
+            mask_input: (1, 1, 4g, 4g), probabilities.
+            has_mask_input: (1,), 1, or 0 to ignore `mask_input`.
+            orig_im_size: (2,), height and width of the returned masks.
         """
         low, qualities = self.predict(image_embeddings, point_coords, point_labels, mask_input, has_mask_input)
         if not self.options.return_all_masks:
@@ -109,35 +114,36 @@ class Decoder(nn.Module):
 
     @property
     def trained(self) -> slice:
-        """Of the four masks those that the training selects from."""
+        """The masks, of the four, that the training selects from."""
         return slice(1, None) if self.multimask else slice(0, 1)
 
     def predict(
         self, embedding: Tensor, coords: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `forward` takes them -> all masks, logits (1, 4, 4g, 4g), and their expected IoU (1, 4)."""
-        points = self.embedded(*end_points(coords, labels))
-        return self.masks.predict_masks(embedding, self.places, points, self.embedded_mask(mask, has_mask))
+        """Inputs as in `forward` -> the logits of all masks (1, 4, 4g, 4g), and their predicted IoU (1, 4)."""
+        points = self.embed_points(*add_end_point(coords, labels))
+        return self.masks.predict_masks(embedding, self.grid_embedding, points, self.embed_mask(mask, has_mask))
 
     def answer(self, low: Tensor, qualities: Tensor, size: Tensor) -> tuple[Tensor, ...]:
-        """Of the masks to return, (1, M, 4g, 4g) and (1, M) -> what `forward` gives."""
-        masks = self.enlarged(low, size)
-        extra = (stability(masks), areas(masks > 0)) if self.options.return_extra_metrics else ()
-        return masks, stability(low) if self.options.use_stability_score else qualities, *extra, low
+        """Masks to return (1, M, 4g, 4g) and their predicted IoU (1, M) -> the outputs of `forward`."""
+        masks = self.enlarge_masks(low, size)
+        extra = (compute_stability(masks), count_pixels(masks > 0)) if self.options.return_extra_metrics else ()
+        return masks, compute_stability(low) if self.options.use_stability_score else qualities, *extra, low
 
-    def embedded(self, coords: Tensor, labels: Tensor) -> Tensor:
+    def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
         """(1, N, 2), (1, N) -> (1, N, 256)"""
         points = self.prompts.embed_points(coords, labels)
         for corner in (2, 3):
             points = points + (labels == corner)[..., None] * self.prompts.point_embeddings[corner].weight
         return points
 
-    def embedded_mask(self, mask: Tensor, given: Tensor) -> Tensor:
+    def embed_mask(self, mask: Tensor, has_mask: Tensor) -> Tensor:
         """(1, 1, 4g, 4g), (1,) -> (1, 256, g, g)"""
         without = self.prompts.no_mask_embed.weight[:, :, None, None]
-        return given * self.prompts.mask_downscaling(mask) + (1 - given) * without
+        return has_mask * self.prompts.mask_downscaling(mask) + (1 - has_mask) * without
 
-    def enlarged(self, low: Tensor, size: Tensor) -> Tensor:
+    def enlarge_masks(self, low: Tensor, size: Tensor) -> Tensor:
+        """(1, M, 4g, 4g), (2,) -> (1, M, height, width)"""
         square = resize_logits(low, self.side)
         if self.options.resize_longest_side:
             rows, columns = to_size((size * (self.side / size.max()) + 0.5).floor(), self.side)
@@ -146,7 +152,7 @@ class Decoder(nn.Module):
 
 
 def to_size(size: Tensor, limit: int | None = None) -> tuple[int, int]:
-    """What the exporter cannot see from the values of a tensor (2,): that they are sides of a picture."""
+    """Converts a tensor (2,) to (height, width), and tells the exporter the range of these numbers."""
     height, width = (side.item() for side in size.to(torch.int64))
     for side in (height, width):
         torch._check(side >= 1)
@@ -155,32 +161,32 @@ def to_size(size: Tensor, limit: int | None = None) -> tuple[int, int]:
     return height, width
 
 
-def end_points(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Adds the last point, label -1, to points (1, N, 2), (1, N) that have neither it nor a box's corner.
+def add_end_point(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds a last point with label -1 to points (1, N, 2), (1, N) that have neither this point nor a box.
 
-    The model puts it after points without a box. Clients of the released files do not send it.
+    The model expects it after points without a box. Clients of the released files do not send it.
     """
     is_point = (labels == 0) | (labels == 1)
-    count, all_of_them = is_point.sum(), torch.ones_like(labels).sum()  # not any() and all(): a mask alone has none
-    missing = (count > 0) & (count == all_of_them)
+    count, total = is_point.sum(), torch.ones_like(labels).sum()  # not any() and all(): N is 0 for a mask alone
+    missing = (count > 0) & (count == total)
     kept = torch.cat([torch.ones_like(is_point[0]), missing[None]])
     coords = torch.cat([coords, coords.new_zeros(1, 1, 2)], dim=1)
     labels = torch.cat([labels, labels.new_full((1, 1), -1)], dim=1)
     return coords[:, kept], labels[:, kept]
 
 
-def stability(masks: Tensor) -> Tensor:
-    """(1, M, h, w) -> (1, M): of the pixels with logits above -1 the part that is above 1; 0 where there are none."""
-    return areas(masks > 1) / areas(masks > -1).clamp(min=1)
+def compute_stability(masks: Tensor) -> Tensor:
+    """Logits (1, M, h, w) -> (1, M): the number of pixels above 1, divided by the number above -1. 0 if both are 0."""
+    return count_pixels(masks > 1) / count_pixels(masks > -1).clamp(min=1)
 
 
-def areas(masks: Tensor) -> Tensor:
-    """Bool (1, M, h, w) -> float (1, M), in pixels."""
+def count_pixels(masks: Tensor) -> Tensor:
+    """Bool (1, M, h, w) -> float (1, M)"""
     return masks.sum((2, 3)).float()
 
 
-def approximate_gelu(model: nn.Module) -> None:
-    """By tanh, in place."""
+def approximate_gelu_(model: nn.Module) -> None:
+    """Makes every GELU use the tanh approximation, in place."""
     for module in model.modules():
         if isinstance(module, nn.GELU):
             module.approximate = "tanh"

@@ -1,4 +1,4 @@
-"""Models for prompts as two ONNX files, an encoder and a decoder, checked against torch as they are written."""
+"""Exports models for prompts as two ONNX files, an encoder and a decoder, and compares their results with PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..recipe import Recipe
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
 from .graph import LIMIT, write_graph
 from .masks import pick_format
-from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu
+from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu_
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
 OPSET = 18  # the lowest that torch's exporter writes
@@ -45,14 +45,18 @@ NamedTensors = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    """A picture as the encoder takes it, its embedding, and to each prompt, as the decoder takes it, torch's answer.
+    """A picture and prompts for the comparison of the files with PyTorch.
 
-    There are several answers where rounding decides which mask is expected to be the best.
+    Attributes:
+        image: the input of the encoder.
+        embedding: PyTorch's output of the encoder.
+        prompts: inputs of the decoder, each with PyTorch's answers. There are several answers if rounding decides which
+            mask has the best predicted IoU.
     """
 
     image: Tensor
     embedding: Tensor
-    asked: list[tuple[NamedTensors, list[NamedTensors]]]
+    prompts: list[tuple[NamedTensors, list[NamedTensors]]]
 
 
 def run(
@@ -62,9 +66,10 @@ def run(
     options: GraphOptions = RELEASED,
     weight_paths: WeightPaths = NO_FILES,
 ) -> None:
-    """For `output` x.onnx write x_encoder.onnx and x_decoder.onnx, if they answer prompts as torch does.
+    """For an `output` x.onnx, writes x_encoder.onnx and x_decoder.onnx, if they give the same masks as PyTorch.
 
-    UserError where that is not so, and where anything is missing; then nothing is left behind.
+    Raises:
+        UserError: the masks differ, or a package or an input is missing. No files are left then.
     """
     if output.suffix == ".pt2":
         raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
@@ -76,15 +81,15 @@ def run(
     check_bytes(found, model)
     recipe = find_recipe(found)
     graph = Decoder(model.eval(), options, recipe.multimask).eval()
-    print_line(f"answering prompts on {len(pictures)} images by torch, to compare with")
+    print_line(f"answering prompts for {len(pictures)} images with torch, for the comparison")
     cases = make_cases(model, graph, pictures, recipe.mask_prompt)
     if options.gelu_approximate:
-        approximate_gelu(model)
+        approximate_gelu_(model)
     facts = {
         part: describe_prompt_export(found, weight_files, model, graph, recipe, part) for part in ("encoder", "decoder")
     }
     with write_atomic(encoder) as first, write_atomic(decoder) as second, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+        warnings.simplefilter("ignore")  # about internals of the exporter
         print_line(f"exporting the encoder of {found.family.describe(found.shape)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
         print_line("exporting the decoder")
@@ -98,11 +103,10 @@ def run(
                 f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
                 f"{encoder} and {decoder} were not written"
             )
-    for path, own in ((encoder, facts["encoder"]), (decoder, facts["decoder"])):
-        print_line(f"{path}: {path.stat().st_size:,} bytes; {own['input']} -> {own['output']}")
-    print_line(
-        f"largest difference from torch over {len(cases)} images, {len(cases[0].asked)} prompts each: {difference:.2g}"
-    )
+    for path, part in ((encoder, "encoder"), (decoder, "decoder")):
+        print_line(f"{path}: {path.stat().st_size:,} bytes; {facts[part]['input']} -> {facts[part]['output']}")
+    count = f"{len(cases)} images, {len(cases[0].prompts)} prompts each"
+    print_line(f"largest difference from torch over {count}: {difference:.2g}")
 
 
 def check_opset(opset: int | None) -> None:
@@ -124,7 +128,11 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
 
 @torch.no_grad()
 def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
-    """Each prompt without a mask, then with the answer to it as one, in the form that `mask_prompt` names."""
+    """Returns a case for each picture. Each prompt is used without a mask, and then with the mask of its own answer.
+
+    Args:
+        mask_prompt: how an answer becomes a mask prompt, see `to_mask_prompt`.
+    """
     options = decoder.options
     framing = Framing(model.side, padding=not options.use_preprocess)
     cases = []
@@ -132,27 +140,27 @@ def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image
         square, frame = framing.square(picture)
         image = normalise_square(square[None], [frame])
         case = Case(to_graph_pixels(picture) if options.use_preprocess else image, model.image_encoder(image), [])
-        for places, labels in PROMPTS:
+        for points, labels in PROMPTS:
             mask = torch.zeros(1, 1, 4 * model.image_encoder.grid, 4 * model.image_encoder.grid)
             for has_mask in (0.0, 1.0):
                 prompt = {
-                    "point_coords": model.side * torch.tensor([places], dtype=torch.float32),
+                    "point_coords": model.side * torch.tensor([points], dtype=torch.float32),
                     "point_labels": torch.tensor([labels], dtype=torch.float32),
                     "mask_input": mask,
                     "has_mask_input": torch.tensor([has_mask]),
                     "orig_im_size": torch.tensor([frame.height, frame.width], dtype=torch.float32),
                 }
-                answers = answers_of(decoder, case.embedding, prompt)
-                case.asked.append((prompt, answers))
+                answers = list_answers(decoder, case.embedding, prompt)
+                case.prompts.append((prompt, answers))
                 mask = to_mask_prompt(answers[0]["low_res_masks"][:, -1:], mask_prompt)
         cases.append(case)
     return cases
 
 
-def answers_of(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> list[NamedTensors]:
-    """All masks as one answer; else an answer for each mask that is as good as the best, but for `LIMIT`."""
-    *given, size = prompt.values()
-    low, qualities = decoder.predict(embedding, *given)
+def list_answers(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> list[NamedTensors]:
+    """Returns all masks as one answer, or an answer for each mask whose predicted IoU is within `LIMIT` of the best."""
+    *inputs, size = prompt.values()
+    low, qualities = decoder.predict(embedding, *inputs)
     returned = [slice(None)]
     if not decoder.options.return_all_masks:
         worse = qualities[0] < qualities[0, decoder.trained].max() - LIMIT
@@ -175,7 +183,7 @@ def write_encoder(model: SAMMed2D, options: GraphOptions, facts: Mapping[str, st
 
 
 def write_decoder(graph: Decoder, case: Case, facts: Mapping[str, str], file: BinaryIO) -> None:
-    prompt = case.asked[-1][0]
+    prompt = case.prompts[-1][0]
     points = {1: torch.export.Dim("points")}
     dynamic = ({}, *(points if name.startswith("point_") else {} for name in prompt))
     names, examples = ["image_embeddings", *prompt], (case.embedding, *prompt.values())
@@ -183,44 +191,44 @@ def write_decoder(graph: Decoder, case: Case, facts: Mapping[str, str], file: Bi
 
 
 def find_largest_error(encoder: Path, decoder: Path, cases: Sequence[Case], options: GraphOptions) -> float:
-    """Of masks in probability, and of qualities where the model itself expects them; all through both files."""
+    """Returns the largest difference of the two files from PyTorch, in probability and in predicted IoU."""
     encode, decode = open_session(encoder), open_session(decoder)
     names = [output.name for output in decode.get_outputs()]
     worst = []
     for case in cases:
         (embedding,) = encode.run(None, {"input_image": case.image.numpy()})
-        for prompt, answers in case.asked:
-            given = {"image_embeddings": embedding} | {name: t.numpy() for name, t in prompt.items()}
-            found = dict(zip(names, map(torch.from_numpy, decode.run(None, given)), strict=True))
-            worst.append(torch.stack([compare_answers(found, wanted, options) for wanted in answers]).min())
+        for prompt, answers in case.prompts:
+            inputs = {"image_embeddings": embedding} | {name: t.numpy() for name, t in prompt.items()}
+            outputs = dict(zip(names, map(torch.from_numpy, decode.run(None, inputs)), strict=True))
+            worst.append(torch.stack([compare_answers(outputs, answer, options) for answer in answers]).min())
     return torch.stack(worst).max().item()
 
 
-def compare_answers(found: NamedTensors, wanted: NamedTensors, options: GraphOptions) -> Tensor:
-    """As `find_largest_error`, of one answer."""
-    parts = [found[name].sigmoid() - wanted[name].sigmoid() for name in ("masks", "low_res_masks")]
-    if not options.use_stability_score:  # a pixel more or less would be a difference
-        parts.append(found["iou_predictions"] - wanted["iou_predictions"])
+def compare_answers(outputs: NamedTensors, answer: NamedTensors, options: GraphOptions) -> Tensor:
+    """Returns the largest difference of one answer, as in `find_largest_error`."""
+    parts = [outputs[name].sigmoid() - answer[name].sigmoid() for name in ("masks", "low_res_masks")]
+    if not options.use_stability_score:  # stability scores jump with single pixels
+        parts.append(outputs["iou_predictions"] - answer["iou_predictions"])
     return torch.stack([part.abs().max() for part in parts]).max()
 
 
 def describe_prompt_export(
     found: Checkpoint, weight_files: WeightFiles, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
 ) -> dict[str, str]:
-    """All that a program needs to know to use the file, and where the weights are from."""
+    """Returns what a program must know to use the file, and the origin of the weights."""
     side, grid, options = model.side, model.image_encoder.grid, decoder.options
     order = "red green blue" if recipe.rgb else "blue green red"
     prompt = "probabilities" if recipe.mask_prompt == "probability" else recipe.mask_prompt
     embedding = f"image_embeddings float32 (1, 256, {grid}, {grid})"
     if part == "encoder":
         shape = f"(height, width, 3), {order}, 0..255" if options.use_preprocess else f"(1, 3, {side}, {side})"
-        given, made = f"input_image float32 {shape}", embedding
+        inputs, outputs = f"input_image float32 {shape}", embedding
     else:
-        given = (
+        inputs = (
             f"{embedding}, point_coords (1, points, 2), point_labels (1, points), mask_input (1, 1, {4 * grid}, "
             f"{4 * grid}) {prompt}, has_mask_input (1,), orig_im_size (2,) height width"
         )
-        made = ", ".join(decoder.outputs)
+        outputs = ", ".join(decoder.outputs)
     stretch = f"stretched to {side}x{side} by nearest pixels, floor(i * length / {side})"
     pad = f"; smaller on both sides than {side}: as it is, centred, 0 around it after normalisation"
     facts = {
@@ -229,8 +237,8 @@ def describe_prompt_export(
         "part": part,
         "model": found.family.name,
         **found.shape.to_facts(),
-        "input": given,
-        "output": made,
+        "input": inputs,
+        "output": outputs,
         "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",
         "mean": " ".join(map(str, SAM_MEAN)),
         "std": " ".join(map(str, SAM_STD)),

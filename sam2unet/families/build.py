@@ -59,8 +59,8 @@ def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltMode
         weights |= {name: t for name, t in model.state_dict().items() if ".Adapter." in name}
     load_exact(model, weights, path)
     note = ", new adapters" if adds else "" if adapters else ", no adapters"
-    print_line(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.base.sha256}")
-    return model, {"sam_checkpoint": found.base}
+    print_line(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.file.sha256}")
+    return model, {"sam_checkpoint": found.file}
 
 
 def resize_sam_weights(state: Mapping[str, Tensor], shape: NetworkShape) -> dict[str, Tensor]:
@@ -83,8 +83,8 @@ def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, W
     with torch.device("meta"):
         trunk = hiera.hiera(own)
     load_exact(trunk, found.weights, path)  # before the adapters rename its blocks
-    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
-    return trunk, {"hiera_path": found.base}
+    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.file.sha256}")
+    return trunk, {"hiera_path": found.file}
 
 
 def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, WeightFile]]:
@@ -99,8 +99,8 @@ def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, Wei
     with torch.device("meta"):
         frozen = Dino(own)
     load_exact(frozen.model, dino.resize_dino_positions(found.weights, frozen.grid), path)
-    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.base.sha256}")
-    return frozen, {"dinov2_path": found.base}
+    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.file.sha256}")
+    return frozen, {"dinov2_path": found.file}
 
 
 def check_known(size: str, sizes: Mapping[str, object], option: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run needs from the machine."""
+"""The device, its memory, and how models compute on it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from ..limits import shorten
 
 
 def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.device:
-    """The device of that name, or a GPU if there is one and the CPU if not; UserError if it cannot be used.
+    """Returns the device with this name. Without a name, returns a GPU if there is one, else the CPU.
 
     Args:
-        local_rank: which of this machine's processes this is; each takes a GPU of its own.
+        local_rank: index of this process on this machine. Each process uses another GPU.
+
+    Raises:
+        UserError: the device cannot be used.
     """
     if name is None:
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
-        torch.zeros(1, device=device).item()  # `meta` makes tensors without values
+        torch.zeros(1, device=device).item()  # fails for the device `meta`, whose tensors have no values
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, OverflowError) as e:
         raise UserError(f"device {shorten(name)} cannot be used here; give cpu, or no device") from e
     return device
@@ -41,10 +44,10 @@ def set_seed(seed: int) -> None:
 
 
 def tune_malloc() -> None:
-    """Let this process keep the memory that it frees, for its next tensors; nothing where the C library is not glibc.
+    """Makes glibc keep freed memory in this process. Does nothing with another C library.
 
-    glibc gives large blocks back to the system at once, which must clear their pages again at each next use: on a CPU
-    a third of the time of a training step of large weights.
+    By default, glibc returns large blocks to the system at once, and the system clears their pages before the next use.
+    On a CPU, this takes a third of the time of a training step with large weights.
     """
     trim_threshold, mmap_threshold, never = -1, -3, 2**31 - 1
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
@@ -58,7 +61,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def explain_map_memory(device: torch.device, batch_size: int) -> Iterator[None]:
-    """Inside, too little memory for prediction is a line with what helps."""
+    """A context for prediction in which too little memory raises a UserError with remedies."""
     try:
         yield
     except RuntimeError as e:
@@ -67,16 +70,16 @@ def explain_map_memory(device: torch.device, batch_size: int) -> Iterator[None]:
         smaller = f"--batch_size {batch_size // 2}, " if batch_size > 1 else ""
         raise UserError(
             f"out of memory on {device} with batches of {batch_size}. What helps: {smaller}--amp bf16 (half precision, "
-            "close to the same), a smaller --size (other maps), --device cpu (slower)"
+            "nearly the same maps), a smaller --size (other maps), --device cpu (slower)"
         ) from e
 
 
 def check_output(numbers: Tensor, amp: str, name: object = None) -> None:
-    """UserError if what a model computed contains NaN or Inf, which would be a black map. `name` is the image's."""
+    """Raises UserError if the output of a model contains NaN or Inf. `name` is the name of the image."""
     if not numbers.isfinite().all():
         where = "" if name is None else f" for {name}"
         damaged = "the weights are damaged or their training diverged; give another checkpoint"
-        overflow = f"its numbers may be too large for half precision ({amp}); compute without"
+        overflow = f"numbers may be too large for half precision ({amp}); use --amp off"
         raise UserError(f"the model gives NaN or Inf{where}; {damaged if amp == 'off' else overflow}")
 
 
@@ -85,18 +88,18 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
     The modes of `model` stay as they are, so that other threads can use or train it at the same time.
     """
-    twin = model.__class__.__new__(model.__class__)
+    copy = model.__class__.__new__(model.__class__)
     modules = {name: None if child is None else evaluation_copy(child) for name, child in model._modules.items()}
-    twin.__dict__.update(model.__dict__, _modules=modules, training=False)
-    twin.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the modules of `model`
-    return twin
+    copy.__dict__.update(model.__dict__, _modules=modules, training=False)
+    copy.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the modules of `model`
+    return copy
 
 
 PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether compiling is worth its minutes and there is what it needs; on CPUs it gains nothing."""
+    """Returns whether compiling makes the model faster on `device` and a C compiler is installed."""
     return device.type == "cuda" and bool(shutil.which("cc"))
 
 
@@ -121,7 +124,7 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
 
 
 def to_channels_last_(decoder: Iterable[nn.Parameter]) -> None:
-    """Lay out convolution weights channels-last; what the trunk hands over is already."""
+    """Stores convolution weights in channels-last order, in place. The outputs of the trunk have this order already."""
     for parameter in decoder:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

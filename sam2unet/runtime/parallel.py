@@ -1,4 +1,4 @@
-"""Run work in threads: read ahead, map over files, group into batches."""
+"""Threads that read files, and batches."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-def map_files(look: Callable[[T], R], items: Sequence[T]) -> list[R]:
+
+def map_files(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Returns `function(item)` for each item, computed in threads, with a progress bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        looks = pool.map(look, items)
-        return list(tqdm(looks, desc="checking files", total=len(items), leave=False, disable=None))
+        results = pool.map(function, items)
+        return list(tqdm(results, desc="checking files", total=len(items), leave=False, disable=None))
 
 
 def batched(items: Iterable, count: int) -> Iterator[tuple]:
+    """Yields tuples of `count` items. The last tuple may be shorter."""
     items = iter(items)
     while batch := tuple(itertools.islice(items, count)):
         yield batch
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
 def default_workers() -> int:
+    """Returns the number of CPU cores, at most 8."""
     return min(8, os.cpu_count() or 1)
 
 
@@ -39,14 +41,19 @@ def prefetch(
     count: int,
     weight: Callable[[T], int] = lambda item: 1,
 ) -> Iterator[R]:
-    """`map` in the pool, in order, at most `count` results ahead of what is taken; a heavy item counts for several."""
+    """Yields `function(item)` for each item, in order. The pool computes results before they are requested.
+
+    Args:
+        count: the largest total weight of the results that wait.
+        weight: the weight of an item.
+    """
     waiting, total = deque(), 0
     for item in items:
         waiting.append((weight(item), pool.submit(function, item)))
         total += waiting[-1][0]
         while total > count:
-            heavy, result = waiting.popleft()
+            item_weight, result = waiting.popleft()
             yield result.result()
-            total -= heavy
+            total -= item_weight
     while waiting:
         yield waiting.popleft()[1].result()

@@ -25,19 +25,20 @@ def version(package: str) -> str | None:
 
 
 def describe_device(device: torch.device) -> dict[str, object]:
+    """Returns the names and the numbers of the device and the CPU, for the record of a run."""
     cores = os.cpu_count()
-    found = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    facts = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        found |= {
+        facts |= {
             "gpu": torch.cuda.get_device_name(device),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
         }
-    return found
+    return facts
 
 
 def read_cpu_name() -> str:
-    """On Linux the kernel's name for it, as `platform` often has none."""
+    """Returns the name of the CPU. On Linux it comes from the kernel, because `platform` often has no name."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

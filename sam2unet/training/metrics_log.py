@@ -1,4 +1,4 @@
-"""What a run measures: lines of JSON, and the same for TensorBoard."""
+"""Writes the measurements of a run as lines of JSON, and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..errors import UserError
 
 
 class MetricsLog:
-    """`metrics.jsonl` in a run's folder; with `tensorboard`, event files in tensorboard/ beside it.
+    """Writes `metrics.jsonl` in the folder of a run and, with `tensorboard`, event files in its folder tensorboard/.
 
-    A line is on disk when `write` returns. A run that resumes goes on behind the lines up to the step of its state, and
-    what it does once more at that step is not written twice.
+    A line is on disk when `write` returns. A run that resumes keeps the lines up to the step of its state. If it
+    repeats work of that step, the line is not written a second time.
 
     Args:
-        step: of the state that the run resumes from; 0 for a new run, whose log starts empty.
+        step: step of the state that the run resumes from; 0 for a new run, which starts with an empty log.
 
     Raises:
         UserError: a file cannot be read or written, or TensorBoard is not installed.
@@ -32,7 +32,9 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         self.step = step
         kept = read_kept_lines(self.path, step) if step else []
-        self.kinds = {kind for kind, at, _ in kept if at == step}  # that need no second line at this step
+        self.kinds = {
+            kind for kind, line_step, _ in kept if line_step == step
+        }  # kinds of lines that exist at this step
         self.events = None
         with report_log_errors(self.path):
             if tensorboard:
@@ -41,7 +43,7 @@ class MetricsLog:
                 file.writelines(line for _, _, line in kept)
 
     def write(self, kind: str, step: int, **values: object) -> None:
-        """A line; numbers may be nested by name, and those that are not finite become null."""
+        """Writes a line. Values can be dicts of numbers. Numbers that are not finite become null."""
         if step == self.step and kind in self.kinds:
             return
         line = json.dumps({"kind": kind, "step": step} | replace_nonfinite(values), allow_nan=False)
@@ -54,7 +56,7 @@ class MetricsLog:
                 self.events.flush()
 
     def picture(self, tag: str, path: Path, step: int) -> None:
-        """Show an image file in TensorBoard."""
+        """Shows an image file in TensorBoard."""
         if self.events:
             with report_log_errors(path):
                 with Image.open(path) as image:
@@ -72,11 +74,13 @@ def report_log_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise UserError(f"cannot write the log {path}: {e.strerror or e}; once that is mended, --resume auto") from e
+        raise UserError(
+            f"cannot write the log {path}: {e.strerror or e}; fix this, then continue with --resume auto"
+        ) from e
 
 
 def read_kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
-    """Kind, step and text of the lines up to `step`. What is no whole line, as a killed run may leave, is dropped."""
+    """Returns kind, step and text of the lines up to `step`. Drops incomplete lines, which a killed run can leave."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -101,7 +105,7 @@ def replace_nonfinite(value: object) -> object:
 
 
 def flatten_scalars(values: Mapping[str, object], prefix: str) -> Iterator[tuple[str, float]]:
-    """Numbers with their names behind `prefix`, nested ones too: train/losses/main."""
+    """Yields each number with its path of names after `prefix`, for example `train/losses/main`."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten_scalars(value, f"{prefix}/{name}")
@@ -114,7 +118,7 @@ def import_summary_writer() -> type:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
         raise UserError(
-            'TensorBoard is not installed; pip install tensorboard (the extra "log" of sam2unet), or go without '
-            "--tensorboard: metrics.jsonl holds the same numbers"
+            'TensorBoard is not installed; pip install tensorboard (the extra "log" of sam2unet), or leave out '
+            "--tensorboard; metrics.jsonl holds the same numbers"
         ) from e
     return SummaryWriter

@@ -180,19 +180,22 @@ def build_model(
 
 
 def make_deterministic() -> None:
-    """Only operations that give the same bits every time, also on a GPU; some are slower there."""
+    """Makes PyTorch use only operations that give the same bits every time. On a GPU some of them are slower."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:
-    """Freeze and free what `finetune` says; without it, the released choice, but for parts that are `random`."""
+    """Sets which parts of the model are trained, as `recipe.finetune` says.
+
+    Without `finetune`, the released parts are trained, and also the parts in `random`, which have no weights yet.
+    """
     frozen = {source.part for source in family.weight_flags}
     if random and recipe.finetune is None:
         flags, parts = (" and ".join(names) for names in zip(*((f"--{s.flag}", s.part) for s in random), strict=True))
         what = "whole network" if len(random) == len(family.weight_flags) else parts
-        print_line(f"weights: none given ({flags}), so the {what} trains from random ones")
+        print_line(f"weights: no file given ({flags}), so the {what} trains from random weights")
         frozen -= {source.part for source in random}
     elif recipe.finetune == "full":
         frozen = set()
@@ -206,7 +209,7 @@ def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: lis
 
 
 def print_parts(family: Family, model: nn.Module) -> None:
-    """A row per part: parameters, and whether they train."""
+    """Prints one line per part: its number of parameters, and whether it is trained."""
     print_line(f"{'part':<10}{'parameters':>14}")
     trained = 0
     for part, parameters in family.parts(model).items():

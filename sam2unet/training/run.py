@@ -123,29 +123,35 @@ def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: Exit
 
 
 def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
-    """The state to go on from, of the same run; None to begin. UserError if that would overwrite a run."""
+    """Returns the state that the run continues from, or None for a new run.
+
+    Raises:
+        UserError: a new run would overwrite another run, or the state belongs to a run with other `facts`.
+    """
     last = run_folder.folder / "last.pt"
     if run_folder.resume is None:
         if last.is_file():
-            raise UserError(f"{run_folder.folder} holds a run; go on with --resume auto, or give another --save_path")
+            raise UserError(
+                f"{run_folder.folder} holds a run; continue it with --resume auto, or give another --save_path"
+            )
         return None
     path = run_folder.state_file
     if run_folder.resume == "auto" and not last.is_file():
         return None
     state = read_run_state(path)
-    if isinstance(state.get("recipe"), dict):  # written before a field was there: a run did what is its default now
+    if isinstance(state.get("recipe"), dict):  # older states lack newer fields; their runs used the defaults
         state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]
     for name, now in facts.items():
-        if name == "validation_set" and name not in state:  # written before the field was there
+        if name == "validation_set" and name not in state:  # an older state
             continue
         then = state.get(name) or {}
         if then != now:
             comparable = now and then and isinstance(then, dict)
             keys = [key for key in now if then.get(key) != now[key]] if comparable else []
-            differ = ", ".join(f"{key} {then.get(key)} there, {now[key]} now" for key in keys)
+            differ = ", ".join(f"{key} was {then.get(key)}, is now {now[key]}" for key in keys)
             raise UserError(
-                f"{path} is of a run with another {name.replace('_', ' ')} ({differ or 'given only once'}); "
-                "resume with its own flags, or start anew from a checkpoint of it with --init_from"
+                f"{path} belongs to a run with another {name.replace('_', ' ')} ({differ or 'one of them has none'}); "
+                "resume with the flags of that run, or start a new run from its checkpoint with --init_from"
             )
     return state
 
@@ -155,7 +161,8 @@ def restore(loop: Loop, path: Path, state: Mapping[str, object]) -> None:
         loop.restore(state)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
         raise UserError(
-            f"{path} does not fit this run ({type(e).__name__}); start anew, or from a checkpoint with --init_from"
+            f"{path} does not fit this run ({type(e).__name__}); start a new run, or start from a checkpoint with "
+            "--init_from"
         ) from e
 
 
@@ -182,17 +189,17 @@ def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device:
         persistent_workers=workers > 0,
         worker_init_fn=ignore_signals,
         multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # else each epoch would draw from the process's own
+        generator=torch.Generator(),  # without it, each epoch would draw from the random state of the process
     )
 
 
 def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
-    """What helps, and what it costs, where memory did not suffice; None for any other error."""
+    """Returns a message with remedies for too little memory, or None for any other error."""
     if not is_out_of_memory(error):
         return None
     half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
     return UserError(
         f"out of memory on {device} with batches of {recipe.batch_size} at {recipe.size}x{recipe.size}. What helps: "
-        "--grad_checkpointing (the trunk is computed twice; same result), --amp bf16 (half precision; close to the "
-        f"same), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
+        "--grad_checkpointing (computes the trunk twice; same result), --amp bf16 (half precision; nearly the same "
+        f"result), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
     )

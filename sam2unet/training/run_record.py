@@ -1,4 +1,4 @@
-"""What a run was made of, so that its numbers can be explained later."""
+"""Writes `run.json`: the inputs, the software and the hardware of a run, so that its results can be explained."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def build_run_record(
 
 
 def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool = False) -> None:
-    """As `run.json`; of a run that resumes, behind the record of its start. What JSON does not know becomes text."""
+    """Writes `run.json`. A run that resumes adds its record to the first one. Values that JSON lacks become text."""
     path = folder / "run.json"
     if resumed and path.is_file():
-        first = read_json(path, "move it away, and --resume goes on")
+        first = read_json(path, "move it away, then --resume works")
         earlier = first.get("resumed", [])
         record = first | {"resumed": [*(earlier if isinstance(earlier, list) else [earlier]), record]}
     with write_atomic(path) as file:
@@ -61,33 +61,37 @@ def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool =
 
 
 def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
-    """What tells a set of pairs from another: names in their order, bytes, sizes. Only headers of files are read.
+    """Describes a set of pairs, so that a run can detect another set. Reads only the headers of the files.
 
     Returns:
-        "count"; "sizes" of the images as stored, "WxH" of the "min" and the "max" by area and how many are "distinct";
-        "bytes" of images and masks; "names_sha256" of the file names, wherever their folders are.
+        "count": number of pairs. "sizes": of the images as stored, the smallest and the largest area as "WxH" ("min",
+        "max"), and the number of "distinct" sizes. "bytes": of images and masks. "names_sha256": hash of the file names
+        in order, without their folders.
 
     Raises:
         UserError: an image cannot be opened.
     """
 
-    def look(pair: Pair) -> tuple[tuple[int, int], int]:
+    def measure_files(pair: Pair) -> tuple[tuple[int, int], int]:
         with open_image(pair.image) as image:
             return image.size, pair.image.stat().st_size + pair.mask.stat().st_size
 
-    looks = map_files(look, pairs)
-    sizes = sorted({size for size, _ in looks}, key=lambda size: (size[0] * size[1], size))
+    files = map_files(measure_files, pairs)
+    sizes = sorted({size for size, _ in files}, key=lambda size: (size[0] * size[1], size))
     names = "\n".join(f"{pair.image.name}\n{pair.mask.name}" for pair in pairs)
     return {
         "count": len(pairs),
         "sizes": {"min": "{}x{}".format(*sizes[0]), "max": "{}x{}".format(*sizes[-1]), "distinct": len(sizes)},
-        "bytes": sum(count for _, count in looks),
+        "bytes": sum(count for _, count in files),
         "names_sha256": hashlib.sha256(os.fsencode(names)).hexdigest(),
     }
 
 
 def read_git_state(project: Path) -> dict[str, object] | None:
-    """The commit, and whether the package or train.py is "dirty": not as committed. None outside a checkout."""
+    """Returns the commit, and whether the package or train.py has uncommitted changes ("dirty").
+
+    Returns None outside a git checkout of this project.
+    """
 
     def git(*words: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(project), *words]
@@ -95,7 +99,7 @@ def read_git_state(project: Path) -> dict[str, object] | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != project.resolve():
-            return None  # installed inside another project
+            return None  # the package is installed inside another project
         commit = git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--", "sam2unet", "train.py"))}
     except (OSError, subprocess.SubprocessError):

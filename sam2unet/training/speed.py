@@ -1,4 +1,4 @@
-"""Options that change time and memory: the same mathematics in another order, or close to it."""
+"""Options that change the time and the memory of training. Losses stay the same, or close to the same."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..runtime.device import can_compile, pick_half_type
 
 @dataclass(frozen=True)
 class Speed:
-    """None of these is in the released script.
+    """The options. The released script has none of them.
 
     Attributes:
-        compile: let PyTorch fuse the model's operations.
-        channels_last: the decoder's convolutions work on channels-last memory.
-        fused: one kernel for AdamW instead of several per parameter.
-        grad_checkpointing: the trunk's blocks are computed again for their gradients instead of kept.
-        cache: where resized pairs are kept: `off`, `ram` or `disk`.
+        compile: compile the model with PyTorch.
+        channels_last: store the weights of the decoder's convolutions in channels-last order.
+        fused: use one kernel for AdamW instead of several per parameter.
+        grad_checkpointing: compute the blocks of the trunk a second time in the backward pass instead of storing them.
+        cache: where resized pairs are stored: `off`, `ram` or `disk`.
     """
 
     compile: bool = False
@@ -44,18 +44,19 @@ class Speed:
 def choose_speed(
     device: torch.device, recipe: Recipe, speed: Speed, pairs: int | None, folder: Path, copies: int
 ) -> tuple[Recipe, Speed]:
-    """`recipe` and `speed` with what suits the device turned on, after saying what that is.
+    """Returns `recipe` and `speed` with the fastest options for the device, and prints these options.
 
     Args:
-        pairs, folder, copies: what would be cached, none where nothing can be; where on disk; by how many processes of
-            this machine.
+        pairs: number of pairs that a cache would hold, or None if the task has no cache.
+        folder: the folder of a cache on disk.
+        copies: number of processes on this machine, each with its own cache in memory.
     """
-    need = math.prod(find_cache_shape(pairs or 0, recipe.size))
-    rooms = {"ram": need * copies < 0.5 * free_memory(), "disk": need < 0.5 * shutil.disk_usage(folder).free}
+    size = math.prod(find_cache_shape(pairs or 0, recipe.size))
+    fits = {"ram": size * copies < 0.5 * free_memory(), "disk": size < 0.5 * shutil.disk_usage(folder).free}
     if pairs is None:
-        rooms = {}
+        fits = {}
     amp = pick_half_type(device) if recipe.amp == "off" else recipe.amp
-    cache = next((place for place, fits in rooms.items() if fits), "off") if speed.cache == "off" else speed.cache
+    cache = next((name for name in fits if fits[name]), "off") if speed.cache == "off" else speed.cache
     speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)
     switches = [f"--{name}" for name in ("compile", "channels_last", "fused") if getattr(speed, name)]
     print_line(f"fast: --amp {amp} {' '.join(switches)} --cache {cache}")

@@ -1,4 +1,4 @@
-"""`last.pt`: everything that a run is, so that it can be killed at any moment."""
+"""`last.pt` holds the complete state of a run, so that the run can be killed at any moment and resumed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..errors import UserError, shortlist
 from ..recipe import Recipe
 from ..weights.formats import RUN_FORMAT, write_pickle
 
-# What `last.pt` holds; files from before `validation_set` was there are resumed too.
+# The content of `last.pt`. Older files without `validation_set` can be resumed too.
 FIELDS = ("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average")
 FIELDS += ("step", "progress", "random")
 MODELS = (".pth", ".safetensors")
-OF_SAM_MED2D = (
+RELEASED_CHECKPOINT = (
     "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
     "--sam_checkpoint takes its weights"
 )
@@ -33,17 +33,17 @@ def write_run_state(path: Path, state: Mapping[str, object]) -> None:
 
 
 def read_run_state(path: Path) -> dict[str, object]:
-    """What `write_run_state` wrote. UserError for any other file, and for fields that are not known here."""
+    """Reads a file that `write_run_state` wrote. Raises UserError for any other file and for unknown fields."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
-    except Exception as e:  # whatever torch, pickle and zipfile say of a file of another kind
+    except Exception as e:  # torch, pickle and zipfile raise many types for other files
         if "GLOBAL torch.optim." in str(e):
-            raise UserError(f"{path} is {OF_SAM_MED2D}") from e
+            raise UserError(f"{path} is {RELEASED_CHECKPOINT}") from e
         raise UserError(f"{path} is damaged or not the state of a run; --resume takes a last.pt") from e
     if isinstance(state, dict) and {"model", "optimizer"} == state.keys():
-        raise UserError(f"{path} is {OF_SAM_MED2D}")
+        raise UserError(f"{path} is {RELEASED_CHECKPOINT}")
     if not isinstance(state, dict) or state.get("format") != RUN_FORMAT:
         raise UserError(f"{path} is not the state of a run; --resume takes a last.pt, weights go to --init_from")
     recipe = state.get("recipe")
@@ -52,30 +52,41 @@ def read_run_state(path: Path) -> dict[str, object]:
     unknown += [f"recipe.{name}" for name in (recipe if isinstance(recipe, dict) else {}) if name not in known]
     if unknown:
         names = shortlist(unknown)
-        raise UserError(f"{path} has fields that are not known here ({names}); resume with the version that wrote it")
+        raise UserError(f"{path} has unknown fields ({names}); resume with the version that wrote it")
     return state
 
 
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
-    """UserError if something is missing, or does not fit a run with these `weights` and fields of `progress`."""
+    """Checks a state against the run that will continue from it.
+
+    Args:
+        weights: the weights that the run saves, by name.
+        progress: the names of the fields of `Progress`.
+
+    Raises:
+        UserError: a field is missing, or the weights or the progress do not fit.
+    """
     if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
         raise UserError(
-            f"{path} is not whole: {shortlist(missing)} missing; start anew, or from a checkpoint, --init_from"
+            f"{path} is not complete: {shortlist(missing)} missing; start a new run, or start from a checkpoint with "
+            "--init_from"
         )
-    kept, place = state["weights"], state["progress"]
+    saved, position = state["weights"], state["progress"]
     wanted = {name: tensor.shape for name, tensor in weights.items()}
-    if not isinstance(kept, dict) or {name: getattr(t, "shape", None) for name, t in kept.items()} != wanted:
-        raise UserError(f"{path} holds weights of another model than that of this run; resume with its own flags")
-    if not isinstance(place, dict) or place.keys() != progress:
-        raise UserError(f"{path} has another form of progress than known here; resume with the version that wrote it")
+    if not isinstance(saved, dict) or {name: getattr(t, "shape", None) for name, t in saved.items()} != wanted:
+        raise UserError(f"{path} holds the weights of another model; resume with the flags of its own run")
+    if not isinstance(position, dict) or position.keys() != progress:
+        raise UserError(f"{path} has unknown fields of progress; resume with the version that wrote it")
 
 
 def refuse_other_files(folder: Path, title: str) -> None:
-    """UserError if a new run would overwrite something in `folder`: a model, or files that no run wrote."""
+    """Raises UserError if a new run would overwrite a model in `folder`, or files that no run wrote."""
     models = [path for stem in (f"{title}-*", "best") for path in folder.glob(f"{stem}.*") if path.suffix in MODELS]
     if models:
         names = shortlist(sorted(path.name for path in models))
-        raise UserError(f"{folder} holds models of an earlier run ({names}); give another --save_path, or move them")
+        raise UserError(
+            f"{folder} holds models of an earlier run ({names}); give another --save_path, or move the files"
+        )
     record = folder / "run.json"
     others = [name for name in ("run.json", "recipe.yaml", "metrics.jsonl", "validation") if (folder / name).exists()]
     with suppress(UserError):
@@ -83,12 +94,12 @@ def refuse_other_files(folder: Path, title: str) -> None:
             return  # a run that ended before it wrote its first state
     if others:
         raise UserError(
-            f"{folder} holds {shortlist(others)}, which no run wrote; give another --save_path, or move that"
+            f"{folder} holds {shortlist(others)}, which no run wrote; give another --save_path, or move the files"
         )
 
 
 def get_random_state() -> dict[str, object]:
-    """Of every generator of this process that a run may draw from."""
+    """Returns the state of every random generator of this process that a run may use."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -109,13 +120,16 @@ def set_random_state(state: Mapping[str, object]) -> None:
 
 @contextmanager
 def lock_run_folder(folder: Path):
-    """Holds `folder` for this run; UserError if another one does. Removes what a killed run left half-written."""
+    """A context in which no other run can use `folder`. Removes the incomplete files of a killed run.
+
+    Raises UserError if another run uses the folder.
+    """
     try:
-        lock = open(folder / ".lock", "a")  # which does not empty a file that is there
+        lock = open(folder / ".lock", "a")  # "a" keeps the content of an existing file
     except OSError as e:
         raise UserError(f"cannot write into {folder}: {e.strerror}. Give another --save_path.") from e
     with lock:
-        try:  # a lock of this process alone: those that it forks do not hold it after its death
+        try:  # this process alone holds the lock; its forks do not hold it after its death
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"another run is writing into {folder}; wait for it or give another --save_path") from None

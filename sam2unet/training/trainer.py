@@ -1,4 +1,4 @@
-"""A model in training with its optimiser: from batches to the next weights, and all of it as a state to resume from."""
+"""A model in training with its optimizer: takes optimizer steps, and saves and restores their state."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ TrainingStep = Callable[[nn.Module, Batch, Recipe], Iterator[dict[str, Tensor]]]
 
 
 class Trainer:
-    """
+    """Trains a model.
+
     Attributes:
         steps: number of optimizer steps that were taken.
-        average: decaying means of the trained weights by name; empty without `recipe.ema`.
+        average: the exponential moving average of the trained weights by name; empty without `recipe.ema`.
     """
 
     def __init__(
@@ -61,20 +62,20 @@ class Trainer:
         names: Sequence[list[str]] | None = None,
         epoch: int = 1,
     ) -> list[list[dict[str, Tensor]]]:
-        """Train on batches whose gradients are added up.
+        """Trains on batches whose gradients are added up.
 
         Takes one optimizer step per scale and per set of losses that the task's step yields.
 
         Args:
             batches: on the device.
             shares: weight of each batch's loss in the sum.
-            names, epoch: the batches' files and the epoch, for the error message.
+            names, epoch: file names of each batch and the epoch, for the error message.
 
         Returns:
-            For each optimizer step the losses of every batch, detached; `total` is their sum.
+            For each optimizer step, the losses of every batch, detached. `total` is the sum of the others.
 
         Raises:
-            UserError: a loss is not finite. The weights are then those before the step.
+            UserError: a loss is not finite. The optimizer step is not taken.
         """
         history = []
         for scale in self.scales:
@@ -87,11 +88,11 @@ class Trainer:
         return history
 
     def add_gradients(self, steps: Sequence[Iterator[dict[str, Tensor]]], shares: Sequence[float]) -> list[dict]:
-        """The next losses of every batch and their gradients, from zero; an empty list when the steps are at an end."""
+        """Computes the gradients of the next losses of every batch. Returns the losses, or [] after the last step."""
         self.optimizer.zero_grad(set_to_none=True)
         history = []
         for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
-            # Processes exchange their gradients once, with the last batch.
+            # The processes exchange their gradients once, with the last batch.
             with self.without_exchange() if number < len(steps) else nullcontext():
                 with autocast(self.device, self.recipe.amp):
                     losses = next(step, None)
@@ -117,20 +118,20 @@ class Trainer:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last step."""
+        """The learning rate of the last optimizer step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate  # without the warm-up's factor
-        with warnings.catch_warnings():  # of a step that the process before this one has taken
+            group["lr"] = rate  # without the factor of the warm-up
+        with warnings.catch_warnings():  # after resuming, it does not know the steps before
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             self.schedule.step()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, if any are kept."""
-        own = {name: self.trained[name].detach().clone() for name in self.average}
+        """A context in which the model has the averaged weights, if `recipe.ema` is set."""
+        current = {name: self.trained[name].detach().clone() for name in self.average}
         with torch.no_grad():
             for name, mean in self.average.items():
                 self.trained[name].copy_(mean)
@@ -138,11 +139,11 @@ class Trainer:
             yield
         finally:
             with torch.no_grad():
-                for name, value in own.items():
+                for name, value in current.items():
                     self.trained[name].copy_(value)
 
     def state(self, names: Sequence[str]) -> dict[str, object]:
-        """What the next step depends on; of the model's weights and buffers those of `names`."""
+        """Returns everything that the next step depends on. `names` selects weights and buffers of the model."""
         weights = self.model.state_dict()
         return {
             "weights": {name: weights[name].cpu().contiguous() for name in names},
@@ -155,9 +156,9 @@ class Trainer:
 
     def restore(self, state: Mapping[str, object]) -> None:
         with torch.no_grad():
-            own = self.model.state_dict()
+            weights = self.model.state_dict()
             for name, value in state["weights"].items():
-                own[name].copy_(value)
+                weights[name].copy_(value)
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -167,7 +168,11 @@ class Trainer:
 
 
 class FiniteGuard:
-    """Ends the run at a loss that is not finite. On a GPU one step late, so that nothing waits for the value."""
+    """Raises UserError for a loss that is not finite.
+
+    Args:
+        late: check each loss one step later. On a GPU, the program then does not wait for the value.
+    """
 
     def __init__(self, late: bool):
         self.late = late
@@ -182,15 +187,19 @@ class FiniteGuard:
             total, where, files = self.waiting.popleft()
             if not torch.isfinite(total):
                 raise UserError(
-                    f"the loss is {total.item()} at {where}, batch {', '.join(files)}; last.pt holds a good state from "
-                    "before. Look at these files, or start with a lower --lr, --warmup, or --amp bf16 instead of fp16"
+                    f"the loss is {total.item()} at {where}, batch {', '.join(files)}; last.pt holds an earlier "
+                    "state without this error. Check these files, or use a lower --lr, --warmup, or --amp bf16 instead "
+                    "of fp16"
                 )
 
 
 def build_optimizer(
     trained: Sequence[nn.Parameter], recipe: Recipe, fused: bool = False
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """As released, but over the trained parameters alone, which makes the same steps. Adam is AdamW without decay."""
+    """Returns the released optimizer and schedule. SAM-Med2D's Adam is AdamW without weight decay.
+
+    The released script also passes the frozen parameters. This does not change the steps.
+    """
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused or None)
     schedules = {
         "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epoch, eta_min=1e-7),
@@ -201,7 +210,7 @@ def build_optimizer(
 
 
 def resize_batch(batch: Batch, scale: float, stride: int) -> Batch:
-    """Images and masks resized to the nearest multiple of `stride`, as PraNet trains (arXiv 2006.11392)."""
+    """Resizes images and masks by `scale`, to the nearest multiple of `stride`, as PraNet does (arXiv 2006.11392)."""
     if scale == 1:
         return batch
     sides = [max(stride, round(side * scale / stride) * stride) for side in batch[0].shape[-2:]]

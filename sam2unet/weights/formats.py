@@ -20,9 +20,12 @@ from .weight_files import WeightFile, WeightFiles, weight_files_from_facts, weig
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
-WRAPPERS = ("state_dict", "model")  # keys of the weights in what training frameworks save
-PREFIXES = ("module.", "model.", "_orig_mod.")  # of every name: DataParallel, Lightning, torch.compile
-RELEASED_BELOW_MODEL = ("image_encoder.trunk.pos_embed", "mask_decoder.iou_token.weight")  # SAM 2 and SAM-Med2D
+WRAPPERS = ("state_dict", "model")  # keys of the weights in files of training frameworks
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of all names, added by DataParallel, Lightning and torch.compile
+RELEASED_NAMES = (
+    "image_encoder.trunk.pos_embed",
+    "mask_decoder.iou_token.weight",
+)  # below "model"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -53,31 +56,31 @@ def read_weights(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Tens
 
 def read_pickle(path: Path, trust: bool = False) -> object:
     try:
-        with open(path, "rb") as file:  # given a path, torch.load decides the format by the name
+        with open(path, "rb") as file:  # with a path, torch.load decides by the name
             content = torch.load(file, map_location="cpu", weights_only=not trust)
     except Exception as e:  # damaged and hostile files raise errors of many types
         raise unreadable_pickle(path, e, trust) from e
     if isinstance(content, dict) and content.get("format") == RUN_FORMAT:
-        raise UserError(f"{path} is the state of a training run, which belongs to --resume of train.py")
+        raise UserError(f"{path} is the state of a training run; --resume of train.py takes it")
     return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def unreadable_pickle(path: Path, error: Exception, trust: bool) -> UserError:
     size = path.stat().st_size
-    what = f"{path} ({size:,} bytes) is not a PyTorch file of weights alone"
+    what = f"{path} ({size:,} bytes) is not a PyTorch file that holds only weights"
     if trust and isinstance(error, (ImportError, AttributeError)):
-        return UserError(f"{path} needs Python code that is not installed here: {' '.join(str(error).split())}")
+        return UserError(f"{path} needs Python code that is not installed: {' '.join(str(error).split())}")
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         target = path.with_name(f"{path.stem}_weights.pth")
         return UserError(
-            f"{what}: it also holds a Python object ({found[1]}), and reading that can run code. If you trust its "
-            f"source, keep its weights alone: {shlex.join([*TRUST_COMMAND, str(path), str(target)])}"
+            f"{what}: it also holds a Python object ({found[1]}), and reading it can run code. If you trust the "
+            f"source, convert the file to plain weights: {shlex.join([*TRUST_COMMAND, str(path), str(target)])}"
         )
     return UserError(f"{what}, or only a part of one; compare its size with the original and download it again")
 
 
 def unwrap(content: object, path: Path) -> object:
-    """Returns the state dict in what a training framework saved, and prints a note on what was around it."""
+    """Returns the state dict in a file of a training framework, and prints a note about removed keys and prefixes."""
     keys, prefixes = [], []
     for _ in range(2):
         if not isinstance(content, Mapping):
@@ -88,11 +91,11 @@ def unwrap(content: object, path: Path) -> object:
         return content
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in content)), None):
         content, prefixes = {name[len(prefix) :]: t for name, t in content.items()}, [*prefixes, prefix]
-    released = keys == ["model"] and any(name in content for name in RELEASED_BELOW_MODEL)
+    released = keys == ["model"] and any(name in content for name in RELEASED_NAMES)
     if prefixes or keys and not released:
         notes = [f"the weights are below {' and '.join(keys)}"] * bool(keys)
         notes += [f"each name starts with {''.join(prefixes)}"] * bool(prefixes)
-        print_line(f"note: {path}: {', and '.join(notes)}, which is left out")
+        print_line(f"note: {path}: {', and '.join(notes)}; this part is ignored")
     return content
 
 
@@ -122,7 +125,7 @@ def type_of(tensor: Tensor) -> torch.dtype | torch.layout | str:
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put `state` into `module` if every name and shape is the same and all numbers are finite.
+    """Loads `state` into `module` if every name and shape is the same and all numbers are finite.
 
     Otherwise raises UserError with counts and the first name.
     """
@@ -146,19 +149,19 @@ def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> No
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or Inf. The sum is ten times faster than a look at each, but can overflow."""
+    """Returns whether no element is NaN or Inf. The sum is ten times faster than a full test, but can overflow."""
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Stricter than torch.equal, for which 0 is -0 and NaN differs from itself."""
+    """Returns whether all bits are the same. For torch.equal, 0 equals -0 and NaN differs from itself."""
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
     return torch.equal(*(t.contiguous().flatten().view(torch.uint8) for t in (a, b)))
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """A bare state dict, on the CPU, as released checkpoints are."""
+    """Writes a bare state dict, as in released checkpoints."""
     write_pickle({name: t.cpu().contiguous() for name, t in state.items()}, path)
 
 
@@ -171,7 +174,7 @@ def write_pickle(content: object, path: Path) -> None:
 
 
 TRAINABLE_FORMAT, TRAINABLE_VERSION = "sam2unet-weights", "2"
-PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older files
+PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older format
 
 
 def write_trainable(
@@ -191,24 +194,24 @@ def write_trainable(
         **weight_files_to_facts(weight_files),
     }
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)
-    # The library orders the facts by chance; in a fixed order, equal weights make equal files.
+    # The library writes the facts in random order. A fixed order gives equal files for equal weights.
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:start]) | {"__metadata__": facts}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # as the format wants it, so that the numbers are aligned
+    header += b" " * (-len(header) % 8)  # the format requires this, so that the numbers are aligned
     with write_atomic(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.write(memoryview(content)[start:])
 
 
 def read_named_files(path: Path) -> dict[str, WeightFile]:
-    """The files that the weights left out of a file are in, by flag; none for a file of another kind."""
+    """Returns the files with the weights that were left out of `path`, by flag. Returns {} for other kinds of file."""
     return weight_files_from_facts(read_trainable(path)[1]) if os.path.isfile(path) and is_safetensors(path) else {}
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the content is safetensors and not a pickle; the name decides where the content does not say.
+    """Returns whether the content is safetensors and not a pickle. The name decides if the content does not.
 
-    Raises UserError for a file that is not there or cannot be read.
+    Raises UserError if the file does not exist or cannot be read.
     """
     start = read_start(path, 9)
     if start.startswith(PICKLE_STARTS):
@@ -217,11 +220,11 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and the facts that `write_trainable` put beside them; none if not ours."""
+    """Returns the tensors of a safetensors file, and the facts that `write_trainable` wrote, or {}."""
     try:
         with safe_open(path, "pt") as file:
             facts = file.metadata() or {}
-            # Copied, because as it comes a tensor is a view of the file and changes or crashes with it.
+            # Cloned, because the tensor is a view of the file: if the file changes, it changes or crashes.
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except Exception as e:  # damaged and hostile files raise errors of many types
         raise UserError(
@@ -230,10 +233,11 @@ def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from e
     if facts.get("format") != TRAINABLE_FORMAT:
         return state, {}
-    if facts.get("version") == "1":  # named the file of the trunk alone
+    if facts.get("version") == "1":  # had only the file of the trunk
         facts |= {new: facts[old] for old, new in (("base", "hiera"), ("base_sha256", "hiera_sha256")) if old in facts}
     elif facts.get("version") != TRAINABLE_VERSION:
         raise UserError(
-            f"{path} has version {facts.get('version')} of the format, known here is {TRAINABLE_VERSION}; update"
+            f"{path} has version {facts.get('version')} of the format; this package reads {TRAINABLE_VERSION}; "
+            "update it"
         )
     return state, facts

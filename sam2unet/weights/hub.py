@@ -1,4 +1,4 @@
-"""Folders for the Hugging Face hub: writing them, and finding the weights in one, here or there. No code is loaded."""
+"""Finds and downloads weights of the Hugging Face hub. Code from the hub is never loaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
 
 
 def locate_weights(source: str | Path) -> Path:
-    """The file with the weights: `source` itself, `model.safetensors` in a folder, or the hub's where nothing is there.
+    """Returns the file with the weights.
 
-    The hub is asked for `owner/name` alone, and never if there is a folder `owner` here: that is a misspelt path.
+    Args:
+        source: a file; a folder with `model.safetensors`; or `owner/name` on the hub. If a local folder `owner` exists,
+            `owner/name` is a wrong path and not a name on the hub.
     """
     path = Path(source)
-    if os.path.isdir(path):  # unlike Path.is_dir, this raises no error where a folder may not be entered
+    if os.path.isdir(path):  # unlike Path.is_dir, raises no error for a folder without permission
         if not os.path.isfile(path / WEIGHTS):
             raise UserError(f"{path} is a folder without {WEIGHTS}; give a checkpoint, or a folder for the hub")
         return path / WEIGHTS
@@ -32,14 +34,14 @@ def locate_weights(source: str | Path) -> Path:
 
 
 def download_weights(name: str) -> Path:
-    """`model.safetensors` of the hub's repository, with its configuration beside it; kept in the hub's own cache."""
+    """Downloads `model.safetensors` and its configuration into the cache of the hub. Returns the path."""
     import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG])
-    except Exception as e:  # of several network packages, with no class in common
+    except Exception as e:  # several network packages raise errors without a common class
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UserError(f"no such file: {name}; nor could it be had from the Hugging Face hub: {why}") from e
+        raise UserError(f"no such file: {name}; and the download from the Hugging Face hub failed: {why}") from e
     if not (Path(folder) / WEIGHTS).is_file():
         raise UserError(f"{name} on the Hugging Face hub has no {WEIGHTS}")
     return Path(folder) / WEIGHTS

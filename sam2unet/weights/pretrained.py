@@ -1,4 +1,4 @@
-"""Pretrained weights: which part of which published file belongs to which part of a model."""
+"""Reads published weights: SAM 2, DINO, SAM and SAM-Med2D."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UserError
 from .formats import read_state_dict, to_float32
 from .weight_files import WeightFile
 
-# A name that only this kind of file holds -> what the file is, and the flag that it belongs to.
+# A name that only this kind of file has -> a description of the file, and the flag that takes it.
 KNOWN_FILES = {
     "encoder.blocks.0.prompt_learn.0.weight": (
         "a SAM2-UNet checkpoint",
@@ -34,24 +34,29 @@ KNOWN_FILES = {
 
 
 def describe_weights(state: Mapping[str, Tensor]) -> str:
-    """One clause for an error line: what a state dict is and where it belongs."""
+    """Returns a description of a state dict for an error message, with the flag that takes it."""
     for name, (kind, flag) in KNOWN_FILES.items():
         if name in state:
             return f"{kind}, which belongs to {flag}"
-    return f"no kind of checkpoint known here (its first name is {next(iter(state))})"
+    return f"an unknown kind of checkpoint (its first name is {next(iter(state))})"
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A part's weights under the names that it has here, what they are of in words, and the file they are from."""
+    """The weights of a part of a model, under the names of this package.
+
+    Attributes:
+        version: a label, for example "SAM 2.1".
+        file: the file that the weights were read from.
+    """
 
     weights: dict[str, Tensor]
     version: str
-    base: WeightFile
+    file: WeightFile
 
 
 def read_trunk(path: Path) -> Pretrained:
-    """From a SAM 2 or 2.1 checkpoint."""
+    """Reads the trunk in a checkpoint of SAM 2 or SAM 2.1."""
     state = read_state_dict(path)
     prefix = "image_encoder.trunk."
     trunk = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
@@ -62,9 +67,9 @@ def read_trunk(path: Path) -> Pretrained:
 
 
 def read_dino(path: Path) -> Pretrained:
-    """From timm's file of a DINOv2 or DINOv3 without registers of its own choice, or Meta's of a DINOv2.
+    """Reads DINOv2 (timm's or Meta's file, without registers) or DINOv3 (timm's file).
 
-    Left out are the last norm and what training alone needs.
+    Leaves out the last norm and the weights that only training needs.
     """
     state = read_state_dict(path)
     kinds = {"storage_tokens": "Meta's", "blocks.0.gamma_1": "DINOv3", "blocks.0.ls1.gamma": "DINOv2"}
@@ -72,17 +77,17 @@ def read_dino(path: Path) -> Pretrained:
     if version is None:
         raise UserError(f"{path} is {describe_weights(state)}; --dinov2_path takes a DINOv2 or DINOv3 checkpoint")
     if version == "Meta's":
-        raise UserError(f"{path} is Meta's file of a DINOv3; give timm's, model.safetensors")
+        raise UserError(f"{path} is Meta's file of DINOv3; give timm's file, model.safetensors")
     if version == "DINOv2" and state.keys() & {"register_tokens", "reg_token"}:
-        raise UserError(f"{path} is a DINOv2 with registers; give the one without")
+        raise UserError(f"{path} is DINOv2 with registers; give the version without registers")
     weights = {name: t for name, t in state.items() if name != "mask_token" and not name.startswith(("norm.", "head."))}
     return Pretrained(to_float32(weights, path), version, WeightFile(path.name, sha256(path)))
 
 
 def read_sam(path: Path) -> Pretrained:
-    """From a checkpoint of the first SAM or of SAM-Med2D, all of it."""
+    """Reads all weights of a checkpoint of the first SAM or of SAM-Med2D."""
     state = read_state_dict(path)
     if "image_encoder.blocks.0.attn.rel_pos_h" not in state:
-        raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of SAM or SAM-Med2D")
+        raise UserError(f"{path} is {describe_weights(state)}; a checkpoint of SAM or SAM-Med2D is needed")
     adapted = any(".Adapter." in name for name in state)
     return Pretrained(to_float32(state, path), "SAM-Med2D" if adapted else "SAM", WeightFile(path.name, sha256(path)))

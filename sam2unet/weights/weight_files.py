@@ -1,4 +1,4 @@
-"""Files of published weights that training starts from, by the flags that name them."""
+"""The files of published weights that training starts from, and their flags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHT_FLAGS = {  # flag -> what the file is
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The file that a frozen part of a model was taken from. The SHA-256 decides; the name is for people."""
+    """The file with the weights of a frozen part. Only the SHA-256 identifies it; the name is for messages."""
 
     name: str
     sha256: str
@@ -26,37 +26,37 @@ class WeightFile:
         return f"{self.name}, SHA-256 {self.sha256[:16]}..."
 
 
-WeightPaths = Mapping[str, Path]  # files given, by flag
+WeightPaths = Mapping[str, Path]  # by flag
 WeightFiles = Mapping[str, WeightFile]  # by flag
 NO_FILES: Mapping = MappingProxyType({})
 
 
-def add_weight_flags(group: argparse._ActionsContainer, use: str = " that a .safetensors one was trained from") -> None:
-    """A flag for each of `WEIGHT_FLAGS`; `use` ends its help."""
+def add_weight_flags(group: argparse._ActionsContainer, use: str = " that the checkpoint was trained from") -> None:
+    """Adds a flag for each entry of `WEIGHT_FLAGS`. `use` ends its help text."""
     for flag, what in WEIGHT_FLAGS.items():
         group.add_argument(f"--{flag}", type=Path, metavar="FILE", help=f"{what}{use}")
 
 
 def read_weight_flags(args: argparse.Namespace) -> WeightPaths:
-    """The files given, by flag."""
+    """Returns the files that the user gave, by flag."""
     return {flag: getattr(args, flag) for flag in WEIGHT_FLAGS if getattr(args, flag) is not None}
 
 
 def to_flags(files: WeightPaths) -> list[str | Path]:
-    """For the command line of another script."""
+    """Returns the words for the command line of another script."""
     return [word for flag, path in files.items() for word in (f"--{flag}", path)]
 
 
 def weight_files_to_facts(weight_files: WeightFiles) -> dict[str, str]:
-    """As flat text, for the head of a file: `hiera` and `hiera_sha256`."""
+    """Returns name and hash of each file as text for the header of a file, for example `hiera` and `hiera_sha256`."""
     facts = {}
-    for flag, base in weight_files.items():
+    for flag, file in weight_files.items():
         key = flag.removesuffix("_path")
-        facts |= {key: base.name, f"{key}_sha256": base.sha256}
+        facts |= {key: file.name, f"{key}_sha256": file.sha256}
     return facts
 
 
 def weight_files_from_facts(facts: Mapping[str, str]) -> dict[str, WeightFile]:
-    """The reverse of `weight_files_to_facts`, with other facts beside them."""
+    """Reads what `weight_files_to_facts` wrote. Ignores all other facts."""
     keys = {flag: flag.removesuffix("_path") for flag in WEIGHT_FLAGS}
     return {flag: WeightFile(facts[key], facts.get(f"{key}_sha256", "")) for flag, key in keys.items() if key in facts}

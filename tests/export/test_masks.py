@@ -70,7 +70,7 @@ def onnx_file(checkpoint, script, tmp_path_factory):
     assert said[:3] == ["reading", "exporting", "comparing"]
     assert "image float32 (batch, 3, 64, 64) -> logits float32 (batch, 1, 64, 64)" in result.stdout
     difference = float(result.stdout.splitlines()[-1].rsplit(": ")[1])
-    assert "over 4 images, alone and in twos" in result.stdout and 0 < difference < 1e-4
+    assert "over 4 images, in batches of one and two" in result.stdout and 0 < difference < 1e-4
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"] and "arning" not in result.stderr
     return path
 
@@ -292,7 +292,7 @@ def test_without_onnxruntime_the_line_says_what_to_install(onnx_file, checkpoint
 )
 def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, photos, monkeypatch, tmp_path, capsys):
     graph = mask_export.Logits(FAMILIES["sam2unet"], model)
-    graph = mask_export.Whole(graph) if whole else graph
+    graph = mask_export.WholeGraph(graph) if whole else graph
     kind = ((), lambda graph, example, facts, file: file.write(b"x"), lambda path: lambda given: wrong(graph(given)))
     monkeypatch.setitem(mask_export.FORMATS, ".onnx", kind)
     with pytest.raises(sam2unet.UserError, match="differs from torch by (0.00|nan).* in probability, more than 0.001"):
@@ -309,7 +309,7 @@ def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, ph
     "flags, words",
     [
         (("--output", "x.onnx", "--format", "pt2"), "--format pt2 and --output x.onnx say different things"),
-        (("--output", "x"), "x: an exported model is called .onnx or .pt2"),
+        (("--output", "x"), "x: the name of an exported model ends in .onnx or .pt2"),
         (("--output", "x.onnx", "--size", "100"), "size 100 is not a multiple of 32; give 96 or 128"),
         (("--output", "no/x.onnx"), "cannot write no/x.onnx: No such file"),
         (("--output", "x.onnx", "--images", "none"), "no such .*: none"),

@@ -21,7 +21,7 @@ import sam2unet
 from sam2unet.atomic import sha256
 from sam2unet.data.reading import read_image
 from sam2unet.export import prompts as prompt_export
-from sam2unet.export.prompt_graphs import Decoder, GraphOptions, approximate_gelu, to_size
+from sam2unet.export.prompt_graphs import Decoder, GraphOptions, approximate_gelu_, to_size
 from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.load import read_checkpoint
 from sam2unet.families.settings import find_recipe
@@ -501,7 +501,7 @@ def test_files_that_differ_are_not_written(checkpoint, model, exported, photos, 
     files = exported / "x_encoder.onnx", exported / "x_decoder.onnx"
     assert 0 < prompt_export.find_largest_error(*files, cases, GraphOptions()) < 1e-5
     for name in ("masks", "low_res_masks", "iou_predictions"):
-        (wrong,) = cases[0].asked[-1][1]
+        (wrong,) = cases[0].prompts[-1][1]
         kept, wrong[name] = wrong[name], wrong[name] + 0.1
         assert prompt_export.find_largest_error(*files, cases, GraphOptions()) > prompt_export.LIMIT
         wrong[name] = kept
@@ -531,7 +531,7 @@ def test_gelu_by_tanh_is_everywhere_and_changes_little(fill):
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         before = model.image_encoder(image)
-        approximate_gelu(model)
+        approximate_gelu_(model)
         difference = (model.image_encoder(image) - before).abs().max()
     assert 1e-6 < difference < 1e-2
     assert {module.approximate for module in model.modules() if isinstance(module, nn.GELU)} == {"tanh"}
@@ -553,7 +553,7 @@ def test_an_encoder_beyond_what_a_file_holds_is_refused(reference, monkeypatch):
     [
         (("--output", "x.pt2"), "x.pt2: SAM-Med2D is exported as .onnx alone"),
         (("--output", "x", "--format", "pt2"), "x.pt2: SAM-Med2D is exported as .onnx alone"),
-        (("--output", "x"), "x: an exported model is called .onnx or .pt2"),
+        (("--output", "x"), "x: the name of an exported model ends in .onnx or .pt2"),
         (("--output", "x.onnx", "--whole"), "two files; --use_preprocess takes photographs in place of --whole"),
         (("--output", "x.onnx", "--size", "512"), "takes images of 256 alone; leave out --size 512"),
         (("--output", "x.onnx", "--opset", "17"), "opset is 17; .* 18"),

@@ -104,7 +104,7 @@ def test_a_pickled_optimiser_is_refused_with_the_way_out(shapes, tmp_path, monke
     torch.save({"model": thin(shapes), "optimizer": optimizer}, path)
     with pytest.raises(sam2unet.UserError, match=r"holds a Python object \(torch.optim.adam.Adam\)") as refusal:
         build_sam_med2d(NetworkShape(), {"sam_checkpoint": path})
-    command = str(refusal.value).split("keep its weights alone: ")[1]
+    command = str(refusal.value).split("convert the file to plain weights: ")[1]
     target = tmp_path / "it's_weights.pth"
     script = ["python", "scripts/convert_checkpoint.py", "--trust_pickle"]
     assert shlex.split(command) == [*script, str(path), str(target)]
@@ -123,7 +123,7 @@ def test_a_pickled_optimiser_is_refused_with_the_way_out(shapes, tmp_path, monke
         ({"extra": torch.zeros(1)}, "0 names are missing, 1 are unknown, 0 have another shape; first: extra"),
         ({"mask_decoder.mask_tokens.weight": torch.zeros(3, 256)}, "1 have another shape; first: mask_decoder.mask_to"),
         ({"image_encoder.pos_embed": torch.zeros(1, 16, 16, 99)}, "of none of the sizes vit_b, vit_l, vit_h"),
-        ({"image_encoder.blocks.0.attn.rel_pos_h": None}, "wanted a checkpoint of SAM or SAM-Med2D"),
+        ({"image_encoder.blocks.0.attn.rel_pos_h": None}, "a checkpoint of SAM or SAM-Med2D is needed"),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(change, line, shapes, tmp_path):

@@ -134,14 +134,14 @@ def test_a_second_run_in_the_folder_is_refused(train, uninterrupted, tmp_path):
     assert finish(process)[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     code, _, err = finish(train(tmp_path))
-    assert code == 2 and "holds a run; go on with --resume auto" in err.splitlines()[-1]
+    assert code == 2 and "holds a run; continue with --resume auto" in err.splitlines()[-1]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert same_end(tmp_path, uninterrupted)
 
 
 def test_resuming_another_run_is_refused(train, uninterrupted, tmp_path):
     for flags, words in {
-        ("--lr", "0.5"): "another recipe (lr 0.001 there, 0.5 now)",
+        ("--lr", "0.5"): "another recipe (lr was 0.001, is now 0.5)",
         ("--hiera_path", str(tmp_path / "none.pt")): "no such file",
     }.items():
         code, _, err = finish(train(uninterrupted, "--resume", "auto", *flags))

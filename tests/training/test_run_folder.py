@@ -83,14 +83,14 @@ def whole_state(**other):
 @pytest.mark.parametrize(
     "state, words",
     [
-        (whole_state(weights={}), "holds weights of another model"),
-        (whole_state(weights={"a": torch.zeros(3)}), "holds weights of another model"),
-        (whole_state(weights={"a": 1}), "holds weights of another model"),
-        (whole_state(progress={"epoch": 1}), "has another form of progress"),
-        (whole_state(progress=vars(Progress()) | {"new": 1}), "has another form of progress"),
-        ({"recipe": {}}, "is not whole: data, base, weights"),
-        (whole_state(later=1), r"has fields that are not known here \(later\)"),
-        (whole_state(recipe={"later": 1}), r"has fields that are not known here \(recipe.later\)"),
+        (whole_state(weights={}), "holds the weights of another model"),
+        (whole_state(weights={"a": torch.zeros(3)}), "holds the weights of another model"),
+        (whole_state(weights={"a": 1}), "holds the weights of another model"),
+        (whole_state(progress={"epoch": 1}), "has unknown fields of progress"),
+        (whole_state(progress=vars(Progress()) | {"new": 1}), "has unknown fields of progress"),
+        ({"recipe": {}}, "is not complete: data, base, weights"),
+        (whole_state(later=1), r"has unknown fields \(later\)"),
+        (whole_state(recipe={"later": 1}), r"has unknown fields \(recipe.later\)"),
     ],
 )
 def test_a_state_without_weights_or_of_a_newer_version_is_refused(state, words, tmp_path):
@@ -121,9 +121,9 @@ def test_a_run_with_another_validation_set_is_not_resumed(tmp_path):
     write_run_state(tmp_path / "last.pt", whole_state(**facts))
     keeping = RunFolder(tmp_path, resume="auto")
     assert find_resume_state(keeping, facts)["data"] == {"count": 4}
-    with pytest.raises(UserError, match=r"is of a run with another validation set \(count 2 there, 3 now\)"):
+    with pytest.raises(UserError, match=r"belongs to a run with another validation set \(count was 2, is now 3\)"):
         find_resume_state(keeping, facts | {"validation_set": {"count": 3, "bytes": 5}})
-    with pytest.raises(UserError, match="is of a run with another validation set"):
+    with pytest.raises(UserError, match="belongs to a run with another validation set"):
         find_resume_state(keeping, facts | {"validation_set": {}})
 
 
@@ -131,7 +131,7 @@ def test_a_run_with_another_validation_set_is_not_resumed(tmp_path):
 def test_a_damaged_run_json_is_one_line_and_stays(text, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(text)
-    with pytest.raises(UserError, match="run.json .*; move it away, and --resume goes on"):
+    with pytest.raises(UserError, match="run.json .*; move it away, then --resume works"):
         write_run_record(tmp_path, {}, resumed=True)
     assert path.read_text() == text
     path.write_text('{"resumed": 5}')

@@ -86,12 +86,15 @@ def renamed(state, prefix):
     "wrap, note",
     [
         (lambda state: state, None),
-        (lambda state: {"state_dict": state, "epoch": 3}, "the weights are below state_dict, which is left out"),
-        (lambda state: {"model": state}, "the weights are below model, which is left out"),
-        (lambda state: renamed(state, "module."), "each name starts with module., which is left out"),
+        (
+            lambda state: {"state_dict": state, "epoch": 3},
+            "the weights are below state_dict; this part is ignored",
+        ),
+        (lambda state: {"model": state}, "the weights are below model; this part is ignored"),
+        (lambda state: renamed(state, "module."), "each name starts with module.; this part is ignored"),
         (
             lambda state: {"state_dict": renamed(state, "model.")},
-            "the weights are below state_dict, and each name starts with model., which is left out",
+            "the weights are below state_dict, and each name starts with model.; this part is ignored",
         ),
     ],
 )
@@ -159,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused(value, state, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"Quota exceeded", b"root:x:0:0:root:/root:/bin/sh\n" * 9, b"PK\x03\x04" * 9])
 def test_a_file_of_something_else_is_one_line(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    words = f"{name} .*is not a (PyTorch file of weights alone|safetensors file), or only a part of one"
+    words = f"{name} .*is not a (PyTorch file that holds only weights|safetensors file), or only a part of one"
     with pytest.raises(sam2unet.UserError, match=words) as caught:
         sam2unet.load_model(tmp_path / name)
     assert "\n" not in str(caught.value)
@@ -186,7 +189,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
             return open, (str(ran), "w")
 
     torch.save({"model": Attack()}, tmp_path / "x.pth")
-    with pytest.raises(sam2unet.UserError, match="is not a PyTorch file of weights alone"):
+    with pytest.raises(sam2unet.UserError, match="is not a PyTorch file that holds only weights"):
         sam2unet.load_model(tmp_path / "x.pth")
     assert not ran.exists()
 

@@ -88,7 +88,7 @@ def test_the_card_has_scores_and_licence_for_people_and_for_the_hub(folder, chec
 def test_a_card_without_scores_says_so(convert, checkpoint, tmp_path):
     convert(checkpoint, "--hub", tmp_path / "a")
     text = (tmp_path / "a/README.md").read_text()
-    assert "## Scores\n\nNot given.\n" in text and "model-index" not in yaml.safe_load(text.split("---")[1])
+    assert "## Scores\n\nNo scores.\n" in text and "model-index" not in yaml.safe_load(text.split("---")[1])
 
 
 def test_every_way_to_load_it_gives_the_same_model(folder, checkpoint, script, tmp_path):
@@ -117,7 +117,7 @@ def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_ti
     found = sam2unet.load_model(tmp_path / "hub", "cpu").state_dict()
     assert all(same_bits(t, found[name]) for name, t in model.state_dict().items())
     assert json.loads((tmp_path / "hub/config.json").read_text())["hiera_sha256"] == weight_files["hiera_path"].sha256
-    assert f"Those of its trunk are from `{sam2_tiny.name}`" in (tmp_path / "hub/README.md").read_text()
+    assert f"The weights of its trunk come from `{sam2_tiny.name}`" in (tmp_path / "hub/README.md").read_text()
 
 
 def test_the_hub_is_asked_for_owner_and_name_alone(folder, monkeypatch, tmp_path):
@@ -144,9 +144,7 @@ def test_the_hub_is_asked_for_owner_and_name_alone(folder, monkeypatch, tmp_path
 def test_what_the_hub_cannot_give_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        sam2unet.UserError, match="no such file: no-one/nothing; nor could it be had from the"
-    ) as caught:
+    with pytest.raises(sam2unet.UserError, match="no such file: no-one/nothing; and the download from the") as caught:
         sam2unet.load_model("no-one/nothing", "cpu")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path))
@@ -170,9 +168,9 @@ def test_what_makes_no_folder(convert, checkpoint, scores, folder, tmp_path):
         ("give one of TARGET and --hub DIR", ()),
         ("give one of TARGET and --hub DIR", (tmp_path / "x.safetensors", "--hub", tmp_path / "x")),
         ("--scores goes with --hub", (tmp_path / "x.safetensors", "--scores", scores)),
-        ("is there already and not an empty folder", ("--hub", folder)),
-        ("is there already and not an empty folder", ("--hub", scores)),
-        (r"scores several models \(a, b\)", ("--hub", tmp_path / "x", "--scores", several)),
+        ("exists and is not an empty folder", ("--hub", folder)),
+        ("exists and is not an empty folder", ("--hub", scores)),
+        (r"has scores of several models \(a, b\)", ("--hub", tmp_path / "x", "--scores", several)),
         ("is not a results.json", ("--hub", tmp_path / "x", "--scores", tmp_path / "other.json")),
         ("no such file: .*none.json", ("--hub", tmp_path / "x", "--scores", tmp_path / "none.json")),
     ):

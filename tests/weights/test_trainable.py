@@ -200,7 +200,7 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
     state = load_file(files / "trained.safetensors")
     path, base = tmp_path / "x.safetensors", files / "sam2.pt"
     save_file(state, path, facts | {"version": "3"})
-    with pytest.raises(sam2unet.UserError, match="has version 3 of the format, known here is 2"):
+    with pytest.raises(sam2unet.UserError, match="has version 3 of the format; this package reads 2"):
         sam2unet.load_model(path, "cpu", hiera_path=base)
     save_file({name: t for name, t in state.items() if name != "head.bias"} | {"new": torch.ones(1)}, path, facts)
     with pytest.raises(sam2unet.UserError, match="1 names are missing, 1 are unknown, 0 have .*; first: head.bias"):
@@ -251,7 +251,7 @@ def test_what_training_cannot_start_from(name, encoder, base, words, files):
 
 def test_the_state_of_a_run_is_named(files, tmp_path):
     torch.save({"format": RUN_FORMAT, "weights": torch.load(files / "full.pth"), "step": 3}, tmp_path / "last.pt")
-    words = "last.pt is the state of a training run, which belongs to --resume of train.py"
+    words = "last.pt is the state of a training run; --resume of train.py takes it"
     with pytest.raises(sam2unet.UserError, match=words):
         sam2unet.load_model(tmp_path / "last.pt")
     with pytest.raises(sam2unet.UserError, match=words):
