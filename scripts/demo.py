@@ -1,21 +1,21 @@
-"""A page to try a checkpoint on: drop images, see their maps, compare two checkpoints, download the PNGs.
+"""Open a page in the browser to try a checkpoint: drop images, look at their maps, compare two checkpoints.
 
-With a model for prompts: drop an image, click in objects or draw boxes around them, download their masks.
+With SAM-Med2D: drop an image, click on objects or draw boxes around them, download their masks.
 """
 
 import argparse
 from pathlib import Path
 
-import make_sample_data as sample
 import numpy as np
 
 from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data import sample_images
 from sam2unet.demo import serve
 from sam2unet.demo.files import Example, Limits
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
-EXAMPLES = (0, 6, 8, 14, 15, 21)  # places in the sample data's test part; the one before the last is camouflaged
+EXAMPLES = (0, 6, 8, 14, 15, 21)  # numbers in the test part of the sample data; number 15 is camouflaged
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,20 +26,26 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="<title>-<epoch>.pth; or two files of models for masks",
+        help="checkpoint to show, or two checkpoints to compare; SAM-Med2D cannot be compared",
     )
     add_weight_flags(p)
-    p.add_argument("--size", type=int, help="input side; default: that of the training, if known, or the released one")
-    add_mask_values(p)
-    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
-    page = p.add_argument_group("page")
-    page.add_argument("--host", default="127.0.0.1", help="address to listen on; default: this computer alone")
-    page.add_argument("--port", type=int, default=7860, help="0: any free one; default: 7860")
-    page.add_argument(
-        "--max_images", type=int, default=Limits.images, help="at once, frames of a clip too; default: 20"
+    p.add_argument(
+        "--size", type=int, help="input side; default: the side of the training if it is known, else the released side"
     )
-    page.add_argument("--max_megapixels", type=float, default=Limits.megapixels, help="of an image; default: 40")
-    page.add_argument("--max_mb", type=float, default=Limits.megabytes, help="of a file; default: 50")
+    add_mask_values(p)
+    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one, else cpu")
+    page = p.add_argument_group("page")
+    page.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address of the page; default: 127.0.0.1, which only this computer can reach",
+    )
+    page.add_argument("--port", type=int, default=7860, help="port of the page; 0: any free port; default: 7860")
+    page.add_argument(
+        "--max_images", type=int, default=Limits.images, help="images in one drop, or frames of a clip; default: 20"
+    )
+    page.add_argument("--max_megapixels", type=float, default=Limits.megapixels, help="limit of an image; default: 40")
+    page.add_argument("--max_mb", type=float, default=Limits.megabytes, help="limit of a file; default: 50")
     return p
 
 
@@ -58,15 +64,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_examples(folder: Path) -> list[Example]:
-    objects, scenes = (sample.read_photographs(names) for names in (sample.OBJECTS, sample.SCENES))
+    """Writes example images with masks into a folder."""
+    objects, scenes = (sample_images.read_photographs(names) for names in (sample_images.OBJECTS, sample_images.SCENES))
     examples = []
     for number in EXAMPLES:
         camouflaged = number % 4 == 3
-        picture, truth = sample.paste(objects, scenes, np.random.default_rng([0, 1, number]), camouflaged)
+        picture, truth = sample_images.paste(objects, scenes, np.random.default_rng([0, 1, number]), camouflaged)
         name = f"{'camouflaged' if camouflaged else 'salient'}_{number:03d}"
         image, mask = folder / f"{name}.jpg", folder / f"{name}.png"
-        sample.save(picture, image)
-        sample.save(truth, mask)
+        sample_images.save(picture, image)
+        sample_images.save(truth, mask)
         examples.append(Example(image, mask, name))
     return examples
 

@@ -1,7 +1,8 @@
-"""Answer a prompt with the two ONNX files of a SAM-Med2D: a mask in the image's size, 0 and 255.
+"""Predict the mask of a prompt with the two ONNX files of a SAM-Med2D. The mask is a PNG, 0 and 255.
 
-The files are those of export.py or of the released exporter. This is an example to copy from: it computes with numpy,
-Pillow and onnxruntime alone, and prepares images as the training did, so that the mask is that of Prompter and test.py.
+The files are those of export.py or of the released exporter. This script is an example that you can copy: it computes
+with numpy, Pillow and onnxruntime only. It prepares images as the training did, so the mask equals that of Prompter and
+of test.py.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError, print_line
 
-# What holds for the released files, which do not say it.
+# Facts about the released files. The files do not contain them.
 RELEASED = {"mean": "123.675 116.28 103.53", "std": "58.395 57.12 57.375", "rgb": "no", "mask_prompt": "probability"}
 INPUTS = {
     "encoder": ["input_image"],
@@ -31,144 +32,167 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--encoder", type=Path, required=True, help="NAME_encoder.onnx")
     p.add_argument("--decoder", type=Path, required=True, help="NAME_decoder.onnx")
-    p.add_argument("--image", type=Path, required=True, help="a photograph, a slice of a scan, ...")
-    p.add_argument("--points", type=numbers, nargs="+", default=[], metavar="X,Y", help="in pixels of the image")
-    p.add_argument("--labels", type=int, nargs="+", choices=(0, 1), help="a point's 1 in the object, 0 not; default: 1")
-    p.add_argument("--box", type=numbers, metavar="X0,Y0,X1,Y1", help="around the object; X1 and Y1 just outside of it")
-    p.add_argument("--mask", type=Path, metavar="FILE", help="an earlier answer to correct, .npy of --save_prompt")
-    p.add_argument("--output", type=Path, required=True, help="mask.png")
-    p.add_argument("--save_prompt", type=Path, metavar="FILE", help=".npy, the answer for --mask of the next call")
+    p.add_argument("--image", type=Path, required=True, help="the image, for example a slice of a scan")
+    p.add_argument(
+        "--points", type=parse_numbers, nargs="+", default=[], metavar="X,Y", help="points in pixels of the image"
+    )
+    p.add_argument(
+        "--labels", type=int, nargs="+", choices=(0, 1), help="for each point, 1: object, 0: background; default: 1"
+    )
+    p.add_argument(
+        "--box", type=parse_numbers, metavar="X0,Y0,X1,Y1", help="box around the object; X1 and Y1 are exclusive"
+    )
+    p.add_argument(
+        "--mask", type=Path, metavar="FILE", help="an earlier answer, from --save_prompt; the model corrects it"
+    )
+    p.add_argument("--output", type=Path, required=True, help="PNG file for the mask")
+    p.add_argument(
+        "--save_prompt", type=Path, metavar="FILE", help=".npy file for the answer, for --mask of the next call"
+    )
     return p
 
 
-def numbers(text: str) -> list[float]:
+def parse_numbers(text: str) -> list[float]:
+    """`1,2.5` -> [1.0, 2.5]"""
     try:
         return [float(word) for word in text.split(",")]
     except ValueError as e:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers with commas between them") from e
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers with commas between them") from e
 
 
 def run(args: argparse.Namespace) -> None:
-    points, labels = prompt(args.points, args.labels, args.box, args.mask is not None)
+    points, labels = make_prompt(args.points, args.labels, args.box, args.mask is not None)
     refuse_existing(args.output, *filter(None, [args.save_prompt]))
     if args.save_prompt == args.output:
-        raise UserError(f"--save_prompt and --output are both {args.output}; give two names")
+        raise UserError(f"--save_prompt and --output are both {args.output}; give two different names")
     pair = open_pair(args.encoder, args.decoder)
     mask = None if args.mask is None else read_mask(args.mask, pair.side // 4)
-    found = answer(pair, np.asarray(read_image(args.image)), points, labels, mask)
+    answer = predict(pair, np.asarray(read_image(args.image)), points, labels, mask)
     with write_atomic(args.output) as file:
-        Image.fromarray(found.mask.astype(np.uint8) * 255).save(file, "PNG")
+        Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file, "PNG")
     if args.save_prompt is not None:
         with write_atomic(args.save_prompt) as file:
-            np.save(file, found.prompt)
-    print_line(f"{args.output}: {found.mask.sum():,} of {found.mask.size:,} pixels, quality {found.quality:.3f}")
+            np.save(file, answer.prompt)
+    print_line(f"{args.output}: {answer.mask.sum():,} of {answer.mask.size:,} pixels, quality {answer.quality:.3f}")
 
 
-def prompt(
+def make_prompt(
     points: list, labels: list[int] | None, box: list[float] | None, has_mask: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As the decoder takes them: (N, 2) and (N,), a box as two points with labels 2 and 3, points alone with a last -1.
+    """Returns points (N, 2) and labels (N,) for the decoder.
 
-    That last one stays (0, 0) in the square that the encoder sees; what its label means does not depend on its place.
-    Released decoders need it, those of export.py add it where it is missing.
+    A box becomes two points with the labels 2 and 3. Points without a box get one more point with the label -1. Its
+    coordinates have no effect. Released decoders need this point. Decoders of export.py add it if it is missing.
+
+    Raises:
+        UserError: there is no prompt, or a number does not fit.
     """
     labels = [1] * len(points) if labels is None else labels
     if not points and box is None and not has_mask:
-        raise UserError("nothing to look for; give --points, --box or --mask")
+        raise UserError("there is no prompt; give --points, --box or --mask")
     if len(labels) != len(points):
-        raise UserError(f"{len(points)} points have {len(labels)} labels; give one each")
+        raise UserError(f"{len(points)} points have {len(labels)} labels; give one label per point")
     if any(len(point) != 2 for point in points) or box is not None and len(box) != 4:
-        raise UserError("a point is X,Y and a box X0,Y0,X1,Y1")
-    places = np.array([*points, *([] if box is None else [box[:2], box[2:]])]).reshape(-1, 2)
-    if not (np.abs(places) < 1e9).all():  # NaN too
-        raise UserError("--points or --box has a value that is no number, or beyond a billion; give the image's pixels")
+        raise UserError("a point must be X,Y and a box X0,Y0,X1,Y1")
+    coords = np.array([*points, *([] if box is None else [box[:2], box[2:]])]).reshape(-1, 2)
+    if not (np.abs(coords) < 1e9).all():  # is False for NaN, too
+        raise UserError("--points or --box has a value that is not a number or is too large; give pixels of the image")
     kinds = [2, 3] if box is not None else [-1] if points else []
     if -1 in kinds:
-        places = np.concatenate([places, np.zeros((1, 2))])
-    return places.astype(np.float32), np.array([*labels, *kinds], np.float32)
+        coords = np.concatenate([coords, np.zeros((1, 2))])
+    return coords.astype(np.float32), np.array([*labels, *kinds], np.float32)
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
+    """An opened ONNX file."""
+
     path: Path
     session: object
     shapes: dict[str, list]  # of the inputs
     facts: dict[str, str]
 
 
-class Pair(NamedTuple):
-    encoder: Part
-    decoder: Part
-    side: int
+class ModelPair(NamedTuple):
+    """The two parts of a model."""
+
+    encoder: ModelPart
+    decoder: ModelPart
+    side: int  # of the square that the encoder takes, in pixels
     facts: Mapping[str, str]
 
 
-def open_pair(encoder: Path, decoder: Path) -> Pair:
-    """UserError where they are not the two parts of one model."""
+def open_pair(encoder: Path, decoder: Path) -> ModelPair:
+    """Opens both files. Raises UserError if they are not the two parts of one model."""
     parts = first, second = open_part(encoder, "encoder"), open_part(decoder, "decoder")
     side = second.shapes["mask_input"][-1]
     if not isinstance(side, int) or first.shapes["input_image"][2:] not in ([4 * side, 4 * side], [3]):
-        raise UserError(f"{encoder} and {decoder} are made for images of different sizes; export both at once")
+        raise UserError(f"{encoder} and {decoder} are for images of different sizes; export both together")
     if len({part.facts["checkpoint_sha256"] for part in parts if "checkpoint_sha256" in part.facts}) > 1:
-        raise UserError(f"{encoder} and {decoder} are of different checkpoints; export both at once")
+        raise UserError(f"{encoder} and {decoder} are from different checkpoints; export both together")
     if second.facts.get("resize_longest_side") == "yes":
-        raise UserError(f"{decoder} is for images prepared in SAM's way; export it without --resize_longest_side")
-    return Pair(first, second, 4 * side, RELEASED | first.facts | second.facts)
+        raise UserError(f"{decoder} needs images that are prepared as for SAM; export it without --resize_longest_side")
+    return ModelPair(first, second, 4 * side, RELEASED | first.facts | second.facts)
 
 
-def open_part(path: Path, part: str) -> Part:
+def open_part(path: Path, part: str) -> ModelPart:
     try:
         import onnxruntime as ort
     except ImportError as e:
         raise UserError("onnxruntime is not installed: pip install onnxruntime") from e
-    read_start(path, 0)  # UserError if it cannot be read
+    read_start(path, 0)  # raises UserError if the file cannot be read
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong, its exceptions say
+    options.log_severity_level = 4  # no log: the exceptions contain the messages
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # its errors have no class in common
-        raise UserError(f"{path} is not an ONNX file, or only a part of one; export it again") from e
-    shapes = {put.name: put.shape for put in session.get_inputs()}
+    except Exception as e:  # the errors of onnxruntime have no common class
+        raise UserError(f"{path} is not a complete ONNX file; export it again") from e
+    shapes = {entry.name: entry.shape for entry in session.get_inputs()}
     if list(shapes) != INPUTS[part]:
-        raise UserError(f"{path} is no {part} of a SAM-Med2D; its inputs are called {', '.join(shapes)}")
-    return Part(path, session, shapes, session.get_modelmeta().custom_metadata_map)
+        raise UserError(f"{path} is not the {part} of a SAM-Med2D; its inputs are {', '.join(shapes)}")
+    return ModelPart(path, session, shapes, session.get_modelmeta().custom_metadata_map)
 
 
 def read_mask(path: Path, side: int) -> np.ndarray:
-    """float32 (1, 1, side, side)"""
+    """Reads a mask prompt, float32 (1, 1, side, side)."""
     try:
         mask = np.load(path, allow_pickle=False)
         mask = mask.astype(np.float32).reshape(mask.shape[-3:])[None]
-    except Exception as e:  # a file of any kind
-        raise UserError(f"cannot read {path}; give a .npy that --save_prompt wrote") from e
+    except Exception as e:  # the file can have any content
+        raise UserError(f"cannot read {path}; give a .npy file from --save_prompt") from e
     if mask.shape != (1, 1, side, side) or not np.isfinite(mask).all():
-        raise UserError(f"{path} is no (1, 1, {side}, {side}) of numbers; give a .npy that --save_prompt wrote")
+        raise UserError(
+            f"{path} is not an array (1, 1, {side}, {side}) of finite numbers; give a .npy file from --save_prompt"
+        )
     return mask
 
 
 class Answer(NamedTuple):
     mask: np.ndarray  # bool (h, w)
-    quality: float  # how good the model holds it for
-    prompt: np.ndarray  # float32 (1, 1, 4g, 4g), to give as a mask prompt
+    quality: float  # the IoU that the model expects
+    prompt: np.ndarray  # float32 (1, 1, 4g, 4g), g side of the image embedding; a mask prompt for the next call
 
 
-def answer(
-    pair: Pair, image: np.ndarray, points: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None
+def predict(
+    pair: ModelPair, image: np.ndarray, points: np.ndarray, labels: np.ndarray, mask: np.ndarray | None = None
 ) -> Answer:
-    """Of a uint8 RGB (h, w, 3) and a prompt in its pixels. For more prompts in one image, keep its embedding."""
+    """Predicts one mask for an image, uint8 RGB (h, w, 3), and a prompt in pixels of the image.
+
+    For several prompts in one image, compute the embedding once and keep it.
+    """
     (height, width), side = image.shape[:2], pair.side
-    pixels = image if pair.facts["rgb"] == "yes" else image[..., ::-1]  # as trained
-    prepares = len(pair.encoder.shapes["input_image"]) == 3  # by itself, exported with --use_preprocess
+    pixels = image if pair.facts["rgb"] == "yes" else image[..., ::-1]  # the order of colours of the training
+    prepares = len(pair.encoder.shapes["input_image"]) == 3  # exported with --use_preprocess
     pads = height < side and width < side and not prepares
     top, left = ((side - height) // 2, (side - width) // 2) if pads else (0, 0)
     if prepares:
-        given = pixels.astype(np.float32)
-    elif pads:  # a small image as it is, in the middle, the rest 0
-        given = np.zeros((1, 3, side, side), np.float32)
-        given[..., top : top + height, left : left + width] = normalised(pixels, pair.facts)
-    else:  # any other stretched, by nearest pixels
+        square = pixels.astype(np.float32)
+    elif pads:  # put a small image in the middle; the other pixels are 0
+        square = np.zeros((1, 3, side, side), np.float32)
+        square[..., top : top + height, left : left + width] = normalise(pixels, pair.facts)
+    else:  # resize any other image; take the nearest pixels
         steps = np.arange(side)
-        given = normalised(pixels[(steps * height // side)[:, None], steps * width // side], pair.facts)
-    (embedding,) = run_part(pair.encoder, ["image_embeddings"], {"input_image": given})
+        square = normalise(pixels[(steps * height // side)[:, None], steps * width // side], pair.facts)
+    (embedding,) = run_part(pair.encoder, ["image_embeddings"], {"input_image": square})
 
     scale = np.float32([1, 1] if pads else [side / width, side / height])
     masks, qualities, low = run_part(
@@ -183,36 +207,40 @@ def answer(
             "orig_im_size": np.float32([side, side] if pads else [height, width]),
         },
     )
-    best = choose(pair, qualities[0], len(labels))
-    logits = masks[0, best, top : top + height, left : left + width] if pads else masks[0, best]
-    low = low[:, [best]]
+    index = choose_mask(pair, qualities[0], len(labels))
+    logits = masks[0, index, top : top + height, left : left + width] if pads else masks[0, index]
+    low = low[:, [index]]
     prompt = 1 / (1 + np.exp(-low)) if pair.facts["mask_prompt"] == "probability" else low
-    return Answer(logits > 0, float(qualities[0, best]), prompt)
+    return Answer(logits > 0, float(qualities[0, index]), prompt)
 
 
-def choose(pair: Pair, qualities: np.ndarray, points: int) -> int:
-    """The index of the mask that the model takes; UserError where it is not among those that the decoder returns."""
+def choose_mask(pair: ModelPair, qualities: np.ndarray, points: int) -> int:
+    """Returns the index of the mask that SAM-Med2D uses, among the masks that the decoder returns.
+
+    Raises:
+        UserError: the decoder does not return this mask.
+    """
     path, facts = pair.decoder.path, pair.facts
     if len(qualities) == 1:
         if "multimask" not in pair.decoder.facts and points > 2:  # exported with the released --return-single-mask
             raise UserError(
-                f"{path} answers with its untrained mask to more than two points, a box's corners and the last -1 "
-                "counted; export it again with scripts/export.py, or with four masks"
+                f"{path} returns an untrained mask for more than two points (a box counts as two, and the final point "
+                "with the label -1 as one); export it again with scripts/export.py, or with four masks"
             )
         return 0
     if facts.get("use_stability_score") == "yes":
-        raise UserError(f"{path} does not say which of its masks the model takes; export it without --return_all_masks")
+        raise UserError(f"{path} does not say which mask the model uses; export it without --return_all_masks")
     return 0 if facts.get("multimask") == "no" else 1 + int(qualities[1:].argmax())
 
 
-def run_part(part: Part, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+def run_part(part: ModelPart, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     try:
-        return part.session.run(names, given)
-    except Exception as e:  # its errors have no class in common
+        return part.session.run(names, inputs)
+    except Exception as e:  # the errors of onnxruntime have no common class
         raise UserError(f"onnxruntime cannot compute {part.path} ({' '.join(str(e).split())}); export it again") from e
 
 
-def normalised(pixels: np.ndarray, facts: Mapping[str, str]) -> np.ndarray:
+def normalise(pixels: np.ndarray, facts: Mapping[str, str]) -> np.ndarray:
     """uint8 (h, w, 3) -> float32 (1, 3, h, w)"""
     mean, std = (np.float64(facts[name].split()) for name in ("mean", "std"))
     return ((pixels - mean) / std).astype(np.float32).transpose(2, 0, 1)[None]

@@ -56,8 +56,10 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
     wrong = [image for image, masks in entries.items() if not is_list_of_paths(masks)]
     if wrong:
         raise UserError(f"{path}: {len(wrong)} of {len(entries)} images have no list of mask paths: {shortlist(wrong)}")
-    if bare := [image for image, masks in entries.items() if not masks]:
-        raise UserError(f"{path}: {len(bare)} of {len(entries)} images have an empty list of masks: {shortlist(bare)}")
+    if empty := [image for image, masks in entries.items() if not masks]:
+        raise UserError(
+            f"{path}: {len(empty)} of {len(entries)} images have an empty list of masks: {shortlist(empty)}"
+        )
     items = [ImageMasks(Path(image), tuple(map(Path, masks))) for image, masks in entries.items()]
     check_files_exist(path, "images", [item.image for item in items])
     check_files_exist(path, "masks", [mask for item in items for mask in item.masks])

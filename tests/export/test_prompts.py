@@ -376,9 +376,7 @@ def test_a_released_single_mask_is_taken_where_it_is_the_models(released, first_
         same_mask(found == 255, first_answer["large"][0].predict(**given))
         (tmp_path / "mask.png").unlink()
     for kind in ("2 points", "box and points"):
-        with pytest.raises(
-            sam2unet.UserError, match="single_decoder.onnx answers with its untrained mask to more than"
-        ):
+        with pytest.raises(sam2unet.UserError, match="single_decoder.onnx returns an untrained mask for more than"):
             example(*files, tmp_path, *flags_of(PROMPTS[kind], None))
     assert not list(tmp_path.iterdir())
 
@@ -475,16 +473,19 @@ def test_the_example_needs_no_torch(exported, photos, tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ((), "nothing to look for; give --points, --box or --mask"),
-        (("--box", "1,2,nan,4"), "--points or --box has a value that is no number"),
-        (("--points", "1,1e39"), "--points or --box has a value that is no number"),
-        (("--mask", "{photos}/small.png"), "cannot read .*small.png; give a .npy that --save_prompt wrote"),
+        ((), "there is no prompt; give --points, --box or --mask"),
+        (("--box", "1,2,nan,4"), "--points or --box has a value that is not a number"),
+        (("--points", "1,1e39"), "--points or --box has a value that is not a number"),
+        (("--mask", "{photos}/small.png"), "cannot read .*small.png; give a .npy file from --save_prompt"),
         (("--points", "1,2", "--labels", 1, 0), "1 points have 2 labels"),
-        (("--box", "1,2,3"), "a point is X,Y and a box X0,Y0,X1,Y1"),
+        (("--box", "1,2,3"), "a point must be X,Y and a box X0,Y0,X1,Y1"),
         (("--box", "1,2,3,4", "--encoder", "no.onnx"), "no such file: no.onnx"),
-        (("--box", "1,2,3,4", "--encoder", "{exported}/x_decoder.onnx"), "x_decoder.onnx is no encoder of a SAM-Med2D"),
+        (
+            ("--box", "1,2,3,4", "--encoder", "{exported}/x_decoder.onnx"),
+            "x_decoder.onnx is not the encoder of a SAM-Med2D",
+        ),
         (("--box", "1,2,3,4", "--decoder", "{others}/x_decoder.onnx"), "export it without --resize_longest_side"),
-        (("--box", "1,2,3,4", "--encoder", "{photos}/small.png"), "small.png is not an ONNX file"),
+        (("--box", "1,2,3,4", "--encoder", "{photos}/small.png"), "small.png is not a complete ONNX file"),
         (("--box", "1,2,3,4", "--image", "none.png"), "no such file: none.png"),
     ],
 )
