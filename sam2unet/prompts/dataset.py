@@ -1,4 +1,7 @@
-"""What SAM-Med2D trains on: images with some of their masks, and a first prompt for each."""
+"""The training data of SAM-Med2D: images, some of their masks, and the first prompts for each mask.
+
+Letters: B images, K masks per image, M masks of a batch, N points per mask, S side of the square.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,25 @@ from .framing import Frame, Framing, normalise_square
 from .lists import ImageMasks
 
 RELEASED = Framing()
-ITEM, STEP = 1, 2  # in keys: streams of the data set and of the training step
+ITEM, STEP = 1, 2  # parts of a key: the random streams of the data set and of the training step
 
 
 class PromptDraw(NamedTuple):
-    """Which image, and from which streams its masks and prompts are drawn."""
+    """An image, and the seed of the random streams for its masks and prompts.
+
+    Attributes:
+        index: the position of the image in the list.
+        batch: the position of the batch in the epoch. All processes use the same positions.
+    """
 
     index: int
     seed: int
     epoch: int
-    batch: int  # place in the epoch, the same in all processes
+    batch: int
 
 
 class PromptBatches(Batches):
-    """Every image once per epoch in random order, without flips: the released training augments nothing."""
+    """Every image once per epoch in random order, without flips. The released training has no augmentation."""
 
     def __iter__(self) -> Iterator[list[PromptDraw]]:
         for batch, draws in enumerate(super().__iter__(), self.first):
@@ -39,15 +47,15 @@ class PromptBatches(Batches):
 
 
 class PromptTensors(NamedTuple):
-    """What a training step takes. B images, M masks, as many of each image, those of the first image first.
+    """The input of a training step. Each image has M / B masks. The masks of the first image come first.
 
     Attributes:
         images: float32 (B, 3, S, S), normalised.
         labels: float32 (M, 1, S, S), 0 or 1.
         boxes: float32 (M, 1, 4), x0, y0, x1, y1 in pixels of the square.
-        points: of each mask, coordinates (M, N, 2) and labels (M, N).
-        shared: for what all processes must draw alike, `training_rounds`.
-        own: for this process's clicks, `error_points`.
+        points: coordinates (M, N, 2) and labels (M, N).
+        shared: a generator with the same state in all processes, for `draw_rounds`.
+        local: a generator with another state in each process, for `draw_error_points`.
     """
 
     images: Tensor
@@ -55,20 +63,21 @@ class PromptTensors(NamedTuple):
     boxes: Tensor
     points: Points
     shared: torch.Generator
-    own: torch.Generator
+    local: torch.Generator
 
 
 class PromptBatch(NamedTuple):
-    """B images and M masks as they were framed.
+    """A batch on the CPU.
 
     Attributes:
-        images, labels: uint8 (B, 3, S, S), not normalised, and (M, 1, S, S), 0 or 1.
-        frames: how each image lies in the square, and its original size.
+        images: uint8 (B, 3, S, S), not normalised.
+        labels: uint8 (M, 1, S, S), 0 or 1.
+        frames: the position of each image in its square.
         boxes, points: as in `PromptTensors`.
-        indices: (B,) places in the list of images.
-        names: file names of the M masks.
-        key: what the step's draws depend on: the seed, the epoch, the batch.
-        skipped: in words, what could not be used and is left out.
+        indices: (B,), the positions of the images in the list.
+        names: the file names of the M masks.
+        key: seed, epoch and batch. They seed the generators of the step.
+        skipped: messages about files that were left out.
     """
 
     images: Tensor
@@ -82,7 +91,7 @@ class PromptBatch(NamedTuple):
     skipped: tuple[str, ...] = ()
 
     def on(self, device: torch.device) -> PromptTensors:
-        """Normalised, on `device`; generators as new."""
+        """Returns the batch on `device`, normalised, with new generators."""
         images, labels, boxes, coords, point_labels = (
             part.to(device, non_blocking=True) for part in (self.images, self.labels, self.boxes, *self.points)
         )
@@ -99,8 +108,8 @@ class PromptBatch(NamedTuple):
 class PromptFolder(Dataset):
     """Images for training. `dataset[index]` gives one `PromptItem`, `__getitems__` a batch.
 
-    An item has `mask_num` masks of its image, drawn with replacement, and a moved box and one point for each mask. It
-    depends only on the seed, the epoch and its index.
+    An item has `mask_num` masks of its image, drawn with replacement. Each mask has a box that is shifted at random and
+    one point. An item depends only on the seed, the epoch and its index.
 
     Args:
         skip_bad: replace masks that cannot be used by others of the same image, and leave out images without masks.
@@ -149,33 +158,34 @@ class PromptFolder(Dataset):
         if not items:
             names = [self.items[draw.index].image.name for draw in draws]
             raise UserError(
-                f"nothing in a batch could be used: {shortlist(names)} ({skipped[0]}); is the disk still there?"
+                f"no image of a batch could be used: {shortlist(names)} ({skipped[0]}); is the disk still connected?"
             )
         _, seed, epoch, batch = draws[0]
         return stack_items(items, indices, key=(seed, epoch, batch), skipped=skipped)
 
     def read_item(self, draw: PromptDraw, skipped: list[str]) -> PromptItem:
+        """Reads an image and draws its masks and prompts. Adds a message to `skipped` for each mask it leaves out."""
         generator = make_generator(draw.seed, draw.epoch, draw.index, ITEM)
         path, masks = self.items[draw.index]
         image, frame = self.framing.image(path)
-        known: dict[Path, np.ndarray] = {}
-        left, chosen = list(masks), []
-        while len(chosen) < self.mask_num:
-            mask = left[int(torch.randint(len(left), (), generator=generator))]
+        labels_by_mask: dict[Path, np.ndarray] = {}
+        usable, drawn = list(masks), []
+        while len(drawn) < self.mask_num:
+            mask = usable[int(torch.randint(len(usable), (), generator=generator))]
             try:
-                if mask not in known:
-                    known[mask], _ = self.framing.label(mask, frame)
+                if mask not in labels_by_mask:
+                    labels_by_mask[mask], _ = self.framing.label(mask, frame)
             except UserError as e:
-                left.remove(mask)
-                if not (self.skip_bad and left):
+                usable.remove(mask)
+                if not (self.skip_bad and usable):
                     raise
                 skipped.append(str(e))
                 continue
-            chosen.append(mask)
-        labels = np.stack([known[mask] for mask in chosen])
+            drawn.append(mask)
+        labels = np.stack([labels_by_mask[mask] for mask in drawn])
         boxes = np.stack([jitter_box(find_box(label), generator) for label in labels])
         points = draw_first_points(torch.from_numpy(labels), 1, generator)
-        return PromptItem(image, frame, labels, boxes, points, tuple(mask.name for mask in chosen))
+        return PromptItem(image, frame, labels, boxes, points, tuple(mask.name for mask in drawn))
 
 
 class PromptItem(NamedTuple):
@@ -183,7 +193,7 @@ class PromptItem(NamedTuple):
 
     Attributes:
         image: uint8 (3, S, S), not normalised.
-        frame: how the image lies in the square, and its original size.
+        frame: the position of the image in the square.
         labels: bool (K, S, S), the masks.
         boxes: (K, 4), x0, y0, x1, y1 in pixels of the square.
         points: coordinates (K, N, 2) and labels (K, N).
@@ -204,6 +214,7 @@ def stack_items(
     key: tuple[int, ...] = (0,),
     skipped: Sequence[str] = (),
 ) -> PromptBatch:
+    """Joins items to a batch. `indices`, `key` and `skipped` are as in `PromptBatch`."""
     images, frames, labels, boxes, points, names = zip(*items, strict=True)
     return PromptBatch(
         torch.stack(images),

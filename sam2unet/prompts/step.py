@@ -33,7 +33,7 @@ def prompt_step(model: nn.Module, batch: PromptTensors, recipe: Recipe) -> Itera
         decode,
         RoundPrompt(boxes=batch.boxes) if rounds.boxes else RoundPrompt(batch.points),
         rounds.points,
-        lambda logits, count: draw_error_points(logits, batch.labels, count, batch.own),
+        lambda logits, count: draw_error_points(logits, batch.labels, count, batch.local),
         batch.labels.shape[-1],
         recipe.mask_prompt,
         keep_clicks=False,

@@ -124,7 +124,8 @@ def test_the_way_back_undoes_the_way_there(size):
     if frame.pads:
         assert np.array_equal(back, array)
     else:
-        assert ((back > 0.5) == (array > 0.5)).mean() > 0.9
+        found, wanted = back > 0.5, array > 0.5
+        assert (found & wanted).sum() / (found | wanted).sum() > 0.8  # IoU: most pixels are background
 
 
 def test_masks_are_0_1_or_0_255_and_soft_edges_background(tmp_path):
@@ -281,7 +282,7 @@ def test_an_epoch_is_the_same_whatever_the_workers_and_from_any_batch_on(lists):
 
 def test_a_step_draws_anew_in_each_batch_and_again_when_resumed(lists):
     def draws(batches):
-        return [(draw_rounds(given.shared), given.own.get_state()) for given in (b.on(CPU) for b in batches)]
+        return [(draw_rounds(given.shared), given.local.get_state()) for given in (b.on(CPU) for b in batches)]
 
     first, again = draws(epoch_of(lists)), draws(epoch_of(lists, first=1))
     assert same(first[1], again[0])
@@ -321,7 +322,7 @@ def test_an_image_without_a_usable_mask_is_left_out_and_a_batch_of_those_stops(l
     draws = [draw for batch in PromptBatches(3, 3, seed=0) for draw in batch]
     data = PromptFolder(lists, Framing(64), skip_bad=True)
     assert sorted(data.__getitems__(draws).indices.tolist()) == [1, 2]
-    with pytest.raises(UserError, match="nothing in a batch could be used: i0.png"):
+    with pytest.raises(UserError, match="no image of a batch could be used: i0.png"):
         data.__getitems__([draw for draw in draws if draw.index == 0])
 
 
