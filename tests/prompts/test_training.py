@@ -144,14 +144,18 @@ def test_train_py_trains_validates_and_leaves_what_test_py_reads(whole, sam_file
     folder, out = whole
     assert "weights: sam_vit_b.pth, SAM vit_b, no adapters" in out
     assert "data: 5 images with 10 masks at 64x64, batch 2, on cpu" in out
-    titles, first, *_ = [line for line in out.splitlines() if line.startswith(("validation", "epoch 1  "))][0:2]
-    assert titles.split() == ["validation", *"box Dice box IoU 1 pt Dice 1 pt IoU".split()] and "epoch 1" in first
+    lines = out.splitlines()
+    titles = next(i for i, line in enumerate(lines) if line.startswith("validation"))
+    assert lines[titles].split() == ["validation", *"box Dice box IoU 1 pt Dice 1 pt IoU".split()]
+    first = lines[titles + 1].split()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert [line["step"] for line in epochs] == [27, 54]  # three batches of nine updates
     assert epochs[0]["losses"].keys() == {"total", "focal", "dice", "iou"}
     assert epochs[1]["losses"]["total"] < epochs[0]["losses"]["total"]
     scores = [line for line in lines if line["kind"] == "validation"]
+    keys = ("box Dice", "box IoU", "1 pt Dice", "1 pt IoU")
+    assert first == ["epoch", "1", *(f"{scores[0][key]:.4f}" for key in keys)]
     best_one = sam2unet.load_model(folder / "best.safetensors", "cpu", sam_checkpoint=sam_file)
     pairs = read_test_list(lists)
     means = compute_means(list(answer_all(best_one, pairs, [BOX], Framing(64), PromptTestOptions(seed=RECIPE.seed))))
@@ -191,6 +195,7 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
         "    step(self)\n"
         "    own = sum(p.detach().double().sum().item() for p in self.trained.values())\n"
         "    both = [None, None]; dist.all_gather_object(both, own); assert both[0] == both[1], both\n"
+        f"    print(end='.', file=open({str(tmp_path / 'steps')!r} + str(dist.get_rank()), 'a'))\n"
         "t.Trainer.take_step = alike\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
@@ -198,6 +203,8 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
     done = torchrun(check, *words).finish()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("data: 5 images") == 1 and done.stdout.count("saved") == 1
+    steps = [len((tmp_path / f"steps{rank}").read_text()) for rank in (0, 1)]
+    assert steps == [18, 18]  # nine steps for each of the two batches that have an image for each process
 
 
 @pytest.mark.parametrize(
