@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from ..data.reading import Picture, to_photo
+from ..data.photos import Picture, to_photo
 from ..errors import UserError
 from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.reading import Picture, to_photo
+from ..data.photos import Picture, to_photo
 from ..errors import UserError
 from ..families.load import Checkpoint
 from ..families.settings import find_recipe

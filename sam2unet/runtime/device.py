@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import shutil
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..limits import shorten
+from .versions import read_cpu_name
 
 
 def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.device:
@@ -128,3 +130,16 @@ def to_channels_last_(decoder: Iterable[nn.Parameter]) -> None:
     for parameter in decoder:
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def describe_device(device: torch.device) -> dict[str, object]:
+    """Returns the names and the numbers of the device and the CPU, for the record of a run."""
+    cores = os.cpu_count()
+    facts = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        facts |= {
+            "gpu": torch.cuda.get_device_name(device),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return facts

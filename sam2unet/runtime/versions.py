@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
-
-import torch
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:
@@ -22,19 +19,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def describe_device(device: torch.device) -> dict[str, object]:
-    """Returns the names and the numbers of the device and the CPU, for the record of a run."""
-    cores = os.cpu_count()
-    facts = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        facts |= {
-            "gpu": torch.cuda.get_device_name(device),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    return facts
 
 
 def read_cpu_name() -> str:

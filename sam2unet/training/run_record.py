@@ -15,8 +15,9 @@ import torch
 from ..atomic import read_json, write_atomic
 from ..data.pairs import Pair
 from ..data.reading import open_image
+from ..runtime.device import describe_device
 from ..runtime.parallel import map_files
-from ..runtime.versions import describe_device, versions
+from ..runtime.versions import versions
 
 PACKAGES = ("sam2unet", "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
 PROJECT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from torchvision import transforms
 
 import sam2unet
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import to_photo
+from sam2unet.data.photos import to_photo
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.settings import find_trained_size
 from sam2unet.families.table import FAMILIES
