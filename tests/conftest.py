@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """Tests need not wait until a disk has their files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real images; tests that need it are skipped where it is absent."""
@@ -140,6 +148,12 @@ def train_py(monkeypatch, capsys):
 @pytest.fixture
 def eval_py(monkeypatch, capsys):
     return in_process("eval.py", monkeypatch, capsys)
+
+
+@pytest.fixture
+def run_py(monkeypatch, capsys):
+    """Any script in this process: `run_py("scripts/export.py", "--checkpoint", path)`."""
+    return lambda name, *words: in_process(name, monkeypatch, capsys)(*words)
 
 
 def load_script(name: str):

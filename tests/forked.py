@@ -88,6 +88,7 @@ if __name__ == "__main__":
     import sam2unet.scoring.evaluate  # noqa: F401
     import sam2unet.training.run  # noqa: F401
 
+    os.fsync = lambda number: None  # as in conftest.py
     job = next_job()
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it

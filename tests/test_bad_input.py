@@ -134,8 +134,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(script, tmp_path_factory):
-    """Every case run in a folder of its own: its result, and the files before and after."""
+def clean(tmp_path_factory):
+    """A folder with valid input for all scripts."""
     clean = tmp_path_factory.mktemp("clean")
     write_pairs(clean)
     shutil.copytree(clean / "masks", clean / "preds")
@@ -145,17 +145,7 @@ def outcomes(script, tmp_path_factory):
     torch.save(zeros, clean / "tiny.pth")  # one number stored per tensor
     shapes = {f"image_encoder.trunk.{name}": t.shape for name, t in trunk.state_dict().items()}
     torch.save({"model": {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}}, clean / "sam2.pt")
-
-    def outcome(name):
-        prepare, line, _ = CASES[name]
-        folder = tmp_path_factory.mktemp("case")
-        shutil.copytree(clean, folder, dirs_exist_ok=True)
-        prepare(folder)
-        before = contents(folder)
-        result = script(*line.split(), cwd=folder)
-        return result, before, contents(folder)
-
-    return {name: outcome(name) for name in CASES}
+    return clean
 
 
 def contents(folder):
@@ -163,12 +153,24 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_and_status_2(name, outcomes):
-    result, before, after = outcomes[name]
-    assert result.returncode == 2, result.stdout + result.stderr
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ") and CASES[name][2] in line
-    assert after == before
+def test_one_line_and_status_2(name, clean, tmp_path, run_py, monkeypatch):
+    prepare, line, words = CASES[name]
+    folder = shutil.copytree(clean, tmp_path / "folder")
+    prepare(folder)
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+    ended = run_py(*line.split())
+    assert ended.status == 2, ended
+    (message,) = ended.err
+    assert message.startswith("error: ") and words in message
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("line", [f"{TRAIN} --size 330", f"{TEST} --size 100", f"{EVAL} --pred_path masks"])
+def test_a_process_ends_with_one_line_and_status_2_too(line, clean, script):
+    result = script(*line.split(), cwd=clean)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("error: ") and not (clean / "out").exists()
 
 
 def test_an_image_that_goes_bad_during_training_is_one_line_too(script, tmp_path):

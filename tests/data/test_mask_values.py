@@ -1,8 +1,5 @@
 """Which pixels of a mask are foreground: palettes, label maps, alpha, deep grey, and the flags that say so."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +15,7 @@ from sam2unet.prompts.lists import refuse_bad_masks
 from sam2unet.recipe import Recipe, to_foreground_flags
 from sam2unet.scoring.score_folders import Entry, score_entries
 from sam2unet.scoring.score_pair import ScoreOptions
-from tests.conftest import ROOT, save, write_pairs
+from tests.conftest import load_script, save, write_pairs
 
 INDICES = np.repeat(np.arange(4, dtype=np.uint8), 10)[None].repeat(30, 0)  # stripes of 0, 1, 2, 3
 
@@ -122,7 +119,7 @@ def palette_pairs(tmp_path):
     return images, masks
 
 
-def test_all_programs_take_the_same_pixels_for_foreground(palette_pairs, tmp_path, module_of):
+def test_all_programs_take_the_same_pixels_for_foreground(palette_pairs, tmp_path):
     images, masks = palette_pairs
     wanted = np.isin(INDICES, (1, 3))
     rule = Recipe(foreground=(1, 3)).mask_rule
@@ -134,25 +131,11 @@ def test_all_programs_take_the_same_pixels_for_foreground(palette_pairs, tmp_pat
         save(tmp_path / "maps" / path.name, wanted.astype(np.uint8) * 255)
     (result,) = score_entries([Entry("a", "", tmp_path / "maps", masks)], ScoreOptions(rule), workers=1)
     assert result.table["MAE"] == 0
-    script = module_of("scripts/make_prompt_data.py")
+    script = load_script("scripts/make_prompt_data.py")
     flags = [images, masks, "--save_path", tmp_path / "lists", "--split", "values", *to_foreground_flags(rule)]
     script.run(script.parser().parse_args(list(map(str, flags))))
     written = sorted(path.name for path in (tmp_path / "lists/masks").glob("*.png"))
     assert written[:2] == ["a_001.png", "a_003.png"] and len(written) == 8
-
-
-@pytest.fixture
-def module_of(monkeypatch):
-    """A script as a module."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"{Path(name).stem}_of_flags", ROOT / name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 SCRIPTS = {
@@ -167,8 +150,8 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_program_takes_one_of_the_two_flags(name, module_of, capsys):
-    module = module_of(name)
+def test_every_program_takes_one_of_the_two_flags(name, capsys):
+    module = load_script(name)
     words = SCRIPTS[name].split()
     assert module.parser().parse_args([*words, "--foreground", "1", "3"]).foreground == [1, 3]
     with pytest.raises(SystemExit):

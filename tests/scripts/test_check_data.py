@@ -1,6 +1,5 @@
 """scripts/check_data.py: what a data set is and what is wrong with it, all in one go, before training on it."""
 
-import importlib.util
 import shutil
 import sys
 
@@ -13,16 +12,8 @@ from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
-from tests.conftest import ROOT, save, write_pairs
-
-
-@pytest.fixture(scope="module")
-def sheet():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("check_data", ROOT / "scripts/check_data.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import check_data
+from tests.conftest import save, write_pairs
 
 
 def lines_of(text):
@@ -42,15 +33,15 @@ def shorten(path):
     path.write_bytes(path.read_bytes()[:-300])
 
 
-def test_real_pairs_are_fit_to_train_on_and_counted_right(script, sheet, polyps, shared, tmp_path):
+def test_real_pairs_are_fit_to_train_on_and_counted_right(run_main, polyps, shared, tmp_path):
     elsewhere = shared / "data/polypgen_c5/test/images"
     flags = polyps / "images", polyps / "masks", "--other", elsewhere, "--save_path", tmp_path / "out"
-    result = script("scripts/check_data.py", *flags)
-    assert result.returncode == 0, result.stdout + result.stderr
+    status, out, err = run_main(check_data, *flags)
+    assert status == 0, out + err
     shares = [(np.asarray(Image.open(path)) > 128).mean() for path in (polyps / "masks").iterdir()]
     sizes = [Image.open(path).size for path in (polyps / "images").iterdir()]
     often = max(set(sizes), key=sizes.count)
-    lines = lines_of(result.stdout)
+    lines = lines_of(out)
     assert list(lines) == [("", title) for title in ("pairs", "sizes", "foreground", "others", "contact sheet")]
     assert lines["", "pairs"] == "40"
     assert lines["", "sizes"].endswith(f"most often {often[0]}x{often[1]} ({sizes.count(often)})")
@@ -59,11 +50,12 @@ def test_real_pairs_are_fit_to_train_on_and_counted_right(script, sheet, polyps,
     )
     assert lines["", "others"].startswith("24 ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact_sheet.png"]
-    rows = 7 * (sheet.HEIGHT + 2 * sheet.LINE + sheet.GAP)
-    assert Image.open(tmp_path / "out/contact_sheet.png").size == (1606, sheet.GAP + 2 * sheet.LINE + rows)
+    rows = 7 * (check_data.HEIGHT + 2 * check_data.LINE + check_data.GAP)
+    assert Image.open(tmp_path / "out/contact_sheet.png").size == (1606, check_data.GAP + 2 * check_data.LINE + rows)
 
 
-def test_all_that_is_wrong_is_named_in_one_run(script, tmp_path):
+def test_all_that_is_wrong_is_named_in_one_run(run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     images, masks = write_pairs(tmp_path / "train", 14)
     others, _ = write_pairs(tmp_path / "test", 20)
     for path in sorted(others.iterdir())[:14]:  # write_pairs gives one letter the same noise each time
@@ -87,8 +79,8 @@ def test_all_that_is_wrong_is_named_in_one_run(script, tmp_path):
     Image.open(images / "n.jpg").save(others / "leak.png")
     (others / "bad.jpg").write_bytes(b"hello")
     flags = "train/images", "train/masks", "--other", "test/images", "--save_path", "out"
-    result = script(ROOT / "scripts/check_data.py", *flags, cwd=tmp_path)
-    assert result.returncode == 1, result.stdout + result.stderr
+    status, out, err = run_main(check_data, *flags)
+    assert status == 1, out + err
     wanted = {
         ("", "pairs"): ["12"],
         (PROBLEM, "without mask"): ["1 of 14: a.jpg;"],
@@ -110,10 +102,10 @@ def test_all_that_is_wrong_is_named_in_one_run(script, tmp_path):
         (PROBLEM, "in both sets"): ["1 of 7: n.jpg = leak.png"],
         ("", "contact sheet"): ["out/contact_sheet.png"],
     }
-    lines = lines_of(result.stdout)
+    lines = lines_of(out)
     assert list(lines) == list(wanted)
     assert [(key, words) for key in wanted for words in wanted[key] if words not in lines[key]] == []
-    assert result.stdout.splitlines()[-1] == "problems 8, warnings 7: do not train on this yet"
+    assert out.splitlines()[-1] == "problems 8, warnings 7: do not train on this yet"
 
 
 BREAKS = {
@@ -142,15 +134,15 @@ def test_what_training_refuses_is_a_problem_and_nothing_else_is(name, tmp_path):
     assert (audit_folders(images, masks).count(PROBLEM) > 0) == refused
 
 
-def test_mask_threshold_is_the_way_out(sheet, tmp_path, capsys):
+def test_mask_threshold_is_the_way_out(tmp_path, capsys):
     images, masks = write_pairs(tmp_path)
     for path in masks.iterdir():
         recode(path, 1)
     flags = [str(images), str(masks)]
     with pytest.raises(SystemExit):
-        sheet.run(sheet.parser().parse_args(flags))
+        check_data.run(check_data.parser().parse_args(flags))
     assert "4 of 4 not 0/255" in capsys.readouterr().out
-    sheet.run(sheet.parser().parse_args([*flags, "--mask_threshold", "0"]))
+    check_data.run(check_data.parser().parse_args([*flags, "--mask_threshold", "0"]))
     assert "problems 0, warnings 0: fit to train on" in capsys.readouterr().out
     (empty,) = (f for f in audit_folders(images, masks, mask_threshold=1).findings if f.level == PROBLEM)
     assert (empty.title, empty.text[:7]) == ("empty masks", "4 of 4:")
@@ -223,29 +215,30 @@ def test_folders_that_cannot_be_compared_are_an_error(flags, tmp_path):
         audit_folders(*folders)
 
 
-def test_the_sheet_may_not_lie_among_the_inputs(script, tmp_path):
+def test_the_sheet_may_not_lie_among_the_inputs(run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path)
-    result = script(ROOT / "scripts/check_data.py", "images", "masks", "--save_path", "masks/", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: --save_path masks is a folder of inputs; give another\n"
+    status, out, err = run_main(check_data, "images", "masks", "--save_path", "masks/")
+    assert (status, out) == (2, "")
+    assert err == "error: --save_path masks is a folder of inputs; give another\n"
 
 
-def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(sheet, tmp_path):
+def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(tmp_path):
     images, masks = tmp_path / "images", tmp_path / "masks"
     for index in range(60):  # flat greys; masks from the largest to the smallest, and an empty one
         save(images / f"{index:02d}.png", np.full((150, 200, 3), 100 + index, np.uint8))
         mask = np.zeros((150, 200), np.uint8)
         mask[:140, 10 : 190 - 3 * index] = 255 * (index != 30)
         save(masks / f"{index:02d}.png", mask)
-    picture = np.asarray(sheet.contact_sheet(audit_folders(images, masks), None))
-    step, across = sheet.HEIGHT + 2 * sheet.LINE + sheet.GAP, sheet.WIDTH + sheet.GAP
-    heading = 2 * sheet.LINE
-    tops = [sheet.GAP + heading] + [sheet.GAP + step + 2 * heading + row * step for row in range(8)]
-    assert picture.shape[0] == sheet.GAP + 9 * step + 2 * heading  # a row of one, and 48 in eight
+    picture = np.asarray(check_data.contact_sheet(audit_folders(images, masks), None))
+    step, across = check_data.HEIGHT + 2 * check_data.LINE + check_data.GAP, check_data.WIDTH + check_data.GAP
+    heading = 2 * check_data.LINE
+    tops = [check_data.GAP + heading] + [check_data.GAP + step + 2 * heading + row * step for row in range(8)]
+    assert picture.shape[0] == check_data.GAP + 9 * step + 2 * heading  # a row of one, and 48 in eight
 
     def tile(top, column):
-        left = sheet.GAP + column * across
-        return picture[top + sheet.HEIGHT - 150 : top + sheet.HEIGHT, left : left + 200]
+        left = check_data.GAP + column * across
+        return picture[top + check_data.HEIGHT - 150 : top + check_data.HEIGHT, left : left + 200]
 
     assert tile(tops[0], 0)[75, 195].tolist() == [130] * 3  # the empty mask's image, without an outline
     assert (tile(tops[0], 1) == 255).all()
@@ -253,25 +246,25 @@ def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(sheet, tmp_
     assert shown[0] == 159 and shown[-1] == 100  # the smallest and the largest
     assert shown == sorted(set(shown), reverse=True)
     last = tile(tops[-1], 5)
-    yellow = (last == sheet.OUTLINE).all(-1)
+    yellow = (last == check_data.OUTLINE).all(-1)
     edge = np.zeros((150, 200), bool)
     edge[:140, 10:190] = True
     edge[1:139, 11:189] = False  # the object is cut off by the picture's border, its outline is not
     assert np.array_equal(yellow, edge)
 
 
-def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding(sheet, tmp_path):
+def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding(tmp_path):
     images, masks = write_pairs(tmp_path)
     shorten(images / "a.jpg")
     (masks / "b.png").write_bytes(b"hello")
     recode(masks / "c.png", 1)
     found = audit_folders(images, masks, None)
-    odd = next(tiles for title, tiles, _ in sheet.chosen(found) if title == "odd pairs")
+    odd = next(tiles for title, tiles, _ in check_data.chosen(found) if title == "odd pairs")
     assert [(tile.image.name, tile.words) for tile in odd] == [
         ("a.jpg", "image cannot be read"),
         ("b.jpg", "mask cannot be read"),
         ("c.jpg", "values found: 0, 1"),
     ]
-    outlined = [(np.asarray(sheet.picture_of(tile, None)) == sheet.OUTLINE).all(-1).any() for tile in odd]
+    outlined = [(np.asarray(check_data.picture_of(tile, None)) == check_data.OUTLINE).all(-1).any() for tile in odd]
     assert outlined == [False, False, True]
-    assert sheet.contact_sheet(found, None).width > 1000
+    assert check_data.contact_sheet(found, None).width > 1000

@@ -1,7 +1,6 @@
 """The recipes of published results, and the script that runs one from data to table."""
 
 import dataclasses
-import importlib
 import os
 import re
 import signal
@@ -12,11 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from sam2unet.cli import main
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe, Study
+from sam2unet.run_script import run_script
 from sam2unet.scoring.columns import PROTOCOLS
 from sam2unet.scoring.expected import read_figures
+from scripts import reproduce
 from tests.conftest import ROOT, save, write_pairs
 
 MAS3K = Study(("MAS3K-train",), 1769, ("MAS3K",), (1141,), "marine", "sam2-unet")
@@ -119,12 +119,6 @@ def test_counts_and_test_sets_must_be_as_many(tmp_path):
 
 
 @pytest.fixture
-def reproduce(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("reproduce")
-
-
-@pytest.fixture
 def study(tmp_path):
     """A recipe file `small.yaml` and its data root, two sets to train on and two to test."""
     for name, count in (("A-train", 4), ("B-train", 3), ("CAMO", 3), ("COD10K", 2)):
@@ -137,21 +131,22 @@ def study(tmp_path):
     return tmp_path
 
 
-def refusal(reproduce, monkeypatch, capsys, config, root, *flags):
-    """The lines on stderr of a run that ends before its first step."""
-    monkeypatch.setattr(reproduce, "run_script", lambda *words: pytest.fail(f"went on with {words}"))
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", str(config), "--data_root", str(root), *flags])
-    with pytest.raises(SystemExit) as end:
-        main(reproduce.parser, reproduce.run)
-    assert end.value.code == 2
-    return capsys.readouterr().err.splitlines()
+@pytest.fixture
+def refusal(run_main, steps, study):
+    """Runs reproduce.py, which must end before its first step. Returns the lines on stderr."""
+
+    def call() -> list[str]:
+        status, _, err = run_main(reproduce, study / "small.yaml", "--data_root", study / "data")
+        assert status == 2 and steps == []
+        return err.splitlines()
+
+    return call
 
 
-def test_what_is_missing_is_one_line_with_all_of_it(reproduce, study, monkeypatch, capsys):
+def test_what_is_missing_is_one_line_with_all_of_it(refusal, study):
     (study / "data/CAMO").rename(study / "data/camo")
     (study / "data/B-train/masks").rename(study / "data/B-train/GT")
-    lines = refusal(reproduce, monkeypatch, capsys, study / "small.yaml", study / "data")
-    assert lines == [
+    assert refusal() == [
         f"error: not in {study / 'data'}: B-train/masks, CAMO; wanted are NAME/images and NAME/masks for "
         "A-train, B-train, CAMO, COD10K"
     ]
@@ -187,47 +182,45 @@ def unknown_paper(study):
         (unknown_paper, "no published figures are known for 'sam3'"),
     ],
 )
-def test_what_would_end_a_run_after_training_ends_it_before(spoil, words, reproduce, study, monkeypatch, capsys):
+def test_what_would_end_a_run_after_training_ends_it_before(spoil, words, refusal, study):
     spoil(study)
-    lines = refusal(reproduce, monkeypatch, capsys, study / "small.yaml", study / "data")
+    lines = refusal()
     assert words in lines[-1] and sum(line.startswith("error: ") for line in lines) == 1
 
 
-def test_a_wrong_count_is_a_warning_and_a_failing_step_gives_its_status(script, study):
+def test_a_wrong_count_is_a_warning_and_a_failing_step_gives_its_status(run_main, steps, study):
     flags = ["--data_root", study / "data", "--save_path", study / "run", "--size", 50]
-    result = script("scripts/reproduce.py", study / "small.yaml", *flags)
-    assert "warning: COD10K has 2 pairs; 2026 were published" in result.stderr
-    assert "warning: CAMO" not in result.stderr
-    assert result.returncode == 2 and result.stderr.count("error: ") == 1
-    assert "train.py" in result.stdout and "test.py" not in result.stdout
+    status, _, err = run_main(reproduce, study / "small.yaml", *flags)
+    assert "warning: COD10K has 2 pairs; 2026 were published" in err
+    assert "warning: CAMO" not in err
+    assert status == 2 and err.count("error: ") == 1
+    assert [step[0] for step in steps] == ["train.py"]
 
 
-def test_a_run_goes_on_where_it_stopped(script, study):
-    def run():
-        flags = ["--data_root", "data", "--epoch", 1, "--workers", 0]
-        return script("scripts/reproduce.py", "small.yaml", *flags, cwd=study)
-
-    first = run()
-    assert first.returncode == 0, first.stderr
-    assert steps(first) == ["train", "test CAMO", "test COD10K", "eval"]
+def test_a_run_goes_on_where_it_stopped(run_main, steps, study, monkeypatch):
+    monkeypatch.chdir(study)
+    flags = ["small.yaml", "--data_root", "data", "--epoch", 1, "--workers", 0]
+    status, _, err = run_main(reproduce, *flags)
+    assert status == 0, err
+    assert name_steps(steps) == ["train.py", "test.py CAMO", "test.py COD10K", "eval.py"]
     run_folder = study / "runs/small"
     checkpoint = run_folder / "SAM2-UNet-1.pth"
-    made = checkpoint.stat().st_mtime_ns
-    kept, again = run_folder / "maps/CAMO/a.png", run_folder / "maps/COD10K/b.png"
-    before = kept.stat().st_mtime_ns
-    again.unlink()
+    kept, removed = run_folder / "maps/CAMO/a.png", run_folder / "maps/COD10K/b.png"
+    before = [path.stat().st_mtime_ns for path in (checkpoint, kept)]
+    removed.unlink()
     (run_folder / "scores/table.md").unlink()
 
-    second = run()
-    assert second.returncode == 0, second.stderr
-    assert steps(second) == ["train", "test COD10K", "eval"]
-    assert "CAMO: all 3 maps are in runs/small/maps/CAMO" in second.stdout
-    assert checkpoint.stat().st_mtime_ns == made and kept.stat().st_mtime_ns == before and again.is_file()
-    table = re.search(r"CAMO +SAM2-UNet +3 .* 0\.884 .*\nCOD10K +SAM2-UNet +2 .* 0\.880 ", second.stdout)
+    steps.clear()
+    status, out, err = run_main(reproduce, *flags)
+    assert status == 0, err
+    assert name_steps(steps) == ["train.py", "test.py COD10K", "eval.py"]
+    assert "CAMO: all 3 maps are in runs/small/maps/CAMO" in out
+    assert [path.stat().st_mtime_ns for path in (checkpoint, kept)] == before and removed.is_file()
+    table = re.search(r"CAMO +SAM2-UNet +3 .* 0\.884 .*\nCOD10K +SAM2-UNet +2 .* 0\.880 ", out)
     assert table and (run_folder / "scores/table.md").is_file()
 
 
-def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(reproduce, study, monkeypatch):
+def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(study, monkeypatch):
     calls = []
 
     def call(*words):
@@ -244,13 +237,13 @@ def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(repr
     assert test[:5] == ["test.py", "--checkpoint", str(study / "SAM2-UNet-3.safetensors"), "--hiera_path", "sam2.pt"]
 
 
-def steps(result):
-    """`test CAMO` and so on, by the commands that were shown."""
-    shown = re.findall(r"^\$ python \S*?(\w+)\.py (?:.*--test_image_path data/(\w+)/)?", result.stdout, re.MULTILINE)
-    return [" ".join(filter(None, words)) for words in shown]
+def name_steps(steps: list[list[str]]) -> list[str]:
+    """`test.py CAMO` and so on."""
+    folders = [re.search(r"/(\w+)/images", " ".join(words)) if words[0] == "test.py" else None for words in steps]
+    return [f"{words[0]} {folder[1]}" if folder else words[0] for words, folder in zip(steps, folders, strict=True)]
 
 
-def test_maps_are_complete_when_newer_than_all_that_they_come_from(reproduce, tmp_path):
+def test_maps_are_complete_when_newer_than_all_that_they_come_from(tmp_path):
     images, masks = write_pairs(tmp_path, count=2)
     pairs = reproduce.match(images, masks)
     checkpoint = tmp_path / "SAM2-UNet-1.pth"
@@ -297,9 +290,8 @@ def test_ctrl_c_waits_for_the_step_to_save_and_gives_its_status(tmp_path):
     assert process.wait(timeout=30) == 7 and (tmp_path / "saved").exists()
 
 
-def test_a_step_killed_by_a_signal_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+def test_a_step_killed_by_a_signal_is_named(tmp_path, capfd):
     (tmp_path / "step.py").write_text("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(SystemExit) as end:
-        importlib.import_module("steps").call(tmp_path / "step.py")
-    assert end.value.code == 137 and "step.py was ended by signal 9" in capsys.readouterr().err
+        run_script(tmp_path / "step.py")
+    assert end.value.code == 137 and "step.py was ended by signal 9" in capfd.readouterr().err

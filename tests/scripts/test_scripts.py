@@ -16,15 +16,17 @@ from PIL import Image
 from sam2unet.cli import check_installation
 from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
-from tests.conftest import ROOT, write_pairs
+from scripts import make_sample_data, quickstart
+from tests.conftest import ROOT, load_script, write_pairs
 
 
-def test_sample_data_are_the_same_every_time_and_their_masks_exact(script, tmp_path):
-    for name in ("a", "b"):
-        result = script("scripts/make_sample_data.py", "--save_path", tmp_path / name)
-        assert result.returncode == 0, result.stderr
-    a, b = ({p.relative_to(tmp_path / n): p for p in (tmp_path / n).rglob("*.*")} for n in ("a", "b"))
-    assert {name: p.read_bytes() for name, p in a.items()} == {name: p.read_bytes() for name, p in b.items()}
+def test_sample_data_are_the_same_every_time_and_their_masks_exact(run_main, tmp_path, monkeypatch):
+    assert run_main(make_sample_data, "--save_path", tmp_path / "a")[0] == 0
+    monkeypatch.setattr(make_sample_data, "COUNTS", {"train": 12, "test": 4})
+    assert run_main(make_sample_data, "--save_path", tmp_path / "b")[0] == 0
+    again = [path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*.*g")]
+    assert len(again) == 2 * 16
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in again)
     for split, count in (("train", 200), ("test", 40)):
         pairs = match(tmp_path / "a" / split / "images", tmp_path / "a" / split / "masks")
         assert len(pairs) == count
@@ -36,19 +38,21 @@ def test_sample_data_are_the_same_every_time_and_their_masks_exact(script, tmp_p
             assert all(200 <= side <= 500 for side in mask.shape) and Image.open(pair.image).size == mask.shape[::-1]
 
 
-def test_quickstart_on_own_folders_holds_out_every_fifth_pair(script, tmp_path):
+def test_quickstart_on_own_folders_holds_out_every_fifth_pair(run_main, steps, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "own", count=10)
     flags = ["--images", "own/images", "--masks", "own/masks", "--save_path", "result"]
-    result = script("scripts/quickstart.py", *flags, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    status, out, err = run_main(quickstart, *flags)
+    assert status == 0, err
+    assert [step[0] for step in steps] == ["train.py", "test.py", "eval.py"]
     assert sorted(path.stem for path in (tmp_path / "result/maps").glob("*.png")) == ["e", "j"]
     assert len(list((tmp_path / "result/data/train/images").iterdir())) == 8
-    assert "held-out       2" in result.stdout and "best constant map" in result.stdout
+    assert "held-out       2" in out and "best constant map" in out
     assert Image.open(tmp_path / "result/overview.png").size == (480, 320)
     kept = {path: path.read_bytes() for path in (tmp_path / "result").glob("*.p*t*")}
     assert len(kept) >= 2
-    again = script("scripts/quickstart.py", *flags, cwd=tmp_path)
-    assert again.returncode == 0 and "result is of an earlier quickstart, which goes on" in again.stdout, again.stderr
+    status, out, err = run_main(quickstart, *flags)
+    assert status == 0 and "result is of an earlier quickstart, which goes on" in out, err
     assert {path: path.read_bytes() for path in kept} == kept
 
 
@@ -68,7 +72,8 @@ def test_quickstart_on_own_folders_holds_out_every_fifth_pair(script, tmp_path):
         ),
     ],
 )
-def test_scripts_never_write_into_folders_of_the_user(line, words, script, tmp_path):
+def test_scripts_never_write_into_folders_of_the_user(line, words, run_py, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "data", count=6)
     for name in ("maps/a.png", "lists/image2label_train.json", "data2/masks/a_000.png"):
         (tmp_path / name).parent.mkdir(parents=True)
@@ -76,32 +81,57 @@ def test_scripts_never_write_into_folders_of_the_user(line, words, script, tmp_p
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.sam2unet").write_text("something else")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    result = script(f"scripts/{line.split()[0]}", *line.split()[1:], cwd=tmp_path)
-    assert result.returncode == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+    ended = run_py(f"scripts/{line.split()[0]}", *line.split()[1:])
+    assert ended.status == 2 and words in ended.err[0] and len(ended.err) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_shell_files_pass_their_variables_on(tmp_path):
-    images, masks = write_pairs(tmp_path, count=3)
-    environment = os.environ | {
-        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
-        "TRAIN_IMAGES": str(images),
-        "TRAIN_MASKS": str(masks),
-        "SAVE_PATH": str(tmp_path / "run"),
-        "EPOCH": "1",
-    }
-    run(environment, "train.sh", "--encoder", "tiny", "--size", "64")
-    environment |= {"CHECKPOINT": str(tmp_path / "run/SAM2-UNet-1.pth"), "TEST_IMAGES": str(images)}
-    run(environment | {"SAVE_PATH": str(tmp_path / "maps"), "TEST_MASKS": str(masks)}, "test.sh")
-    environment |= {"DATASET": "three", "PREDICTIONS": str(tmp_path / "maps"), "MASKS": str(masks)}
-    assert "three         3" in run(environment, "eval.sh")
+ECHO = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n'
+SHELL_FILES = {  # variables -> the command line
+    "train.sh": (
+        "TRAIN_IMAGES=i TRAIN_MASKS=m SAVE_PATH=s HIERA_PATH=h DINOV2_PATH=d MODEL=sam2unext EPOCH=1 LR=2 BATCH_SIZE=3",
+        "train.py --train_image_path i --train_mask_path m --save_path s --model sam2unext --hiera_path h "
+        "--dinov2_path d --epoch 1 --lr 2 --batch_size 3 --size 64",
+    ),
+    "train.sh with a list": (
+        "DATA_PATH=d SAVE_PATH=s SAM_CHECKPOINT=c",
+        "train.py --data_path d --save_path s --sam_checkpoint c --size 64",
+    ),
+    "test.sh": (
+        "CHECKPOINT=c TEST_IMAGES=i TEST_MASKS=m SAVE_PATH=s",
+        "test.py --checkpoint c --test_image_path i --test_gt_path m --save_path s --size 64",
+    ),
+    "test.sh without masks": (
+        "CHECKPOINT=c TEST_IMAGES=i SAVE_PATH=s",
+        "test.py --checkpoint c --test_image_path i --save_path s --size 64",
+    ),
+    "test.sh with a list": (
+        "CHECKPOINT=c DATA_PATH=d SAVE_PATH=s SAM_CHECKPOINT=b",
+        "test.py --checkpoint c --data_path d --sam_checkpoint b --save_path s --size 64",
+    ),
+    "eval.sh": (
+        "DATASET=d PREDICTIONS=p MASKS=m",
+        "eval.py --dataset_name d --pred_path p --gt_path m --workers 1",
+    ),
+}
 
 
-def run(environment, name, *flags):
-    command = ["bash", str(ROOT / name), *flags]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("name", SHELL_FILES)
+def test_shell_files_pass_their_variables_on(name, tmp_path):
+    """A copy of the file runs a `python` that prints its arguments."""
+    variables, line = SHELL_FILES[name]
+    file, (script, *flags) = name.split()[0], line.split()
+    shutil.copy(ROOT / file, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(ECHO)
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"]} | dict(word.split("=") for word in variables.split())
+    command = ["bash", str(tmp_path / file), *flags[-2:]]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
-    return result.stdout
+    assert result.stdout.splitlines() == [str(tmp_path / script), *flags]
+    load_script(script).parser().parse_args(flags)  # ends the test if a flag is wrong
 
 
 def test_a_shell_file_says_which_variable_it_wants():
@@ -169,7 +199,7 @@ def test_kernels_are_compiled_without_a_cache_where_there_is_no_place_for_one(mo
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache function"):
-        numba.njit(cache=True)(run)
+        numba.njit(cache=True)(write_pairs)
     assert compile_cached(lambda number: number + 1)(1) == 2
 
 

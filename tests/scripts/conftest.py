@@ -1,0 +1,45 @@
+"""Longer scripts without a process for each step."""
+
+import sys
+
+import pytest
+
+from scripts import quickstart, reproduce
+from tests.conftest import load_script
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[list[str]]:
+    """Makes reproduce.py and quickstart.py run their steps in this process. Returns the list of their command lines.
+
+    A training takes one epoch, because each epoch writes hundreds of megabytes.
+    """
+    commands = []
+
+    def run_step(script: str, *flags: object) -> None:
+        commands.append([script, *map(str, flags)])
+        module = load_script(script)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", commands[-1] + ["--epoch", "1"] * (script == "train.py"))
+            with pytest.raises(SystemExit) as ended:
+                module.main(module.parser, module.run)
+        if ended.value.code:
+            sys.exit(ended.value.code)
+
+    for script in (quickstart, reproduce):
+        monkeypatch.setattr(script, "run_script", run_step)
+    return commands
+
+
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """An imported script in this process: `run_main(reproduce, flag, ...)` returns exit status, output and errors."""
+
+    def call(module, *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            module.main(module.parser, module.run)
+        return ended.value.code, *capsys.readouterr()
+
+    return call
