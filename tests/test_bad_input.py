@@ -76,7 +76,11 @@ CASES = {
         f"{TRAIN} --hiera_path tiny.pth",
         "tiny.pth is a SAM2-UNet checkpoint, which belongs to --checkpoint of test.py",
     ),
-    "train: picture as weights": (nothing, f"{TRAIN} --hiera_path images/a.jpg", "is not a PyTorch file of weights"),
+    "train: picture as weights": (
+        nothing,
+        f"{TRAIN} --hiera_path images/a.jpg",
+        "is not a PyTorch file that holds only weights",
+    ),
     "train: weights of another size": (
         nothing,
         f"{TRAIN} --hiera_path sam2.pt --encoder large",
