@@ -31,9 +31,14 @@ class Points(NamedTuple):
     coords: Tensor
     labels: Tensor
 
-    def joined(self, others: Points) -> Points:
-        """Returns these points, then `others`. The test collects clicks in this way; training replaces them."""
+    def append(self, others: Points) -> Points:
+        """Returns the N points of each mask, then those of `others`."""
         return Points(torch.cat([self.coords, others.coords], 1), torch.cat([self.labels, others.labels], 1))
+
+
+def join_points(points: Sequence[Points]) -> Points:
+    """Joins the points of several masks. All must have the same number of points per mask."""
+    return Points(*(torch.cat(parts) for parts in zip(*points, strict=True)))
 
 
 def draw_pixels(region: Tensor, count: int, generator: torch.Generator) -> Tensor:

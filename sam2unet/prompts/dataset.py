@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..data.batches import Batches, make_generator
 from ..errors import UserError, shortlist
-from .clicks import Points, draw_first_points, find_box, jitter_box
+from .clicks import Points, draw_first_points, find_box, jitter_box, join_points
 from .framing import Frame, Framing, normalise_square
 from .lists import ImageMasks
 
@@ -221,7 +221,7 @@ def stack_items(
         torch.from_numpy(np.concatenate(labels).astype(np.uint8)[:, None]),
         frames,
         torch.from_numpy(np.concatenate(boxes)[:, None]),
-        Points(*(torch.cat(parts) for parts in zip(*points, strict=True))),
+        join_points(points),
         torch.tensor(indices),
         sum(names, ()),
         key,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data.batches import make_generator
 from ..data.pairs import Pair
-from .clicks import Points, draw_first_points, find_box
+from .clicks import draw_first_points, find_box, join_points
 from .framing import Frame, Framing
 from .lists import BoxAndPoints
 
@@ -82,7 +82,3 @@ def join_prompts(prompts: Sequence[BoxAndPoints]) -> BoxAndPoints:
     """Joins the prompts of K masks, with N points each: boxes (K, 4), points (K, N, 2) and (K, N)."""
     boxes, points = zip(*prompts, strict=True)
     return BoxAndPoints(torch.cat(boxes), join_points(points))
-
-
-def join_points(points: Sequence[Points]) -> Points:
-    return Points(*(torch.cat(parts) for parts in zip(*points, strict=True)))

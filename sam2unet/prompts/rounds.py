@@ -39,7 +39,7 @@ class RoundPrompt(NamedTuple):
             keep_clicks: keep the points of this prompt and add the clicks to them. False: the clicks replace them.
         """
         if keep_clicks and self.points is not None:
-            clicks = self.points if clicks is None else self.points.joined(clicks)
+            clicks = self.points if clicks is None else self.points.append(clicks)
         return RoundPrompt(clicks, None, masks)
 
 

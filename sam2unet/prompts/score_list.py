@@ -135,12 +135,7 @@ def run(
         if not answers:
             raise UserError(f"none of {len(test.pairs)} masks of {files.lists} could be used")
         if processes.first:
-            prompts = group_prompts_by_file(test.pairs, answers, framing.size) if test.draws_prompts else {}
-            facts = describe_prompt_test(checkpoint, settings, amp)
-            names = write_prompt_results(files.target, test.pairs, answers, prompts, facts)
-            names += sorted({mode.folder for mode in test.modes}) if files.save_masks else []
-            print_lines(f"{format_means(compute_means(answers))}\n")
-            print_line(f"in {files.target}: {', '.join(names)}")
+            write_prompt_test(files, test, answers, describe_prompt_test(checkpoint, settings, amp))
             print_line(f"{len(answers)} answers, {time.perf_counter() - start:.1f} s")
     refuse_missing_answers(test.pairs, answers)
 
@@ -245,6 +240,17 @@ def answer_list(model: nn.Module, test: PromptTest, processes: Processes) -> lis
                 yield answer
 
     return gather_answers(processes, answer_part())
+
+
+def write_prompt_test(
+    files: PromptTestFiles, test: PromptTest, answers: Sequence[Answer], facts: Mapping[str, object]
+) -> None:
+    """Writes the results, and prints the table and the names of the files."""
+    prompts = group_prompts_by_file(test.pairs, answers, test.framing.size) if test.draws_prompts else {}
+    names = write_prompt_results(files.target, test.pairs, answers, prompts, facts)
+    names += sorted({mode.folder for mode in test.modes}) if files.save_masks else []
+    print_lines(f"{format_means(compute_means(answers))}\n")
+    print_line(f"in {files.target}: {', '.join(names)}")
 
 
 def describe_prompt_test(checkpoint: Checkpoint, settings: Recipe, amp: str) -> dict[str, object]:

@@ -22,9 +22,9 @@ from ..models.sam_med2d import SAMMed2D
 from ..runtime.device import autocast, check_output, evaluation_copy
 from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
-from .clicks import Points, draw_error_points
+from .clicks import Points, draw_error_points, join_points
 from .framing import Framing, normalise_square
-from .groups import CLICKS, ImageGroup, draw_prompts, group_by_image, join_points, join_prompts, read_group
+from .groups import CLICKS, ImageGroup, draw_prompts, group_by_image, join_prompts, read_group
 from .lists import BoxAndPoints
 from .modes import PromptMode
 from .rounds import RoundAnswer, RoundPrompt, run_rounds

@@ -15,7 +15,8 @@ from sam2unet.demo.files import Limits
 from sam2unet.demo.prompts import session as prompt_session
 from sam2unet.demo.prompts.bundle import write_label_map, write_masks
 from sam2unet.demo.prompts.panel import object_list_html, picture_html
-from sam2unet.demo.prompts.session import Box, Click, PromptBench, PromptMethod, PromptSession
+from sam2unet.demo.prompts.session import PromptBench, PromptMethod, PromptSession
+from sam2unet.demo.prompts.state import Box, Click, Object, State
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.table import FAMILIES
@@ -173,10 +174,10 @@ def test_the_label_map_has_16_bits_where_8_are_too_few(session, dropped):
     session.set_image(dropped)
     session.click(40, 30, 1)
     (one,) = session.state.objects
-    many = tuple(prompt_session.Object(**{**vars(one), "number": number}) for number in (255, 256))
-    session.add_step(prompt_session.State(many[:1]))
+    many = tuple(Object(**{**vars(one), "number": number}) for number in (255, 256))
+    session.add_step(State(many[:1]))
     assert np.asarray(Image.open(write_label_map(session))).max() == 255
-    session.add_step(prompt_session.State(many[1:]))
+    session.add_step(State(many[1:]))
     labels = np.asarray(Image.open(write_label_map(session)))
     assert set(np.unique(labels)) == {0, 256} and np.array_equal(labels > 0, one.mask.decompress())
 
@@ -263,7 +264,7 @@ def test_the_expected_quality_is_shown_within_0_and_1(session, dropped):
     session.click(40, 30, 1)
     (one,) = session.state.objects
     for quality, shown in ((1.4, "1.00"), (-0.2, "0.00"), (0.456, "0.46")):
-        session.add_step(prompt_session.State((prompt_session.Object(**{**vars(one), "quality": quality}),), 1))
+        session.add_step(State((Object(**{**vars(one), "quality": quality}),), 1))
         assert f"expected IoU <em>{shown}</em>" in object_list_html(session)
 
 

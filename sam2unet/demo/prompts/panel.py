@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from ..draw import draw_outline, get_colour, tint, to_jpeg
-from .session import Object, PromptSession
+from .session import PromptSession
+from .state import Object
 
 EMPTY = '<div class="stage empty"><p>Drop an image, or choose one of the examples.</p></div>'
 EXPECTED = "The IoU (intersection over union) that the model expects of its mask. It is an estimate, not a measurement."

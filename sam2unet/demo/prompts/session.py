@@ -6,11 +6,10 @@ import shutil
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +25,7 @@ from ...prompts.prompter import RELEASED, Prompter
 from ...prompts.rounds import RoundPrompt
 from ..files import Limits, read_photo, refuse_elsewhere, safe_stem, visitor_message
 from ..masks.session import VIEW
+from .state import Box, CompressedMask, Object, State, Step, ViewedImage
 
 HISTORY = 100  # the number of steps that can be undone
 IMAGES = 10  # the number of images in these steps; each one holds memory of the device
@@ -58,105 +58,6 @@ class PromptBench:
     allowed_folders: tuple[Path, ...]
     limits: Limits = Limits()
     model_lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-class Click(NamedTuple):
-    """A pixel of the image. The label is 1 for foreground and 0 for background."""
-
-    x: int
-    y: int
-    label: int
-
-
-class Box(NamedTuple):
-    """Two opposite corners of a box, pixels of the image. The box contains both."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-
-
-class CompressedMask(NamedTuple):
-    """A mask, bool (height, width), in some kilobytes. The history holds many masks."""
-
-    data: bytes
-    shape: tuple[int, int]
-
-    @classmethod
-    def compress(cls, mask: ndarray) -> CompressedMask:
-        return cls(zlib.compress(np.packbits(mask), level=1), mask.shape)
-
-    def decompress(self) -> ndarray:
-        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
-        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
-
-
-@dataclass(frozen=True, eq=False)
-class Object:
-    """An object that the visitor marked.
-
-    Attributes:
-        number: its value in the label map.
-        prompt: the prompt of the last round, in pixels of the image.
-        box: the box that started the object, if there is one.
-        quality: the IoU that the model expects. It can leave [0, 1].
-        mask_prompt: the last answer as a mask prompt, (1, 1, 4g, 4g), g side of the image embedding.
-        mask: the mask in the size of the image.
-        view: the mask in the size of `ViewedImage.view`, bool.
-        milliseconds: the time that the model took for the last answer.
-    """
-
-    number: int
-    prompt: RoundPrompt
-    box: Box | None
-    quality: float
-    mask_prompt: torch.Tensor
-    mask: CompressedMask
-    view: ndarray
-    milliseconds: float
-
-    @property
-    def clicks(self) -> list[Click]:
-        if self.prompt.points is None:
-            return []
-        coords, labels = (part[0].int().tolist() for part in self.prompt.points)
-        return [Click(x, y, label) for (x, y), label in zip(coords, labels, strict=True)]
-
-
-class State(NamedTuple):
-    """The objects, sorted by number. `selected` is the number of the object that the next click corrects.
-
-    If `selected` is None, the next click starts a new object.
-    """
-
-    objects: tuple[Object, ...] = ()
-    selected: int | None = None
-
-
-class ViewedImage(NamedTuple):
-    """The image of a visit.
-
-    Attributes:
-        name: the start of the names of saved files.
-        width, height: the original size in pixels.
-        view: uint8 (h, w, 3), the image in the size in which the page shows it.
-        milliseconds: the time that the encoder took.
-    """
-
-    name: str
-    width: int
-    height: int
-    view: ndarray
-    milliseconds: float
-
-
-class Step(NamedTuple):
-    """What a visit contained before a step. `undo` restores it."""
-
-    image: ViewedImage | None
-    prompter: Prompter | None
-    state: State
 
 
 class PromptSession:
