@@ -12,7 +12,7 @@ from ..errors import printable
 from .columns import METRICS
 from .csv_files import PER_IMAGE, json_number
 from .results import MethodResult
-from .tables import align_columns, decimals
+from .tables import align_columns
 
 RESAMPLES, SEED = 10_000, 0
 BLOCK = 2_000_000  # random images in one step, which need 16 MB per array
@@ -98,7 +98,7 @@ def format_comparison(differences: list[Difference]) -> str:
     """Returns an aligned table with a note that explains it."""
 
     def signed(d: Difference, value: float) -> str:
-        return "--" if math.isnan(value) else f"{value:+.{decimals(d.metric) + 1}f}"
+        return "--" if math.isnan(value) else f"{value:+.{METRICS[d.metric].digits + 1}f}"
 
     left = [
         ("dataset", [printable(d.dataset) for d in differences]),

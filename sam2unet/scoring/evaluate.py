@@ -77,15 +77,14 @@ def run(
     if verify_count < 0:
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
+    groups = {METRICS[key].group for key in columns}
     how = ScoreOptions(
         mask_threshold=mask_threshold,
         resize=resize,
         library=library,
-        plain=outputs.plots
-        or outputs.report
-        or any(not key.startswith(("mirror_", "dichotomous_")) for key in columns),
-        mirror=any(key.startswith("mirror_") for key in columns),
-        effort="dichotomous_HCE" in columns,
+        plain=outputs.plots or outputs.report or "plain" in groups,
+        mirror="mirror" in groups,
+        effort="effort" in groups,
     )
     check_names(entries)
     expected = read_figures(outputs.expect) if outputs.expect else None

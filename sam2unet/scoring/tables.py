@@ -88,20 +88,16 @@ def name_columns(results: list[MethodResult]) -> list[Column]:
     return names
 
 
-def decimals(key: str) -> int:
-    return 0 if key == "dichotomous_HCE" else 3  # HCE counts clicks, up to thousands
-
-
 def format_value(key: str, value: float) -> str:
-    return "--" if math.isnan(value) else f"{value:.{decimals(key)}f}"
+    return "--" if math.isnan(value) else f"{value:.{METRICS[key].digits}f}"
 
 
 def format_difference(key: str, figure: float | None, measured: str) -> str:
     """Returns the signed difference of the two printed numbers, so that the line adds up."""
     if figure is None or measured == "--":
         return ""
-    delta = round(float(measured) - float(format_value(key, figure)), decimals(key))
-    return f"{delta:+.{decimals(key)}f}" if delta else format_value(key, 0.0)
+    delta = round(float(measured) - float(format_value(key, figure)), METRICS[key].digits)
+    return f"{delta:+.{METRICS[key].digits}f}" if delta else format_value(key, 0.0)
 
 
 def mark_best(results: list[MethodResult], key: str, best: tuple[str, str], second: tuple[str, str]) -> list[str]:
