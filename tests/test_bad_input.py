@@ -84,7 +84,7 @@ CASES = {
     "train: weights of another size": (
         nothing,
         f"{TRAIN} --hiera_path sam2.pt --encoder large",
-        "sam2.pt is SAM 2 tiny, but the encoder asked for is large; give --encoder tiny",
+        "sam2.pt is SAM 2 tiny, but the requested encoder is large; give --encoder tiny",
     ),
     "train: unknown encoder": (nothing, f"{TRAIN} --encoder huge", "there are tiny, small, base_plus, large"),
     "train: no recipe": (nothing, f"{TRAIN} --config no.yaml", "no such file: no.yaml"),

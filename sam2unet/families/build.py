@@ -1,4 +1,7 @@
-"""New models from the sizes of their parts and the files that training starts from; frozen parts are frozen."""
+"""Builders and readers of the models. A builder makes a network, a reader finds its shape in a state dict.
+
+The pretrained parts of a new model are frozen. Its adapters and its decoder train.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from ..weights.pretrained import read_dino, read_sam, read_trunk
 from ..weights.weight_files import WeightFile, WeightPaths
 from .shape import NetworkShape
 
-BuiltModel = tuple[nn.Module, dict[str, WeightFile]]  # a model, and the files that parts of it were taken from, by flag
-SAM_ENCODER = "image_encoder."  # how names of the encoder start in a file of SAM or SAM-Med2D
+BuiltModel = tuple[nn.Module, dict[str, WeightFile]]  # a model, and by flag the files of its pretrained parts
+SAM_ENCODER = "image_encoder."  # prefix of the encoder in files of SAM and SAM-Med2D
 
 
 def build_sam2unet(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
@@ -31,40 +34,38 @@ def build_sam2unet(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel
 
 def build_sam2unext(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
     trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
-    frozen, more = build_dino(shape.dino, weight_paths.get("dinov2_path"))
-    return SAM2UNeXT(trunk, frozen), weight_files | more
+    frozen, dino_files = build_dino(shape.dino, weight_paths.get("dinov2_path"))
+    return SAM2UNeXT(trunk, frozen), weight_files | dino_files
 
 
 def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
-    """SAM-Med2D: random without a file, and then vit_b unless said otherwise.
+    """Builds SAM-Med2D. Without a file, its weights are random and its encoder is vit_b by default.
 
-    All weights come from the file, one of SAM or of SAM-Med2D, with position tables resized to the side of the images
-    (`size`, 256). Where SAM's has no adapters, they are random; without `encoder_adapter`, those in the file are left
-    out.
+    A file of SAM or SAM-Med2D gives all weights. Its position tables are resized to `shape.size`, 256 by default. New
+    adapters are random if the file has none. The adapters of the file are left out if `shape.encoder_adapter` is False.
     """
-    size, path = shape.encoder, weight_paths.get("sam_checkpoint")
+    path = weight_paths.get("sam_checkpoint")
     side, adapters = shape.size or 256, shape.encoder_adapter is not False
     if path is None:
-        return SAMMed2D(sam_vit.sam_vit(check_known(size or "vit_b", sam_vit.SIZES, "encoder"), side, adapters)), {}
-    found = read_sam(path)
-    own = sam_vit.find_sam_size(strip_prefix(found.weights, SAM_ENCODER))
-    if own is None:
-        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(sam_vit.SIZES)}")
-    check_weight_size(path, f"{found.version} {own}", own, size, sam_vit.SIZES, "encoder")
-    adds = adapters and found.version == "SAM"
-    weights = resize_sam_weights(found.weights, NetworkShape(encoder=own, size=side, encoder_adapter=adapters))
-    with torch.device("cpu" if adds else "meta"):
-        model = SAMMed2D(sam_vit.sam_vit(own, side, adapters))
-    if adds:
+        size = check_known(shape.encoder or "vit_b", sam_vit.SIZES, "encoder")
+        return SAMMed2D(sam_vit.sam_vit(size, side, adapters)), {}
+    pretrained = read_sam(path)
+    size = sam_vit.find_sam_size(strip_prefix(pretrained.weights, SAM_ENCODER))
+    check_weight_size(path, pretrained.version, size, shape.encoder, sam_vit.SIZES, "encoder")
+    new_adapters = adapters and pretrained.version == "SAM"
+    weights = resize_sam_weights(pretrained.weights, NetworkShape(encoder=size, size=side, encoder_adapter=adapters))
+    with torch.device("cpu" if new_adapters else "meta"):
+        model = SAMMed2D(sam_vit.sam_vit(size, side, adapters))
+    if new_adapters:
         weights |= {name: t for name, t in model.state_dict().items() if ".Adapter." in name}
     load_exact(model, weights, path)
-    note = ", new adapters" if adds else "" if adapters else ", no adapters"
-    print_line(f"weights: {path.name}, {found.version} {own}{note}, SHA-256 {found.file.sha256}")
-    return model, {"sam_checkpoint": found.file}
+    note = ", new adapters" if new_adapters else "" if adapters else ", no adapters"
+    print_line(f"weights: {path.name}, {pretrained.version} {size}{note}, SHA-256 {pretrained.file.sha256}")
+    return model, {"sam_checkpoint": pretrained.file}
 
 
 def resize_sam_weights(state: Mapping[str, Tensor], shape: NetworkShape) -> dict[str, Tensor]:
-    """Weights of SAM or SAM-Med2D for images of the side `size`, without adapters if `encoder_adapter` is False."""
+    """Resizes the weights of SAM or SAM-Med2D to `shape.size`. Removes the adapters if `shape` has none."""
     grid = shape.size // sam_vit.PATCH
     encoder = sam_vit.resize_sam_positions(strip_prefix(state, SAM_ENCODER), shape.encoder, grid)
     weights = {**state, **{SAM_ENCODER + name: t for name, t in encoder.items()}}
@@ -72,52 +73,57 @@ def resize_sam_weights(state: Mapping[str, Tensor], shape: NetworkShape) -> dict
 
 
 def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, WeightFile]]:
-    """SAM 2's encoder: random without a file, and then large unless said otherwise."""
+    """Builds the encoder of SAM 2. Without a file, its weights are random and its size is large by default."""
     if path is None:
         return hiera.hiera(check_known(size or "large", hiera.SIZES, "encoder")), {}
-    found = read_trunk(path)
-    own = hiera.find_hiera_size(found.weights)
-    if own is None:
-        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(hiera.SIZES)}")
-    check_weight_size(path, f"{found.version} {own}", own, size, hiera.SIZES, "encoder")
+    pretrained = read_trunk(path)
+    file_size = hiera.find_hiera_size(pretrained.weights)
+    check_weight_size(path, pretrained.version, file_size, size, hiera.SIZES, "encoder")
     with torch.device("meta"):
-        trunk = hiera.hiera(own)
-    load_exact(trunk, found.weights, path)  # before the adapters rename its blocks
-    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.file.sha256}")
-    return trunk, {"hiera_path": found.file}
+        trunk = hiera.hiera(file_size)
+    load_exact(trunk, pretrained.weights, path)  # before the adapters rename its blocks
+    print_line(f"weights: {path.name}, {pretrained.version} {file_size}, SHA-256 {pretrained.file.sha256}")
+    return trunk, {"hiera_path": pretrained.file}
 
 
 def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, WeightFile]]:
-    """DINO: random without a file, and then large unless said otherwise. Positions are resampled to its grid."""
+    """Builds DINO. Without a file, its weights are random and its size is large by default.
+
+    The position table of the file is resized to the grid of the network.
+    """
     if path is None:
         return Dino(check_known(size or "large", dino.SIZES, "dino")), {}
-    found = read_dino(path)
-    own = dino.find_dino_size(found.weights)
-    if own is None:
-        raise UserError(f"{path}: a {found.version} checkpoint of none of the sizes {', '.join(dino.SIZES)}")
-    check_weight_size(path, f"{found.version} {own}", own, size, dino.SIZES, "dino")
+    pretrained = read_dino(path)
+    file_size = dino.find_dino_size(pretrained.weights)
+    check_weight_size(path, pretrained.version, file_size, size, dino.SIZES, "dino")
     with torch.device("meta"):
-        frozen = Dino(own)
-    load_exact(frozen.model, dino.resize_dino_positions(found.weights, frozen.grid), path)
-    print_line(f"weights: {path.name}, {found.version} {own}, SHA-256 {found.file.sha256}")
-    return frozen, {"dinov2_path": found.file}
+        frozen = Dino(file_size)
+    load_exact(frozen.model, dino.resize_dino_positions(pretrained.weights, frozen.grid), path)
+    print_line(f"weights: {path.name}, {pretrained.version} {file_size}, SHA-256 {pretrained.file.sha256}")
+    return frozen, {"dinov2_path": pretrained.file}
 
 
 def check_known(size: str, sizes: Mapping[str, object], option: str) -> str:
+    """Returns `size`. Raises UserError if it is not a key of `sizes`."""
     if size not in sizes:
         raise UserError(f"no {option} named {size}; there are {', '.join(sizes)}")
     return size
 
 
 def check_weight_size(
-    path: Path, what: str, found: str, wanted: str | None, sizes: Mapping[str, object], option: str
+    path: Path, version: str, size: str | None, requested: str | None, sizes: Mapping[str, object], option: str
 ) -> None:
-    if wanted is not None and check_known(wanted, sizes, option) != found:
-        raise UserError(f"{path} is {what}, but the {option} asked for is {wanted}; give --{option} {found}")
+    """Raises UserError if the size of the weights in `path` is unknown (None) or is not the requested size."""
+    if size is None:
+        raise UserError(f"{path}: a {version} checkpoint of none of the sizes {', '.join(sizes)}")
+    if requested is not None and check_known(requested, sizes, option) != size:
+        raise UserError(
+            f"{path} is {version} {size}, but the requested {option} is {requested}; give --{option} {size}"
+        )
 
 
 def find_licence(shape: NetworkShape) -> str:
-    """That of the frozen parts' published weights, as the Hugging Face hub calls it."""
+    """Returns the licence of the published weights of the frozen parts, in the spelling of the Hugging Face hub."""
     return "other" if (shape.dino or "").startswith("v3_") else "apache-2.0"
 
 
@@ -142,34 +148,39 @@ def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
 
 
 def all_or_none(**sizes: str | None) -> NetworkShape | None:
-    """None where one is not known."""
+    """Returns the shape with these sizes, or None if one of them is None."""
     return None if None in sizes.values() else NetworkShape(**sizes)
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the weights whose names start with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
 def split_sam_med2d(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The embeddings of points apart, which the released training leaves as they are."""
+    """Splits the parameters into encoder, adapters, decoder and points: the released code never trains the points."""
     parts = split_by_prefix((SAM_ENCODER, "encoder"))(model)
     prompts = model.prompt_encoder
     points = [prompts.point_embeddings[0].weight, prompts.point_embeddings[1].weight, prompts.not_a_point_embed.weight]
-    apart = {id(parameter) for parameter in points}
-    parts["decoder"] = [parameter for parameter in parts["decoder"] if id(parameter) not in apart]
+    point_ids = {id(parameter) for parameter in points}
+    parts["decoder"] = [parameter for parameter in parts["decoder"] if id(parameter) not in point_ids]
     return parts | {"points": points}
 
 
 def split_by_prefix(*prefixes: tuple[str, str]) -> Callable[[nn.Module], dict[str, list[nn.Parameter]]]:
-    """The parameters of each part: frozen ones by the start of their names, adapters in them, and the decoder."""
+    """Returns a function that splits the parameters of a model into its frozen parts, its adapters and its decoder.
 
-    def parts(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-        found: dict[str, list[nn.Parameter]] = {part: [] for _, part in prefixes}
-        found |= {"adapters": [], "decoder": []}
+    Args:
+        prefixes: the prefix of the names in a frozen part, and the name of the part.
+    """
+
+    def split(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+        parts: dict[str, list[nn.Parameter]] = {part: [] for _, part in prefixes}
+        parts |= {"adapters": [], "decoder": []}
         for name, parameter in model.named_parameters():
             part = next((part for prefix, part in prefixes if name.startswith(prefix)), "decoder")
             adapter = "prompt_learn" in name or ".Adapter." in name
-            found["adapters" if adapter else part].append(parameter)
-        return found
+            parts["adapters" if adapter else part].append(parameter)
+        return parts
 
-    return parts
+    return split

@@ -80,7 +80,7 @@ def start_model(
     for option, size in shape.to_dict().items():
         stored = getattr(found.shape, option)
         if size != stored:
-            raise UserError(f"{found.path} is {what}, but the {option} asked for is {size}; give --{option} {stored}")
+            raise UserError(f"{found.path} is {what}, but the requested {option} is {size}; give --{option} {stored}")
     model, weight_files = assemble(found, weight_paths)
     print_line(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
     return model, weight_files

@@ -1,4 +1,4 @@
-"""The list of models: one row for each."""
+"""The table of models: one row for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from .shape import NetworkShape
 
 @dataclass(frozen=True)
 class WeightFlag:
-    """A frozen part whose weights come from a file: the file's flag, and the option that is the part's size."""
+    """A frozen part of a model whose weights come from a file.
+
+    Attributes:
+        flag: the flag that names the file.
+        part: the name of the part in `Family.parts`.
+        option: the field of `NetworkShape` that is the size of the part.
+    """
 
     flag: str
     part: str
@@ -26,23 +32,23 @@ class WeightFlag:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between models.
+    """A row of the table: everything that differs between the models of one task.
 
     Attributes:
-        title: the published name; checkpoints are called `<title>-<epoch>.pth`.
-        paper: its title and arXiv number.
-        task: `masks`, an image's one map; or `prompts`, a mask for each prompt.
+        title: the published name. Checkpoints are called `<title>-<epoch>.pth`.
+        paper: the title of the paper and its arXiv number.
+        task: `masks`: one map for an image. `prompts`: one mask for each prompt.
         weight_flags: the frozen parts.
-        options: the fields of a recipe that shape the network.
-        build: a new model; of an option that is not given, the size found in the part's file, else the released one.
+        options: the fields of `NetworkShape` that the network has.
+        build: makes a new model. A size that is not requested is that of the weight file, or else the released size.
         find_shape: a complete state dict -> the shape of its network, or None if the shape is unknown.
-        marker: a name that only this model's checkpoints hold.
-        parts: names of a model's parts and the parameters in each: frozen ones, adapters, decoder.
-        idle: parameters that no loss reaches.
-        changing: which parameters a loss reaches differs between the steps of a batch.
-        logits: of a model for masks, normalised images (B, 3, S, S) -> the answer's logits (B, 1, S, S).
-        stride: input sides are multiples of it.
-        resize_weights: a state dict and a shape -> the weights of a network of this shape. None: they have one shape.
+        marker: the name of a weight that only checkpoints of this model have.
+        parts: returns the parameters of each part: the frozen parts, `adapters` and `decoder`.
+        unused_parameters: returns the parameters that never get a gradient.
+        find_unused_parameters: the steps of a batch use different parameters, see DistributedDataParallel.
+        logits: for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, 1, S, S).
+        stride: the sides of the input are multiples of it.
+        resize_weights: returns a state dict for another shape. None: the weights do not depend on the side.
     """
 
     title: str
@@ -54,15 +60,15 @@ class Family:
     find_shape: Callable[[Mapping[str, Tensor]], NetworkShape | None]
     marker: str
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
-    idle: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
-    changing: bool = False
+    unused_parameters: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
+    find_unused_parameters: bool = False
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
     stride: int = 32
     resize_weights: Callable[[Mapping[str, Tensor], NetworkShape], dict[str, Tensor]] | None = None
 
     @property
     def name(self) -> str:
-        """As `create_model` takes it."""
+        """The name of the model in `create_model` and `--model`."""
         return next(name for name, family in FAMILIES.items() if family is self)
 
     def describe(self, shape: NetworkShape) -> str:
@@ -88,7 +94,7 @@ FAMILIES = {
         find_shape=building.find_sam2unet_shape,
         marker="encoder.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("encoder.", "trunk")),
-        idle=lambda model: list(model.up4.parameters()),
+        unused_parameters=lambda model: list(model.up4.parameters()),
         logits=lambda model, images: model(images, sides=False)[0],
     ),
     "sam2unext": Family(
@@ -117,30 +123,31 @@ FAMILIES = {
         find_shape=building.find_sam_med2d_shape,
         marker="mask_decoder.iou_token.weight",
         parts=building.split_sam_med2d,
-        idle=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
-        changing=True,
+        unused_parameters=lambda model: list(model.prompt_encoder.mask_downscaling.parameters()),
+        find_unused_parameters=True,
         resize_weights=building.resize_sam_weights,
     ),
 }
 
 
 def find_family(name: str) -> Family:
+    """Returns the row of a model. Raises UserError if there is no model of this name."""
     if name not in FAMILIES:
         raise UserError(f"no model named {shorten(name)}; there are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def find_family_of(model: nn.Module) -> Family:
-    """The family that a built model belongs to, by the names of its weights; UserError for any other model."""
+    """Returns the row that a model belongs to, by the names of its weights. Raises UserError for other models."""
     names = {name for name, _ in model.named_parameters()} if isinstance(model, nn.Module) else ()
     family = next((family for family in FAMILIES.values() if family.marker in names), None)
     if family is None:
-        raise UserError(f"{type(model).__name__} is no model of this package; sam2unet.load_model gives one")
+        raise UserError(f"{type(model).__name__} is not a model of this package; sam2unet.load_model gives one")
     return family
 
 
 def check_size(family: Family, size: int) -> None:
-    """UserError for an input side that the model cannot take, with the nearest ones that it can."""
+    """Raises UserError for an input side that the model cannot take. The message names the nearest sides that fit."""
     check_numbers({"size": size})
     if size % family.stride:
         below = size // family.stride * family.stride
@@ -148,5 +155,5 @@ def check_size(family: Family, size: int) -> None:
 
 
 def list_models() -> list[str]:
-    """Names that `create_model` takes."""
+    """Returns the names that `create_model` accepts."""
     return list(FAMILIES)

@@ -46,7 +46,9 @@ class Trainer:
             checkpoint_trunks_(model)
         if speed.channels_last:
             to_channels_last_(family.parts(model)["decoder"])
-        self.wrapped = processes.wrap_ddp(model, device, family.idle(model), recipe.sync_bn, family.changing)
+        self.wrapped = processes.wrap_ddp(
+            model, device, family.unused_parameters(model), recipe.sync_bn, family.find_unused_parameters
+        )
         self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer, self.schedule = build_optimizer(self.trained.values(), recipe, speed.fused)

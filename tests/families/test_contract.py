@@ -238,7 +238,7 @@ def test_a_size_that_does_not_fit_is_refused(case):
     with pytest.raises(UserError, match="no encoder named huge; there are "):
         start_model(case.name, NetworkShape("huge"))
     for options in (dict(init_from=case.path), dict(weight_paths=case.paths)):
-        with pytest.raises(UserError, match="but the encoder asked for is .*; give --encoder micro"):
+        with pytest.raises(UserError, match="but the requested encoder is .*; give --encoder micro"):
             start_model(case.name, NetworkShape("vit_b" if case.family.task == "prompts" else "tiny"), **options)
     if "dino" not in case.family.options:
         with pytest.raises(UserError, match=f"{case.family.title} takes no --dino; it takes --encoder"):
@@ -287,7 +287,7 @@ def test_a_training_step_changes_what_trains_and_nothing_else(case, fill, lists)
     history = trainer.update([batch], [1.0])
     assert len(history) == trainer.steps >= 1 and all(losses[0]["total"].isfinite() for losses in history)
     changed = {name for name, p in model.named_parameters() if not same_bits(p, before[name])}
-    idle = {id(p) for p in case.family.idle(model)}
+    idle = {id(p) for p in case.family.unused_parameters(model)}
     expected = {name for name, p in model.named_parameters() if p.requires_grad and id(p) not in idle}
     assert changed <= expected and not expected & frozen_names(case.name, model)
     # A loss of SAM-Med2D reaches the mask that the model expects to be the best, so some of four small MLPs may rest.

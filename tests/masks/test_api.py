@@ -210,8 +210,8 @@ def test_wrong_arguments_in_python_are_errors_without_flags(checkpoint, monkeypa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for call, words in (
         (lambda: sam2unet.predict(model, RGB, size=100), "^size 100 is not a multiple of 32; give 96 or 128$"),
-        (lambda: sam2unet.predict(None, RGB), "^NoneType is no model of this package; sam2unet.load_model gives one$"),
-        (lambda: sam2unet.predict(torch.nn.DataParallel(model), RGB), "^DataParallel is no model of this package"),
+        (lambda: sam2unet.predict(None, RGB), "^NoneType is not a model of this package; .*load_model gives one$"),
+        (lambda: sam2unet.predict(torch.nn.DataParallel(model), RGB), "^DataParallel is not a model of this package"),
         (lambda: list(sam2unet.predict_many(model, None)), "an iterable of images, not NoneType; give"),
         (lambda: list(sam2unet.predict_many(model, [None])), "an image is a path, .* not NoneType"),
         (

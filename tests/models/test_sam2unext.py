@@ -208,7 +208,7 @@ def test_trained_weights_alone_need_both_files_again(sam2_tiny, dino_file, tmp_p
         (["--model", "sam2unext", "--dino", "giant"], "no dino named giant; there are small, base, large, v3_small"),
         (["--model", "sam2unext", "--dinov2_path", "sam2.pt"], "is a SAM 2 checkpoint, which belongs to --hiera_path"),
         (["--model", "sam2unext", "--hiera_path", "d.pth"], "is a DINOv2 checkpoint, which belongs to --dinov2_path"),
-        (["--model", "sam2unext", "--dinov2_path", "d.pth", "--dino", "base"], "d.pth is DINOv2 small, but the dino"),
+        (["--model", "sam2unext", "--dinov2_path", "d.pth", "--dino", "base"], "d.pth is DINOv2 small, but the req"),
         (["--model", "sam2unext", "--dinov2_path", "r.pth"], "r.pth is DINOv2 with registers; give the"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_file_that_does_not_fit_is_one_line(change, line, shapes, tmp_path):
 
 def test_another_size_than_the_file_is_refused(shapes, tmp_path):
     torch.save(thin(shapes), tmp_path / "x.pth")
-    with pytest.raises(sam2unet.UserError, match="x.pth is SAM-Med2D vit_b, but the encoder asked for is vit_l"):
+    with pytest.raises(sam2unet.UserError, match="x.pth is SAM-Med2D vit_b, but the requested encoder is vit_l"):
         build_sam_med2d(NetworkShape("vit_l"), {"sam_checkpoint": tmp_path / "x.pth"})
     with pytest.raises(sam2unet.UserError, match="no encoder named huge; there are vit_b, vit_l, vit_h"):
         build_sam_med2d(NetworkShape("huge"), {})

@@ -29,7 +29,7 @@ def test_sam2_files_of_every_size_and_version_give_the_trunk(size, version, refe
     assert capsys.readouterr().out == f"weights: sam2.pt, {version} {size}, SHA-256 {sha256(path)}\n"
     assert all(not p.any() and not p.requires_grad for n, p in model.named_parameters() if ".block." in n)
     assert all(p.any() for n, p in model.named_parameters() if "prompt_learn" in n)
-    with pytest.raises(sam2unet.UserError, match=rf"is {version} {size}, but the encoder asked for is .*--encoder"):
+    with pytest.raises(sam2unet.UserError, match=rf"is {version} {size}, but the requested encoder is .*--encoder"):
         sam2unet.create_model("sam2unet", encoder="tiny" if size == "large" else "large", hiera_path=path)
 
 
