@@ -1,3 +1,5 @@
+"""Writes files completely or not at all, never overwrites files of the user, and reads text, JSON and YAML."""
+
 import hashlib
 import json
 import os
@@ -13,17 +15,18 @@ import yaml
 
 from .errors import UserError, shortlist
 
-PART = ".sam2unet.part"  # ends the names of files that are being written
-MARKER = ".sam2unet"  # a file in a folder that a script of this project made for itself
+PART = ".sam2unet.part"  # the end of the names of unfinished files
+MARKER = ".sam2unet"  # a file that marks a folder which a script of this project made
 
 
 @contextmanager
 def write_atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the name `path` once all of it is on disk. On any error `path` stays as it was.
+    """Yields a file to write to. It gets the name `path` when it is complete. After an error, `path` is unchanged.
 
-    Raises UserError where it cannot be written.
+    Raises:
+        UserError: the file cannot be written.
     """
-    # A long name is shortened, for a file system that has room for `path` has none for a longer one.
+    # The temporary name is longer than `path`, which may be as long as the file system allows.
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     part = path.with_name(f".{name}.{os.getpid()}{PART}")
     try:
@@ -35,13 +38,13 @@ def write_atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from e
     finally:
-        with suppress(OSError):  # what is told is why it could not be written
+        with suppress(OSError):  # the first error is the one to report
             part.unlink(missing_ok=True)
 
 
 @contextmanager
 def write_together(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, which move to `folder` once all are there; on any error it stays as it was."""
+    """Yields a folder to write files into. They move to `folder` at the end. After an error, `folder` is unchanged."""
     make_folder(folder)
     part = Path(tempfile.mkdtemp(prefix=".", suffix=PART, dir=folder))
     try:
@@ -55,7 +58,7 @@ def write_together(folder: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` and its parents; UserError where that cannot be."""
+    """Makes `path` and its parents. Raises UserError if that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -65,14 +68,14 @@ def make_folder(path: Path) -> None:
 
 
 def claim_folder(folder: Path, content: str) -> bool:
-    """Make `folder` for `content` and mark it. Returns whether an earlier call marked it for the same content.
+    """Makes `folder` for `content` and marks it. Returns True if an earlier call marked it for the same content.
 
-    UserError for a folder with anything else in it, so that nothing of the user's is overwritten.
+    Raises UserError for a folder with other files, so that no file of the user is overwritten.
     """
     marker = folder / MARKER
     if marker.is_file():
-        if (found := read_text(marker).strip()) != content:
-            raise UserError(f"{folder} was made for {found}, not for {content}; give another --save_path")
+        if (marked := read_text(marker).strip()) != content:
+            raise UserError(f"{folder} was made for {marked}, not for {content}; give another --save_path")
         return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} holds files that this script did not make; give another --save_path")
@@ -83,35 +86,35 @@ def claim_folder(folder: Path, content: str) -> bool:
 
 
 def refuse_existing(*paths: Path) -> None:
-    """UserError for a file to write that is there already, whoever made it."""
-    if there := next((path for path in paths if path.exists()), None):
-        raise UserError(f"{there} is there already and is not overwritten; remove it, or give another name")
+    """Raises UserError if one of the files exists."""
+    if existing := next((path for path in paths if path.exists()), None):
+        raise UserError(f"{existing} exists and is not overwritten; remove it, or give another name")
 
 
 def refuse_other_results(folder: Path, names: Sequence[str]) -> None:
-    """UserError if `folder` has files with these names, `results.json` among them, that no earlier run wrote."""
-    there = [name for name in names if (folder / name).exists()]
+    """Raises UserError if `folder` has files with these names that no earlier run wrote. One name is `results.json`."""
+    existing = [name for name in names if (folder / name).exists()]
     with suppress(UserError):
         if "versions" in read_json(folder / "results.json"):
             return
-    if there:
-        raise UserError(f"{folder} holds {shortlist(there)}, which this project did not write; give another folder")
+    if existing:
+        raise UserError(f"{folder} holds {shortlist(existing)}, which this project did not write; give another folder")
 
 
 def refuse_unmarked(folder: Path, paths: Iterable[Path]) -> None:
-    """UserError if one of the files to write exists, and `folder` has no marker of this project."""
-    if not (folder / MARKER).is_file() and (there := [path for path in paths if path.exists()]):
+    """Raises UserError if one of the files exists and `folder` has no marker of this project."""
+    if not (folder / MARKER).is_file() and (existing := [path for path in paths if path.exists()]):
         raise UserError(
-            f"{folder} holds {shortlist([p.name for p in there])}, not from test.py; give another --save_path"
+            f"{folder} holds {shortlist([p.name for p in existing])}, not from test.py; give another --save_path"
         )
 
 
 @contextmanager
 def create_folder(path: Path, content: str | None = None) -> Iterator[None]:
-    """Make `path` before the work starts. After an error, remove it if it is new and nothing was written into it.
+    """Makes the folder `path`. After an error, removes it if it is new and empty.
 
     Args:
-        content: what the marker of the folder says; None leaves the folder without a marker.
+        content: the text of the marker. None: the folder gets no marker.
     """
     new, marker = not path.exists(), path / MARKER
     make_folder(path)
@@ -124,13 +127,13 @@ def create_folder(path: Path, content: str | None = None) -> Iterator[None]:
         if new:
             if [*path.iterdir()] == [marker]:
                 marker.unlink()
-            with suppress(OSError):  # it has something in it
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
         raise
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """Returns the first `count` bytes of a file; UserError if it is not there or cannot be read."""
+    """Returns the first `count` bytes of a file. Raises UserError if it does not exist or cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise UserError(f"{path} is not a file")
@@ -143,6 +146,7 @@ def read_start(path: Path, count: int) -> bytes:
 
 
 def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -151,6 +155,7 @@ def sha256(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file. Raises UserError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
@@ -162,7 +167,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
-    """The object in a JSON file, names with values. UserError, which ends in `advice`, for any other content."""
+    """Returns the object in a JSON file. Raises UserError, which ends in `advice`, for any other content."""
     text = read_text(path)
     try:
         content = json.loads(text)
@@ -176,9 +181,10 @@ def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
 
 
 def read_yaml(path: Path) -> dict[str, object]:
-    """The mapping in a YAML file. All scalars are text, so that PyYAML does not guess types: 2e-4, off, 2024-13-45.
+    """Returns the mapping in a YAML file. All scalars are text: PyYAML would guess wrong types for 2e-4 and off.
 
-    UserError for any other content.
+    Raises:
+        UserError: the file has any other content.
     """
     text = read_text(path)
     try:

@@ -1,4 +1,4 @@
-"""How the scripts read flags and end: bad input is one line on stderr and exit status 2."""
+"""How the scripts read flags and how they end. Bad input gives one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import NoReturn
 
 import PIL
 
-from .errors import SomeFailed, Stopped, UserError, print_line, printable, unprinted, warn
+from .errors import SomeFailed, Stopped, UserError, print_errors, print_line, printable, warn
 from .recipe import FIELDS, RELEASED_RECIPES, Recipe
 from .runtime.versions import version
 from .typed_yaml import get_value_type
 
-OF_PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # errors of paths as the user gave them
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # a path that the user gave is wrong
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags are spelt out in full, and a wrong one gets one line instead of the whole usage."""
+    """A parser without abbreviations of flags. An error is one line, without the usage."""
 
     def __init__(self, **options: object):
         super().__init__(allow_abbrev=False, **options)
@@ -84,31 +84,35 @@ def add_mask_values(group: argparse._ActionsContainer) -> None:
     add_recipe_flags(group.add_mutually_exclusive_group(), "mask values")
 
 
-def boolean(text: str) -> bool:
-    known = {"true": True, "false": False}
-    if text.lower() not in known:
+def parse_boolean(text: str) -> bool:
+    values = {"true": True, "false": False}
+    if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
-    return known[text.lower()]
+    return values[text.lower()]
 
 
-BOOLEAN = {"type": boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+BOOLEAN = {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "True|False"}
 METAVARS = {int: "N", float: "X"}
 
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:
-    """Parse, run, and exit: 0, 1 if part was left out, 2 on bad input, 130 on Ctrl-C, 143 on SIGTERM if waited for."""
+    """Parses the flags, runs the script and exits.
+
+    The exit status is 0, 1 if a part of the work failed, 2 for bad input, 130 after Ctrl-C, and 143 after a SIGTERM
+    that the script handles.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding does not have
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
     try:
-        status = status_of(parser, run)
+        status = run_to_status(parser, run)
     except SystemExit as e:
         status = e.code
-    unfinished = status_of_output()
-    sys.exit(status or unfinished)
+    output_status = flush_output()
+    sys.exit(status or output_status)
 
 
-def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> int:
+def run_to_status(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> int:
     args = parser().parse_args()
     check_installation()
     silence_libraries()
@@ -118,7 +122,7 @@ def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argp
         print_line(f"error: {e}", sys.stderr)
         return 1 if isinstance(e, SomeFailed) else 2
     except OSError as e:
-        if e.errno not in OF_PATHS or e.filename is None:
+        if e.errno not in PATH_ERRORS or e.filename is None:
             raise
         print_line(f"error: {os.strerror(e.errno)}: {os.fsdecode(e.filename)}; give another path", sys.stderr)
         return 2
@@ -132,38 +136,38 @@ def status_of(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argp
 
 
 def silence_libraries() -> None:
-    """Hide warnings of numpy, torch, matplotlib and others, here and in child processes; `python -W` shows them.
+    """Hides the warnings of libraries, here and in child processes. `python -W` shows them.
 
-    They name lines of code that the user did not write. Our own are lines on stderr, `errors.warn`.
+    They are about code that the user did not write. Warnings of this project use `errors.warn`.
     """
-    if sys.warnoptions in ([], ["ignore"]):  # the latter in a script that one of ours has started
+    if sys.warnoptions in ([], ["ignore"]):  # ["ignore"]: another script of the project started this one
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
         logging.disable(logging.WARNING)
 
 
-def status_of_output() -> int:
-    """1 if not all could be printed, and a line that says so, unless `| head` had read enough; else 0."""
+def flush_output() -> int:
+    """Flushes the output. Returns 1 if a line could not be printed, else 0. Prints the reason if it is not `| head`."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
             stream.flush()
         except OSError as e:
-            unprinted.append(e)
-            # Python would try again at its end, and complain.
+            print_errors.append(e)
+            # Otherwise Python flushes again at its end, and prints an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    found = list(unprinted)
-    unprinted.clear()
-    if lost := [e for e in found if not isinstance(e, BrokenPipeError)]:
-        print_line(f"error: cannot print: {lost[0].strerror}; files of results are not affected", sys.stderr)
-    return int(bool(found))
+    errors = list(print_errors)
+    print_errors.clear()
+    if others := [e for e in errors if not isinstance(e, BrokenPipeError)]:
+        print_line(f"error: cannot print: {others[0].strerror}; files of results are not affected", sys.stderr)
+    return int(bool(errors))
 
 
 def check_installation() -> None:
-    """Warn where two packages have written into one `cv2`, and of a Pillow that resizes otherwise."""
-    both = [name for name in ("opencv-contrib-python", "opencv-python", "opencv-python-headless") if version(name)]
-    if len(both) > 1:
-        warn(f"{' and '.join(both)} overwrite each other's cv2; pip uninstall all of them, then install the headless")
-    if int(PIL.__version__.split(".")[0]) >= 13:
+    """Warns if two installed packages share the module `cv2`, or if Pillow has a version that resizes differently."""
+    packages = [name for name in ("opencv-contrib-python", "opencv-python", "opencv-python-headless") if version(name)]
+    if len(packages) > 1:
         warn(
-            'Pillow 13 resizes portraits otherwise than those before, which moves the numbers; pip install "pillow<13"'
+            f"{' and '.join(packages)} overwrite each other's cv2; uninstall all of them, then install the headless one"
         )
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        warn('Pillow 13 resizes portraits differently, which changes the numbers; pip install "pillow<13"')

@@ -1,3 +1,5 @@
+"""Errors that the user can fix, and everything that the package prints."""
+
 import functools
 import re
 import sys
@@ -6,16 +8,16 @@ from typing import TextIO
 
 # Control characters, line separators, characters that reverse the direction of text, bytes that are not UTF-8.
 HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# How PyTorch tells of an error in a process that reads data: as a traceback, whose last line is the error's text.
+# PyTorch reports an error in a process that reads data as a traceback. Its last line is the text of the error.
 WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process \d+\.\nOriginal Traceback(?s:.*)\n[\w.]+: (.*)\n\Z")
 
-unprinted: list[OSError] = []  # why lines could not be printed
+print_errors: list[OSError] = []  # for each line that could not be printed
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one line: what is wrong, where, and what to do.
+    """An error that the user can fix. Its text is one line: what is wrong, where, and how to fix it.
 
-    A file name may hold a line break, so that each of `lines` is made `printable`.
+    `lines` pass through `printable`, because file names can contain line breaks.
     """
 
     def __init__(self, *lines: str):
@@ -26,51 +28,52 @@ class UserError(Exception):
 
 
 def printable(text: object) -> str:
-    """One line that shows everything in it: `a\\nb` for a line break, `\\xff` for a byte that is not UTF-8."""
+    """Returns one line in which hidden characters are visible: `a\\nb` for a line break, `\\xff` for a wrong byte."""
 
-    def escaped(found: re.Match) -> str:
-        code = ord(found[0])
-        return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
+    def escape(match: re.Match) -> str:
+        code = ord(match[0])
+        return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else match[0].encode("unicode_escape").decode()
 
-    return HIDDEN.sub(escaped, str(text))
+    return HIDDEN.sub(escape, str(text))
 
 
 def print_line(text: object = "", file: TextIO | None = None) -> None:
-    """Print one line, `printable`. All that the package prints comes through here.
+    """Prints one line after `printable`. All lines of the package are printed here.
 
-    Where it cannot be printed (the disk is full, `| head` has read enough), the work goes on: `cli.main` tells at the
-    end, from `unprinted`.
+    If printing fails, for example because the disk is full, the work continues. `cli.main` reports `print_errors` at
+    the end.
     """
     try:
         print(printable(text), file=file or sys.stdout, flush=True)  # noqa: T201
     except OSError as e:
-        unprinted.append(e)
+        print_errors.append(e)
 
 
 def print_lines(text: str) -> None:
-    """The same for each line of a text, in which names are `printable` already."""
+    """Prints each line of a text. Names in the text must be `printable`."""
     for line in text.split("\n"):
         print_line(line)
 
 
 def warn(text: str) -> None:
+    """Prints a warning on stderr."""
     print_line(f"warning: {text}", sys.stderr)
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """`warn`, but the same text only once in a process."""
+    """Prints a warning. The same text is printed only once in a process."""
     warn(text)
 
 
 def shortlist(names: Sequence[object], limit: int = 5) -> str:
-    """`a.jpg, b.jpg and 7 more`: the first `limit` names and how many are left."""
+    """Returns the first `limit` names and the number of the others, for example `a.jpg, b.jpg and 7 more`."""
     head = ", ".join(str(name) for name in names[:limit])
     return head if len(names) <= limit else f"{head} and {len(names) - limit} more"
 
 
 class Stopped(Exception):
-    """Ended by a signal, as the user wished. Exit status is 128 + `signal`."""
+    """The user stopped the script with a signal. The exit status is 128 + `signal`."""
 
     def __init__(self, signal: int, where: str = ""):
         super().__init__(f"stopped{where}")
@@ -78,26 +81,26 @@ class Stopped(Exception):
 
 
 class SomeFailed(UserError):
-    """Most went well and is there; exit status 1 instead of 2."""
+    """A part of the work failed, the other results are written. The exit status is 1 instead of 2."""
 
 
-def write_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind one of torch, which reports a full disk as `unexpected pos`; None if there is none."""
+def find_os_error(error: BaseException | None) -> OSError | None:
+    """Returns the system error that caused `error`, or None. PyTorch reports a full disk as `unexpected pos`."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
 
 
-def reader_killed(error: BaseException | None) -> UserError | None:
-    """What to tell the user when a process that reads images was ended from outside; None for any other error.
+def explain_killed_reader(error: BaseException | None) -> UserError | None:
+    """Returns an error for the user if a process that reads images was killed. Returns None for any other error.
 
-    PyTorch raises it wherever the main process is; in the middle of writing a file another error comes of it.
+    PyTorch raises its error anywhere in the main process. While a file is written, it causes another error.
     """
-    found = None
-    while error is not None and found is None:
-        found = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
+    match = None
+    while error is not None and match is None:
+        match = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
         error = error.__context__
-    if found is None:
+    if match is None:
         return None
-    why = "; is there enough memory? --workers 0 needs less" if found[1] == "Killed" else ""
-    return UserError(f"a process that reads images was ended by the signal {found[1]}{why}; go on with --resume auto")
+    why = "; is there enough memory? --workers 0 needs less" if match[1] == "Killed" else ""
+    return UserError(f"a process that reads images was ended by the signal {match[1]}{why}; go on with --resume auto")

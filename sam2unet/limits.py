@@ -1,4 +1,4 @@
-"""The smallest and the largest sensible value of every number that a user can give, in flags and in files."""
+"""The limits of every number in flags and files. This is the only place that defines them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-# name of the flag or field -> (smallest, largest); the names in `ABOVE` must be above the smallest.
+# Name of the flag or field -> (smallest, largest). Names in `ABOVE_SMALLEST` must be above the smallest value.
 LIMITS: dict[str, tuple[float, float]] = {
     "size": (32, 8192),
     "epoch": (1, 100_000),
@@ -28,26 +28,26 @@ LIMITS: dict[str, tuple[float, float]] = {
     "tile": (1, 65_536),
     "components": (0, 2**31 - 1),
 }
-ABOVE = ("lr", "multi_scale")
+ABOVE_SMALLEST = ("lr", "multi_scale")
 
 
 def check_numbers(values: Mapping[str, object], path: Path | None = None) -> None:
-    """Raises UserError for a value outside its limits. None and names without limits are skipped; lists are searched.
+    """Raises UserError for a value outside its limits. Checks each item of a list. Skips None and names without limits.
 
     Args:
-        path: the file that the values are from.
+        path: the file that the values come from, for the message.
     """
-    for name, given in values.items():
-        if name not in LIMITS or given is None:
+    for name, numbers in values.items():
+        if name not in LIMITS or numbers is None:
             continue
         low, high = LIMITS[name]
-        for value in given if isinstance(given, (list, tuple)) else [given]:
-            if not (low < value <= high if name in ABOVE else low <= value <= high):
-                wanted = f"above {low} and at most {high}" if name in ABOVE else f"from {low} to {high}"
+        for value in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
+            if not (low < value <= high if name in ABOVE_SMALLEST else low <= value <= high):
+                wanted = f"above {low} and at most {high}" if name in ABOVE_SMALLEST else f"from {low} to {high}"
                 raise UserError(f"{f'{path}: ' if path else ''}{name} is {shorten(value)}; it must be {wanted}")
 
 
 def shorten(value: object, length: int = 40) -> str:
-    """`str(value)`; of a long one the beginning and the number of characters."""
+    """Returns `str(value)`. Of a long text, returns the beginning and the number of characters."""
     text = str(value)
     return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"

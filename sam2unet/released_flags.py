@@ -1,4 +1,4 @@
-"""Flags of SAM-Med2D's released scripts that have another name or no meaning here; one line says what they do."""
+"""Flags of the released SAM-Med2D scripts that have another name or no meaning here. One line says what they do."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from .cli import add_boolean
 from .errors import UserError, print_line
 from .recipe import CHOICES
 
-PROMPTS = "sam_med2d"  # the model that has these flags
-OTHERS = ("train_image_path", "hiera_path", "dinov2_path")  # flags that only other models have
+MODEL = "sam_med2d"  # the model that has these flags
+OTHER_FLAGS = ("train_image_path", "hiera_path", "dinov2_path")  # flags of the other models
 
 
 def add_released_flags(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("flags of SAM-Med2D's released scripts", "a line says what they do here")
-    group.add_argument("--work_dir", type=Path, metavar="DIR", help="with --run_name, in place of --save_path")
-    group.add_argument("--run_name", metavar="NAME", help="a folder in --work_dir")
-    group.add_argument("--metrics", nargs="+", metavar="NAME", help="no meaning: Dice and IoU are always reported")
-    group.add_argument("--model_type", metavar="SIZE", help="--encoder of train.py; a checkpoint says its own")
-    add_boolean(group, "use_amp", "True: --amp fp16")
+    group = p.add_argument_group("flags of the released SAM-Med2D scripts", "the script prints what they do here")
+    group.add_argument("--work_dir", type=Path, metavar="DIR", help="instead of --save_path, together with --run_name")
+    group.add_argument("--run_name", metavar="NAME", help="name of a folder in --work_dir")
+    group.add_argument("--metrics", nargs="+", metavar="NAME", help="has no effect: Dice and IoU are always reported")
+    group.add_argument("--model_type", metavar="SIZE", help="the same as --encoder; has no effect in test.py")
+    add_boolean(group, "use_amp", "True is the same as --amp fp16")
 
 
 def translate_train_flags(args: argparse.Namespace) -> None:
-    """Replaces released flags by those of train.py. Without --model, SAM-Med2D's flags stand for it."""
+    """Replaces released flags by flags of train.py. Without --model, a flag of SAM-Med2D chooses this model."""
     notes = []
     name = args.model or (read_yaml(args.config).get("model") if args.config else None)
     reason = next((flag for flag in ("data_path", "sam_checkpoint") if getattr(args, flag) is not None), None)
-    if name is None and reason and not any(getattr(args, flag) for flag in OTHERS):
-        args.model = name = PROMPTS
-        notes.append(f"--{reason} belongs to --model {PROMPTS}")
+    if name is None and reason and not any(getattr(args, flag) for flag in OTHER_FLAGS):
+        args.model = name = MODEL
+        notes.append(f"--{reason} belongs to --model {MODEL}")
     if args.model_type is not None:
         encoder = "vit_h" if args.model_type == "default" else args.model_type  # as in the released builder
-        if name != PROMPTS or args.encoder not in (None, encoder):
+        if name != MODEL or args.encoder not in (None, encoder):
             raise UserError("--model_type is --encoder of --model sam_med2d; leave --model_type out")
         args.encoder = encoder
         notes.append(f"--model_type is --encoder {encoder}")
-    if args.lr_scheduler not in (None, *CHOICES["lr_scheduler"]) and name == PROMPTS:
+    if args.lr_scheduler not in (None, *CHOICES["lr_scheduler"]) and name == MODEL:
         notes.append(f"--lr_scheduler {args.lr_scheduler} is step, half after epochs 5 and 10, as for any value")
         args.lr_scheduler = "step"
-    translate_common(args, lambda work, run: work / "models" / (run or "sam-med2d"), name == PROMPTS, notes)
+    translate_common(args, lambda work, run: work / "models" / (run or "sam-med2d"), name == MODEL, notes)
 
 
 def translate_test_flags(args: argparse.Namespace) -> None:
-    """Replaces released flags by those of test.py."""
+    """Replaces released flags by flags of test.py."""
     notes = []
     if args.checkpoint is None and args.sam_checkpoint is not None:
         args.checkpoint, args.sam_checkpoint = args.sam_checkpoint, None
@@ -63,11 +63,11 @@ def translate_test_flags(args: argparse.Namespace) -> None:
 def translate_common(
     args: argparse.Namespace, folder: Callable[[Path, str | None], Path], released: bool, notes: list[str]
 ) -> None:
-    """The flags of both scripts. Prints `notes`.
+    """Replaces the released flags that both scripts have. Prints `notes`.
 
     Args:
-        folder: from --work_dir and --run_name to the folder of results.
-        released: without --save_path, results go where the released script puts them.
+        folder: returns the folder of results for --work_dir and --run_name.
+        released: without --save_path, the folder of results is that of the released script.
     """
     named = args.work_dir is not None or args.run_name is not None
     if args.save_path is None and not (named or released):

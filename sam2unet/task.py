@@ -1,4 +1,4 @@
-"""What a run trains on and is judged by, whatever the kind of model: the one place where kinds differ in the engine."""
+"""The data of a training run, and the interface that each task implements."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .scoring.columns import Metric
 
 @dataclass(frozen=True)
 class RunData:
-    """What the user gave. For models for masks, folders of images and of their masks; for prompts, folders of lists.
+    """The data that the user gives: folders of images and masks for the task `masks`, folders of lists for `prompts`.
 
     Attributes:
-        images, masks: several training folders are one set; a mask folder for each image folder.
-        lists: folder with `image2label_train.json`.
-        val_lists: folder with `label2image_test.json`.
-        val_fraction: of what is trained on, drawn by the seed, in place of a folder.
-        on_bad_image: `stop` or `skip`.
+        images, masks: the training folders, one mask folder for each image folder. All pairs form one data set.
+        lists: the folder with `image2label_train.json`.
+        val_lists: the folder with `label2image_test.json`.
+        val_fraction: the fraction of the training images that validation uses. The seed decides which.
+        on_bad_image: what to do if a file cannot be read, `stop` or `skip`.
     """
 
     images: Sequence[Path] = ()
@@ -49,53 +49,57 @@ class RunData:
             raise UserError("--val_image_path and --val_mask_path go together")
         if self.val_fraction and (self.val_images or self.val_lists):
             flag = "--val_image_path" if self.val_images else "--val_data_path"
-            raise UserError(f"--val_fraction takes from what is trained on; it does not go with {flag}")
+            raise UserError(
+                f"--val_fraction takes validation images from the training images; it does not go with {flag}"
+            )
 
 
 class Task(Protocol):
-    """
+    """A kind of input. It provides the data, the training step and the validation of a run.
+
     Attributes:
-        metrics: what validation measures, by key.
-        best: the key that the best epoch is kept by, if not said otherwise.
-        cached: resized images can be kept (`--cache`).
-        unused: fields of a recipe that are for other tasks.
-        pairs, held_out: images with their masks, to train on and to validate with; several pairs may share an image.
+        metrics: the metrics of validation, by key.
+        best_metric: the key of the metric that decides which epoch is the best by default.
+        has_cache: whether `--cache` can keep resized images.
+        unused_fields: the fields of a recipe that are for other tasks.
+        pairs, held_out: the images with their masks for training and for validation. Several pairs may share an image.
     """
 
     metrics: Mapping[str, Metric]
-    best: str
-    cached: bool
-    unused: Sequence[str]
+    best_metric: str
+    has_cache: bool
+    unused_fields: Sequence[str]
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
 
     @staticmethod
     def step(model: nn.Module, batch: tuple[Tensor, ...], recipe: Recipe) -> Iterator[dict[str, Tensor]]:
-        """A batch on the device -> named losses, to be added up; one optimizer step for each time that it yields."""
+        """Yields the named losses of a batch on the device, once for each optimizer step. Their sum is the loss."""
 
     def check(self, study: Study | None) -> None:
-        """Open every file once; UserError for what would train or score wrongly."""
+        """Opens every file once. Raises UserError for files that would give wrong training or wrong scores."""
 
-    def batches(self, processes: Processes) -> Batches: ...
+    def batches(self, processes: Processes) -> Batches:
+        """Returns the sampler of the training batches."""
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> Dataset:
         """Returns a data set whose batches have `indices` into its list of paths, `images`."""
 
-    def words(self) -> str:
-        """`244 pairs at 352x352`"""
+    def describe(self) -> str:
+        """Returns a label of the data, for example `244 pairs at 352x352`."""
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        """Every metric's value, the same in all processes, which must all call this."""
+        """Returns the value of each metric. All processes must call this, and all get the same values."""
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
-        """A line of titles and one per validated epoch."""
+        """Returns a table as text: a line of titles, and one line for each validated epoch."""
 
     def draw(self, model: nn.Module, path: Path) -> None:
-        """A PNG with some of what validation saw and found, the same every time."""
+        """Writes a PNG with some images, masks and predictions of validation. It always shows the same images."""
 
 
 def find_metric(name: str, metrics: Mapping[str, Metric]) -> str:
-    """The key of a metric named by its key or title; UserError if validation has none of that name."""
+    """Returns the key of the metric with this key or title. Raises UserError if there is none."""
     titles = {metric.title: key for key, metric in metrics.items()}
     if name not in metrics and name not in titles:
         raise UserError(f"no metric named {name} for --best_metric; there are {', '.join(titles)}")
@@ -103,8 +107,8 @@ def find_metric(name: str, metrics: Mapping[str, Metric]) -> str:
 
 
 def draw_held_out(count: int, fraction: float, seed: int) -> list[int]:
-    """Places of those to validate with, ascending; UserError if none would be left to train on."""
+    """Draws the indices of the validation images, in ascending order. Raises UserError if no training image is left."""
     held = round(count * fraction) or int(fraction > 0)
     if held >= count:
-        raise UserError(f"val_fraction {fraction} of {count} leaves none to train on")
+        raise UserError(f"val_fraction {fraction} of {count} leaves no image for training")
     return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:held].tolist())

@@ -31,12 +31,12 @@ class MaskTask:
     step = staticmethod(mask_step)
 
     metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
-    best = "Dice_mean"
-    cached = True
-    unused = PROMPT_FIELDS
+    best_metric = "Dice_mean"
+    has_cache = True
+    unused_fields = PROMPT_FIELDS
 
     def __init__(self, family: Family, recipe: Recipe, data: RunData):
-        recipe.refuse_others(self.unused, family.title)
+        recipe.refuse_others(self.unused_fields, family.title)
         if data.lists or data.val_lists:
             raise UserError(f"{family.title} takes no --data_path; give --train_image_path and --train_mask_path")
         if not data.images:
@@ -84,7 +84,7 @@ class MaskTask:
             processes.wait()
         return cache
 
-    def words(self) -> str:
+    def describe(self) -> str:
         return f"{len(self.pairs)} pairs at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:

@@ -43,12 +43,12 @@ class PromptTask:
         for mode in VALIDATION_MODES
         for name in ("Dice", "IoU")
     }
-    best = "box Dice"
-    cached = False
-    unused = MASK_FIELDS
+    best_metric = "box Dice"
+    has_cache = False
+    unused_fields = MASK_FIELDS
 
     def __init__(self, family: Family, recipe: Recipe, data: RunData):
-        recipe.refuse_others(self.unused, family.title)
+        recipe.refuse_others(self.unused_fields, family.title)
         if data.images or data.val_images:
             raise UserError(
                 f"{family.title} takes lists, not folders; scripts/make_prompt_data.py makes them; give --data_path"
@@ -84,7 +84,7 @@ class PromptTask:
     def dataset(self, cache: str, folder: Path, processes: Processes) -> PromptFolder:
         return PromptFolder(self.items, self.framing, self.recipe.mask_num, self.skip_bad)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         return f"{len(self.items)} images with {len(self.pairs)} masks at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:

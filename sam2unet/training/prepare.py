@@ -133,7 +133,7 @@ def prepare_run(
         family = find_family(recipe.model)
         check_run_options(family, recipe, run_folder, hardware)
         task = TASKS[family.task](family, recipe, data)
-        metric = find_metric(run_folder.best_metric or task.best, task.metrics)
+        metric = find_metric(run_folder.best_metric or task.best_metric, task.metrics)
         init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
         model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)
         task.check(study)
@@ -143,7 +143,7 @@ def prepare_run(
             raise UserError(f"--save trainable leaves out the weights of {flags}; give that flag, or no --save")
         make_folder(run_folder.folder)
         if hardware.fast:
-            count = len(task.pairs) if task.cached else None
+            count = len(task.pairs) if task.has_cache else None
             folder, copies = run_folder.folder, processes.local_world
             recipe, speed = choose_speed(device, recipe, hardware.speed, count, folder, copies)
             hardware = replace(hardware, speed=speed)
@@ -160,7 +160,7 @@ def check_run_options(family: Family, recipe: Recipe, run_folder: RunFolder, har
         read_run_state(run_folder.state_file)  # a wrong file ends the run before the run makes a folder
     if run_folder.save not in ("full", "trainable"):
         raise UserError(f"save is {run_folder.save}; there are full, trainable")
-    if hardware.speed.cache != "off" and not TASKS[family.task].cached:
+    if hardware.speed.cache != "off" and not TASKS[family.task].has_cache:
         raise UserError(f"--cache keeps resized pairs of images and masks, which {family.title} does not use")
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..atomic import sha256
 from ..data.batches import Batches
-from ..errors import UserError, print_line, reader_killed
+from ..errors import UserError, explain_killed_reader, print_line
 from ..families.load import list_saved_names, save_checkpoint
 from ..recipe import Recipe, Study
 from ..runtime.device import is_out_of_memory, tune_malloc
@@ -62,7 +62,7 @@ def train(
                     loop.end_epoch()
         except RuntimeError as e:
             raise (
-                explain_training_memory(e, run.recipe, run.device) or another_failed(e) or reader_killed(e) or e
+                explain_training_memory(e, run.recipe, run.device) or another_failed(e) or explain_killed_reader(e) or e
             ) from e
         loop.print_best()
 
@@ -90,7 +90,7 @@ def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | N
         hashes = {path.name: sha256(path) for path in run.init_files}
         record = build_run_record(run_folder.arguments, run.facts, run.device, hashes, processes.world)
         write_run_record(run_folder.folder, record, resumed=state is not None)
-        run.recipe.write(run_folder.folder / "recipe.yaml", without=run.task.unused)
+        run.recipe.write(run_folder.folder / "recipe.yaml", without=run.task.unused_fields)
     return state
 
 
@@ -118,7 +118,7 @@ def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: Exit
         restore(loop, run_folder.state_file, state)
     if state and loop.progress.epoch <= run.recipe.epoch:
         print_line(f"resumed at {loop.describe_position()}")
-    print_line(f"data: {task.words()}, batch {run.recipe.batch_size}, on {device}")
+    print_line(f"data: {task.describe()}, batch {run.recipe.batch_size}, on {device}")
     return loop
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..atomic import read_start, write_atomic
-from ..errors import UserError, print_line, reader_killed, write_error
+from ..errors import UserError, explain_killed_reader, find_os_error, print_line
 from .weight_files import WeightFile, WeightFiles, weight_files_from_facts, weight_files_to_facts
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
@@ -170,7 +170,7 @@ def write_pickle(content: object, path: Path) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as e:
-            raise reader_killed(e) or write_error(e) or e from e
+            raise explain_killed_reader(e) or find_os_error(e) or e from e
 
 
 TRAINABLE_FORMAT, TRAINABLE_VERSION = "sam2unet-weights", "2"

@@ -300,7 +300,7 @@ def test_a_model_that_differs_is_not_written(whole, wrong, checkpoint, model, ph
     assert not list(tmp_path.iterdir()) and "bytes;" not in capsys.readouterr().out
     monkeypatch.setitem(mask_export.FORMATS, ".onnx", (*kind[:2], lambda path: graph))
     mask_export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
-    with pytest.raises(sam2unet.UserError, match="model.onnx is there already and is not overwritten"):
+    with pytest.raises(sam2unet.UserError, match="model.onnx exists and is not overwritten"):
         mask_export.run(read_checkpoint(checkpoint), tmp_path / "model.onnx", photos, SIZE, whole)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"x"]
 

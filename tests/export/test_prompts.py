@@ -454,7 +454,7 @@ def example(encoder, decoder, image, folder, *flags):
     script = importlib.import_module("onnx_prompts")
     words = ["--encoder", encoder, "--decoder", decoder, "--image", image, "--output", folder / "mask.png", *flags]
     script.run(script.parser().parse_args([str(word) for word in words]))
-    with pytest.raises(sam2unet.UserError, match="mask.png is there already and is not overwritten"):
+    with pytest.raises(sam2unet.UserError, match="mask.png exists and is not overwritten"):
         script.run(script.parser().parse_args([str(word) for word in words]))
     return np.asarray(Image.open(folder / "mask.png"))
 
@@ -511,7 +511,7 @@ def test_files_that_differ_are_not_written(checkpoint, model, exported, photos, 
 
     monkeypatch.setattr(prompt_export, "write_graph", lambda graph, *given: given[-2].write(b"x"))
     (tmp_path / "x_decoder.onnx").write_bytes(b"before")
-    with pytest.raises(sam2unet.UserError, match="x_decoder.onnx is there already and is not overwritten"):
+    with pytest.raises(sam2unet.UserError, match="x_decoder.onnx exists and is not overwritten"):
         prompt_export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [picture])
     (tmp_path / "x_decoder.onnx").unlink()
     for difference in (0.0011, float("nan")):

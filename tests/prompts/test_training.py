@@ -218,7 +218,7 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
         (["--point_list", "0"], "point_list is 0; it must be from 1 to 10000"),
         (["--multimask", "no"], "'no' is not True or False"),
         (["--best_metric", "S"], "no metric named S for --best_metric; there are box Dice"),
-        (["--val_fraction", "0.95"], "val_fraction 0.95 of 5 leaves none to train on"),
+        (["--val_fraction", "0.95"], "val_fraction 0.95 of 5 leaves no image for training"),
         (["--model", "sam2unet"], "SAM2-UNet takes no --data_path; give --train_image_path"),
     ],
 )

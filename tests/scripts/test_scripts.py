@@ -65,7 +65,7 @@ def test_quickstart_on_own_folders_holds_out_every_fifth_pair(run_main, steps, t
         ("quickstart.py --save_path .", "holds files that this script did not make; give another --save_path"),
         ("make_sample_data.py --save_path data", "holds files that this script did not make"),
         ("make_sample_data.py --save_path other", "was made for something else, not for sample data, seed 0"),
-        ("make_prompt_data.py data/images data/masks --save_path lists", "image2label_train.json is there already and"),
+        ("make_prompt_data.py data/images data/masks --save_path lists", "image2label_train.json exists and"),
         (
             "make_prompt_data.py data/images data/masks --split regions --save_path data2",
             "holds files that this script",
@@ -146,7 +146,7 @@ def test_a_shell_file_says_which_variable_it_wants():
     [
         (["opencv-python-headless"], "12.3.0", None),
         (["opencv-python-headless", "opencv-python"], "12.3.0", "opencv-python-headless overwrite each other's cv2"),
-        ([], "13.0.0", "Pillow 13 resizes portraits otherwise"),
+        ([], "13.0.0", "Pillow 13 resizes portraits differently"),
     ],
 )
 def test_packages_that_change_numbers_are_warned_of(installed, pillow, words, monkeypatch, capsys):

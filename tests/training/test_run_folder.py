@@ -156,7 +156,7 @@ def test_results_replace_only_results(tmp_path):
     (tmp_path / "results.json").write_text('{"versions": {}}')
     refuse_other_results(tmp_path, FILES)
     refuse_existing(tmp_path / "new.onnx")
-    with pytest.raises(UserError, match="table.csv is there already and is not overwritten"):
+    with pytest.raises(UserError, match="table.csv exists and is not overwritten"):
         refuse_existing(tmp_path / "new.onnx", tmp_path / "table.csv")
 
 
@@ -175,5 +175,5 @@ def test_a_mask_is_not_written_over_another_file(tmp_path):
     script, image = load_script("scripts/onnx_prompts.py"), tmp_path / "a.png"
     image.touch()
     words = ["--encoder", "e", "--decoder", "d", "--image", str(image), "--output", str(image), "--box", "1,1,9,9"]
-    with pytest.raises(UserError, match="a.png is there already and is not overwritten"):
+    with pytest.raises(UserError, match="a.png exists and is not overwritten"):
         script.run(script.parser().parse_args(words))
