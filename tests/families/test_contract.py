@@ -24,7 +24,7 @@ from sam2unet.prompts.dataset import PromptDraw, PromptFolder
 from sam2unet.prompts.framing import Framing
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
-from sam2unet.training.run import TASKS, Hardware, build_model
+from sam2unet.training.prepare import TASKS, Hardware, build_model
 from sam2unet.training.speed import Speed
 from sam2unet.training.trainer import Trainer
 from sam2unet.weights.formats import same_bits, save_state
