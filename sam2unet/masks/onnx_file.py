@@ -1,4 +1,4 @@
-"""ONNX files that `export` made: predicting with them through onnxruntime, without the model's code."""
+"""Predicts with exported ONNX files through onnxruntime, without the code of the model."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ FORMAT, VERSION = "sam2unet-export", "1"
 
 
 class OnnxForward:
-    """Calls an exported model with a tensor, (B, ...), on any device, and gives its output on the device it ran on.
+    """Calls an exported model with a tensor (B, ...) on any device. The output is on the device of the model.
 
     Attributes:
         path: the file.
-        facts: what the file says about itself, from `export.facts_of`.
-        size: the one input side that it takes.
-        whole: from uint8 photographs to uint8 maps, not from normalised images to logits.
-        device: where it runs: a GPU if onnxruntime can use it, else the CPU.
+        facts: the metadata of the file, from `describe_mask_export`.
+        size: the input side, which is fixed.
+        whole: the graph takes uint8 photographs and returns uint8 maps. False: normalised images and logits.
+        device: a GPU if onnxruntime can use it, else the CPU.
 
-    Raises UserError without onnxruntime, and for a file that is damaged or not ours.
+    Raises:
+        UserError: onnxruntime is not installed, or the file is damaged or of another project.
     """
 
     def __init__(self, path: Path, device: torch.device):
@@ -60,43 +61,45 @@ class OnnxForward:
         self.device = device if on_gpu else torch.device("cpu")
 
     def check_graph(self, path: Path) -> int:
-        """The side of the images that the graph takes; UserError if the graph is not what the file says of itself."""
+        """Returns the input side of the graph. UserError if the graph does not match the metadata of the file."""
         puts = [*self.session.get_inputs(), *self.session.get_outputs()]
         size = puts[0].shape[2] if puts and len(puts[0].shape) == 4 else None
         wanted = {
             "no": [("tensor(float)", [3, size, size]), ("tensor(float)", [1, size, size])],
             "yes": [("tensor(uint8)", [size, size, 3]), ("tensor(uint8)", [size, size])],
         }
-        says, whole = self.facts.get("size"), self.facts.get("whole")
-        if says != str(size) or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole):
-            found = ", ".join(f"{put.name} {put.type} {put.shape}" for put in puts)
+        stated_size, whole = self.facts.get("size"), self.facts.get("whole")
+        if stated_size != str(size) or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole):
+            actual = ", ".join(f"{put.name} {put.type} {put.shape}" for put in puts)
             raise UserError(
-                f"{path} is damaged: it says that it has size {shorten(says)} and whole {shorten(whole)}, but its "
-                f"inputs and outputs are {shorten(found, 200)}; export it again"
+                f"{path} is damaged: it says that it has size {shorten(stated_size)} and whole {shorten(whole)}, but "
+                f"its inputs and outputs are {shorten(actual, 200)}; export it again"
             )
         check_numbers({"size": size}, path)
         return size
 
     def __call__(self, images: Tensor) -> Tensor:
-        (name,) = (given.name for given in self.session.get_inputs())
+        (name,) = (put.name for put in self.session.get_inputs())
         try:
-            (found,) = self.session.run(None, {name: images.cpu().contiguous().numpy()})
-        except Exception as e:  # its errors have no class in common
+            (output,) = self.session.run(None, {name: images.cpu().contiguous().numpy()})
+        except Exception as e:  # onnxruntime raises errors of many classes
             why = shorten(" ".join(str(e).split()), 200)
             raise UserError(f"onnxruntime cannot compute {self.path} ({why}); export it again") from e
-        return torch.from_numpy(found).to(self.device)
+        return torch.from_numpy(output).to(self.device)
 
 
 def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvider",)) -> ort.InferenceSession:
-    """With as many threads as torch takes; UserError for a damaged file."""
+    """Opens an ONNX file with as many threads as torch uses. UserError for a damaged file."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()  # which OMP_NUM_THREADS sets; of itself it takes all
-    options.log_severity_level = 4  # what goes wrong, its exceptions say
+    options.intra_op_num_threads = (
+        torch.get_num_threads()
+    )  # onnxruntime ignores OMP_NUM_THREADS and would use all cores
+    options.log_severity_level = 4  # fatal errors only; exceptions report the others
     try:
         return ort.InferenceSession(path, options, providers=providers)
-    except Exception as e:  # its errors have no class in common
+    except Exception as e:  # onnxruntime raises errors of many classes
         raise UserError(
             f"{path} ({path.stat().st_size:,} bytes) is not an ONNX file, or only a part of one; compare its size "
             "with the original or export it again"
@@ -104,14 +107,14 @@ def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvide
 
 
 def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, options: PredictOptions) -> Predictor:
-    """As `open_predictor`; UserError for what a file that was computed before cannot do."""
-    asked = {
+    """Returns a predictor for an ONNX file. UserError for options that an exported file does not have."""
+    requested = {
         "--amp": options.amp != "off",
         "--compile": options.compile,
         "--fast": options.fold,
         "--tta scale": options.averaging.scales != (1.0,),
     } | {f"--{flag}": True for flag in weight_paths}
-    if wrong := [flag for flag, given in asked.items() if given]:
+    if wrong := [flag for flag, is_on in requested.items() if is_on]:
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)
     if forward.whole:

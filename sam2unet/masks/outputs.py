@@ -1,4 +1,4 @@
-"""What is written for an image: its map, and what else was asked for."""
+"""Writes the files of an image: its map, overlay, contours and probabilities."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ NUMBERS = ("float16", "float32")
 
 @dataclass(frozen=True)
 class PredictOutputs:
-    """
+    """The files that a prediction writes for each image.
+
     Attributes:
-        threshold: write 0 and 255, cut above it, instead of grey levels.
-        components: connected parts of a map's foreground with fewer pixels become 0.
-        overlay, contours: the photograph with the map on it, or with its outlines, in folders of these names.
-        probability: write it too, not stretched, in numbers of this kind; in the folder `prob`.
+        threshold: write 255 above this value and 0 below it. None: write grey levels.
+        components: parts of the foreground with fewer pixels become 0.
+        overlay, contours: also write the photograph with the map or its outlines, in folders of these names.
+        probability: also write probabilities in this number format, in the folder `prob`. They are not stretched.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is outside its range.
     """
 
     threshold: float | None = None
@@ -46,18 +47,18 @@ class PredictOutputs:
         check_numbers({"components": self.components})
 
     def paths(self, folder: Path, name: str) -> dict[str, Path]:
-        """Where everything of the image `name` goes: `map`, and of the others those that are asked for.
+        """Returns the path of each file of the image `name`: `map`, and the other files that are turned on.
 
-        The pictures have folders of their own, so that eval.py finds nothing but maps among maps.
+        Pictures are in other folders than maps, because eval.py scores every image in the folder of the maps.
         """
-        wanted = {"overlay": self.overlay, "contours": self.contours, "prob": self.probability is not None}
+        kinds = {"overlay": self.overlay, "contours": self.contours, "prob": self.probability is not None}
         endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz"}
-        extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, asked in wanted.items() if asked}
+        extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, is_on in kinds.items() if is_on}
         return {"map": folder / f"{name}.png"} | extra
 
 
 def to_grey_map(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> np.ndarray:
-    """Probabilities (height, width) -> the map, uint8, small components still in it."""
+    """Probabilities (height, width) -> the map, uint8. Small parts are not removed."""
     if minmax:
         probability = stretch_range(probability)
     if outputs.threshold is not None:
@@ -65,13 +66,13 @@ def to_grey_map(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> n
     return to_uint8(probability)
 
 
-def remove_small_parts(grey: np.ndarray, least: int) -> np.ndarray:
-    """Foreground parts (grey above 128, joined over sides or corners) of fewer than `least` pixels become 0."""
-    if least < 2:
+def remove_small_parts(grey: np.ndarray, minimum: int) -> np.ndarray:
+    """Sets foreground parts (grey above 128, 8-connected) with fewer than `minimum` pixels to 0."""
+    if minimum < 2:
         return grey
     _, labels, stats, _ = cv2.connectedComponentsWithStats((grey > FOREGROUND).astype(np.uint8), connectivity=8)
-    small = stats[:, cv2.CC_STAT_AREA] < least
-    small[0] = False  # what is not foreground
+    small = stats[:, cv2.CC_STAT_AREA] < minimum
+    small[0] = False  # label 0 is the background
     return np.where(small[labels], np.uint8(0), grey)
 
 
@@ -83,12 +84,16 @@ def write_outputs(
     photo: Path | None = None,
     probability: np.ndarray | None = None,
 ) -> None:
-    """Every file of `Outputs.paths`, each whole or not at all; UserError where one cannot be written.
+    """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
     Args:
-        grey: uint8 (height, width), of `to_grey_map`.
-        photo: what overlay and contours are drawn on. Its file, for photographs kept in memory would fill it.
+        grey: uint8 (height, width), from `to_grey_map`.
+        photo: file of the photograph, for overlay and contours. It is read again, because photographs that wait in
+            memory would fill it.
         probability: float (height, width), for the folder `prob`.
+
+    Raises:
+        UserError: a file cannot be written.
     """
     paths = outputs.paths(folder, name)
     grey = remove_small_parts(grey, outputs.components)
@@ -105,6 +110,6 @@ def write_outputs(
 
 
 def resize_to_map(photo: Image.Image, grey: np.ndarray) -> np.ndarray:
-    """The photograph in the map's size, uint8 (height, width, 3), to draw on."""
+    """Returns the photograph in the size of the map, uint8 (height, width, 3)."""
     size = grey.shape[::-1]
     return np.array(photo if photo.size == size else photo.resize(size, Image.Resampling.BILINEAR))

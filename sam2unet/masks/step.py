@@ -1,4 +1,4 @@
-"""One training step of a model for masks: from a batch to its losses."""
+"""One training step of a model that predicts one map per image: from a batch to its losses."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from ..losses import edge_weight, structure_loss
 from ..recipe import Recipe
 
-OUTPUTS = ("main", "side1", "side2")  # what a mask model's outputs are called in logs
+OUTPUTS = ("main", "side1", "side2")  # names of the outputs in logs
 
 
 def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) -> Iterator[dict[str, Tensor]]:
-    """One step: the structure loss of every output of `model`, to be added up with equal weight (deep supervision).
+    """Yields the structure loss of every output of `model`. The trainer adds them with equal weight: deep supervision.
 
     Args:
         batch: normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1].

@@ -1,4 +1,4 @@
-"""The released pre-processing, and what makes a PNG of a map. Every faster path must equal these."""
+"""The released pre-processing of images and masks. Every faster implementation must give the same numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 
 
 
 def image_tensor(image: Image.Image, size: int) -> Tensor:
-    """RGB -> (3, size, size), normalised: bilinear with antialiasing, the aspect ratio not kept."""
+    """RGB -> (3, size, size), normalised. Resizes with antialiased bilinear filtering; ignores the aspect ratio."""
     return normalise_image(image_bytes(image, size))
 
 
@@ -28,7 +28,7 @@ def image_bytes(image: Image.Image, size: int) -> Tensor:
 
 
 def mask_bytes(mask: Image.Image, size: int) -> Tensor:
-    """Mode L -> uint8 (1, size, size): bicubic, which leaves labels soft near edges, as released."""
+    """Mode L -> uint8 (1, size, size). Resizes with bicubic filtering, as the released code; edges become soft."""
     return to_bytes(mask.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -39,7 +39,7 @@ def to_bytes(image: Image.Image) -> Tensor:
 
 
 def normalise_image(image: Tensor) -> Tensor:
-    """uint8 (..., 3, H, W) -> float of the default type, ImageNet-normalised."""
+    """uint8 (..., 3, H, W) -> float of the default type, normalised with the ImageNet mean and deviation."""
     x = to_unit(image)
     return x.sub_(IMAGENET_MEAN.to(x)).div_(IMAGENET_STD.to(x))
 
@@ -50,7 +50,7 @@ def to_unit(grey: Tensor) -> Tensor:
 
 
 def pair_bytes(pair: Pair, size: int, mask_threshold: ForegroundRule = None) -> tuple[Tensor, Tensor]:
-    """Image, uint8 (3, size, size), and mask, uint8 (1, size, size); UserError as `load_pair`."""
+    """Returns the image, uint8 (3, size, size), and the mask, uint8 (1, size, size). UserError as `load_pair`."""
     mask = read_mask(pair.mask, mask_threshold)
     return image_bytes(read_image(pair.image), size), mask_bytes(mask, size)
 
@@ -58,13 +58,18 @@ def pair_bytes(pair: Pair, size: int, mask_threshold: ForegroundRule = None) -> 
 def load_pair(
     image_path: str | Path, mask_path: str | Path, size: int, mask_threshold: ForegroundRule = None
 ) -> tuple[Tensor, Tensor]:
-    """The released pre-processing of an image and its mask, without the random flips of training.
+    """Reads an image and its mask as the released training does, without random flips.
+
+    Args:
+        size: side in pixels that both are resized to.
+        mask_threshold: which mask values are foreground: values above a number, or a tuple of values. None: the mask
+            has the values 0 and 255.
 
     Returns:
         the image (3, size, size), ImageNet-normalised, and the mask (1, size, size) in [0, 1].
 
     Raises:
-        UserError: an unreadable file, or a mask that is not 0/255 (unless `mask_threshold` says what is foreground).
+        UserError: a file cannot be read, or the mask has other values than 0 and 255 without `mask_threshold`.
     """
     image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
     return normalise_image(image), to_unit(mask)
