@@ -180,13 +180,16 @@ def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
     return content
 
 
-def read_yaml(path: Path) -> dict[str, object]:
-    """Returns the mapping in a YAML file. All scalars are text: PyYAML would guess wrong types for 2e-4 and off.
+def read_yaml(path: Path, text: str | None = None) -> dict[str, object]:
+    """Returns the mapping in a YAML file. All values are text, because PyYAML guesses types: 2e-4, off, 2024-13-45.
+
+    Args:
+        text: YAML or JSON that is stored inside the file `path`. None: the file itself is YAML.
 
     Raises:
-        UserError: the file has any other content.
+        UserError: the content is not a mapping.
     """
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     try:
         values = yaml.load(text, Loader=yaml.BaseLoader)
     except RecursionError as e:

@@ -164,12 +164,12 @@ class Recipe:
             raise UserError(f"{title} has no use for --{' --'.join(changed)}")
 
     @classmethod
-    def read(cls, path: Path | None = None, **flags: object) -> Recipe:
+    def read(cls, path: Path | None = None, text: str | None = None, **flags: object) -> Recipe:
         """Returns the released recipe of the model, changed by the file, then by the flags that are not None.
 
-        The file may also hold the keys of `Study`.
+        The file may also hold the keys of `Study`. `text` is the recipe if the file `path` also holds other content.
         """
-        values = {} if path is None else read_fields(path, cls, beside=Study)
+        values = {} if path is None else read_fields(path, cls, beside=Study, text=text)
         flags = {key: value for key, value in flags.items() if value is not None}
         if flags.keys() & {"mask_threshold", "foreground"}:  # they replace both keys of the file
             values = {key: value for key, value in values.items() if key not in ("mask_threshold", "foreground")}
@@ -178,11 +178,14 @@ class Recipe:
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:
         """Writes a file that `read` accepts, without the fields in `without`."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
-        values = {key: value for key, value in values.items() if key not in without}
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        values = {key: value for key, value in self.to_dict().items() if key not in without}
         with write_atomic(path) as file:
             file.write(yaml.safe_dump(values, sort_keys=False).encode())
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the values for a JSON or YAML file, without those that are None or empty."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}

@@ -12,6 +12,7 @@ from sam2unet.cli import Parser, main
 from sam2unet.errors import UserError, print_line, warn
 from sam2unet.export.hub_folder import write_folder
 from sam2unet.families.load import assemble, read_checkpoint, save_checkpoint
+from sam2unet.families.settings import locate_recipe
 from sam2unet.weights.formats import is_safetensors
 from sam2unet.weights.weight_files import WeightPaths, add_weight_flags, read_weight_flags
 
@@ -66,7 +67,7 @@ def convert(source: Path, target: Path, weight_paths: WeightPaths, trust_pickle:
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
     model, weight_files = assemble(found, weight_paths)
     print_line(f"writing {target}")
-    save_checkpoint(model, target, weight_files)
+    save_checkpoint(model, target, weight_files, recipe=model.recipe if locate_recipe(found) else None)
     print_line(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")
 
 

@@ -9,7 +9,7 @@ from sam2unet.atomic import read_json
 from sam2unet.errors import UserError
 from sam2unet.limits import LIMITS
 from sam2unet.recipe import Recipe
-from sam2unet.weights.hub import read_hub_size
+from sam2unet.weights.hub import read_hub_recipe
 
 DIGITS = "32" * 20
 
@@ -76,7 +76,7 @@ def test_every_number_of_a_recipe_has_limits():
 def test_a_size_in_a_hub_folder_is_a_whole_number_within_limits(size, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"size": size}))
     with pytest.raises(UserError, match=r"config.json: size is "):
-        read_hub_size(tmp_path / "model.safetensors")
+        read_hub_recipe(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(

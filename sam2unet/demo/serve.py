@@ -20,10 +20,8 @@ from torch import Tensor
 
 from ..errors import UserError, print_line, warn
 from ..families.load import Checkpoint, open_model
-from ..families.settings import find_recipe
 from ..masks.open import open_predictor, read_model_file
 from ..masks.predictor import PredictOptions
-from ..prompts.prompter import find_trained_framing
 from ..recipe import ForegroundRule
 from ..runtime.device import pick_device
 from ..runtime.signals import Signals
@@ -203,8 +201,7 @@ def open_prompts(
     model = open_model(checkpoint, weight_paths, device)
     if size not in (None, model.side):
         raise UserError(f"{checkpoint.path} takes images at {model.side}x{model.side} only; leave --size out")
-    recipe = find_recipe(checkpoint)
-    return PromptMethod(name, model, find_trained_framing(checkpoint), recipe.mask_prompt, recipe.multimask)
+    return PromptMethod(name, model)
 
 
 def make_model_names(checkpoints: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from ..atomic import read_json, sha256, write_atomic, write_together
 from ..errors import UserError
 from ..families.build import find_licence
 from ..families.load import Checkpoint
-from ..families.settings import find_trained_size
+from ..families.settings import locate_recipe
 from ..families.table import find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
@@ -113,10 +113,12 @@ def write_folder(
     config = {
         "model": found.family.name,
         **found.shape.to_facts(),
-        "size": find_trained_size(found),
+        "size": model.recipe.size,
         **text.processing,
         "checkpoint": checkpoint,
     } | weight_files_to_facts(weight_files)
+    if locate_recipe(found) is not None:
+        config["recipe"] = model.recipe.to_dict()
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
     origin += [
         f"The weights of its {flag.part} come from {markdown_code(file.name)}, SHA-256 {markdown_code(file.sha256)}."

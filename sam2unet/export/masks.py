@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..atomic import refuse_existing, sha256, write_atomic
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
-from ..families.settings import find_trained_size
+from ..families.settings import find_recipe
 from ..families.table import Family, check_size
 from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
 from ..masks.predictor import stretch_range, to_uint8
@@ -74,9 +74,10 @@ def run(
     """
     writer, reader = pick_format(output)
     refuse_existing(output)
-    size = find_trained_size(found) if size is None else size
+    recipe = find_recipe(found, size=size)
+    size = recipe.size
     check_size(found.family, size)
-    model, weight_files = assemble(found, weight_paths)
+    model, weight_files = assemble(found, weight_paths, recipe)
     logits = Logits(found.family, model.eval())
     graph = WholeGraph(logits).eval() if whole else logits
     facts = describe_mask_export(found, weight_files, size, whole)

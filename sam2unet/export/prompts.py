@@ -16,7 +16,6 @@ from torch import Tensor
 from ..atomic import refuse_existing, sha256, write_atomic
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
-from ..families.settings import find_recipe
 from ..layers.sam_mask import MASKS
 from ..masks.onnx_file import open_session
 from ..models.sam_med2d import SAMMed2D
@@ -79,7 +78,7 @@ def run(
     refuse_existing(encoder, decoder)
     model, weight_files = assemble(found, weight_paths)
     check_bytes(found, model)
-    recipe = find_recipe(found)
+    recipe = model.recipe
     graph = Decoder(model.eval(), options, recipe.multimask).eval()
     print_line(f"answering prompts for {len(pictures)} images with torch, for the comparison")
     cases = make_cases(model, graph, pictures, recipe.mask_prompt)

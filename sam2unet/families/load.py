@@ -1,7 +1,8 @@
-"""The one file that knows which models there are."""
+"""Creates, loads and saves models. A model carries its settings as `model.recipe`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..weights.hub import locate_weights
 from ..weights.pretrained import describe_weights
 from ..weights.weight_files import NO_FILES, WeightFile, WeightFiles, WeightPaths, weight_files_from_facts
 from .build import BuiltModel
+from .settings import find_recipe
 from .shape import NetworkShape
 from .table import FAMILIES, Family, WeightFlag, check_size, find_family, find_family_of
 
@@ -35,23 +37,26 @@ def create_model(
     image_size: int | None = None,
     encoder_adapter: bool | None = None,
 ) -> nn.Module:
-    """A new model, ready to train: frozen parts frozen, adapters and decoder trainable, random but for the files given.
+    """Creates a model for training. The pretrained parts are frozen; adapters and decoder are trainable.
+
+    Parts without a file have random weights. The settings are in `model.recipe`, as for `load_model`.
 
     Args:
         name: one of `list_models()`.
-        encoder: size of the trunk: tiny, small, base_plus or large; none: that found in the files, or large. Of
-            sam_med2d: vit_b, vit_l or vit_h; none: likewise, or vit_b.
+        encoder: size of the trunk: tiny, small, base_plus or large; for sam_med2d: vit_b, vit_l or vit_h. None: the
+            size of the weight file; without a file, large or vit_b.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint.
-        init_from: a checkpoint of this model to take all weights from; one of trained weights alone needs the files
-            that they were trained from.
-        dino: of sam2unext: small, base or large for DINOv2, v3_small, v3_base or v3_large; none: likewise.
-        dinov2_path: its weights: timm's model.safetensors, or for DINOv2 Meta's .pth.
-        sam_checkpoint: of sam_med2d: a checkpoint of SAM or SAM-Med2D.
-        image_size: of sam_med2d: side of the images in pixels; none: 256.
-        encoder_adapter: of sam_med2d: have adapters, new ones where the file has none; none: yes.
+        init_from: a checkpoint of this model; all weights are taken from it. A file with trained weights only also
+            needs the files that it was trained from.
+        dino: for sam2unext: small, base or large for DINOv2; v3_small, v3_base or v3_large for DINOv3. None: the size
+            of the weight file; without a file, large.
+        dinov2_path: the weights of DINO: model.safetensors of timm, or the .pth of Meta for DINOv2.
+        sam_checkpoint: for sam_med2d: a checkpoint of SAM or SAM-Med2D.
+        image_size: for sam_med2d: side of the images in pixels. None: 256.
+        encoder_adapter: for sam_med2d: use adapters; they are new if the file has none. None: True.
 
     Raises:
-        UserError: no such model or size, a file of the wrong kind or of another size than the one asked for.
+        UserError: there is no such model or size, a file is of the wrong kind, or its size is not the requested size.
     """
     shape = NetworkShape(encoder, dino, image_size, encoder_adapter)
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
@@ -67,12 +72,19 @@ def start_model(
     shape: NetworkShape = ANY_SHAPE,
     weight_paths: WeightPaths = NO_FILES,
     init_from: str | Path | None = None,
+    recipe: Recipe | None = None,
 ) -> BuiltModel:
-    """`create_model`, and the files that its frozen parts are unchanged copies of, for `save_checkpoint`."""
+    """Returns a new model, and the files that its frozen parts are unchanged copies of, for `save_checkpoint`.
+
+    Args:
+        recipe: the settings that the model carries. None: those of `init_from`, or the released ones.
+    """
     family = find_family(name)
     check_network_options(family, shape, weight_paths)
     if init_from is None:
-        return family.build(shape, weight_paths)
+        model, weight_files = family.build(shape, weight_paths)
+        model.recipe = recipe or Recipe.read(model=name, **shape.to_dict())
+        return model, weight_files
     found = read_checkpoint(Path(init_from))
     if found.family is not family:
         raise UserError(f"{init_from} is a checkpoint of {found.family.title}; wanted one of {family.title}")
@@ -81,7 +93,7 @@ def start_model(
         stored = getattr(found.shape, option)
         if size != stored:
             raise UserError(f"{found.path} is {what}, but the requested {option} is {size}; give --{option} {stored}")
-    model, weight_files = assemble(found, weight_paths)
+    model, weight_files = assemble(found, weight_paths, recipe)
     print_line(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
     return model, weight_files
 
@@ -112,44 +124,62 @@ def load_model(
     dinov2_path: str | Path | None = None,
     sam_checkpoint: str | Path | None = None,
 ) -> nn.Module:
-    """The model that a checkpoint holds, in evaluation mode; kind and sizes come from names and shapes.
+    """Loads a model in evaluation mode. The names and shapes of the weights decide which model it is.
+
+    The model carries the settings of its training as `model.recipe`: the input side `size`, the colour order `rgb`, the
+    form of mask prompts and more. They come from the metadata of a `.safetensors` file, from recipe.yaml beside the
+    checkpoint, or from config.json of a hub folder; else they are the released settings.
 
     Args:
-        path: `<title>-<epoch>.pth`, released or our own, or `.safetensors`; a folder for the Hugging Face hub, or
-            `owner/name` there.
-        device: where to put it; None for a GPU if there is one.
-        hiera_path, dinov2_path, sam_checkpoint: for a file of trained weights alone, the files that they were trained
+        path: a `.pth` file of this project or of the released code, a `.safetensors` file, a folder for the Hugging
+            Face hub, or the name `owner/name` of a model on the hub.
+        device: the device of the model. None: a GPU if there is one.
+        hiera_path, dinov2_path, sam_checkpoint: for a file with trained weights only, the files that it was trained
             from.
 
     Raises:
-        UserError: no such file, another kind of file, other names or shapes; not what they were trained from; no hub;
-            no such device.
+        UserError: the file or the device does not exist, the file is of another kind, names or shapes do not fit, or
+            it was trained from other files.
     """
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
-    device = pick_device(device)  # before the file is read
+    device = pick_device(device)  # before it reads the file, which can take long
     return open_model(read_checkpoint(Path(path)), weight_paths, device)
 
 
-def open_model(found: Checkpoint, weight_paths: WeightPaths, device: str | torch.device | None) -> nn.Module:
-    """`load_model` of a checkpoint that has been read."""
+def open_model(
+    found: Checkpoint,
+    weight_paths: WeightPaths,
+    device: str | torch.device | None,
+    recipe: Recipe | None = None,
+) -> nn.Module:
+    """Returns the model of a checkpoint in evaluation mode.
+
+    Args:
+        recipe: the settings that the model carries. None: those of the checkpoint.
+    """
     check_network_options(found.family, ANY_SHAPE, weight_paths)
     for source in found.family.weight_flags:
         if source.flag in weight_paths and source.flag not in found.weight_files:
             raise UserError(
-                f"{found.path} holds all weights, those of the {source.part} too; leave --{source.flag} out"
+                f"{found.path} holds all weights, also those of the {source.part}; leave --{source.flag} out"
             )
-    model, _ = assemble(found, weight_paths)
+    model, _ = assemble(found, weight_paths, recipe)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def save_checkpoint(
-    model: nn.Module, path: Path, weight_files: WeightFiles = NO_FILES, state: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    path: Path,
+    weight_files: WeightFiles = NO_FILES,
+    state: Mapping[str, Tensor] | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
-    """Write `.pth`, all weights as released ones are, or `.safetensors`, without those that `weight_files` hold.
+    """Writes a `.pth` with all weights, as the released code does, or a `.safetensors` with the trained weights.
 
     Args:
-        weight_files: the files that frozen parts are from; what of these parts was trained is written all the same.
-        state: weights to write in place of the model's, under its names.
+        weight_files: the files of the frozen parts. A `.safetensors` leaves their frozen weights out.
+        state: weights to write instead of the model's weights, with the same names.
+        recipe: the settings of the training, for the metadata of a `.safetensors`. None: they are unknown.
     """
     state = model.state_dict() if state is None else state
     if path.suffix == ".pth":
@@ -158,13 +188,14 @@ def save_checkpoint(
         family = find_family_of(model)
         own = {name: state[name] for name in list_saved_names(model, weight_files)}
         left_out = weight_files if len(own) < len(state) else {}
-        write_trainable(path, own, family.name, family.find_shape(state).to_facts(), left_out)
+        facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict())}
+        write_trainable(path, own, family.name, family.find_shape(state).to_facts() | facts, left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
 
 def list_saved_names(model: nn.Module, weight_files: WeightFiles) -> list[str]:
-    """Names in the model's state dict that are not in `weight_files`: all but the frozen weights of their parts."""
+    """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts."""
     family = find_family_of(model)
     parts = family.parts(model)
     frozen = {
@@ -176,19 +207,27 @@ def list_saved_names(model: nn.Module, weight_files: WeightFiles) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. `weight_files` are the files with the weights left out of `state`."""
+    """The content of a checkpoint file.
+
+    Attributes:
+        weight_files: the files with the weights that `state` leaves out.
+        recipe_text: the recipe in the metadata of the file.
+        is_own: this project wrote the file, not the released code.
+    """
 
     path: Path
     family: Family
     shape: NetworkShape
     state: dict[str, Tensor]
     weight_files: dict[str, WeightFile]
+    recipe_text: str | None = None
+    is_own: bool = False
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
-    """Raises UserError for a file of another kind. `trust_pickle` also reads a file that can run code."""
+    """Reads a checkpoint. UserError for a file of another kind. `trust_pickle` also reads a file that can run code."""
     path = locate_weights(path)
-    state, facts = read_weights(path, trust_pickle)
+    state, facts, is_own = read_weights(path, trust_pickle)
     family = next((family for family in FAMILIES.values() if family.marker in state), None)
     if family is None:
         raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
@@ -197,11 +236,11 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     shape = NetworkShape.from_facts(facts, family.options) if written else family.find_shape(state)
     if shape is None:
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")
-    return Checkpoint(path, family, shape, state, weight_files)
+    return Checkpoint(path, family, shape, state, weight_files, facts.get("recipe"), is_own)
 
 
 def resize_checkpoint(found: Checkpoint, **options: object) -> Checkpoint:
-    """What `found` holds with other values of options, those that are not None; UserError for a side that cannot be."""
+    """Returns `found` with other values of its shape, where `options` are not None. UserError for an invalid side."""
     wanted = NetworkShape(**options)
     check_network_options(found.family, wanted, NO_FILES)
     shape = replace(found.shape, **wanted.to_dict())
@@ -210,8 +249,13 @@ def resize_checkpoint(found: Checkpoint, **options: object) -> Checkpoint:
     return replace(found, shape=shape, state=found.family.resize_weights(found.state, shape))
 
 
-def assemble(found: Checkpoint, weight_paths: WeightPaths) -> BuiltModel:
-    """The model with a checkpoint's weights, and the files given for its frozen parts, the same there bit for bit."""
+def assemble(found: Checkpoint, weight_paths: WeightPaths, recipe: Recipe | None = None) -> BuiltModel:
+    """Builds the model of a checkpoint.
+
+    Args:
+        weight_paths: files of the frozen parts. Their weights must equal those of the checkpoint bit for bit.
+        recipe: the settings that the model carries. None: those of the checkpoint.
+    """
     path = found.path
     if missing := [flag for flag in found.weight_files if flag not in weight_paths]:
         flags = " ".join(f"--{flag} FILE" for flag in missing)
@@ -226,16 +270,17 @@ def assemble(found: Checkpoint, weight_paths: WeightPaths) -> BuiltModel:
     for flag, base in found.weight_files.items():
         if base.sha256 != weight_files[flag].sha256:
             raise UserError(f"{path} was trained from {base}; --{flag} is another file: {weight_files[flag]}")
-    taken = {name: t for name, t in model.state_dict().items() if not t.is_meta}
+    from_files = {name: t for name, t in model.state_dict().items() if not t.is_meta}
     for source in found.family.weight_flags:
         if source.flag in weight_paths and source.flag not in found.weight_files:
             check_same(found, model, source, weight_paths[source.flag])
-    load_exact(model, taken | found.state, path)
+    load_exact(model, from_files | found.state, path)
+    model.recipe = recipe or find_recipe(found)
     return model, weight_files
 
 
 def check_same(found: Checkpoint, model: nn.Module, source: WeightFlag, file: Path) -> None:
-    """UserError if a part of the checkpoint is not as in `model`, where it is as in the file."""
+    """Raises UserError if a part of the checkpoint differs from the same part of `model`, which comes from `file`."""
     part = {id(p) for p in found.family.parts(model)[source.part]}
     names = [name for name, p in model.named_parameters() if id(p) in part]
     values = model.state_dict()

@@ -1,16 +1,27 @@
-"""The settings that a checkpoint was trained with: from the recipe beside it, or the released recipe."""
+"""Finds the settings that a model was trained with: input side, colour order, mask prompts and more.
+
+They are a `Recipe`. It is taken from the first of these places that has one:
+
+1. the metadata of a .safetensors file
+2. recipe.yaml beside the checkpoint
+3. config.json of a folder for the Hugging Face hub
+4. the released recipe of the model
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..errors import UserError, warn_once
 from ..recipe import Recipe
-from ..weights.hub import read_hub_size
-from .load import Checkpoint
+from ..weights.hub import read_hub_recipe
 from .table import find_family_of
+
+if TYPE_CHECKING:
+    from .load import Checkpoint
 
 
 def get_settings(model: nn.Module) -> Recipe:
@@ -18,43 +29,53 @@ def get_settings(model: nn.Module) -> Recipe:
     return getattr(model, "recipe", None) or Recipe.read(model=find_family_of(model).name)
 
 
-def find_trained_size(found: Checkpoint) -> int:
-    """What `recipe.yaml` beside a checkpoint of ours says, or the hub's configuration; else the released size."""
-    if found.shape.size is not None:
-        return found.shape.size
-    if find_recipe_file(found) is None and (size := read_hub_size(found.path)):
-        return size
-    return find_recipe(found).size
-
-
 def find_recipe(found: Checkpoint, **flags: object) -> Recipe:
-    """The run's `recipe.yaml` beside a checkpoint, else the model's released recipe; flags that are not None win."""
-    path = find_recipe_file(found)
-    return Recipe.read(model=found.family.name, **flags) if path is None else Recipe.read(path, **flags)
+    """Returns the recipe of a checkpoint. Flags that are not None replace its values.
+
+    Warns if the input side is a guess: the file was written by this project, without a recipe, and neither the weights
+    nor a flag decide the side. A released checkpoint does not cause this warning, because the side of the released
+    training is known. The released scripts save the ordered dictionary of `model.state_dict()`, this project saves a
+    plain one.
+    """
+    path, text = locate_recipe(found) or (None, None)
+    flags = {"model": found.family.name} | found.shape.to_dict() | {k: v for k, v in flags.items() if v is not None}
+    recipe = Recipe.read(path, text, **flags)
+    beside = found.path.parent / "recipe.yaml"
+    if path is None and found.is_own and "size" not in flags and not beside.exists():
+        warn_once(
+            f"{found.path} has no recipe.yaml beside it; size {recipe.size} is used, the released one; "
+            "give --size if it was trained at another"
+        )
+    return recipe
 
 
-def find_recipe_file(found: Checkpoint) -> Path | None:
-    """`recipe.yaml` beside a checkpoint if it is of this model and of the same shape. Warns once about any other."""
-    path = found.path.parent / "recipe.yaml"
-    if not path.is_file():
-        return None
+def locate_recipe(found: Checkpoint) -> tuple[Path, str | None] | None:
+    """Returns the file with the recipe of a checkpoint, and its text if the file holds more. None: there is no recipe.
+
+    Warns about a recipe that is not of this checkpoint.
+    """
+    beside = found.path.parent / "recipe.yaml"
+    recipes = []
+    if found.recipe_text is not None:
+        recipes.append((found.path, found.recipe_text, f"the recipe inside {found.path}"))
+    if beside.is_file():
+        recipes.append((beside, None, f"{beside} beside the checkpoint"))
+    for path, text, name in recipes:
+        if not (reason := explain_mismatch(path, text, found)):
+            return path, text
+        warn_once(f"{name} is not used: {reason}; the settings are the released ones and your flags")
+    return read_hub_recipe(found.path)
+
+
+def explain_mismatch(path: Path, text: str | None, found: Checkpoint) -> str:
+    """Returns in words why a recipe is not of this checkpoint; an empty string if it is."""
     try:
-        recipe = Recipe.read(path)
+        recipe = Recipe.read(path, text)
     except UserError as e:
-        why = f"it is not of this project ({str(e).removeprefix(f'{path}: ').split(';')[0]})"
-    else:
-        why = describe_recipe_mismatch(recipe, found)
-    if why:
-        warn_once(f"{path} beside the checkpoint is not used: {why}; the settings are the released ones and your flags")
-    return None if why else path
-
-
-def describe_recipe_mismatch(recipe: Recipe, found: Checkpoint) -> str:
-    """In what a recipe is not of the checkpoint's model and shape, in words; empty if in nothing."""
+        return f"it is not of this project ({str(e).removeprefix(f'{path}: ').split(';')[0]})"
     if recipe.model != found.family.name:
         return f"it is for {recipe.model}, the checkpoint is {found.family.name}"
-    for option, size in found.shape.to_dict().items():
-        value = getattr(recipe, option)
-        if value not in (None, size):
-            return f"its {option} is {value}, that of the checkpoint is {size}"
+    for option, value in found.shape.to_dict().items():
+        if getattr(recipe, option) not in (None, value):
+            return f"its {option} is {getattr(recipe, option)}, that of the checkpoint is {value}"
     return ""

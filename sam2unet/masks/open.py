@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, open_model, read_checkpoint
-from ..families.settings import find_trained_size
+from ..families.settings import find_recipe
 from ..families.table import check_size
 from ..runtime.device import can_compile, pick_half_type
 from ..weights.weight_files import NO_FILES, WeightPaths
@@ -40,9 +40,9 @@ def open_predictor(
     found = read_model_file(checkpoint) if isinstance(checkpoint, Path) else checkpoint
     if isinstance(found, Path):
         return onnx_predictor(found, device, weight_paths, options)
-    size = find_trained_size(found) if options.size is None else options.size
-    check_size(found.family, size)
-    return build_predictor(open_model(found, weight_paths, device), size, options)
+    recipe = find_recipe(found, size=options.size)
+    check_size(found.family, recipe.size)
+    return build_predictor(open_model(found, weight_paths, device, recipe), recipe.size, options)
 
 
 def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Predictor:

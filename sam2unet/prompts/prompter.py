@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ..data.photos import Picture, to_photo
 from ..errors import UserError
-from ..families.load import Checkpoint
-from ..families.settings import find_recipe
+from ..families.settings import get_settings
 from ..families.table import find_family_of
 from ..models.sam_med2d import SAMMed2D, select_best
 from ..runtime.device import check_output
@@ -24,7 +23,6 @@ from .framing import Frame, Framing, normalise_square
 from .rounds import to_mask_prompt
 
 Numbers = Sequence | np.ndarray | Tensor
-RELEASED = Framing()
 
 
 class PromptResult(NamedTuple):
@@ -52,20 +50,23 @@ class Prompter:
 
     Args:
         model: a SAM-Med2D, in training or evaluation mode: both give the same numbers.
-        framing: how an image becomes the square that the model takes. Give the same options as in training; the size is
-            always the model's. `Framing(padding=False)` resizes small images, as the released predictor does.
-        mask_prompt: the form in which a predicted mask is a prompt, as in training: `probability` or `logits`.
+        framing: how an image becomes the square that the model takes. None: as in the training of the model. The size
+            is always the model's. `Framing(padding=False)` resizes small images, as the released predictor does.
+        mask_prompt: the form in which a predicted mask is a prompt: `probability` or `logits`. None: as in the training
+            of the model.
 
     Raises:
         UserError: the model is not a SAM-Med2D.
     """
 
-    def __init__(self, model: SAMMed2D, framing: Framing = RELEASED, mask_prompt: str = "probability"):
+    def __init__(self, model: SAMMed2D, framing: Framing | None = None, mask_prompt: str | None = None):
         if not isinstance(model, SAMMed2D):
             raise UserError(f"{find_family_of(model).title} takes no prompts; use sam2unet.predict for its map")
         self.model = model
-        self.framing = replace(framing, size=model.side)
-        self.mask_prompt = mask_prompt
+        settings = get_settings(model)
+        self.framing = replace(framing or Framing(rgb=settings.rgb), size=model.side)
+        self.mask_prompt = mask_prompt or settings.mask_prompt
+        self.multimask = settings.multimask
         self.frame: Frame | None = None
         self.embedding: Tensor | None = None
 
@@ -93,7 +94,7 @@ class Prompter:
         labels: Numbers | None = None,
         box: Numbers | None = None,
         mask: Numbers | None = None,
-        multimask: bool = True,
+        multimask: bool | None = None,
     ) -> PromptResult:
         """Predicts one mask per prompt. A prompt can combine points, a box and a mask.
 
@@ -104,8 +105,8 @@ class Prompter:
             labels: (N,) or (K, N): 1 for foreground, 0 for background, -1 for no point.
             box: (4,) or (K, 4), x0, y0, x1, y1.
             mask: (1, 4g, 4g) or (K, 1, 4g, 4g), `prompt` of an earlier result, which the model refines.
-            multimask: take the best of three masks by their expected IoU, as in training. False: take the mask that SAM
-                has for unambiguous prompts.
+            multimask: True: take the best of three masks by their expected IoU. False: take the mask that SAM has for
+                unambiguous prompts. None: as in the training of the model.
 
         Raises:
             UserError: no image is set, there is no prompt, shapes or labels do not fit, a value is not a number, or the
@@ -127,6 +128,7 @@ class Prompter:
         if box is not None:
             boxes = self.frame.to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
         embedding = self.embedding.expand(count, -1, -1, -1)
+        multimask = self.multimask if multimask is None else multimask
         low, quality = select_best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
         check_output(low, "off")
         return PromptResult(
@@ -175,9 +177,3 @@ def check_prompts(prompts: Mapping[str, Tensor | None]) -> int:
         if not torch.isin(batches["labels"], batches["labels"].new_tensor([-1, 0, 1])).all():
             raise UserError("a label must be 1 for foreground, 0 for background, or -1 for no point")
     return counts.pop()
-
-
-def find_trained_framing(found: Checkpoint) -> Framing:
-    """How images became squares in the training of a model for prompts."""
-    recipe = find_recipe(found)
-    return Framing(recipe.size, rgb=recipe.rgb)

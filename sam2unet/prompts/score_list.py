@@ -108,7 +108,7 @@ def run(
         raise UserError(f"{checkpoint.path} has no adapters; leave --encoder_adapter out")
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
-    settings = find_recipe(checkpoint, **recipe)
+    settings = find_recipe(checkpoint, size=size, encoder_adapter=adapters, **recipe)
     checkpoint = resize_checkpoint(checkpoint, size=size, encoder_adapter=adapters)
     framing = Framing(checkpoint.shape.size, rgb=settings.rgb, mask_threshold=settings.mask_rule)
     options = PromptTestOptions(
@@ -121,7 +121,7 @@ def run(
     )
     with processes.silence_other_ranks():
         test = prepare_test(files, flags, framing, options)
-    model = open_model(checkpoint, weight_paths, target)
+    model = open_model(checkpoint, weight_paths, target, settings)
     start = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(stack.enter_context(Signals()).stop_now())

@@ -171,7 +171,7 @@ def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
 
     def write(stem: str) -> Path:
         path = folder / f"{stem}{suffix}"
-        save_checkpoint(run.model, path, run.weight_files)
+        save_checkpoint(run.model, path, run.weight_files, recipe=run.recipe)
         return path
 
     names = list_saved_names(run.model, run.weight_files)

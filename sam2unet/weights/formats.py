@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
@@ -33,25 +34,39 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises UserError if the file is something else.
     """
-    return read_weights(path)[0]
+    return read_weights(path).state
 
 
-def read_weights(path: Path, trust_pickle: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """`read_state_dict`, and the facts of a file of trained weights alone, as `trainable` writes them.
+class StoredWeights(NamedTuple):
+    """The content of a file.
 
-    The content decides the format, not the name of the file.
+    Attributes:
+        facts: the metadata that `write_trainable` wrote; empty for other files.
+        is_own: this project wrote the file. The released scripts save an ordered dictionary, `save_state` a plain one.
+    """
+
+    state: dict[str, Tensor]
+    facts: dict[str, str]
+    is_own: bool
+
+
+def read_weights(path: Path, trust_pickle: bool = False) -> StoredWeights:
+    """Reads a state dict and what the file says about it. The content decides the format, not the name of the file.
 
     Args:
         trust_pickle: also read a file that can run code when it is read.
     """
     if is_safetensors(path):
         state, facts = read_trainable(path)
+        is_own = bool(facts)
     else:
-        state, facts = unwrap(read_pickle(path, trust_pickle), path), {}
+        content = read_pickle(path, trust_pickle)
+        state, facts = unwrap(content, path), {}
+        is_own = type(content) is dict and state is content
     is_state = isinstance(state, Mapping) and all(isinstance(name, str) for name in state)
     if not is_state or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{path} holds no state dict (names with tensors)")
-    return dict(state), facts
+    return StoredWeights(dict(state), facts, is_own)
 
 
 def read_pickle(path: Path, trust: bool = False) -> object:
@@ -178,19 +193,20 @@ PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older forma
 
 
 def write_trainable(
-    path: Path, state: Mapping[str, Tensor], model: str, shape: Mapping[str, str], weight_files: WeightFiles
+    path: Path, state: Mapping[str, Tensor], model: str, facts: Mapping[str, str], weight_files: WeightFiles
 ) -> None:
     """Write `state` with what is needed to use it again.
 
     Args:
-        model, shape: the name of the model, and the values of its shape as text.
+        model: the name of the model.
+        facts: the values of its shape and its recipe, as text.
         weight_files: the files that have all other weights of the model.
     """
     facts = {
         "format": TRAINABLE_FORMAT,
         "version": TRAINABLE_VERSION,
         "model": model,
-        **shape,
+        **facts,
         **weight_files_to_facts(weight_files),
     }
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)

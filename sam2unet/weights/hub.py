@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -47,14 +48,22 @@ def download_weights(name: str) -> Path:
     return Path(folder) / WEIGHTS
 
 
-def read_hub_size(weights: Path) -> int | None:
-    """The input side that the configuration beside a hub's file says; None for any other file."""
+def read_hub_recipe(weights: Path) -> tuple[Path, str] | None:
+    """Returns the configuration beside a hub's file, and the recipe in it as text. None for any other file.
+
+    Raises:
+        UserError: the configuration does not say the input side.
+    """
     config = weights.parent / CONFIG
     if weights.name != WEIGHTS or not config.is_file():
         return None
-    size = read_json(config).get("size")
+    content = read_json(config)
+    size, recipe = content.get("size"), content.get("recipe", {})
     if type(size) is not int:
-        found = shorten(repr(size))
-        raise UserError(f"{config}: size is {found}; wanted the side in pixels that the model was trained at")
+        raise UserError(
+            f"{config}: size is {shorten(repr(size))}; wanted the side in pixels that the model was trained at"
+        )
     check_numbers({"size": size}, config)
-    return size
+    if not isinstance(recipe, dict):
+        raise UserError(f"{config}: recipe is {shorten(repr(recipe))}; wanted an object with settings")
+    return config, json.dumps(recipe | {"size": size})

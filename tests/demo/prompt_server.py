@@ -9,7 +9,6 @@ import numpy as np
 
 from sam2unet.cli import Parser, main
 from sam2unet.models.sam_med2d import SAMMed2D
-from sam2unet.prompts.framing import Framing
 from tests.conftest import save, tiny_sam_med2d
 
 SIDE = 64
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     if "NAME_SERVER" in os.environ:
         resolve_by(int(os.environ["NAME_SERVER"]))
     with serve.make_home() as home:
-        method, limits = PromptMethod("small", small_model(), Framing(SIDE)), Limits(megapixels=2, megabytes=1)
+        method, limits = PromptMethod("small", small_model()), Limits(megapixels=2, megabytes=1)
         serve.serve(method, home, demo.make_examples, limits, "127.0.0.1", 0)
 
 

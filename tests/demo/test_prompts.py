@@ -34,7 +34,7 @@ def model():
 @pytest.fixture
 def session(model, tmp_path):
     (tmp_path / "home/uploads").mkdir(parents=True)
-    method, limits = PromptMethod("small", model, FRAMING), Limits(megapixels=0.1, megabytes=0.2)
+    method, limits = PromptMethod("small", model), Limits(megapixels=0.1, megabytes=0.2)
     return PromptSession(PromptBench(method, tmp_path / "home", (tmp_path / "home/uploads",), limits))
 
 
@@ -278,7 +278,7 @@ def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path
     monkeypatch.setattr(serve, "open_predictor", lambda *_: "a predictor")
     asked, mapped = tmp_path / "prompts-1.pth", tmp_path / "masks-1.pth"
     method = serve.open_methods([asked], {}, None, "cpu")
-    assert method == PromptMethod("prompts-1", model, Framing())
+    assert method == PromptMethod("prompts-1", model)
     assert [each.predictor for each in serve.open_methods([mapped], {}, None, "cpu")] == ["a predictor"]
     for both in ([asked, mapped], [mapped, asked], [asked, asked]):
         with pytest.raises(
@@ -288,6 +288,4 @@ def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path
             serve.open_methods(both, {}, None, "cpu")
     with pytest.raises(UserError, match="takes images at 64x64 only; leave --size out"):
         serve.open_methods([asked], {}, 256, "cpu")
-    (tmp_path / "recipe.yaml").write_text("model: sam_med2d\nsize: 64\nrgb: true\nmask_prompt: logits\n")
-    method = serve.open_methods([asked], {}, 64, "cpu")
-    assert method == PromptMethod("prompts-1", model, Framing(64, rgb=True), "logits", True)
+    assert serve.open_methods([asked], {}, 64, "cpu") == PromptMethod("prompts-1", model)

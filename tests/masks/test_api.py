@@ -15,7 +15,7 @@ import sam2unet
 from sam2unet.data.pairs import match
 from sam2unet.data.photos import to_photo
 from sam2unet.families.load import Checkpoint
-from sam2unet.families.settings import find_trained_size
+from sam2unet.families.settings import find_recipe
 from sam2unet.families.table import FAMILIES
 from sam2unet.masks.validate import validate
 from tests.conftest import write_pairs
@@ -137,7 +137,7 @@ def test_a_recipe_of_another_model_or_project_is_a_warning(recipe, why, tmp_path
     path = tmp_path / "recipe.yaml"
     path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
     found = Checkpoint(tmp_path / "x.pth", FAMILIES["sam2unet"], {"encoder": "tiny"}, {}, {})
-    assert [find_trained_size(found), find_trained_size(found)] == ([352, 352] if why else [96, 96])
+    assert [find_recipe(found).size for _ in range(2)] == ([352, 352] if why else [96, 96])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (1 if why else 0)
     assert not why or re.search(rf"^warning: {path} beside the checkpoint is not used: {why}", lines[0])

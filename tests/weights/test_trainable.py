@@ -172,7 +172,7 @@ def test_both_formats_predict_the_same_map(files, script, tmp_path):
             "full.pth is a SAM2-UNet checkpoint, which belongs to --checkpoint of test.py",
         ),
         ("trained.safetensors", "trained.safetensors", "is a SAM2-UNet checkpoint, which belongs to --checkpoint"),
-        ("full.pth", "sam2.pt", "holds all weights, those of the trunk too; leave --hiera_path out"),
+        ("full.pth", "sam2.pt", "holds all weights, also those of the trunk; leave --hiera_path out"),
         ("no.safetensors", "sam2.pt", "no such file: .*no.safetensors"),
     ],
 )

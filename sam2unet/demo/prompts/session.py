@@ -20,8 +20,7 @@ from ...data.pairs import EXTENSIONS
 from ...errors import UserError
 from ...models.sam_med2d import SAMMed2D
 from ...prompts.clicks import Points
-from ...prompts.framing import Framing
-from ...prompts.prompter import RELEASED, Prompter
+from ...prompts.prompter import Prompter
 from ...prompts.rounds import RoundPrompt
 from ..files import Limits, read_photo, refuse_elsewhere, safe_stem, visitor_message
 from ..masks.session import VIEW
@@ -34,13 +33,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PromptMethod:
-    """The model of the page. `framing`, `mask_prompt` and `multimask` are those of its training."""
+    """The model of the page."""
 
     name: str
     model: SAMMed2D
-    framing: Framing = RELEASED
-    mask_prompt: str = "probability"
-    multimask: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,7 @@ class PromptSession:
             if file.suffix.lower() not in EXTENSIONS:
                 raise UserError(f"{file} does not have the extension of an image ({', '.join(EXTENSIONS)})")
             photo = read_photo(file, self.bench.limits)
-            method = self.bench.method
-            prompter = Prompter(method.model, method.framing, method.mask_prompt)
+            prompter = Prompter(self.bench.method.model)
             _, milliseconds = self.run_model(lambda: prompter.set_image(photo))
         except UserError as e:
             raise UserError(visitor_message(e, file)) from e
@@ -143,10 +138,7 @@ class PromptSession:
     def predict(self, prompt: RoundPrompt, box: Box | None) -> None:
         """Predicts the mask of the selected object, or of a new object, and adds a step."""
         points, labels = prompt.points or (None, None)
-        multimask = self.bench.method.multimask
-        result, milliseconds = self.run_model(
-            lambda: self.prompter.predict(points, labels, prompt.boxes, prompt.masks, multimask)
-        )
+        result, milliseconds = self.run_model(lambda: self.prompter.predict(points, labels, prompt.boxes, prompt.masks))
         (mask,) = result.masks
         item = Object(
             self.state.selected or self.next_number,
