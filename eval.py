@@ -1,4 +1,4 @@
-"""Score folders of prediction maps against folders of masks."""
+"""Scores folders of prediction maps against folders of masks."""
 
 import argparse
 from pathlib import Path
@@ -13,30 +13,50 @@ from sam2unet.scoring.tables import format_legend
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    what = p.add_argument_group("what to score", "one --pred_path and --gt_path per --dataset_name, in the same order")
-    what.add_argument("--dataset_name", nargs="+", default=[], help="what to call each in the table")
+    what = p.add_argument_group("input", "one --pred_path and one --gt_path for each --dataset_name, in the same order")
+    what.add_argument("--dataset_name", nargs="+", default=[], help="name of a data set in the table")
     what.add_argument("--pred_path", nargs="+", type=Path, default=[], help="folder of prediction maps")
     what.add_argument("--gt_path", nargs="+", type=Path, default=[], help="folder of masks")
-    what.add_argument("--method", nargs="+", default=[], help="name of the method, one for all or one each")
+    what.add_argument("--method", nargs="+", default=[], help="name of a method: one for all, or one for each data set")
     what.add_argument("--image_path", nargs="+", type=Path, default=[], help="folder of photographs, for --report")
-    what.add_argument("--config", type=Path, help="YAML file that lists data sets and methods instead")
-    what.add_argument("--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run instead")
-    how = p.add_argument_group("how")
-    add_mask_values(how)
-    how.add_argument("--missing", choices=("error", "zero", "skip"), default="error", help="masks without prediction")
-    how.add_argument("--resize", action="store_true", help="bring maps to their mask's size, bilinear; default: error")
-    how.add_argument(
-        "--backend", choices=("fast", "pysodmetrics"), default="fast", help="same numbers, the second slowly"
+    what.add_argument("--config", type=Path, help="YAML file with data sets and methods, instead of the flags above")
+    what.add_argument(
+        "--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run, instead of images"
     )
-    how.add_argument("--verify", type=int, default=0, metavar="N", help="score N random pairs with pysodmetrics too")
-    how.add_argument("--workers", type=int, help="processes; default: one per core")
+    how = p.add_argument_group("scoring")
+    add_mask_values(how)
+    how.add_argument(
+        "--missing",
+        choices=("error", "zero", "skip"),
+        default="error",
+        help="what to do with a mask without prediction: stop, score a black map, leave it out",
+    )
+    how.add_argument(
+        "--resize", action="store_true", help="resize maps to the size of their mask, bilinear; default: error"
+    )
+    how.add_argument(
+        "--backend",
+        choices=("fast", "pysodmetrics"),
+        default="fast",
+        help="both give the same numbers; pysodmetrics is slow",
+    )
+    how.add_argument(
+        "--verify", type=int, default=0, metavar="N", help="also score N random pairs with pysodmetrics and compare"
+    )
+    how.add_argument("--workers", type=int, help="number of processes; default: one for each core")
     out = p.add_argument_group("output")
-    out.add_argument("--protocol", default="released", help=f"columns of a task's papers: {', '.join(PROTOCOLS)}")
-    out.add_argument("--expect", metavar="PAPER", help="published figures beside ours: sam2-unet or sam2-unext")
-    out.add_argument("--legend", action="store_true", help="print what every number is, and end")
+    out.add_argument(
+        "--protocol", default="released", help=f"columns that the papers of a task use: {', '.join(PROTOCOLS)}"
+    )
+    out.add_argument(
+        "--expect", metavar="PAPER", help="also print the published figures of a paper: sam2-unet or sam2-unext"
+    )
+    out.add_argument("--legend", action="store_true", help="explain each number, and exit")
     out.add_argument("--save_dir", type=Path, help="folder for table.md, .tex, .csv, results.json and per_image.csv")
-    out.add_argument("--plots", action="store_true", help="precision-recall, F and E curves into --save_dir")
-    out.add_argument("--report", action="store_true", help="a page with tables, curves and a gallery into --save_dir")
+    out.add_argument("--plots", action="store_true", help="write precision-recall, F and E curves into --save_dir")
+    out.add_argument(
+        "--report", action="store_true", help="write a page with tables, curves and a gallery into --save_dir"
+    )
     return p
 
 

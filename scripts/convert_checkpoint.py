@@ -1,7 +1,7 @@
-"""Turn a .pth of all weights into a .safetensors of the trained ones alone, or back; nothing is lost either way.
+"""Converts a .pth with all weights to a .safetensors with only the trained weights, or back. Nothing is lost.
 
-With --hub, make of either a folder for the Hugging Face hub: all weights, their sizes, and a model card.
-With --trust_pickle, keep the weights alone of a .pth that also holds Python objects, such as an optimizer.
+With --hub, it makes a folder for the Hugging Face hub with all weights, their sizes, and a model card.
+With --trust_pickle, it keeps only the weights of a .pth that also contains Python objects, such as an optimizer.
 """
 
 import argparse
@@ -19,17 +19,17 @@ from sam2unet.weights.weight_files import WeightPaths, add_weight_flags, read_we
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("source", type=Path, metavar="SOURCE", help="<title>-<epoch>.pth, released or trained here, or ...")
+    p.add_argument("source", type=Path, metavar="SOURCE", help="the file to convert: a .pth or a .safetensors")
     p.add_argument(
-        "target", type=Path, metavar="TARGET", nargs="?", help="... .safetensors; each is known by its name's end"
+        "target", type=Path, metavar="TARGET", nargs="?", help="the file to write: the other one of the two formats"
     )
-    add_weight_flags(p, " that SOURCE was trained from; its weights are compared")
+    add_weight_flags(p, " that SOURCE was trained from; its weights are compared with SOURCE")
     p.add_argument("--hub", type=Path, metavar="DIR", help="a new folder for the hub, instead of TARGET")
     p.add_argument(
         "--trust_pickle",
         action="store_true",
-        help="also read a SOURCE with Python objects. This can run any code that is in the file: only for files that "
-        "you trust. TARGET may then be a .pth too",
+        help="also read a SOURCE with Python objects. This can run any code in the file, so use it only for files that "
+        "you trust. TARGET may also be a .pth then",
     )
     p.add_argument("--scores", type=Path, metavar="FILE", help="results.json of eval.py, for the model card of --hub")
     return p
@@ -37,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if (args.target is None) == (args.hub is None):
-        raise UserError("give one of TARGET and --hub DIR")
+        raise UserError("give either TARGET or --hub DIR")
     if args.trust_pickle:
-        warn(f"--trust_pickle: reading {args.source} runs the code that is in it")
+        warn(f"--trust_pickle: reading {args.source} runs any code in the file")
     if args.hub is not None:
         print_line(f"reading {args.source}")
         found = read_checkpoint(args.source, args.trust_pickle)

@@ -1,7 +1,7 @@
-"""Write a model as ONNX or torch.export, checked against torch on pictures before the file is there.
+"""Exports a model as ONNX or torch.export. The file is compared with PyTorch on pictures before it is written.
 
-A model for prompts, SAM-Med2D, becomes two ONNX files: --output NAME.onnx gives NAME_encoder.onnx and
-NAME_decoder.onnx, with the inputs and outputs of the released ones. scripts/onnx_prompts.py uses them.
+SAM-Med2D, a model for prompts, becomes two ONNX files: --output NAME.onnx gives NAME_encoder.onnx and
+NAME_decoder.onnx, with the inputs and outputs of the released files. scripts/onnx_prompts.py uses them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from sam2unet.families.load import Checkpoint, read_checkpoint
 from sam2unet.masks.inputs import find_inputs
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
-COUNT = 4  # pictures to check on
+COUNT = 4  # pictures for the check
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,14 +31,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint", type=Path, required=True, help="<title>-<epoch>.pth, .safetensors or hub folder")
     add_weight_flags(p)
     p.add_argument("--output", type=Path, required=True, help="model.onnx or model.pt2")
-    p.add_argument("--format", choices=("onnx", "pt2"), help="default: what --output ends in")
+    p.add_argument("--format", choices=("onnx", "pt2"), help="default: the ending of --output")
     p.add_argument(
         "--size",
         type=int,
-        help="input side, fixed; default: that of the training, if known, or the released one; of SAM-Med2D its own",
+        help="side of the square input; default: the size of the training, or the released size if that is not known",
     )
-    p.add_argument("--whole", action="store_true", help="uint8 photographs in, uint8 maps out, both of the input side")
-    p.add_argument("--images", type=Path, help=f"folder to take {COUNT} pictures for the check from; default: made up")
+    p.add_argument(
+        "--whole",
+        action="store_true",
+        help="input is a uint8 photograph, output a uint8 map, both with the side of the input",
+    )
+    p.add_argument(
+        "--images", type=Path, help=f"folder to take {COUNT} pictures for the check from; default: sample pictures"
+    )
     prompts = p.add_argument_group("models for prompts", "as the released exporter has them; all off by default")
     number = prompts.add_mutually_exclusive_group()
     number.add_argument(

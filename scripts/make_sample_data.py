@@ -1,9 +1,9 @@
-"""Make a small data set with exact masks from the photographs that ship inside scikit-image and scikit-learn.
+"""Makes a small data set with exact masks from the photographs in scikit-image and scikit-learn.
 
-A region of one photograph, cut by a smooth random silhouette, is pasted into another (salient), or moved within the
-same one (camouflaged, every fourth pair). In salient pairs objects come from one half of the photographs and scenes
-from the other, and train and test pairs are different cuts of the same ones: the set shows that everything works and
-learns within minutes, not how well a model generalises.
+A smooth random shape cuts a region out of a photograph. The region is pasted into another photograph (salient), or
+moved within the same photograph (camouflaged, every fourth pair). In salient pairs, objects come from one half of the
+photographs and scenes from the other half. Training and test pairs are different cuts of the same photographs. So the
+set shows in minutes that training works, but not how well a model generalises.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         "--save_path",
         type=Path,
         required=True,
-        help="a new folder, gets train/ and test/, each with images/ and masks/",
+        help="a new folder for train/ and test/, each with images/ and masks/",
     )
     p.add_argument("--seed", type=int, default=0)
     return p
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.seed < 0:
-        raise UserError(f"seed is {args.seed}; it must be 0 or above")
+        raise UserError(f"seed is {args.seed}; it must be 0 or more")
     claim_folder(args.save_path, f"sample data, seed {args.seed}")
     objects, scenes = read_photographs(OBJECTS), read_photographs(SCENES)
     for number, (split, count) in enumerate(COUNTS.items()):

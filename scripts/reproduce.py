@@ -1,7 +1,8 @@
-"""Train, predict every test set and score them all: a published result, as a file of configs/ describes it.
+"""Reproduces a published result of configs/: trains, predicts all test sets and scores them.
 
-The data root has a folder for each data set that the file names, with images/ and masks/ in it; links will do. The part
-of a data set to train on has a name of its own: COD10K-train beside COD10K. Once stopped, the same command goes on.
+The data root has a folder with images/ and masks/ for each data set that the file names. Symbolic links work. The
+training part of a data set has its own name: COD10K-train beside COD10K. If the command stops, run it again: it
+continues.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from sam2unet.scoring.expected import read_figures
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
 
 
-class PassingOn(Parser):
-    """Leaves the flags that it does not know in `others`."""
+class PassThroughParser(Parser):
+    """A parser that collects unknown flags in `others`."""
 
     def parse_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -32,25 +33,31 @@ class PassingOn(Parser):
 
 
 def parser() -> argparse.ArgumentParser:
-    p = PassingOn(
+    p = PassThroughParser(
         description=__doc__,
         usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE ...] [flags of train.py]",
-        epilog="All other flags go to train.py, e.g. --epoch 20 or --batch_size 4.",
+        epilog="train.py gets all other flags, for example --epoch 20 or --batch_size 4.",
     )
-    p.add_argument("config", type=Path, metavar="CONFIG", help="recipe that names its data, e.g. configs/polyp.yaml")
-    p.add_argument("--data_root", type=Path, required=True, help="has NAME/images and NAME/masks for each data set")
-    p.add_argument("--save_path", type=Path, help="gets checkpoints, maps/ and scores/; default: runs/<CONFIG's name>")
-    add_weight_flags(p, " to start from; the published models start from large ones, and not from SAM 2.1")
+    p.add_argument(
+        "config", type=Path, metavar="CONFIG", help="recipe that names its data sets, for example configs/polyp.yaml"
+    )
+    p.add_argument(
+        "--data_root", type=Path, required=True, help="folder with NAME/images and NAME/masks for each data set"
+    )
+    p.add_argument(
+        "--save_path", type=Path, help="folder for checkpoints, maps/ and scores/; default: runs/<name of CONFIG>"
+    )
+    add_weight_flags(p, " to start from; the published models start from large weights, not from SAM 2.1")
     add_mask_values(p)
-    p.add_argument("--device", help="to train and predict on; default: a GPU if there is one")
+    p.add_argument("--device", help="device for training and prediction; default: a GPU if there is one")
     return p
 
 
 def run(args: argparse.Namespace) -> None:
     study = Study.read(args.config)
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
-    given = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
-    rule = Recipe.read(args.config, **given).mask_rule
+    mask_values = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
+    rule = Recipe.read(args.config, **mask_values).mask_rule
     folder = args.save_path or Path("runs", args.config.stem)
     train, test = ([args.data_root / name for name in names] for names in (study.train, study.test))
     sets = check(args.config, study, train, test, rule)
@@ -62,10 +69,10 @@ def run(args: argparse.Namespace) -> None:
     inputs += ["--train_mask_path", *(path / "masks" for path in train)]
     resume = ["--save_path", folder, "--resume", "auto"]
     run_script("train.py", "--config", args.config, *weights, *inputs, *resume, *coding, *device, *args.others)
-    trained = Recipe.read(folder / "recipe.yaml")  # flags of train.py included
+    trained = Recipe.read(folder / "recipe.yaml")  # includes the flags of train.py
     title = find_family(trained.model).title
     checkpoint, base = folder / f"{title}-{trained.epoch}.pth", []
-    if not checkpoint.is_file():  # --save trainable: the rest is in the file that the training started from
+    if not checkpoint.is_file():  # --save trainable: the other weights are in the file that the training started from
         checkpoint, base = checkpoint.with_suffix(".safetensors"), weights
 
     maps = [folder / "maps" / path.name for path in test]
@@ -85,7 +92,11 @@ def run(args: argparse.Namespace) -> None:
 def check(
     config: Path, study: Study, train: Sequence[Path], test: Sequence[Path], mask_threshold: ForegroundRule
 ) -> list[list[Pair]]:
-    """The pairs of each test set. UserError for what would else end the run after the training."""
+    """Returns the pairs of each test set.
+
+    Raises:
+        UserError: something would end the run after the training.
+    """
     if not train or not test:
         raise UserError(f"{config} does not name its data; add train: [NAME, ...] and test: [NAME, ...]")
     ScoreOutputs(study.protocol)
@@ -108,7 +119,7 @@ def check(
 
 
 def refuse_missing(folders: Sequence[Path]) -> None:
-    """UserError that names all of the data sets that are not there, or not whole."""
+    """UserError if data sets are missing or incomplete. The message names all of them."""
     missing = []
     for folder in folders:
         absent = [kind for kind in ("images", "masks") if not (folder / kind).is_dir()]
@@ -123,15 +134,18 @@ def refuse_missing(folders: Sequence[Path]) -> None:
 
 
 def is_complete(pairs: Sequence[Pair], maps: Path, checkpoint: Path) -> bool:
-    """Whether each pair has a map newer than what it was made from. A map is written whole or not at all."""
+    """Returns whether each pair has a map that is newer than the checkpoint and its files.
+
+    A map is written completely or not at all.
+    """
     for pair in pairs:
         path = maps / f"{pair.image.stem}.png"
-        if not path.is_file() or changed(path) < max(changed(source) for source in (checkpoint, *pair)):
+        if not path.is_file() or modified_ns(path) < max(modified_ns(source) for source in (checkpoint, *pair)):
             return False
     return True
 
 
-def changed(path: Path) -> int:
+def modified_ns(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 

@@ -1,4 +1,4 @@
-"""A look at every file before a long run, so that a bad one costs seconds and not the run."""
+"""Checks all files before a long run, so that a bad file ends the run in seconds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,28 @@ class Size(NamedTuple):
 
 
 def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) -> None:
-    """UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image."""
+    """Reads all images and masks.
+
+    Raises:
+        UserError: a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image.
+    """
     images = map_files(check_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
-    if turned := [pair.image.name for pair, (_, turns) in zip(pairs, images, strict=True) if turns]:
-        warn_rotated(turned)
-    looks = zip(pairs, images, masks, strict=True)
-    if wrong := [words for pair, (image, _), mask in looks if (words := describe_mismatch(pair, image, mask))]:
+    if rotated := [pair.image.name for pair, (_, swapped) in zip(pairs, images, strict=True) if swapped]:
+        warn_rotated(rotated)
+    sizes = zip(pairs, images, masks, strict=True)
+    if wrong := [text for pair, (image, _), mask in sizes if (text := describe_mismatch(pair, image, mask))]:
         raise UserError(
             f"{len(wrong)} masks have another aspect ratio than their image: {shortlist(wrong)}; pair the files"
         )
 
 
 def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those whose image and mask can be read; the others are warned of. UserError if none can."""
+    """Returns the pairs whose files can be read, and warns about the others.
+
+    Raises:
+        UserError: no pair can be read.
+    """
 
     def problem(pair: Pair) -> str | None:
         try:
@@ -50,18 +58,22 @@ def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def describe_mismatch(pair: Pair, image: Size, mask: Size) -> str | None:
-    """`a.jpg (60x50, mask 60x60)` where the aspect ratios differ by more than 2 %."""
+    """Returns `a.jpg (60x50, mask 60x60)` if the aspect ratios differ by more than 2 %, otherwise None."""
     if abs(image.width * mask.height / (image.height * mask.width) - 1) <= 0.02:
         return None
     return f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
 
 
 def warn_rotated(names: Sequence[str]) -> None:
-    warn(f"{len(names)} images are turned as their EXIF orientation says, which swaps their sides: {shortlist(names)}")
+    warn(f"{len(names)} images are rotated by their EXIF orientation, which swaps their sides: {shortlist(names)}")
 
 
 def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list[Size]:
-    """Their sizes. UserError if one cannot be read or, all of them named, is not 0/255; as `refuse_constant` too."""
+    """Returns the sizes of the masks.
+
+    Raises:
+        UserError: a mask cannot be read, masks are not 0/255 (the message names them), or see `refuse_constant`.
+    """
     extremes: dict[Path, tuple[int, int]] = {}
 
     def look(path: Path) -> Size | MaskCoding:
@@ -85,10 +97,13 @@ def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list
 
 
 def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundRule) -> None:
-    """UserError where `rule` leaves all masks empty or all full; a warning where it does so to some.
+    """Refuses a rule that leaves all masks empty or all masks full, and warns if it does so for some masks.
 
     Args:
-        masks: of each the least and the highest value; 0 is background, all others are foreground.
+        masks: path -> lowest and highest value of the mask; 0 is background, other values are foreground.
+
+    Raises:
+        UserError: all masks are empty, or all masks are full.
     """
     flags = " ".join(to_foreground_flags(rule))
     for what, names in (
@@ -108,10 +123,10 @@ def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundR
 
 
 def check_image(path: Path) -> tuple[Size, bool]:
-    """Size as `read_image` gives it, and whether EXIF swaps its sides. Decodes all of the file, JPEGs at low cost."""
+    """Returns the size that `read_image` gives, and whether EXIF swaps the sides. Decodes the whole file."""
     with open_image(path) as image:
         size = Size(*upright_size(image))
-        turns = size != image.size
-        image.draft("RGB", (image.width // 8, image.height // 8))  # fewer pixels, but the whole stream is read
+        swapped = size != image.size
+        image.draft("RGB", (image.width // 8, image.height // 8))  # JPEG: fewer pixels, but the whole file is read
         image.load()
-        return size, turns
+        return size, swapped

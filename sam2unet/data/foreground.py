@@ -1,4 +1,4 @@
-"""Which values of a mask are foreground, where it is not black and white."""
+"""Decides which values of a mask are foreground, and whether a mask is a label map."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, whatever its flat areas are
+EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, even if it has flat areas
 FEW_LEVELS = 16
 
 
 def select_foreground(values: np.ndarray, rule: int | tuple[int, ...]) -> np.ndarray:
-    """bool (H, W)."""
+    """Returns (H, W) bool: values above a number, or values that are in a tuple."""
     return values > rule if np.ndim(rule) == 0 else np.isin(values, rule)
 
 
 def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: bool) -> bool:
-    """Whether the grey between black and white is in flat areas, as in a label map, and not in soft edges.
+    """Returns whether grey values form flat areas, as in a label map, and not soft edges.
 
     Args:
         grey: (H, W).
         levels: its distinct values, ascending.
-        lossy: the file's format changes values a little, so that dark ones are black.
+        lossy: the format of the file changes values slightly, so dark values count as black.
     """
     low, high = levels[-1] / 8 if lossy else 1, levels[-1] * 7 / 8
     if len(levels) > EDGE_LEVELS or not any(low <= level <= high for level in levels):
         return False
-    if list(levels[:-1]) == [0, 1]:  # an object and an area to ignore; a soft edge has other values too
+    if list(levels[:-1]) == [0, 1]:  # an object and an area to ignore; soft edges also have other values
         return True
     values = np.asarray(grey)
     middle = (values >= low) & (values <= high)

@@ -1,4 +1,4 @@
-"""Predictions to look at: a sheet of them, a map on its photograph."""
+"""Draws maps on photographs, and encodes pictures as PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .reading import FOREGROUND
 
 T = TypeVar("T")
 GAP = 4  # pixels between pictures
-CYAN, GREEN = (0, 255, 255), (0, 255, 0)  # seen on tissue and on leaves
-BAND = 256  # rows worked on at a time, so that a large photograph needs little memory beside its own
+CYAN, GREEN = (0, 255, 255), (0, 255, 0)  # visible on tissue and on leaves
+BAND = 256  # rows in one step, so that a large photograph needs little more memory than its own
 
 
 def pick_evenly(items: Sequence[T], count: int = 8) -> list[T]:
-    """At most `count` of them, evenly, with the first and the last; always the same."""
+    """Returns at most `count` items at even distances, with the first and the last. The choice is not random."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).astype(int))]
 
 
 def tint_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """The photograph, uint8 (H, W, 3), changed in place: half cyan where the map, uint8 (H, W), is white."""
+    """Colours a photograph in place: half cyan where the map is white. Photograph (H, W, 3), map (H, W), both uint8."""
     for top in range(0, len(photo), BAND):
         rows = photo[top : top + BAND]
         strength = grey[top : top + BAND, :, None] / np.float32(2 * 255)
@@ -35,13 +35,13 @@ def tint_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
 
 
 def outline_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """The photograph, uint8 (H, W, 3), changed in place: green lines around the map's foreground."""
+    """Draws green lines around the foreground of the map, in place. Photograph (H, W, 3), map (H, W), both uint8."""
     outlines, _ = cv2.findContours((grey > FOREGROUND).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return cv2.drawContours(photo, outlines, -1, GREEN, thickness=max(1, round(max(grey.shape) / 400)))
 
 
 def draw_overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], path: Path, side: int = 160) -> None:
-    """A PNG with a row of squares, `side` pixels each with its margin, for each image | mask | map."""
+    """Writes a PNG with a row image | mask | map for each item. A square has `side` pixels with its margin."""
     small = [
         [picture.convert("RGB").resize((side - GAP, side - GAP), Image.Resampling.BILINEAR) for picture in row]
         for row in rows
@@ -54,11 +54,11 @@ def draw_overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], 
         sheet.save(file, "PNG")
 
 
-JPEG_SIDE = 65500  # what a JPEG holds at most
-PNG_SIDE = 1_000_000  # what OpenCV writes at most
+JPEG_SIDE = 65500  # longest side of a JPEG in pixels
+PNG_SIDE = 1_000_000  # longest side that OpenCV writes
 
-# The fastest of OpenCV's settings on real maps, and little larger than its others: run lengths of differences between
-# rows. An older OpenCV cannot be told the differences; what it does if told nothing is run lengths along rows.
+# The fastest settings of OpenCV on real maps: run lengths of differences between rows. The files are little larger than
+# with other settings. An older OpenCV has no setting for the differences; its default is run lengths along rows.
 PNG = []
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     PNG += [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
@@ -72,7 +72,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W), or (H, W, 3) RGB, as a PNG."""
+    """Encodes uint8 (H, W), or RGB (H, W, 3), as PNG."""
     if max(pixels.shape) > PNG_SIDE:
         file = BytesIO()
         Image.fromarray(pixels).save(file, "PNG", compress_level=1)
@@ -81,7 +81,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) RGB as a JPEG, smaller where a side is longer than a JPEG's may be."""
+    """Encodes RGB uint8 (H, W, 3) as JPEG. A picture with a side above JPEG_SIDE is made smaller."""
     if (factor := JPEG_SIDE / max(pixels.shape)) < 1:
         size = [max(1, round(side * factor)) for side in pixels.shape[1::-1]]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Image files as they come -> RGB photographs and grey masks."""
+"""Reads image files as RGB photographs and grey masks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..recipe import ForegroundRule
 from .foreground import is_label_map, select_foreground
 from .pairs import EXTENSIONS
 
-FOREGROUND = 128  # a mask's grey value above which a pixel is foreground, as released
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # by content, whatever the name; Pillow has many more decoders
+FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # the content counts, not the name; Pillow has many more decoders
 OTHERS = {
     "GIF": (0, b"GIF8"),
     "HEIC or AVIF": (4, b"ftyp"),
@@ -42,10 +42,10 @@ WAY_OUT = (
 
 
 class MaskCoding(UserError):
-    """A mask that would train or score as something else than it shows.
+    """A mask is not 0/255, so training or scoring would read another mask than it shows.
 
     Attributes:
-        found: the values in it, in words.
+        found: a description of its values.
     """
 
     found = ""
@@ -59,7 +59,11 @@ class MaskCoding(UserError):
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """The file as Pillow opens it, undecoded; every failure to open or decode is a UserError."""
+    """Opens a file without decoding it.
+
+    Raises:
+        UserError: the file cannot be opened, or cannot be decoded inside the `with` block.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
@@ -74,17 +78,17 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"no permission to read {path}") from e
     except MemoryError as e:
         raise UserError(f"cannot read {path}: not enough memory; make it smaller") from e
-    except Exception as e:  # of any kind: decoders of damaged files raise what they happen to run into
+    except Exception as e:  # decoders raise exceptions of every kind for damaged files
         if isinstance(e, OSError) and e.errno:
             raise UserError(f"cannot read {path}: {e.strerror}") from e
         raise UserError(explain_unreadable(path)) from e
 
 
 def explain_unreadable(path: Path) -> str:
-    """By the start of the file, then by its name."""
+    """Returns the message for a file that cannot be read. The start of the file counts first, then its name."""
     wanted = f"wanted {', '.join(FORMATS)}"
     start = read_start(path, 132)
-    if kind := next((kind for kind, (place, mark) in OTHERS.items() if start[place:].startswith(mark)), None):
+    if kind := next((kind for kind, (offset, mark) in OTHERS.items() if start[offset:].startswith(mark)), None):
         return f"{path} is {kind}; {wanted}; convert it, of a volume its slices"
     if path.suffix.lower() not in EXTENSIONS:
         kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "such"
@@ -93,11 +97,11 @@ def explain_unreadable(path: Path) -> str:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF value from 1 (upright) to 8; 1 too where the metadata cannot be read, as the pixels can."""
-    if image.format == "TIFF":  # Pillow turns these while it decodes them, and their size says so
+    """Returns the EXIF orientation from 1 (upright) to 8. It is 1 if the metadata cannot be read."""
+    if image.format == "TIFF":  # Pillow rotates these when it decodes them, and reports the rotated size
         return 1
     if image.format == "PNG":
-        image.load()  # the EXIF may come after the pixels, whose errors are not for the `except` below
+        image.load()  # EXIF may follow the pixels; the `except` below must not hide their errors
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # cameras and editors write malformed metadata of every kind
@@ -106,7 +110,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def rotate_upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says."""
+    """Rotates and flips an image by its EXIF orientation."""
     turn = TURNS.get(orientation(image))
     if turn is None:
         return image
@@ -116,22 +120,27 @@ def rotate_upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) that `rotate_upright` will have, without decoding."""
+    """Returns the (width, height) of `rotate_upright`, without decoding."""
     return image.size[::-1] if orientation(image) >= 5 else image.size
 
 
 def read_image(path: Path) -> Image.Image:
-    """An upright RGB photograph."""
+    """Reads a file as an upright RGB photograph.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     with open_image(path) as image:
         image = to_8_bit(rotate_upright(image), path)
         image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")  # `convert` copies what is RGB too
+        return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy an RGB image
 
 
 def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
-    """Grey of 16 bits, and floats up to 1, are scaled to 0..255; Pillow's own conversion would cut them off.
+    """Scales 16-bit grey, and floats up to 1, to 0..255. The conversion of Pillow would clip them.
 
-    Raises UserError, naming `name`, for NaN and infinity.
+    Raises:
+        UserError: the image has NaN or infinity. The message names `name`.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -146,24 +155,29 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
 
 
 def read_mask(path: Path, threshold: ForegroundRule = None) -> Image.Image:
-    """An upright mask in mode L: grey levels of a 0/255 mask as they are, or 0 and 255 as `threshold` says.
+    """Reads an upright mask in mode L.
 
-    Recognised: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, floats in 0..1. `threshold` is about the file's own
-    values: its grey, or the indices of its palette.
+    Accepts 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, and floats in [0, 1].
 
-    Raises MaskCoding without `threshold` where the values are not those of a 0/255 mask.
+    Args:
+        threshold: None for a 0/255 mask, which keeps its grey values. Otherwise a rule for the values in the file, grey
+            or indices of a palette; the result has only 0 and 255.
+
+    Raises:
+        MaskCoding: there is no threshold, and the values are not those of a 0/255 mask.
+        UserError: the file cannot be read.
     """
     with open_image(path) as image:
         image = rotate_upright(image)
         if threshold is None:
             return check_coding(image, path)
         if np.ndim(threshold) and not has_palette(image) and has_colours(image):
-            raise MaskCoding.of(path, "it has colours, and no palette whose indices were values")
+            raise MaskCoding.of(path, "it has colours, but no palette whose indices could be the values")
         return Image.fromarray(select_foreground(stored_values(image, path), threshold) * np.uint8(255))
 
 
 def check_coding(image: Image.Image, path: Path) -> Image.Image:
-    """The mask in mode L. Refuses what would silently be taken for another mask: 0/1, 0/128, label maps, colours."""
+    """Returns the mask in mode L. Refuses masks that would silently be misread: 0/1, 0/128, label maps, colours."""
     refuse_lost_values(image, path)
     if has_colours(image):
         indices = f"; {list_values(image, path)}" if has_palette(image) else ""
@@ -174,7 +188,7 @@ def check_coding(image: Image.Image, path: Path) -> Image.Image:
     wrong = two_levels_but_not_white or 0 < levels[-1] <= FOREGROUND
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        if ((values > 0) & (values < values.max())).any():  # 8 bits do not tell 1 of 16 bits from 0
+        if ((values > 0) & (values < values.max())).any():  # 8 bits cannot distinguish a 16-bit 1 from 0
             wrong = wrong or is_label_map(values, np.unique(values).tolist(), lossy=False)
     elif not wrong:
         wrong = is_label_map(grey, levels, lossy=image.format in LOSSY)
@@ -184,7 +198,7 @@ def check_coding(image: Image.Image, path: Path) -> Image.Image:
 
 
 def refuse_lost_values(image: Image.Image, path: Path) -> None:
-    """Refuse what 8-bit grey does not have: transparency that varies, and negative numbers."""
+    """MaskCoding if the image has values that 8-bit grey loses: varying transparency, or negative numbers."""
     if varies := varying_alpha(image):
         raise MaskCoding.of(path, f"its transparency varies, alpha {varies}; {list_values(image, path)}")
     if image.mode == "I" and image.getextrema()[0] < 0:
@@ -192,7 +206,7 @@ def refuse_lost_values(image: Image.Image, path: Path) -> None:
 
 
 def varying_alpha(image: Image.Image) -> str:
-    """`0 to 255` where pixels differ in their transparency, else nothing."""
+    """Returns the range of the transparency, such as `0 to 255`, if pixels differ in it; otherwise empty text."""
     if "A" not in image.getbands():
         if "transparency" not in image.info or image.mode.startswith("I"):
             return ""
@@ -209,11 +223,11 @@ def has_colours(image: Image.Image) -> bool:
     if image.mode not in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
         return False
     red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.int16), -1, 0)
-    return max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32  # JPEG shifts a grey by less
+    return max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32  # JPEG changes a grey pixel by less
 
 
 def stored_values(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W): the indices of a palette, else grey as the file has it."""
+    """Returns (H, W): the indices of a palette, or the grey values as stored."""
     if has_palette(image):
         pixels = np.asarray(image)
         return pixels if pixels.ndim == 2 else pixels[..., 0]
@@ -222,7 +236,8 @@ def stored_values(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def list_values(image: Image.Image, path: Path) -> str:
-    """`values found: 0, 1, 2`"""
-    found = np.unique(stored_values(image, path))
+    """Returns text such as `values found: 0, 1, 2`."""
+    distinct = np.unique(stored_values(image, path))
     what = "palette indices" if has_palette(image) else "values"
-    return f"{what} found: {', '.join(f'{value:g}' for value in found[:6])}{' and more' if len(found) > 6 else ''}"
+    more = " and more" if len(distinct) > 6 else ""
+    return f"{what} found: {', '.join(f'{value:g}' for value in distinct[:6])}{more}"

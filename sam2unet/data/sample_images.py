@@ -1,4 +1,4 @@
-"""Sample images with exact masks, made from photographs that ship inside scikit-image and scikit-learn."""
+"""Makes sample images with exact masks from the photographs in scikit-image and scikit-learn."""
 
 import io
 from pathlib import Path
@@ -20,18 +20,22 @@ def read_photographs(names: tuple[str, ...]) -> list[Image.Image]:
     folders = Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"
     files = {name: folder / name for name in names for folder in folders if (folder / name).is_file()}
     if missing := [name for name in names if name not in files]:
-        raise UserError(f"scikit-image or scikit-learn came without {', '.join(missing)}; install scikit-image 0.25")
+        raise UserError(f"scikit-image and scikit-learn do not have {', '.join(missing)}; install scikit-image 0.25")
     return [Image.open(files[name]).convert("RGB") for name in names]
 
 
 def paste(
     objects: list[Image.Image], scenes: list[Image.Image], rng: np.random.Generator, camouflaged: bool
 ) -> tuple[Image.Image, Image.Image]:
-    """An RGB picture with sides from 200 to 500 pixels, and its mask of 0 and 255."""
+    """Pastes a random region of one photograph into another place.
+
+    Returns:
+        An RGB picture with sides from 200 to 500 pixels, and its mask with values 0 and 255.
+    """
     width, height = (int(side) for side in rng.integers(200, 501, size=2))
-    scale = rng.uniform(0.5, 0.8)  # share of a photograph's extent that is seen
+    scale = rng.uniform(0.5, 0.8)  # visible share of a photograph
     left, top = rng.uniform(0, 1, size=2)
-    if camouflaged:  # what is moved comes from elsewhere in the photograph
+    if camouflaged:  # the region comes from another place in the same photograph
         ground = source = pick(objects + scenes, rng)
         shifted = (left + 0.5) % 1, (top + rng.uniform(0.3, 0.7)) % 1
     else:
@@ -48,7 +52,7 @@ def pick(photographs: list[Image.Image], rng: np.random.Generator) -> Image.Imag
 
 
 def view(photograph: Image.Image, left: float, top: float, scale: float, width: int, height: int) -> Image.Image:
-    """The largest window of the wanted shape times `scale`, placed by `left` and `top` in [0, 1]."""
+    """Returns a window of `width` x `height`: `scale` times the largest one, at `left` and `top` in [0, 1]."""
     zoom = scale * min(photograph.width / width, photograph.height / height)
     x, y = left * (photograph.width - zoom * width), top * (photograph.height - zoom * height)
     box = (x, y, x + zoom * width, y + zoom * height)
@@ -56,7 +60,7 @@ def view(photograph: Image.Image, left: float, top: float, scale: float, width: 
 
 
 def silhouette(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A closed smooth curve around a random centre, filled: a radius that varies with the angle by five harmonics."""
+    """Draws a filled smooth curve around a random centre. Its radius varies with the angle by five harmonics."""
     y, x = np.mgrid[:height, :width]
     centre = rng.uniform(0.35, 0.65, size=2) * (width, height)
     radius = rng.uniform(0.25, 0.4) * min(width, height)

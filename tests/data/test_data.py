@@ -131,7 +131,7 @@ def test_exif_orientation_turns_the_image_and_warns(tmp_path, capsys):
     (images / "a.jpg").unlink()
     assert np.array_equal(read_image(images / "a.png"), upright)
     check_pairs(match(images, masks))  # the mask has the turned image's shape
-    assert "1 images are turned as their EXIF orientation says" in capsys.readouterr().err
+    assert "1 images are rotated by their EXIF orientation" in capsys.readouterr().err
 
 
 def test_a_mask_of_another_size_is_fine_at_the_same_aspect_ratio(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sam2unet.data.audit import NEAR, PROBLEM, WARNING, audit_folders
+from sam2unet.data.audit import audit_folders
 from sam2unet.data.check import check_pairs
+from sam2unet.data.findings import NEAR, PROBLEM, WARNING
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
@@ -220,7 +221,7 @@ def test_the_sheet_may_not_lie_among_the_inputs(run_main, tmp_path, monkeypatch)
     write_pairs(tmp_path)
     status, out, err = run_main(check_data, "images", "masks", "--save_path", "masks/")
     assert (status, out) == (2, "")
-    assert err == "error: --save_path masks is a folder of inputs; give another\n"
+    assert err == "error: --save_path masks is a folder of inputs; give another folder\n"
 
 
 def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(tmp_path):
@@ -259,12 +260,12 @@ def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding
     (masks / "b.png").write_bytes(b"hello")
     recode(masks / "c.png", 1)
     found = audit_folders(images, masks, None)
-    odd = next(tiles for title, tiles, _ in check_data.chosen(found) if title == "odd pairs")
-    assert [(tile.image.name, tile.words) for tile in odd] == [
+    odd = next(tiles for title, tiles, _ in check_data.choose_tiles(found) if title == "odd pairs")
+    assert [(tile.image.name, tile.text) for tile in odd] == [
         ("a.jpg", "image cannot be read"),
         ("b.jpg", "mask cannot be read"),
         ("c.jpg", "values found: 0, 1"),
     ]
-    outlined = [(np.asarray(check_data.picture_of(tile, None)) == check_data.OUTLINE).all(-1).any() for tile in odd]
+    outlined = [(np.asarray(check_data.draw_tile(tile, None)) == check_data.OUTLINE).all(-1).any() for tile in odd]
     assert outlined == [False, False, True]
     assert check_data.contact_sheet(found, None).width > 1000
