@@ -19,6 +19,7 @@ from sam2unet.demo.prompts.session import PromptBench, PromptMethod, PromptSessi
 from sam2unet.demo.prompts.state import Box, Click, Object, State
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
 from sam2unet.prompts.framing import Framing
 from tests.demo.prompt_server import SIDE, photo, small_model
@@ -269,7 +270,7 @@ def test_the_expected_quality_is_shown_within_0_and_1(session, dropped):
 
 
 def checkpoint_of(task: str, path: Path) -> Checkpoint:
-    return Checkpoint(path, next(family for family in FAMILIES.values() if family.task == task), {}, {}, {})
+    return Checkpoint(path, next(family for family in FAMILIES.values() if family.task == task), NetworkShape(), {}, {})
 
 
 def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path):
