@@ -1,4 +1,4 @@
-"""A page's server as a process, and what a visitor does in any of the demo's pages."""
+"""Starts the server of a page as a process. Does in a browser what a visitor does on both pages."""
 
 import http.client
 import json

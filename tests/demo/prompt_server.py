@@ -1,4 +1,4 @@
-"""The page for prompts, of a small model with made-up weights: a process for the browser's tests."""
+"""The page for prompts with a small model with random weights, as a process for the tests in a browser."""
 
 import argparse
 import os

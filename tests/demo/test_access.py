@@ -1,4 +1,4 @@
-"""Which requests reach gradio, and what is said of the others. No server and no browser."""
+"""Which requests reach gradio, and what the terminal shows about the others. No server and no browser."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The demo as a visitor has it: a server process, a real browser (Chromium, headless), and one who means no good."""
+"""The page for maps in a real browser (Chromium, headless), and requests that try to do harm."""
 
 import io
 import json

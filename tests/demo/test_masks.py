@@ -1,4 +1,4 @@
-"""What the demo does with dropped files, without its page: maps, pictures, scores, the zip, and what it refuses."""
+"""The page for maps without its server: maps, pictures, scores, the zip, and files that are refused."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from sam2unet.demo import draw, serve
 from sam2unet.demo.files import Limits, safe_stem, unique_name, visitor_message
 from sam2unet.demo.masks.bundle import bundle
 from sam2unet.demo.masks.clips import spread_frames
-from sam2unet.demo.masks.panel import best_of, panel
+from sam2unet.demo.masks.panel import find_best, panel_html
 from sam2unet.demo.masks.session import Bench, Method, Session
 from sam2unet.errors import UserError
 from sam2unet.masks.predictor import Predictor, predict_grey
@@ -114,8 +114,8 @@ def test_moving_a_slider_draws_without_the_model(session, models, dropped):
     session.add_images([dropped("one.png")])
     before = [model.calls for model in models]
     assert before == [1, 1]
-    shown = [panel(session, 0, threshold, 0.5) for threshold in (0.2, 0.5, 0.8)]
-    assert len(set(shown)) == 3 and panel(session, 0, 0.5, 0.1) != shown[1]
+    shown = [panel_html(session, 0, threshold, 0.5) for threshold in (0.2, 0.5, 0.8)]
+    assert len(set(shown)) == 3 and panel_html(session, 0, 0.5, 0.1) != shown[1]
     assert [model.calls for model in models] == before
 
 
@@ -135,7 +135,7 @@ def test_what_is_shown_is_small_however_large_the_image(session, dropped, monkey
         ("other.jpg", b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\1D\0;", "other.jpg is GIF; wanted"),
         ("page.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "page.jpg is EPS; wanted"),
         ("heavy.jpg", b"\0" * 300_000, "heavy.jpg has 0.3 MB; the limit is 0.2 MB"),
-        ("notes.txt", b"", "notes.txt is no image and no clip"),
+        ("notes.txt", b"", "notes.txt has no extension of an image or clip"),
         ("clip.mp4", b"\0" * 99, "cannot read clip.mp4: not a clip or damaged"),
     ],
 )
@@ -210,7 +210,9 @@ def test_scores_are_those_of_the_written_map(session, dropped, tmp_path):
     assert session.items[1].scores[0] == {key: other[key] for key in RELEASED}
     count, means = session.means()
     assert count == 2 and means[1]["S"] == np.mean([item.scores[1]["S"] for item in session.items])
-    assert f"{wanted['S']:.3f}" in panel(session, 0, 0.5, 0.5) and "mean of 2 images" in panel(session, 0, 0.5, 0.5)
+    assert f"{wanted['S']:.3f}" in panel_html(session, 0, 0.5, 0.5) and "mean of 2 images" in panel_html(
+        session, 0, 0.5, 0.5
+    )
 
 
 def test_masks_go_by_name_unless_there_is_one_of_each(session, dropped):
@@ -222,7 +224,7 @@ def test_masks_go_by_name_unless_there_is_one_of_each(session, dropped):
     coded = dropped("two.png")
     save(coded, np.eye(50, dtype=np.uint8))
     problems = session.add_masks([mask_like(dropped("other.png")), coded])
-    assert "no image here has the name of the mask other.png" in problems[0]
+    assert "no image has the name of the mask other.png" in problems[0]
     assert problems[1].startswith("two.png is not a 0/255 mask (values found: 0, 1)")
     assert not any(item.has_mask for item in session.items)
 
@@ -281,13 +283,13 @@ def test_names_are_text_on_the_page(session, dropped, monkeypatch):
     )
     session.add_images([dropped("one.png")])
     session.add_masks([mask_like(dropped("one.png"))])
-    assert "<script" not in panel(session, 0, 0.5, 0.5) and "&lt;script" in panel(session, 0, 0.5, 0.5)
-    assert panel(session, 7, 0.5, 0.5) == panel(session, -1, 0.5, 0.5) == ""
+    assert "<script" not in panel_html(session, 0, 0.5, 0.5) and "&lt;script" in panel_html(session, 0, 0.5, 0.5)
+    assert panel_html(session, 7, 0.5, 0.5) == panel_html(session, -1, 0.5, 0.5) == ""
 
 
 def test_the_best_is_marked_as_printed():
-    assert best_of([0.5, 0.7], True) == [1] and best_of([0.5, 0.7], False) == [0]
-    assert best_of([0.7001, 0.7004], True) == best_of([0.5], True) == best_of([np.nan, 0.5], True) == []
+    assert find_best([0.5, 0.7], True) == [1] and find_best([0.5, 0.7], False) == [0]
+    assert find_best([0.7001, 0.7004], True) == find_best([0.5], True) == find_best([np.nan, 0.5], True) == []
 
 
 def clip(path: Path, count: int = 45) -> Path:

@@ -1,4 +1,4 @@
-"""The page for models that are asked, with clicks in a real browser."""
+"""The page for prompts, with clicks in a real browser."""
 
 import ctypes
 import io

@@ -1,4 +1,4 @@
-"""The page for models that are asked: what a visit keeps, and how it goes back."""
+"""The page for prompts without its server: what a visit contains, and what undo restores."""
 
 import io
 import shutil

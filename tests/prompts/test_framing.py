@@ -1,4 +1,4 @@
-"""SAM-Med2D's data: the released framing, prompts that are where they should be, batches of them."""
+"""The data of SAM-Med2D: the released framing, the positions of prompts, and batches."""
 
 import cv2
 import numpy as np

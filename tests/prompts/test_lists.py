@@ -1,4 +1,4 @@
-"""SAM-Med2D's files: lists and prompts come back as written and are refused in one line, folders become lists."""
+"""The lists and prompt files of SAM-Med2D: writing, reading, bad files, and make_prompt_data.py."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The predictor for people: the released one's answers, its own invariants, and what it refuses."""
+"""The Prompter: the answers of the released predictor, properties that always hold, and bad prompts."""
 
 import numpy as np
 import pytest

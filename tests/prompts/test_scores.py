@@ -1,4 +1,4 @@
-"""The test of SAM-Med2D: the released numbers, what an answer depends on, what test.py writes and refuses."""
+"""The test of SAM-Med2D: the released numbers, what an answer depends on, and what test.py writes and refuses."""
 
 import csv
 import json

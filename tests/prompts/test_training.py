@@ -1,4 +1,4 @@
-"""SAM-Med2D in training: the released updates, and train.py with all that the other models have."""
+"""SAM-Med2D in training: the released updates, and train.py with the features of the other models."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""All results of a visit as one zip of PNGs."""
+"""Writes all results of a visit to one zip file."""
 
 from __future__ import annotations
 
@@ -22,34 +22,41 @@ from .session import Session
 
 
 def bundle(session: Session, threshold: float, opacity: float) -> Path:
-    """`maps/` as test.py writes them, `masks/` as with its --threshold, `overlays/`; a folder of them per method."""
+    """Writes a zip with `maps/` and `masks/`, as test.py and its --threshold write them, and `overlays/`.
+
+    With two methods, each method has a folder. If images have masks, the zip contains `scores.csv`.
+
+    Raises:
+        UserError: there are no images.
+    """
     if not session.items:
         raise UserError("there is nothing to download yet; drop an image first")
-    for old in session.folder.glob("zip-*/*.zip"):
-        old.unlink()
+    for path in session.folder.glob("zip-*/*.zip"):
+        path.unlink()
     path = Path(tempfile.mkdtemp(prefix="zip-", dir=session.folder)) / "sam2unet-maps.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNGs do not get smaller
-        for name, content in members(session, threshold, opacity):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
+        for name, content in make_files(session, threshold, opacity):
             archive.writestr(name, content)
     return path
 
 
-def members(session: Session, threshold: float, opacity: float) -> Iterator[tuple[str, bytes]]:
+def make_files(session: Session, threshold: float, opacity: float) -> Iterator[tuple[str, bytes]]:
+    """Yields the name and the content of each file in the zip."""
     methods = session.bench.methods
     for item in session.items:
         photo = item.load("photo")
         for number, method in enumerate(methods):
-            folder = f"{safe_name(method.name)}/" if len(methods) > 1 else ""
-            found = item.load(f"map{number}")
-            yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(found)))
-            cut = found > np.float32(threshold)
-            yield f"{folder}masks/{item.name}.png", encode_png(np.where(cut, 255, 0).astype(np.uint8))
-            yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, cut, opacity))
+            folder = f"{make_folder_name(method.name)}/" if len(methods) > 1 else ""
+            grey_map = item.load(f"map{number}")
+            yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(grey_map)))
+            mask = grey_map > np.float32(threshold)
+            yield f"{folder}masks/{item.name}.png", encode_png(np.where(mask, 255, 0).astype(np.uint8))
+            yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, mask, opacity))
     if any(item.has_mask for item in session.items):
         yield "scores.csv", write_scores_file(session).encode()
 
 
-def safe_name(name: str) -> str:
+def make_folder_name(name: str) -> str:
     return safe_stem(Path(f"{name}.pth"))
 
 
@@ -58,6 +65,6 @@ def write_scores_file(session: Session) -> str:
     table = csv.writer(lines)
     table.writerow(["image", "method", *(METRICS[key].title for key in RELEASED)])
     for item in session.items:
-        for method, found in zip(session.bench.methods, item.scores, strict=False):
-            table.writerow([item.name, method.name, *found.values()])
+        for method, scores in zip(session.bench.methods, item.scores, strict=False):
+            table.writerow([item.name, method.name, *scores.values()])
     return lines.getvalue()

@@ -1,4 +1,4 @@
-"""Frames of a clip, evenly spread; read so that a clip can name no other file."""
+"""Reads some frames of a video clip. A file that refers to other files is refused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from ...errors import UserError
 from ..files import Limits, check_file_size, check_pixels
 
-# FFmpeg's name of the format, and what stands in the file from which byte. FFmpeg is told the format: left to find it,
-# it takes a list of other files' names for a clip too, whatever the ending, and shows those files.
+# FFmpeg's name of a format, the position of its mark in the file, and the mark. FFmpeg must not guess the format. It
+# would also accept a list of file names as a clip, and then show these files of the server to the visitor.
 FORMATS = (
     ("mov", 4, b"ftyp"),
     ("mov", 4, b"moov"),
@@ -25,55 +25,58 @@ FORMATS = (
     ("asf", 0, b"0&\xb2u\x8ef\xcf\x11"),
     ("mpeg", 0, b"\x00\x00\x01\xba"),
     ("mpegts", 0, b"G"),
-    ("mpegts", 4, b"G"),  # of cameras: .mts, .m2ts
+    ("mpegts", 4, b"G"),  # files of cameras: .mts, .m2ts
 )
-LONGEST = 20_000  # frames that are decoded at most
+LONGEST = 20_000  # the largest number of frames of a clip
 
 
-def spread_frames(path: Path, most: int, limits: Limits) -> Iterator[tuple[int, Image.Image]]:
-    """Number, from 1, and picture of at most `most` frames, the first and, if there are two, the last among them.
+def spread_frames(path: Path, count: int, limits: Limits) -> Iterator[tuple[int, Image.Image]]:
+    """Yields up to `count` frames at equal distances, with their numbers. The first frame has the number 1.
 
-    UserError for what is no clip, too large or too long.
+    The first frame is always one of them. With two or more frames, the last frame is, too.
+
+    Raises:
+        UserError: the file is not a clip, or is too large or too long.
     """
     check_file_size(path, limits)
-    count = 0
-    for count, _ in enumerate(decoded(path, limits), 1):  # noqa: B007
-        if count > LONGEST:
-            raise UserError(f"{path} has more than {LONGEST} frames; give a part of it")
-    wanted = set(np.unique(np.linspace(1, count, most).astype(int)).tolist())
-    for number, frame in enumerate(decoded(path, limits), 1):
-        if number in wanted:
+    total = 0
+    for total, _ in enumerate(decode_frames(path, limits), 1):  # noqa: B007
+        if total > LONGEST:
+            raise UserError(f"{path} has more than {LONGEST} frames; give a shorter clip")
+    numbers = set(np.unique(np.linspace(1, total, count).astype(int)).tolist())
+    for number, frame in enumerate(decode_frames(path, limits), 1):
+        if number in numbers:
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             yield number, Image.fromarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
 
 
-def decoded(path: Path, limits: Limits) -> Iterator:
-    most = {"max_pixels": str(int(limits.megapixels * 1e6))}  # FFmpeg rejects a larger frame before it decodes it
-    with opened_clip(path, limits, most) as clip:
+def decode_frames(path: Path, limits: Limits) -> Iterator:
+    options = {"max_pixels": str(int(limits.megapixels * 1e6))}  # FFmpeg rejects a larger frame before it decodes it
+    with open_clip(path, limits, options) as clip:
         stream = clip.streams.video[0]
         if not stream.width:
             raise UserError(f"{path} is damaged, or its frames have more than {limits.megapixels:g} million pixels")
         check_pixels(path, stream.width, stream.height, limits)
-        stream.codec_context.options = most
+        stream.codec_context.options = options
         stream.thread_type = "AUTO"
         yield from clip.decode(stream)
 
 
 @contextmanager
-def opened_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
-    """By PyAV with FFmpeg's options; what fails inside is a UserError."""
+def open_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
+    """Opens a clip with PyAV and these options of FFmpeg. Errors of PyAV become UserError, also inside the context."""
     try:
         import av
     except ImportError as e:
-        raise UserError('clips need PyAV here: pip install -e ".[video]"') from e
+        raise UserError('clips need PyAV, which is not installed: pip install -e ".[video]"') from e
     with open(path, "rb") as file:
         head = file.read(64)
-    if head.startswith(b"GIF8"):  # FFmpeg would not say the size of one that is too large
+    if head.startswith(b"GIF8"):  # FFmpeg does not report the size of a GIF that is too large
         check_pixels(path, *(int.from_bytes(head[at : at + 2], "little") for at in (6, 8)), limits)
     kind = next((name for name, start, mark in FORMATS if head[start:].startswith(mark)), None)
     try:
         if kind is None:
-            raise ValueError("no mark of a clip")
+            raise ValueError("unknown format")
         with av.open(str(path), format=kind, options=options) as clip:
             yield clip
     except (OSError, ValueError, IndexError, av.FFmpegError) as e:

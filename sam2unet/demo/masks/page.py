@@ -1,4 +1,4 @@
-"""The page: what a visitor does, and what of a session is shown for it. All work is done in the modules beside."""
+"""The page for models that predict maps: a visitor drops images and sees their maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..files import Example
 from ..parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, example_gallery, read_index, run_work
 from ..words import failure_html, heading_html, summary_html
 from .bundle import bundle
-from .panel import panel
+from .panel import panel_html
 from .session import Bench, Session
 
 THRESHOLD, OPACITY = 0.5, 0.5
@@ -23,12 +23,12 @@ THRESHOLD, OPACITY = 0.5, 0.5
 
 def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
     with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        session = gr.State(None, delete_callback=lambda left: left and left.close())
+        session = gr.State(None, delete_callback=lambda visit: visit and visit.close())
         index = gr.State(0)
         gr.HTML(heading_html(bench), js_on_load=DROP, elem_id="heading")
         with gr.Row(equal_height=True):
             images = gr.File(
-                label="Images, or a clip",
+                label="Images, or a video clip",
                 file_count="multiple",
                 file_types=[*EXTENSIONS, *VIDEOS],
                 height=130,
@@ -44,8 +44,8 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
                 elem_id="masks",
             )
         if examples:
-            gr.HTML("<p>Or try one of these, which come with a mask:</p>", elem_id="or")
-            shown = example_gallery(examples, columns=len(examples))
+            gr.HTML("<p>Or choose an example. Each example has a mask:</p>", elem_id="or")
+            example_pictures = example_gallery(examples, columns=len(examples))
         status = gr.HTML("", elem_id="status")
         with gr.Column(visible=False, elem_id="results") as results:
             with gr.Row(equal_height=True):
@@ -71,7 +71,7 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
         def start(visit: Session | None) -> Session:
             return visit or Session(bench)
 
-        def view(visit: Session, at: int, cut: float, strength: float) -> dict:
+        def view(visit: Session, position: int, cut: float, strength: float) -> dict:
             thumbs = [
                 (
                     draw_thumbnail(item.load("view_photo"), item.load("view_map0")),
@@ -81,10 +81,10 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             ]
             return {
                 session: visit,
-                index: at,
+                index: position,
                 results: gr.update(visible=bool(visit.items)),
-                pictures: panel(visit, at, cut, strength),
-                gallery: gr.update(value=thumbs, selected_index=at, visible=len(thumbs) > 1),
+                pictures: panel_html(visit, position, cut, strength),
+                gallery: gr.update(value=thumbs, selected_index=position, visible=len(thumbs) > 1),
             }
 
         def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
@@ -96,31 +96,33 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
                 )
                 return summary_html(visit, problems)
 
-            fine, line = run_work(work)
-            return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
+            success, line = run_work(work)
+            return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if success else {})
 
-        def on_masks(files, visit, at, cut, strength):
+        def on_masks(files, visit, position, cut, strength):
             visit = start(visit)
-            fine, line = run_work(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
-            return {masks: None, status: line, session: visit} | (view(visit, at, cut, strength) if fine else {})
+            success, line = run_work(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
+            return {masks: None, status: line, session: visit} | (
+                view(visit, position, cut, strength) if success else {}
+            )
 
         def on_example(visit, cut, strength, event: gr.EventData):
-            visit, chosen = start(visit), examples[read_index(event) % len(examples)]
+            visit, example = start(visit), examples[read_index(event) % len(examples)]
 
             def work() -> str:
-                return summary_html(visit, visit.add_images([chosen.image]) + visit.add_masks([chosen.mask]))
+                return summary_html(visit, visit.add_images([example.image]) + visit.add_masks([example.mask]))
 
-            fine, line = run_work(work)
-            return {status: line, session: visit} | (view(visit, 0, cut, strength) if fine else {})
+            success, line = run_work(work)
+            return {status: line, session: visit} | (view(visit, 0, cut, strength) if success else {})
 
         def on_choice(visit, cut, strength, event: gr.EventData):
-            at = read_index(event)
-            return at, panel(visit, at, cut, strength) if visit else ""
+            position = read_index(event)
+            return position, panel_html(visit, position, cut, strength) if visit else ""
 
-        def on_slider(visit, at, cut, strength):
+        def on_slider(visit, position, cut, strength):
             try:
-                return panel(visit, at, cut, strength) if visit else ""
-            except FileNotFoundError:  # the images were replaced while the slider moved
+                return panel_html(visit, position, cut, strength) if visit else ""
+            except FileNotFoundError:  # another event replaced the images in the meantime
                 return gr.skip()
 
         def on_download(visit, cut, strength):
@@ -134,18 +136,18 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             visit.clear()
             return {status: ""} | view(visit, 0, cut, strength)
 
-        sliders, seen = [threshold, opacity], [session, index, results, pictures, gallery]
-        at_once = DRAWING | {"show_progress": "hidden", "trigger_mode": "always_last"}
-        images.upload(on_images, [images, session, *sliders], [images, status, *seen], **MODELLING)
-        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *seen], **MODELLING)
+        sliders, outputs = [threshold, opacity], [session, index, results, pictures, gallery]
+        newest_only = DRAWING | {"show_progress": "hidden", "trigger_mode": "always_last"}
+        images.upload(on_images, [images, session, *sliders], [images, status, *outputs], **MODELLING)
+        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *outputs], **MODELLING)
         if examples:
-            shown.select(on_example, [session, *sliders], [status, *seen], **MODELLING)
-        gallery.select(on_choice, [session, *sliders], [index, pictures], **at_once)
+            example_pictures.select(on_example, [session, *sliders], [status, *outputs], **MODELLING)
+        gallery.select(on_choice, [session, *sliders], [index, pictures], **newest_only)
         for slider in sliders:
-            slider.input(on_slider, [session, index, *sliders], pictures, **at_once)
-        made = download.click(on_download, [session, *sliders], [link, status], **DRAWING)
-        made.success(None, js=DOWNLOAD, api_visibility="private")
-        clear.click(on_clear, [session, *sliders], [status, *seen], **DRAWING)
+            slider.input(on_slider, [session, index, *sliders], pictures, **newest_only)
+        saved = download.click(on_download, [session, *sliders], [link, status], **DRAWING)
+        saved.success(None, js=DOWNLOAD, api_visibility="private")
+        clear.click(on_clear, [session, *sliders], [status, *outputs], **DRAWING)
     return page
 
 

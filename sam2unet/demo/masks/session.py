@@ -1,4 +1,4 @@
-"""What one visitor has dropped: images with their maps, masks and scores, in a folder that ends with the visit."""
+"""One visit to the page for maps: images with their maps, masks and scores, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ...scoring.score_pair import ScoreOptions, score_arrays
 from ..files import Limits, read_photo, read_truth, refuse_elsewhere, safe_stem, unique_name, visitor_message
 from .clips import spread_frames
 
-VIEW = 900  # pixels of the longer side of what the page shows: sliders react at once, whatever the photograph's size
-Tell = Callable[[int, int], None]  # how many files are done, of how many
+VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
+Progress = Callable[[int, int], None]  # takes the number of finished files and the number of all files
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Bench:
     """What all visitors share.
 
     Attributes:
-        home: the one folder that anything is written to.
-        allowed_folders: folders in it that dropped files and examples are in; nothing else is read.
-        mask_threshold: which mask values are foreground; None for 0/255 masks.
+        home: the only folder that the page writes to.
+        allowed_folders: folders in `home` with uploaded files and examples. No other file is read.
+        mask_threshold: which mask values are foreground. None: masks are 0/255.
     """
 
     methods: Sequence[Method]
@@ -52,13 +52,15 @@ class Bench:
 
 @dataclass
 class SessionItem:
-    """An image. Its folder holds `photo.npy` and `map<number>.npy` of each method: float32 as test.py cuts them, before
-    8 bits; `view_*.npy` are the same, no larger than what is shown.
+    """An image of a visit.
+
+    Its folder contains `photo.npy`, and `map<number>.npy` for each method: float32 in [0, 1], the map of test.py before
+    it becomes 8 bits. The files `view_*.npy` are the same in the size of the page.
 
     Attributes:
-        name: of files that are made of it.
-        stem: the dropped file's, by which masks are found.
-        scores: per method, by metric key; empty without a mask.
+        name: the name of saved files.
+        stem: the name of the dropped file without extension. A mask with this name belongs to the image.
+        scores: for each method, the scores by metric key. Empty without a mask.
     """
 
     name: str
@@ -66,15 +68,16 @@ class SessionItem:
     folder: Path
     scores: list[dict[str, float]] = field(default_factory=list)
 
-    def load(self, what: str) -> np.ndarray:
-        return np.load(self.folder / f"{what}.npy")
+    def load(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy")
 
-    def keep(self, what: str, array: np.ndarray) -> None:
+    def save(self, name: str, array: np.ndarray) -> None:
+        """Writes an array (H, W, ...), and its copy in the size of the page."""
         height, width = array.shape[:2]
         scale = min(1, VIEW / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        np.save(self.folder / f"{what}.npy", array)
-        np.save(self.folder / f"view_{what}.npy", cv2.resize(array, size, interpolation=cv2.INTER_AREA))
+        np.save(self.folder / f"{name}.npy", array)
+        np.save(self.folder / f"view_{name}.npy", cv2.resize(array, size, interpolation=cv2.INTER_AREA))
 
     @property
     def has_mask(self) -> bool:
@@ -82,6 +85,8 @@ class SessionItem:
 
 
 class Session:
+    """One visit. Its methods raise UserError with a message for the visitor."""
+
     def __init__(self, bench: Bench):
         self.bench = bench
         self.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=bench.home))
@@ -92,31 +97,33 @@ class Session:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        old, self.items = self.items, []
-        for folder in {item.folder.parent for item in old}:
+        """Removes all images."""
+        items, self.items = self.items, []
+        for folder in {item.folder.parent for item in items}:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def add_images(self, files: Sequence[Path], tell: Tell = lambda done, count: None) -> list[str]:
-        """Maps of the files in place of what there was. A line for each file that could not be read.
+    def add_images(self, files: Sequence[Path], progress: Progress = lambda done, count: None) -> list[str]:
+        """Predicts the maps of files and replaces the images of the visit. Returns a message for each bad file.
 
-        UserError where no file could; then all is as it was.
+        Raises:
+            UserError: there are too many files, or no file can be used. The visit then stays as it was.
         """
         count = len(files)
         if count > self.bench.limits.images:
-            raise UserError(f"{count} files are too many; at most {self.bench.limits.images} are taken at once")
+            raise UserError(f"{count} files are too many; at most {self.bench.limits.images} are allowed")
         clips = sum(is_video(file) for file in files)
-        share = (self.bench.limits.images - count + clips) // max(clips, 1)  # frames that each clip may give
+        share = (self.bench.limits.images - count + clips) // max(clips, 1)  # the largest number of frames of each clip
         drop = Path(tempfile.mkdtemp(prefix="drop-", dir=self.folder))
         items, problems = [], []
         for done, file in enumerate(files):
-            tell(done, count)
+            progress(done, count)
             try:
                 refuse_elsewhere(file, self.bench.allowed_folders)
-                for stem, photo in self.photos(file, share):
+                for stem, photo in self.read_photos(file, share):
                     folder = drop / f"{len(items):04d}"
                     folder.mkdir()
                     name = unique_name(safe_stem(Path(stem)), [item.name for item in items])
-                    items.append(self.predicted(SessionItem(name, stem, folder), photo))
+                    items.append(self.predict(SessionItem(name, stem, folder), photo))
             except UserError as e:
                 problems.append(visitor_message(e, file))
         if not items:
@@ -126,8 +133,8 @@ class Session:
         self.items = items
         return problems
 
-    def photos(self, file: Path, share: int) -> Iterator[tuple[str, Image.Image]]:
-        """The image, or at most `share` frames of a clip, with the stems that they go by."""
+    def read_photos(self, file: Path, share: int) -> Iterator[tuple[str, Image.Image]]:
+        """Yields an image, or up to `share` frames of a clip, with their names without extension."""
         if is_video(file):
             number = 0
             for number, frame in spread_frames(file, share, self.bench.limits):
@@ -137,22 +144,26 @@ class Session:
         elif file.suffix.lower() in EXTENSIONS:
             yield file.stem, read_photo(file, self.bench.limits)
         else:
-            raise UserError(f"{file} is no image and no clip by its name (images: {', '.join(EXTENSIONS)})")
+            raise UserError(f"{file} has no extension of an image or clip (images: {', '.join(EXTENSIONS)})")
 
-    def predicted(self, item: SessionItem, photo: Image.Image) -> SessionItem:
-        item.keep("photo", np.asarray(photo))
+    def predict(self, item: SessionItem, photo: Image.Image) -> SessionItem:
+        """Saves the photograph and the map of each method. Returns the item."""
+        item.save("photo", np.asarray(photo))
         for number, method in enumerate(self.bench.methods):
             try:
                 probability = method.predictor.predict_photo(photo)
             except torch.OutOfMemoryError as e:
                 raise UserError(f"{item.name}: the device has not enough memory for it") from e
-            item.keep(f"map{number}", stretch_range(probability).cpu().numpy())
+            item.save(f"map{number}", stretch_range(probability).cpu().numpy())
         return item
 
     def add_masks(self, files: Sequence[Path]) -> list[str]:
-        """Scores of the images that have a mask among `files`: one of its stem, or the only one for the only image.
+        """Scores the images that have a mask in `files`. Returns a message for each file that cannot be used.
 
-        A line for each file that could not be used; nothing else changes for it.
+        A mask must have the name of its image. A single mask for a single image can have any name.
+
+        Raises:
+            UserError: there are no images.
         """
         if not self.items:
             raise UserError("drop the images first, then their masks")
@@ -164,30 +175,30 @@ class Session:
                 if item is None and len(files) == len(self.items) == 1:
                     (item,) = self.items
                 if item is None:
-                    raise UserError(f"no image here has the name of the mask {file}, whatever the extension")
+                    raise UserError(f"no image has the name of the mask {file}")
                 self.score(item, np.asarray(read_truth(file, self.bench.limits, self.bench.mask_threshold)))
             except UserError as e:
                 problems.append(visitor_message(e, file))
         if len(files) > self.bench.limits.images:
-            problems.append(f"{len(files)} masks are too many; those after {self.bench.limits.images} were left out")
+            problems.append(f"{len(files)} masks are too many; the page used the first {self.bench.limits.images}")
         return problems
 
     def score(self, item: SessionItem, mask: np.ndarray) -> None:
-        """The numbers of test.py with this mask, then eval.py: a map has its mask's size."""
+        """Computes the scores of test.py and eval.py: a map is resized to its mask, not to its image."""
         scores = []
         for number, method in enumerate(self.bench.methods):
-            found = item.load(f"map{number}")
-            if found.shape == mask.shape:
-                grey = to_uint8(torch.from_numpy(found))
+            grey_map = item.load(f"map{number}")
+            if grey_map.shape == mask.shape:
+                grey = to_uint8(torch.from_numpy(grey_map))
             else:
                 grey = predict_grey(method.predictor, Image.fromarray(item.load("photo")), mask.shape)
             numbers = score_arrays(grey, mask, ScoreOptions(self.bench.mask_threshold), ()).numbers
             scores.append({key: numbers[key] for key in RELEASED})
-        item.keep("mask", mask)
+        item.save("mask", mask)
         item.scores = scores
 
     def means(self) -> tuple[int, list[dict[str, float]]]:
-        """How many images have a mask, and eval.py's means over them, per method."""
+        """Returns the number of images with a mask, and for each method their means, as eval.py computes them."""
         scored = [item.scores for item in self.items if item.has_mask]
         table = []
         for number in range(len(self.bench.methods) if scored else 0):
