@@ -20,7 +20,7 @@ from sam2unet.errors import UserError
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES, Family, check_size, find_family_of
 from sam2unet.recipe import Recipe
-from sam2unet.runtime.device import is_out_of_memory, pick_device
+from sam2unet.runtime.device import is_out_of_memory, pick_device, pick_half_type
 from sam2unet.runtime.parallel import default_workers
 from sam2unet.runtime.versions import read_cpu_name, versions
 from sam2unet.weights.weight_files import add_weight_flags
@@ -139,9 +139,15 @@ def describe_machine(
         "versions": describe_versions(packages),
         "work": f"{title} at {side}x{side}",
         "flops": {"released": count_flops("released", family, use_released_order_(model), image), "ours": ours},
-        "peaks": PEAKS.get(name) or {kind: measure_peak(device, dtype) for kind, dtype in NUMBER_TYPES.items()},
+        "peaks": PEAKS.get(name)
+        or {kind: measure_peak(device, NUMBER_TYPES[kind]) for kind in list_fast_types(device)},
         "peaks_from": "data sheet" if name in PEAKS else "the fastest of some products and convolutions",
     }
+
+
+def list_fast_types(device: torch.device) -> list[str]:
+    """Returns the number types that the hardware computes with. Others would take minutes to measure."""
+    return ["fp32"] if pick_half_type(device) == "off" else ["fp32", "bf16"]
 
 
 def name_device(device: torch.device) -> str:
@@ -213,8 +219,8 @@ def wait(device: torch.device) -> None:
 def format_peak_share(machine: Measurement, row: str, images_per_second: float, kind: str) -> str:
     """Returns the arithmetic per second of a row, as a share of the device's peak in the row's number type."""
     flops = machine["flops"]["released" if row == "released" else "ours"][-1]
-    peak = machine["peaks"][kind.replace("fp16", "bf16")]  # fp16 is as fast as bf16 where it is used
-    return f"{images_per_second * flops / peak:.1%} of {kind}"
+    peak = machine["peaks"].get(kind.replace("fp16", "bf16"))  # fp16 is as fast as bf16 where it is used
+    return f"{images_per_second * flops / peak:.1%} of {kind}" if peak else "not measured"
 
 
 def format_number(value: float, digits: str = ".3g") -> str:

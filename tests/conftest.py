@@ -40,6 +40,12 @@ def no_fsync():
         yield
 
 
+@pytest.fixture(autouse=True)
+def seed_torch():
+    """Every test draws the same random numbers, alone or after others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real images; tests that need it are skipped where it is absent."""

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..errors import UserError
+
 LIMIT = 1e-3  # the largest difference in probability; rounding gives about 1e-6
+
+
+def check_difference(difference: float, *outputs: Path) -> None:
+    """Raises UserError if an exported model differs from PyTorch by more than `LIMIT`, or by NaN."""
+    if not difference <= LIMIT:
+        files = " and ".join(map(str, outputs))
+        raise UserError(
+            f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
+            f"{files} {'was' if len(outputs) == 1 else 'were'} not written"
+        )
 
 
 def write_graph(

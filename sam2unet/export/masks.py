@@ -22,7 +22,7 @@ from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
 from ..masks.predictor import stretch_range, to_uint8
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
-from .graph import LIMIT, write_graph
+from .graph import check_difference, write_graph
 
 FACTS_FILE = "sam2unet.json"  # in a .pt2, under extra/
 
@@ -89,11 +89,7 @@ def run(
         file.flush()
         print_line(f"comparing the file with torch on {len(images)} images")
         difference = find_largest_difference(reader(Path(file.name)), graph, images)
-        if not difference <= LIMIT:  # NaN too
-            raise UserError(
-                f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
-                f"{output} was not written"
-            )
+        check_difference(difference, output)
     print_line(f"{output}: {output.stat().st_size:,} bytes; {facts['input']} -> {facts['output']}")
     print_line(f"largest difference from torch over {len(images)} images, in batches of one and two: {difference:.2g}")
 

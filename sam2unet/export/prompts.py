@@ -23,7 +23,7 @@ from ..prompts.framing import SAM_MEAN, SAM_STD, Framing, normalise_square
 from ..prompts.rounds import to_mask_prompt
 from ..recipe import Recipe
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
-from .graph import LIMIT, write_graph
+from .graph import LIMIT, check_difference, write_graph
 from .masks import pick_format
 from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu_
 
@@ -70,12 +70,7 @@ def run(
     Raises:
         UserError: the masks differ, or a package or an input is missing. No files are left then.
     """
-    if output.suffix == ".pt2":
-        raise UserError(f"{output}: {found.family.title} is exported as .onnx alone, an encoder and a decoder")
-    pick_format(output)
-    check_opset(options.opset)
-    encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
-    refuse_existing(encoder, decoder)
+    encoder, decoder = choose_paths(found, output, options.opset)
     model, weight_files = assemble(found, weight_paths)
     check_bytes(found, model)
     recipe = model.recipe
@@ -97,23 +92,26 @@ def run(
         second.flush()
         print_line("comparing both with torch")
         difference = find_largest_error(Path(first.name), Path(second.name), cases, options)
-        if not difference <= LIMIT:  # NaN too
-            raise UserError(
-                f"the exported model differs from torch by {difference:.2g} in probability, more than {LIMIT:g}; "
-                f"{encoder} and {decoder} were not written"
-            )
+        check_difference(difference, encoder, decoder)
     for path, part in ((encoder, "encoder"), (decoder, "decoder")):
         print_line(f"{path}: {path.stat().st_size:,} bytes; {facts[part]['input']} -> {facts[part]['output']}")
     count = f"{len(cases)} images, {len(cases[0].prompts)} prompts each"
     print_line(f"largest difference from torch over {count}: {difference:.2g}")
 
 
-def check_opset(opset: int | None) -> None:
-    import onnx
+def choose_paths(found: Checkpoint, output: Path, opset: int | None) -> tuple[Path, Path]:
+    """Returns the paths of the encoder and the decoder. Raises UserError for a path or an opset that does not work."""
+    if output.suffix == ".pt2":
+        raise UserError(f"{output}: {found.family.title} is exported only as .onnx, an encoder and a decoder")
+    pick_format(output)
+    import onnx  # `pick_format` checks that it is installed
 
     latest = onnx.defs.onnx_opset_version()
     if opset is not None and not OPSET <= opset <= latest:
         raise UserError(f"opset is {opset}; torch's exporter and the installed onnx know {OPSET} to {latest}")
+    encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
+    refuse_existing(encoder, decoder)
+    return encoder, decoder
 
 
 def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:

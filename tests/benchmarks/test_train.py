@@ -8,21 +8,21 @@ import torch
 from PIL import Image
 
 from benchmarks import curves, harness, train
+from benchmarks.__main__ import parser, run
 from sam2unet.errors import UserError
 from tests.conftest import write_pairs
 
 
-def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(script, tmp_path):
-    images, masks = write_pairs(tmp_path, count=4)
-    flags = ["--encoder", "tiny", "--size", 64, "--batch_size", 2, "--steps", 2, "--rounds", 1, "--device", "cpu"]
-    folders = ["--train_image_path", images, "--train_mask_path", masks, "--workers", 1]
-    result = script("benchmarks/__main__.py", "train", *folders, *flags, "--rows", "released", "ours")
-    assert result.returncode == 0, result.stderr
+def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(harness, "run_alone", lambda function, *arguments: function(*arguments))
+    images, masks = map(str, write_pairs(tmp_path, count=4))
+    flags = "--encoder tiny --size 64 --batch_size 2 --steps 2 --rounds 1 --device cpu --workers 1".split()
+    folders = ["--train_image_path", images, "--train_mask_path", masks]
+    run(parser().parse_args(["train", *folders, *flags, "--rows", "released", "ours"]))
+    out = capsys.readouterr().out
     # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
-    assert (
-        "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.4 and 3.3" in result.stdout
-    )
-    table = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| 2 |")]
+    assert "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.4 and 3.3" in out
+    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| 2 |")]
     assert [cells[1] for cells in table] == ["released", "ours"]
     for _, _, rate, ratio, peak, share, start, of_peak, loss in table:
         assert min(map(float, (rate, ratio, peak, share, start, loss))) > 0

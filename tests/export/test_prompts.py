@@ -515,13 +515,13 @@ def test_files_that_differ_are_not_written(checkpoint, model, exported, photos, 
         prompt_export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [picture])
     (tmp_path / "x_decoder.onnx").unlink()
     for difference in (0.0011, float("nan")):
-        monkeypatch.setattr(prompt_export, "find_largest_difference", lambda *given, found=difference: found)
+        monkeypatch.setattr(prompt_export, "find_largest_error", lambda *given, found=difference: found)
         with pytest.raises(
             sam2unet.UserError, match="differs from torch by (0.0011|nan) in probability, more than 0.001"
         ):
             prompt_export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [picture])
         assert not list(tmp_path.iterdir()) and "bytes;" not in capsys.readouterr().out
-    monkeypatch.setattr(prompt_export, "find_largest_difference", lambda *given: 1e-3)
+    monkeypatch.setattr(prompt_export, "find_largest_error", lambda *given: 1e-3)
     prompt_export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [picture])
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"x"] * 2
 
@@ -542,7 +542,7 @@ def test_an_encoder_beyond_what_a_file_holds_is_refused(reference, monkeypatch):
     with torch.device("meta"):
         large, released = (build_sam_med2d(NetworkShape(size), {})[0] for size in ("vit_l", "vit_b"))
     found = prompt_export.Checkpoint(
-        "x.pth", sam2unet.families.table.FAMILIES["sam_med2d"], {"encoder": "vit_l"}, {}, {}
+        "x.pth", sam2unet.families.table.FAMILIES["sam_med2d"], NetworkShape("vit_l"), {}, {}
     )
     prompt_export.check_bytes(found, released)
     with pytest.raises(sam2unet.UserError, match="SAM-Med2D vit_l has .* bytes of weights; an ONNX file holds at most"):
@@ -552,8 +552,8 @@ def test_an_encoder_beyond_what_a_file_holds_is_refused(reference, monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--output", "x.pt2"), "x.pt2: SAM-Med2D is exported as .onnx alone"),
-        (("--output", "x", "--format", "pt2"), "x.pt2: SAM-Med2D is exported as .onnx alone"),
+        (("--output", "x.pt2"), "x.pt2: SAM-Med2D is exported only as .onnx"),
+        (("--output", "x", "--format", "pt2"), "x.pt2: SAM-Med2D is exported only as .onnx"),
         (("--output", "x"), "x: the name of an exported model ends in .onnx or .pt2"),
         (("--output", "x.onnx", "--whole"), "two files; --use_preprocess takes photographs in place of --whole"),
         (("--output", "x.onnx", "--size", "512"), "takes images of 256 alone; leave out --size 512"),

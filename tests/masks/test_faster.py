@@ -1,4 +1,4 @@
-"""Faster prediction: folded models, half precision, test.py --fast, and the benchmark of prediction."""
+"""Faster prediction: folded models, half precision, test.py --fast."""
 
 import copy
 
@@ -16,7 +16,6 @@ from sam2unet.masks.predictor import PredictOptions, predict_grey
 from sam2unet.masks.transforms import image_tensor
 from sam2unet.runtime.device import autocast, can_use_onednn, pick_half_type
 from sam2unet.weights.formats import save_state
-from tests.conftest import write_pairs
 
 CPU = torch.device("cpu")
 
@@ -147,24 +146,3 @@ def test_compile_compiles_the_model_and_fills_batches_up(model, photos, monkeypa
     assert seen == [2, 2]
     torch.testing.assert_close(again, second, rtol=0, atol=1e-6)
     assert (first - second).abs().max() > 0.1
-
-
-def test_the_benchmark_of_prediction_has_a_line_for_each_way(script, tmp_path):
-    images, _ = write_pairs(tmp_path, count=2)
-    flags = ["--encoder", "tiny", "--size", 32, "--count", 3, "--rounds", 1, "--megapixels", 0.01, "--device", "cpu"]
-    rows = ["released", "fast"]
-    result = script("benchmarks/__main__.py", "predict", "--test_image_path", images, *flags, "--rows", *rows)
-    assert result.returncode == 0, result.stderr
-    assert "tiny at 32x32, 3 photographs of 0.01 megapixels" in result.stdout
-    table = {cells[0]: cells for line in result.stdout.splitlines() if len(cells := line.strip("| ").split(" | ")) == 9}
-    assert [row for row in table if row in rows] == rows
-    for row in rows:
-        _, rate, ratio, *milliseconds, of_peak, batch_size = table[row]
-        assert min(map(float, (rate, ratio, *milliseconds, batch_size))) > 0 and len(milliseconds) == 4
-        assert of_peak.endswith("of bf16" if row == "fast" and pick_half_type(CPU) == "bf16" else "of fp32")
-    assert table["released"][2] == "1.00"
-
-
-def test_a_way_that_there_is_not_is_refused(script, tmp_path):
-    result = script("benchmarks/__main__.py", "predict", "--test_image_path", tmp_path, "--rows", "ours+magic")
-    assert result.returncode == 2 and result.stderr.startswith("error: no row ours+magic; there are released")

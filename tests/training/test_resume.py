@@ -1,7 +1,6 @@
 """What is left of a run that is stopped, killed, or finds its disk full: enough to end as if nothing had happened."""
 
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -74,7 +73,7 @@ def same_end(folder, uninterrupted) -> bool:
 
 
 def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted, tmp_path):
-    moments = [random.uniform(2, 4) for _ in range(3)]  # in savings of last.pt
+    moments = [2.3, 3.1, 3.8]  # in savings of last.pt
     log = []
     for moment in (*moments, "in the middle of an epoch", "while last.pt is written"):
         process = train(tmp_path, "--resume", "auto")
@@ -117,11 +116,11 @@ def test_a_state_from_before_a_field_of_the_recipe_was_there_is_resumed(tmp_path
     then = asdict(Recipe(lr=0.1))
     del then["lr_scheduler"]
     write_run_state(tmp_path / "last.pt", {"recipe": then})
-    keeping = RunFolder(tmp_path, resume="auto")
-    assert find_resume_state(keeping, {"recipe": asdict(Recipe(lr=0.1))})["recipe"]["lr"] == 0.1
+    run_folder = RunFolder(tmp_path, resume="auto")
+    assert find_resume_state(run_folder, {"recipe": asdict(Recipe(lr=0.1))})["recipe"]["lr"] == 0.1
     for other in (Recipe(), Recipe(lr=0.1, lr_scheduler="constant")):
         with pytest.raises(UserError, match="a run with another recipe"):
-            find_resume_state(keeping, {"recipe": asdict(other)})
+            find_resume_state(run_folder, {"recipe": asdict(other)})
 
 
 def test_a_second_run_in_the_folder_is_refused(train, uninterrupted, tmp_path):
@@ -173,5 +172,5 @@ def test_a_reader_that_is_killed_ends_the_run_in_one_line(train, tmp_path):
     for reader in children.stdout.split():
         os.kill(int(reader), signal.SIGKILL)
     code, out, err = finish(process)
-    assert code == 2 and len(err.splitlines()[-1:]) == 1 and "Traceback" not in err
-    assert "error: a process that reads images was ended by the signal Killed" in err
+    assert code == 2 and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: a process that reads images was ended by the signal Killed")

@@ -119,12 +119,12 @@ def test_what_is_no_state_is_named(tmp_path):
 def test_a_run_with_another_validation_set_is_not_resumed(tmp_path):
     facts = {"recipe": asdict(Recipe()), "data": {"count": 4}, "validation_set": {"count": 2, "bytes": 5}, "base": {}}
     write_run_state(tmp_path / "last.pt", whole_state(**facts))
-    keeping = RunFolder(tmp_path, resume="auto")
-    assert find_resume_state(keeping, facts)["data"] == {"count": 4}
+    run_folder = RunFolder(tmp_path, resume="auto")
+    assert find_resume_state(run_folder, facts)["data"] == {"count": 4}
     with pytest.raises(UserError, match=r"belongs to a run with another validation set \(count was 2, is now 3\)"):
-        find_resume_state(keeping, facts | {"validation_set": {"count": 3, "bytes": 5}})
+        find_resume_state(run_folder, facts | {"validation_set": {"count": 3, "bytes": 5}})
     with pytest.raises(UserError, match="belongs to a run with another validation set"):
-        find_resume_state(keeping, facts | {"validation_set": {}})
+        find_resume_state(run_folder, facts | {"validation_set": {}})
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

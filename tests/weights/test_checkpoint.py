@@ -54,7 +54,7 @@ def block(name):
     [
         ("image_encoder.trunk.pos_embed", "a SAM 2 checkpoint, which belongs to --hiera_path of train.py"),
         ("blocks.0.ls1.gamma", "a DINOv2 checkpoint, which belongs to --dinov2_path of train.py"),
-        ("something.else", "no kind of checkpoint known here"),
+        ("something.else", "an unknown kind of checkpoint"),
     ],
 )
 def test_files_of_another_kind_are_named(name, kind, tmp_path):
