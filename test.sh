@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CHECKPOINT=... TEST_IMAGES=... TEST_MASKS=... SAVE_PATH=... bash test.sh [more flags]; TEST_MASKS may be left out
-# SAM-Med2D: CHECKPOINT=... DATA_PATH=... SAVE_PATH=..., and SAM_CHECKPOINT=... for trained weights alone
+# CHECKPOINT=... TEST_IMAGES=... TEST_MASKS=... SAVE_PATH=... bash test.sh [more flags]; TEST_MASKS is optional
+# SAM-Med2D: CHECKPOINT=... DATA_PATH=... SAVE_PATH=..., and SAM_CHECKPOINT=... if the file has only trained weights
 here=$(dirname "$0")
 python=$here/.venv/bin/python && [ -x "$python" ] || python=python
 if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$DATA_PATH")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # TRAIN_IMAGES=... TRAIN_MASKS=... SAVE_PATH=... HIERA_PATH=sam2_hiera_large.pt bash train.sh [more flags of train.py]
-# SAM2-UNeXT: MODEL=sam2unext DINOV2_PATH=model.safetensors beside these
-# SAM-Med2D: MODEL=sam_med2d DATA_PATH=... SAVE_PATH=... SAM_CHECKPOINT=sam_vit_b_01ec64.pth in their place
+# SAM2-UNeXT also needs MODEL=sam2unext DINOV2_PATH=model.safetensors
+# SAM-Med2D needs only MODEL=sam_med2d DATA_PATH=... SAVE_PATH=... SAM_CHECKPOINT=sam_vit_b_01ec64.pth
 here=$(dirname "$0")
 python=$here/.venv/bin/python && [ -x "$python" ] || python=python
 if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$DATA_PATH")
