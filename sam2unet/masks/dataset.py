@@ -1,4 +1,4 @@
-"""Pairs of images and masks for training: 8 bits as far as the device, flipped and normalised there."""
+"""Pairs of images and masks for training. They stay 8-bit until the device, which flips and normalises them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .transforms import normalise_image, pair_bytes, to_unit
 
 
 class MaskBatch(NamedTuple):
-    """B pairs as they were resized.
+    """A batch of B resized pairs.
 
     Attributes:
         images, masks: uint8 (B, 3, S, S) and (B, 1, S, S), not flipped.
         flips: bool (B, 2): mirror left-right, mirror top-bottom.
-        indices: (B,) places in the list of pairs.
-        skipped: in words, what could not be read and is left out.
+        indices: (B,) indices in the list of pairs.
+        skipped: for each pair that is left out because it cannot be read, the reason.
     """
 
     images: Tensor
@@ -34,11 +34,11 @@ class MaskBatch(NamedTuple):
     skipped: tuple[str, ...] = ()
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S), flipped and normalised, and masks (B, 1, S, S) in [0, 1], on `device`."""
+        """Returns flipped and normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1], on `device`."""
         images, masks, flips = (part.to(device, non_blocking=True) for part in self[:3])
-        for axis, which in ((-1, flips[:, 0]), (-2, flips[:, 1])):
-            chosen = which.view(-1, 1, 1, 1)
-            images, masks = (torch.where(chosen, part.flip(axis), part) for part in (images, masks))
+        for axis, is_flipped in ((-1, flips[:, 0]), (-2, flips[:, 1])):
+            selection = is_flipped.view(-1, 1, 1, 1)
+            images, masks = (torch.where(selection, part.flip(axis), part) for part in (images, masks))
         return normalise_image(images), to_unit(masks)
 
 

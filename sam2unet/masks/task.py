@@ -1,4 +1,4 @@
-"""Models for masks in training: folders of images and masks, judged by the maps that they predict."""
+"""The training task of models that predict one map per image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .validate import draw_validation, validate
 
 
 class MaskTask:
-    """A `Task`."""
+    """Implements `Task`: pairs of images and masks, and scores of the predicted maps."""
 
     step = staticmethod(mask_step)
 
@@ -49,21 +49,21 @@ class MaskTask:
             )
         self.recipe, self.data = recipe, data
         pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
-        held = set(draw_held_out(len(pairs), data.val_fraction, recipe.seed))
-        self.pairs = [pair for i, pair in enumerate(pairs) if i not in held]
-        self.held_out = [pairs[i] for i in sorted(held)]
+        held_out = set(draw_held_out(len(pairs), data.val_fraction, recipe.seed))
+        self.pairs = [pair for i, pair in enumerate(pairs) if i not in held_out]
+        self.held_out = [pairs[i] for i in sorted(held_out)]
         if data.val_images:
             self.held_out = match(data.val_images, data.val_masks)
         refuse_single_values(family, recipe, len(self.pairs))
 
     def check(self, study: Study | None) -> None:
-        found = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction)
-        if study and study.train_count not in (None, found):
-            warn(f"{found} training pairs; {study.train_count} were published ({', '.join(study.train)})")
+        count = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction)
+        if study and study.train_count not in (None, count):
+            warn(f"{count} training pairs; {study.train_count} were published ({', '.join(study.train)})")
         if self.data.on_bad_image == "skip":
             self.pairs = readable_pairs(self.pairs)
-        for some in filter(None, (self.pairs, self.held_out)):
-            check_pairs(some, self.recipe.mask_rule)
+        for pairs in filter(None, (self.pairs, self.held_out)):
+            check_pairs(pairs, self.recipe.mask_rule)
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe
@@ -71,11 +71,11 @@ class MaskTask:
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
         recipe = self.recipe
-        kept = self.open_caches(cache, folder, processes)
-        return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, kept, self.data.on_bad_image == "skip")
+        pixels = self.open_caches(cache, folder, processes)
+        return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, pixels, self.data.on_bad_image == "skip")
 
     def open_caches(self, place: str, folder: Path, processes: Processes) -> torch.Tensor | None:
-        """One of each machine's processes fills a cache on disk, the others read it."""
+        """Opens the cache. On each machine, one process fills a cache on disk; the others wait and read it."""
         recipe = self.recipe
         if place == "disk" and processes.local_rank:
             processes.wait()
@@ -104,7 +104,10 @@ class MaskTask:
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
-    """At the smallest size the coarsest map is one value, of which a batch of one image has no variance."""
+    """Raises UserError if BatchNorm would get a single value.
+
+    At the smallest size, the coarsest feature map has one pixel. In a batch of one image it has no variance.
+    """
     if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
         raise UserError(
             f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
