@@ -63,8 +63,8 @@ def create_model(
     return start_model(name, shape, weight_paths, init_from)[0]
 
 
-def to_paths(**given: str | Path | None) -> dict[str, Path]:
-    return {flag: Path(path) for flag, path in given.items() if path is not None}
+def to_paths(**paths: str | Path | None) -> dict[str, Path]:
+    return {flag: Path(path) for flag, path in paths.items() if path is not None}
 
 
 def start_model(
@@ -85,16 +85,18 @@ def start_model(
         model, weight_files = family.build(shape, weight_paths)
         model.recipe = recipe or Recipe.read(model=name, **shape.to_dict())
         return model, weight_files
-    found = read_checkpoint(Path(init_from))
-    if found.family is not family:
-        raise UserError(f"{init_from} is a checkpoint of {found.family.title}; wanted one of {family.title}")
-    what = family.describe(found.shape)
+    checkpoint = read_checkpoint(Path(init_from))
+    if checkpoint.family is not family:
+        raise UserError(f"{init_from} is a checkpoint of {checkpoint.family.title}; wanted one of {family.title}")
+    what = family.describe(checkpoint.shape)
     for option, size in shape.to_dict().items():
-        stored = getattr(found.shape, option)
+        stored = getattr(checkpoint.shape, option)
         if size != stored:
-            raise UserError(f"{found.path} is {what}, but the requested {option} is {size}; give --{option} {stored}")
-    model, weight_files = assemble(found, weight_paths, recipe)
-    print_line(f"weights: {found.path.name}, {what}, SHA-256 {sha256(found.path)}")
+            raise UserError(
+                f"{checkpoint.path} is {what}, but the requested {option} is {size}; give --{option} {stored}"
+            )
+    model, weight_files = assemble(checkpoint, weight_paths, recipe)
+    print_line(f"weights: {checkpoint.path.name}, {what}, SHA-256 {sha256(checkpoint.path)}")
     return model, weight_files
 
 
@@ -106,11 +108,11 @@ def get_network_shape(recipe: Recipe) -> NetworkShape:
 
 def check_network_options(family: Family, shape: NetworkShape, weight_paths: WeightPaths) -> None:
     """Raises UserError for a value or a weight file that the model does not take, and for a side that does not fit."""
-    for known, given in (
+    for known, names in (
         (family.options, shape.to_dict()),
         ([source.flag for source in family.weight_flags], weight_paths),
     ):
-        for option in given:
+        for option in names:
             if option not in known:
                 raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
     if shape.size is not None:
@@ -147,7 +149,7 @@ def load_model(
 
 
 def open_model(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     weight_paths: WeightPaths,
     device: str | torch.device | None,
     recipe: Recipe | None = None,
@@ -157,13 +159,13 @@ def open_model(
     Args:
         recipe: the settings that the model carries. None: those of the checkpoint.
     """
-    check_network_options(found.family, ANY_SHAPE, weight_paths)
-    for source in found.family.weight_flags:
-        if source.flag in weight_paths and source.flag not in found.weight_files:
+    check_network_options(checkpoint.family, ANY_SHAPE, weight_paths)
+    for source in checkpoint.family.weight_flags:
+        if source.flag in weight_paths and source.flag not in checkpoint.weight_files:
             raise UserError(
-                f"{found.path} holds all weights, also those of the {source.part}; leave --{source.flag} out"
+                f"{checkpoint.path} holds all weights, also those of the {source.part}; leave --{source.flag} out"
             )
-    model, _ = assemble(found, weight_paths, recipe)
+    model, _ = assemble(checkpoint, weight_paths, recipe)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
@@ -186,10 +188,10 @@ def save_checkpoint(
         save_state(state, path)
     elif path.suffix == ".safetensors":
         family = find_family_of(model)
-        own = {name: state[name] for name in list_saved_names(model, weight_files)}
-        left_out = weight_files if len(own) < len(state) else {}
+        saved = {name: state[name] for name in list_saved_names(model, weight_files)}
+        left_out = weight_files if len(saved) < len(state) else {}
         facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict())}
-        write_trainable(path, own, family.name, family.find_shape(state).to_facts() | facts, left_out)
+        write_trainable(path, saved, family.name, family.find_shape(state).to_facts() | facts, left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
@@ -239,54 +241,55 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     return Checkpoint(path, family, shape, state, weight_files, facts.get("recipe"), is_own)
 
 
-def resize_checkpoint(found: Checkpoint, **options: object) -> Checkpoint:
-    """Returns `found` with other values of its shape, where `options` are not None. UserError for an invalid side."""
+def resize_checkpoint(checkpoint: Checkpoint, **options: object) -> Checkpoint:
+    """Returns a checkpoint with the values of its shape that are not None. UserError for an invalid side."""
     wanted = NetworkShape(**options)
-    check_network_options(found.family, wanted, NO_FILES)
-    shape = replace(found.shape, **wanted.to_dict())
-    if shape == found.shape:
-        return found
-    return replace(found, shape=shape, state=found.family.resize_weights(found.state, shape))
+    check_network_options(checkpoint.family, wanted, NO_FILES)
+    shape = replace(checkpoint.shape, **wanted.to_dict())
+    if shape == checkpoint.shape:
+        return checkpoint
+    return replace(checkpoint, shape=shape, state=checkpoint.family.resize_weights(checkpoint.state, shape))
 
 
-def assemble(found: Checkpoint, weight_paths: WeightPaths, recipe: Recipe | None = None) -> BuiltModel:
+def assemble(checkpoint: Checkpoint, weight_paths: WeightPaths, recipe: Recipe | None = None) -> BuiltModel:
     """Builds the model of a checkpoint.
 
     Args:
         weight_paths: files of the frozen parts. Their weights must equal those of the checkpoint bit for bit.
         recipe: the settings that the model carries. None: those of the checkpoint.
     """
-    path = found.path
-    if missing := [flag for flag in found.weight_files if flag not in weight_paths]:
+    path = checkpoint.path
+    if missing := [flag for flag in checkpoint.weight_files if flag not in weight_paths]:
         flags = " ".join(f"--{flag} FILE" for flag in missing)
-        weight_files = "; ".join(str(found.weight_files[flag]) for flag in missing)
+        weight_files = "; ".join(str(checkpoint.weight_files[flag]) for flag in missing)
         raise UserError(
             f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {weight_files}"
         )
-    in_files = {source.option for source in found.family.weight_flags if source.flag in weight_paths}
-    shape = replace(found.shape, **dict.fromkeys(in_files))
+    in_files = {source.option for source in checkpoint.family.weight_flags if source.flag in weight_paths}
+    shape = replace(checkpoint.shape, **dict.fromkeys(in_files))
     with torch.device("meta"):
-        model, weight_files = found.family.build(shape, weight_paths)
-    for flag, base in found.weight_files.items():
+        model, weight_files = checkpoint.family.build(shape, weight_paths)
+    for flag, base in checkpoint.weight_files.items():
         if base.sha256 != weight_files[flag].sha256:
             raise UserError(f"{path} was trained from {base}; --{flag} is another file: {weight_files[flag]}")
     from_files = {name: t for name, t in model.state_dict().items() if not t.is_meta}
-    for source in found.family.weight_flags:
-        if source.flag in weight_paths and source.flag not in found.weight_files:
-            check_same(found, model, source, weight_paths[source.flag])
-    load_exact(model, from_files | found.state, path)
-    model.recipe = recipe or find_recipe(found)
+    for source in checkpoint.family.weight_flags:
+        if source.flag in weight_paths and source.flag not in checkpoint.weight_files:
+            check_same(checkpoint, model, source, weight_paths[source.flag])
+    load_exact(model, from_files | checkpoint.state, path)
+    model.recipe = recipe or find_recipe(checkpoint)
     return model, weight_files
 
 
-def check_same(found: Checkpoint, model: nn.Module, source: WeightFlag, file: Path) -> None:
+def check_same(checkpoint: Checkpoint, model: nn.Module, source: WeightFlag, file: Path) -> None:
     """Raises UserError if a part of the checkpoint differs from the same part of `model`, which comes from `file`."""
-    part = {id(p) for p in found.family.parts(model)[source.part]}
+    part = {id(p) for p in checkpoint.family.parts(model)[source.part]}
     names = [name for name, p in model.named_parameters() if id(p) in part]
-    values = model.state_dict()
-    differ = [name for name in names if name not in found.state or not same_bits(values[name], found.state[name])]
+    values, state = model.state_dict(), checkpoint.state
+    differ = [name for name in names if name not in state or not same_bits(values[name], state[name])]
     if differ:
         raise UserError(
-            f"{found.path} has another {source.part} than {file}: {len(differ)} of {len(names)} weights differ, first "
-            f"{differ[0]}; give the file that it was trained from. There is none if its {source.part} was trained too."
+            f"{checkpoint.path} has another {source.part} than {file}: {len(differ)} of {len(names)} weights differ, "
+            f"first {differ[0]}; give the file that it was trained from. There is none if its {source.part} was "
+            "trained too."
         )

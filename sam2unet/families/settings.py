@@ -29,7 +29,7 @@ def get_settings(model: nn.Module) -> Recipe:
     return getattr(model, "recipe", None) or Recipe.read(model=find_family_of(model).name)
 
 
-def find_recipe(found: Checkpoint, **flags: object) -> Recipe:
+def find_recipe(checkpoint: Checkpoint, **flags: object) -> Recipe:
     """Returns the recipe of a checkpoint. Flags that are not None replace its values.
 
     Warns if the input side is a guess: the file was written by this project, without a recipe, and neither the weights
@@ -37,45 +37,46 @@ def find_recipe(found: Checkpoint, **flags: object) -> Recipe:
     training is known. The released scripts save the ordered dictionary of `model.state_dict()`, this project saves a
     plain one.
     """
-    path, text = locate_recipe(found) or (None, None)
-    flags = {"model": found.family.name} | found.shape.to_dict() | {k: v for k, v in flags.items() if v is not None}
+    path, text = locate_recipe(checkpoint) or (None, None)
+    flags = {name: value for name, value in flags.items() if value is not None}
+    flags = {"model": checkpoint.family.name} | checkpoint.shape.to_dict() | flags
     recipe = Recipe.read(path, text, **flags)
-    beside = found.path.parent / "recipe.yaml"
-    if path is None and found.is_own and "size" not in flags and not beside.exists():
+    beside = checkpoint.path.parent / "recipe.yaml"
+    if path is None and checkpoint.is_own and "size" not in flags and not beside.exists():
         warn_once(
-            f"{found.path} has no recipe.yaml beside it; size {recipe.size} is used, the released one; "
+            f"{checkpoint.path} has no recipe.yaml beside it; size {recipe.size} is used, the released one; "
             "give --size if it was trained at another"
         )
     return recipe
 
 
-def locate_recipe(found: Checkpoint) -> tuple[Path, str | None] | None:
+def locate_recipe(checkpoint: Checkpoint) -> tuple[Path, str | None] | None:
     """Returns the file with the recipe of a checkpoint, and its text if the file holds more. None: there is no recipe.
 
     Warns about a recipe that is not of this checkpoint.
     """
-    beside = found.path.parent / "recipe.yaml"
+    beside = checkpoint.path.parent / "recipe.yaml"
     recipes = []
-    if found.recipe_text is not None:
-        recipes.append((found.path, found.recipe_text, f"the recipe inside {found.path}"))
+    if checkpoint.recipe_text is not None:
+        recipes.append((checkpoint.path, checkpoint.recipe_text, f"the recipe inside {checkpoint.path}"))
     if beside.is_file():
         recipes.append((beside, None, f"{beside} beside the checkpoint"))
     for path, text, name in recipes:
-        if not (reason := explain_mismatch(path, text, found)):
+        if not (reason := explain_mismatch(path, text, checkpoint)):
             return path, text
         warn_once(f"{name} is not used: {reason}; the settings are the released ones and your flags")
-    return read_hub_recipe(found.path)
+    return read_hub_recipe(checkpoint.path)
 
 
-def explain_mismatch(path: Path, text: str | None, found: Checkpoint) -> str:
+def explain_mismatch(path: Path, text: str | None, checkpoint: Checkpoint) -> str:
     """Returns in words why a recipe is not of this checkpoint; an empty string if it is."""
     try:
         recipe = Recipe.read(path, text)
     except UserError as e:
         return f"it is not of this project ({str(e).removeprefix(f'{path}: ').split(';')[0]})"
-    if recipe.model != found.family.name:
-        return f"it is for {recipe.model}, the checkpoint is {found.family.name}"
-    for option, value in found.shape.to_dict().items():
+    if recipe.model != checkpoint.family.name:
+        return f"it is for {recipe.model}, the checkpoint is {checkpoint.family.name}"
+    for option, value in checkpoint.shape.to_dict().items():
         if getattr(recipe, option) not in (None, value):
             return f"its {option} is {getattr(recipe, option)}, that of the checkpoint is {value}"
     return ""

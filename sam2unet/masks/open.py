@@ -27,7 +27,7 @@ def read_model_file(path: Path) -> Path | Checkpoint:
 
 
 def open_predictor(
-    checkpoint: Path | Checkpoint,
+    model_file: Path | Checkpoint,
     device: torch.device,
     weight_paths: WeightPaths = NO_FILES,
     options: PredictOptions = PredictOptions(),
@@ -37,12 +37,12 @@ def open_predictor(
     Raises:
         UserError: it is another kind of file, or the model cannot take the size.
     """
-    found = read_model_file(checkpoint) if isinstance(checkpoint, Path) else checkpoint
-    if isinstance(found, Path):
-        return onnx_predictor(found, device, weight_paths, options)
-    recipe = find_recipe(found, size=options.size)
-    check_size(found.family, recipe.size)
-    return build_predictor(open_model(found, weight_paths, device, recipe), recipe.size, options)
+    checkpoint = read_model_file(model_file) if isinstance(model_file, Path) else model_file
+    if isinstance(checkpoint, Path):
+        return onnx_predictor(checkpoint, device, weight_paths, options)
+    recipe = find_recipe(checkpoint, size=options.size)
+    check_size(checkpoint.family, recipe.size)
+    return build_predictor(open_model(checkpoint, weight_paths, device, recipe), recipe.size, options)
 
 
 def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Predictor:

@@ -165,8 +165,8 @@ def test_what_makes_no_folder(convert, checkpoint, scores, folder, tmp_path):
     several = results_file(tmp_path / "several.json", ["a", "b"])
     (tmp_path / "other.json").write_text("{}")
     for words, flags in (
-        ("give one of TARGET and --hub DIR", ()),
-        ("give one of TARGET and --hub DIR", (tmp_path / "x.safetensors", "--hub", tmp_path / "x")),
+        ("give either TARGET or --hub DIR", ()),
+        ("give either TARGET or --hub DIR", (tmp_path / "x.safetensors", "--hub", tmp_path / "x")),
         ("--scores goes with --hub", (tmp_path / "x.safetensors", "--scores", scores)),
         ("exists and is not an empty folder", ("--hub", folder)),
         ("exists and is not an empty folder", ("--hub", scores)),
