@@ -163,3 +163,9 @@ def test_a_pool_after_scoring_in_the_same_process_ends(sets):
         "one, two = (score_entries([entry], ScoreOptions(), workers=n)[0].table for n in (1, 2)); assert one == two\n"
     )
     subprocess.run([sys.executable, "-c", code, sets / "A"], cwd=ROOT, check=True, timeout=60)
+
+
+def test_scoring_does_not_import_torch():
+    """The import takes seconds, which each call of eval.py would wait for."""
+    code = "import sys, sam2unet.cli, sam2unet.scoring.evaluate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
