@@ -100,9 +100,9 @@ def start_model(
     return model, weight_files
 
 
-def get_network_shape(recipe: Recipe) -> NetworkShape:
+def get_network_shape(family: Family, recipe: Recipe) -> NetworkShape:
     """Returns the shape that a recipe requests, also with values that its model does not have."""
-    has_side = "size" in find_family(recipe.model).options
+    has_side = "size" in family.options
     return NetworkShape(recipe.encoder, recipe.dino, recipe.size if has_side else None, recipe.encoder_adapter)
 
 
@@ -188,7 +188,7 @@ def save_checkpoint(
         save_state(state, path)
     elif path.suffix == ".safetensors":
         family = find_family_of(model)
-        saved = {name: state[name] for name in list_saved_names(model, weight_files)}
+        saved = {name: state[name] for name in list_saved_names(family, model, weight_files)}
         left_out = weight_files if len(saved) < len(state) else {}
         facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict())}
         write_trainable(path, saved, family.name, family.find_shape(state).to_facts() | facts, left_out)
@@ -196,9 +196,8 @@ def save_checkpoint(
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
 
-def list_saved_names(model: nn.Module, weight_files: WeightFiles) -> list[str]:
+def list_saved_names(family: Family, model: nn.Module, weight_files: WeightFiles) -> list[str]:
     """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts."""
-    family = find_family_of(model)
     parts = family.parts(model)
     frozen = {
         id(p) for s in family.weight_flags if s.flag in weight_files for p in parts[s.part] if not p.requires_grad

@@ -171,7 +171,7 @@ def build_model(
     if hardware.deterministic:
         make_deterministic()
     set_seed(recipe.seed)
-    model, weight_files = start_model(recipe.model, get_network_shape(recipe), weight_paths, init_from, recipe)
+    model, weight_files = start_model(recipe.model, get_network_shape(family, recipe), weight_paths, init_from, recipe)
     choose_trained(
         family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
     )

@@ -79,7 +79,7 @@ def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | N
     state = find_resume_state(run_folder, run.facts)
     if state:
         weights = run.model.state_dict()
-        saved = {name: weights[name] for name in list_saved_names(run.model, run.weight_files)}
+        saved = {name: weights[name] for name in list_saved_names(run.family, run.model, run.weight_files)}
         check_state(run_folder.state_file, state, saved, vars(Progress()).keys())
     elif processes.first:
         refuse_other_files(run_folder.folder, run.family.title)
@@ -174,7 +174,7 @@ def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
         save_checkpoint(run.model, path, run.weight_files, recipe=run.recipe)
         return path
 
-    names = list_saved_names(run.model, run.weight_files)
+    names = list_saved_names(run.family, run.model, run.weight_files)
     return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write)
 
 

@@ -13,6 +13,7 @@ import sam2unet
 from sam2unet.atomic import sha256
 from sam2unet.families.load import list_saved_names, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
+from sam2unet.families.table import FAMILIES
 from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import RUN_FORMAT, same_bits
 from sam2unet.weights.weight_files import WeightFile
@@ -30,7 +31,7 @@ def files(tmp_path_factory):
     model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": folder / "sam2.pt"})
     with torch.no_grad():  # so that nothing has its first value, the counts of BatchNorm's batches included
         for name, t in model.state_dict().items():
-            if name in list_saved_names(model, base):
+            if name in list_saved_names(FAMILIES["sam2unet"], model, base):
                 t.add_(torch.rand(t.shape) / 10 if t.is_floating_point() else 7)
     save_checkpoint(model, folder / "full.pth", base)
     save_checkpoint(model, folder / "trained.safetensors", base)
@@ -271,9 +272,9 @@ def test_what_was_trained_of_the_trunk_is_in_the_file(files, tmp_path):
 
 def test_frozen_adapters_are_in_the_file(files):
     model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": files / "sam2.pt"})
-    names = list_saved_names(model, base)
-    assert list_saved_names(model.requires_grad_(False), base) == names
-    assert list_saved_names(model, {}) == list(model.state_dict())
+    names = list_saved_names(FAMILIES["sam2unet"], model, base)
+    assert list_saved_names(FAMILIES["sam2unet"], model.requires_grad_(False), base) == names
+    assert list_saved_names(FAMILIES["sam2unet"], model, {}) == list(model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
