@@ -133,7 +133,7 @@ def test_a_second_run_in_the_folder_is_refused(train, uninterrupted, tmp_path):
     assert finish(process)[0] == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     code, _, err = finish(train(tmp_path))
-    assert code == 2 and "holds a run; continue with --resume auto" in err.splitlines()[-1]
+    assert code == 2 and "holds a run; continue it with --resume auto" in err.splitlines()[-1]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert same_end(tmp_path, uninterrupted)
 
