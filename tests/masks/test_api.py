@@ -16,6 +16,7 @@ from sam2unet.data.pairs import match
 from sam2unet.data.photos import to_photo
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.settings import find_recipe
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
 from sam2unet.masks.validate import validate
 from tests.conftest import write_pairs
@@ -136,7 +137,7 @@ def test_the_size_of_training_is_the_size_of_prediction(script, checkpoint, tmp_
 def test_a_recipe_of_another_model_or_project_is_a_warning(recipe, why, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
-    found = Checkpoint(tmp_path / "x.pth", FAMILIES["sam2unet"], {"encoder": "tiny"}, {}, {})
+    found = Checkpoint(tmp_path / "x.pth", FAMILIES["sam2unet"], NetworkShape(encoder="tiny"), {}, {})
     assert [find_recipe(found).size for _ in range(2)] == ([352, 352] if why else [96, 96])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (1 if why else 0)
@@ -234,7 +235,7 @@ def test_an_output_that_is_not_finite_is_an_error(checkpoint, test_py, tmp_path)
     with pytest.raises(sam2unet.UserError, match="^the model gives NaN or Inf for image 0; the weights are damaged or"):
         sam2unet.predict(model, RGB, size=32)
     images, masks = write_pairs(tmp_path, count=2)
-    with pytest.raises(sam2unet.UserError, match=rf"^the model gives NaN or Inf for {images}/a.jpg; .* \(1 more have"):
+    with pytest.raises(sam2unet.UserError, match=rf"^the model gives NaN or Inf for {images}/a.jpg; .* \(1 more files have"):
         validate(model, match(images, masks), 32)
     flags = ("--test_image_path", images, "--save_path", tmp_path / "maps", "--size", 32, "--device", "cpu")
     ended = test_py("--checkpoint", tmp_path / "x.pth", *flags)
