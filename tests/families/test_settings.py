@@ -90,7 +90,10 @@ def test_every_entry_point_gives_the_map_of_the_trained_size(form, trained, phot
         assert np.array_equal(iio.imread(file.read()), png)
 
 
-@pytest.mark.parametrize("form", ["file", "hub", "trainable"])
+SLOW = pytest.mark.slow  # an export takes half a minute; the forms differ only in where the settings are stored
+
+
+@pytest.mark.parametrize("form", [pytest.param("file", marks=SLOW), pytest.param("hub", marks=SLOW), "trainable"])
 def test_an_exported_file_gives_the_map_of_the_trained_size(form, trained, photo, sam2_tiny, test_py, tmp_path):
     pytest.importorskip("onnxruntime")
     paths = {"hiera_path": sam2_tiny} if form == "trainable" else {}

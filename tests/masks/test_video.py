@@ -141,7 +141,7 @@ def test_videos_among_images_are_named(maps_of, clip, tmp_path):
     folder.mkdir()
     (folder / "b.mp4").symlink_to(clip)
     ended = maps_of(folder, tmp_path / "out")
-    assert ended.status == 2 and "its videos go one by one: b.mp4" in ended.err[0]
+    assert ended.status == 2 and "give each video by itself: b.mp4" in ended.err[0]
     Image.fromarray(frames_of(clip)[0]).save(folder / "a.png")
     ended = maps_of(folder, tmp_path / "out")
     assert ended.status == 0 and ended.err == [

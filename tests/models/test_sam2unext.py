@@ -216,7 +216,7 @@ def test_the_three_scripts_take_it_as_they_take_the_other(script, sam2_tiny, din
     checkpoint = ["--checkpoint", tmp_path / "run/SAM2-UNeXT-1.safetensors", *weight_paths]
     result = script("test.py", *checkpoint, "--test_image_path", images, "--save_path", tmp_path / "maps", "--fast")
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["a.png", "b.png", "c.png"]
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.png")) == ["a.png", "b.png", "c.png"]
     assert "3 images at 64x64" in result.stdout
     assert Image.open(tmp_path / "maps/a.png").size == (60, 50)
     result = script("eval.py", "--dataset_name", "X", "--pred_path", tmp_path / "maps", "--gt_path", masks)

@@ -164,10 +164,10 @@ def test_a_contact_sheet_replaces_only_a_contact_sheet(tmp_path):
     script, path = load_script("scripts/check_data.py"), tmp_path / "contact_sheet.png"
     script.refuse_other_picture(path)
     picture = Image.new("L", (4, 4))
-    picture.save(path, pnginfo=script.made_here())
+    picture.save(path, pnginfo=script.origin_note())
     script.refuse_other_picture(path)
     picture.save(path)
-    with pytest.raises(UserError, match="is not of this script and is not overwritten"):
+    with pytest.raises(UserError, match="was not made by this script and is not overwritten"):
         script.refuse_other_picture(path)
 
 
