@@ -235,7 +235,9 @@ def test_an_output_that_is_not_finite_is_an_error(checkpoint, test_py, tmp_path)
     with pytest.raises(sam2unet.UserError, match="^the model gives NaN or Inf for image 0; the weights are damaged or"):
         sam2unet.predict(model, RGB, size=32)
     images, masks = write_pairs(tmp_path, count=2)
-    with pytest.raises(sam2unet.UserError, match=rf"^the model gives NaN or Inf for {images}/a.jpg; .* \(1 more files have"):
+    with pytest.raises(
+        sam2unet.UserError, match=rf"^the model gives NaN or Inf for {images}/a.jpg; .* \(1 more files have"
+    ):
         validate(model, match(images, masks), 32)
     flags = ("--test_image_path", images, "--save_path", tmp_path / "maps", "--size", 32, "--device", "cpu")
     ended = test_py("--checkpoint", tmp_path / "x.pth", *flags)
