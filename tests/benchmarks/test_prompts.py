@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from benchmarks import harness
+from benchmarks.__main__ import parser, run
 from benchmarks.released import prompts as released
+from sam2unet.errors import UserError
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, write_train_list
 from tests.conftest import save, tiny_sam_med2d
@@ -74,9 +76,9 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
     assert torch.equal(small.image_encoder.blocks[0].mlp.lin1.weight, before["image_encoder.blocks.0.mlp.lin1.weight"])
 
 
-def test_a_row_that_there_is_not_is_refused_and_ratios_are_speeds(script, tmp_path):
-    result = script("benchmarks/__main__.py", "prompts", "--data_path", tmp_path, "--rows", "quick")
-    assert result.returncode == 2 and result.stderr.startswith("error: no row quick; there are released, ours")
+def test_a_row_that_there_is_not_is_refused_and_ratios_are_speeds(tmp_path):
+    with pytest.raises(UserError, match="^no row quick; there are released, ours"):
+        run(parser().parse_args(["prompts", "--data_path", str(tmp_path), "--rows", "quick"]))
     text = harness.format_speeds("click, ms", {"released": {"rate": 50.0}, "ours": {"rate": 100.0}}, 1e3)
     assert text.splitlines()[2:] == ["| released | 20.0 | 1.00 |", "| ours | 10.0 | 2.00 |"]
     text = harness.format_speeds("images/s", {"released": {"rate": 2.0}, "ours": {"rate": 3.0}})
