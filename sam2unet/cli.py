@@ -1,7 +1,5 @@
 """How the scripts read flags and how they end. Bad input gives one line on stderr and exit status 2."""
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

@@ -1,7 +1,5 @@
 """The limits of every number in flags and files. This is the only place that defines them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Flags of the released SAM-Med2D scripts that have another name or no meaning here. One line says what they do."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The data of a training run, and the interface that each task implements."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reads a flat YAML file into the typed fields of a dataclass."""
 
-from __future__ import annotations
-
 import typing
 from pathlib import Path
 

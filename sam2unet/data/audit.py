@@ -1,7 +1,5 @@
 """Reads all files of a data set and lists everything that is wrong or unusual, for `scripts/check_data.py`."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

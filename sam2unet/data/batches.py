@@ -1,7 +1,5 @@
 """Which pairs go into which batch. This depends on seed and epoch alone, so a run can continue at any batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

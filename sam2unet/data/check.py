@@ -1,7 +1,5 @@
 """Checks all files before a long run, so that a bad file ends the run in seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple

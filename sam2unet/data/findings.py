@@ -1,7 +1,5 @@
 """Turns facts about files into findings: what is wrong or unusual in a data set, in words."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Decides which values of a mask are foreground, and whether a mask is a label map."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pairs files by name and finds files with the same name. It opens no file."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Converts every kind of image that the Python API accepts to an RGB photograph."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Draws maps on photographs, and encodes pictures as PNG and JPEG."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Lets the requests of the pages reach gradio. All others are refused, each with one line in the terminal."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Draws maps on photographs. Photographs are uint8 RGB (H, W, 3), masks bool (H, W), maps float (H, W) in [0, 1]."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy import ndarray

@@ -1,7 +1,5 @@
 """Checks of uploaded files: names, folders, sizes. A visitor can send any file, so nothing is trusted."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parts that both pages use."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn

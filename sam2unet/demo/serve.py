@@ -1,7 +1,5 @@
 """Starts a page and stops it. The page writes to one temporary folder only, and connects to no other address."""
 
-from __future__ import annotations
-
 import importlib
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """Texts of the pages, as HTML."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Writes a network as an ONNX graph."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Writes a folder for the Hugging Face hub: all weights, their settings, and a model card with the scores."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

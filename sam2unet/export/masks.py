@@ -1,7 +1,5 @@
 """Exports models for masks as ONNX or torch.export files, and compares their results with PyTorch."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import warnings

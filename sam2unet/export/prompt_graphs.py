@@ -5,8 +5,6 @@ The decoder takes every prompt as points.
 S side of the image, g of its embedding, N points, M masks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Exports models for prompts as two ONNX files, an encoder and a decoder, and compares their results with PyTorch."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 The pretrained parts of a new model are frozen. Its adapters and its decoder train.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

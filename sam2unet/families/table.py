@@ -1,7 +1,5 @@
 """The table of models: one row for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

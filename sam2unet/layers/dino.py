@@ -1,7 +1,5 @@
 """DINOv2 (arXiv 2304.07193) or DINOv3 (arXiv 2508.10104), the second encoder of SAM2-UNeXT. timm has the networks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -6,8 +6,6 @@ Letters: B prompts, T tokens, g side of the image embedding, P = g * g its cells
 Tokens are (B, T, C). The cells of the image embedding are (B, P, C).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -6,8 +6,6 @@ Coordinates are (x, y), in pixels of the square image that the image encoder tak
 Letters: B prompts, N points per prompt, g side of the image embedding.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """BatchNorm over the images of several processes."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The Python interface for models that predict one map per image: `predict` and `predict_many`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keeps resized pairs as 8-bit pixels, so that a run decodes each file once and not once per epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Pairs of images and masks for training. They stay 8-bit until the device, which flips and normalises them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

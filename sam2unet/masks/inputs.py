@@ -1,7 +1,5 @@
 """Finds the inputs of a prediction: a folder, a tree of folders, a file, a list of files or a pattern."""
 
-from __future__ import annotations
-
 import glob
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes the files of an image: its map, overlay, contours and probabilities."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

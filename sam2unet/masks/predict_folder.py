@@ -1,7 +1,5 @@
 """Predicts maps for folders of images. Threads read and write files while the model works."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 import time

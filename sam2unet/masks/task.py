@@ -1,7 +1,5 @@
 """The training task of models that predict one map per image."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

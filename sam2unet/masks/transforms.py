@@ -1,7 +1,5 @@
 """The released pre-processing of images and masks. Every faster implementation must give the same numbers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

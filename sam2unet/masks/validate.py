@@ -1,7 +1,5 @@
 """Scores during training. They equal the scores of test.py and eval.py for the same weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes the maps of a video as a video. It keeps a few frames in memory at a time."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

@@ -3,8 +3,6 @@
 Letters: B images, S side of the square in pixels. `height` and `width` are those of the original image in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

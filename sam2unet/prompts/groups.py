@@ -3,8 +3,6 @@
 Letters: K masks of one image, N points per mask, S side of the square. `height` and `width` are those of the image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

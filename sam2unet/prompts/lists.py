@@ -3,8 +3,6 @@
 The formats are those of the released code. Letters: N points per mask.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """The prompt modes of the test: which prompts the model gets for a mask."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

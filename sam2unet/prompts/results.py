@@ -1,7 +1,5 @@
 """The files that a test of prompts writes: scores, prompts and predicted masks."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

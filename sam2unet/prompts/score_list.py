@@ -1,7 +1,5 @@
 """The test of SAM-Med2D: reads a list of masks, and writes scores, prompts and predicted masks."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence

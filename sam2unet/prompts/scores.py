@@ -4,8 +4,6 @@ Letters: K masks of one image, S side of the square, g side of the image embeddi
 the image. Logits are before the sigmoid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The training step of SAM-Med2D: from a batch to its losses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor, nn

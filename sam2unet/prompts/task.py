@@ -1,7 +1,5 @@
 """The training task of SAM-Med2D: lists of images with their masks. Validation prompts with a box and with a point."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Threads that read files, and batches."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections import deque

@@ -1,7 +1,5 @@
 """The versions of the software that a run used, for the record of the run."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Turns the scores of images into the numbers of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

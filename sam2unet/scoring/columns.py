@@ -1,7 +1,5 @@
 """The metrics: titles, meanings, groups, and the columns that the papers of each task report."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

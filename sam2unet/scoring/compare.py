@@ -1,7 +1,5 @@
 """Compares methods by a paired bootstrap over the images, which shows what may be chance."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

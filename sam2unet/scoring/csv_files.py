@@ -1,7 +1,5 @@
 """Writes scores with full precision as CSV and JSON, and reads the scores of images from CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

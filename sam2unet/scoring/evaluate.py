@@ -1,7 +1,5 @@
 """Runs eval.py: scores folders of maps against folders of masks, writes the files and prints the table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

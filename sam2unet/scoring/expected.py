@@ -1,7 +1,5 @@
 """The published figures, for comparison with measured ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

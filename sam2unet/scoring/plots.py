@@ -1,7 +1,5 @@
 """Draws precision-recall curves, and F and E over the threshold."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """The scores of one method on one data set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

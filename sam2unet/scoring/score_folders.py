@@ -1,7 +1,5 @@
 """Scores folders of maps on several processes. Only the numbers of each image are kept."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence

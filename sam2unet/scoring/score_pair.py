@@ -1,7 +1,5 @@
 """Scores one map against one mask, from files to numbers. This runs in worker processes, so results are small."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

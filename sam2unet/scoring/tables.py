@@ -1,7 +1,5 @@
 """Formats tables of scores for the terminal, for Markdown and for LaTeX."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Scores random pairs again with py-sod-metrics and compares the numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

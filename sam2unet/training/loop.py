@@ -1,7 +1,5 @@
 """The epochs of a run: train on batches, write checkpoints and `last.pt`, validate, log."""
 
-from __future__ import annotations
-
 import itertools
 import resource
 import sys

@@ -1,7 +1,5 @@
 """Writes the measurements of a run as lines of JSON, and for TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

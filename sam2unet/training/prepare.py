@@ -1,7 +1,5 @@
 """The first phase of a training run: check everything that the user gave, and build what the run needs."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping

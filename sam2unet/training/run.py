@@ -1,7 +1,5 @@
 """A training run. By default it computes what the released script computes: AdamW, and a cosine schedule per epoch."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack

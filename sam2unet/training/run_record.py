@@ -1,7 +1,5 @@
 """Writes `run.json`: the inputs, the software and the hardware of a run, so that its results can be explained."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Options that change the time and the memory of training. Losses stay the same, or close to the same."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """`last.pt` holds the complete state of a run, so that the run can be killed at any moment and resumed."""
 
-from __future__ import annotations
-
 import fcntl
 import random
 import shutil

@@ -1,7 +1,5 @@
 """A model in training with its optimizer: takes optimizer steps, and saves and restores their state."""
 
-from __future__ import annotations
-
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

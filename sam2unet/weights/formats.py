@@ -1,7 +1,5 @@
 """Reads and writes weights. PyTorch files are read with `weights_only=True`: a checkpoint cannot run code."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Finds and downloads weights of the Hugging Face hub. Code from the hub is never loaded."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

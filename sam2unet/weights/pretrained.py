@@ -1,7 +1,5 @@
 """Reads published weights: SAM 2, DINO, SAM and SAM-Med2D."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

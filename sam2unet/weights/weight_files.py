@@ -1,7 +1,5 @@
 """The files of published weights that training starts from, and their flags."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Writes all results of a visit to one zip file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import tempfile

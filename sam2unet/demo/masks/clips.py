@@ -1,7 +1,5 @@
 """Reads some frames of a video clip. A file that refers to other files is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

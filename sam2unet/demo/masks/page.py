@@ -1,7 +1,5 @@
 """The page for models that predict maps: a visitor drops images and sees their maps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

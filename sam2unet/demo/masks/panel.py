@@ -1,7 +1,5 @@
 """The HTML for one image of a visit: pictures side by side, and a table of scores."""
 
-from __future__ import annotations
-
 import base64
 import html
 import math

@@ -1,7 +1,5 @@
 """One visit to the page for maps: images with their maps, masks and scores, in a temporary folder."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

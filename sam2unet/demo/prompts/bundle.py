@@ -1,7 +1,5 @@
 """The files that a visitor can save: the label map, or a zip with the label map and a PNG for each object."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import zipfile

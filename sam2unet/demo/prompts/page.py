@@ -1,7 +1,5 @@
 """The page for models that take prompts: a visitor clicks on an object or draws a box, and sees the mask."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The HTML of the picture with its objects and prompts, and of the list of objects. `page.js` handles the clicks."""
 
-from __future__ import annotations
-
 import base64
 import html
 

@@ -1,7 +1,5 @@
 """One visit to the prompt page: an image, its objects, each with a box or clicks, and the steps that can be undone."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import threading

@@ -3,8 +3,6 @@
 py-sod-metrics defines the scores. The functions import it when they first need it, because the import takes a second.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

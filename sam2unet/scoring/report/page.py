@@ -1,7 +1,5 @@
 """Writes the report: one HTML page with tables, curves, distributions and a gallery. It needs no network."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Makes the thumbnails of the report. Their size depends on their number, so that the page stays under its limit."""
 
-from __future__ import annotations
-
 import base64
 import os
 from collections.abc import Iterator, Sequence
