@@ -23,8 +23,7 @@ MARKER = ".sam2unet"  # a file that marks a folder which a script of this projec
 def write_atomic(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write to. It gets the name `path` when it is complete. After an error, `path` is unchanged.
 
-    Raises:
-        UserError: the file cannot be written.
+    Raises UserError if the file cannot be written.
     """
     # The temporary name is longer than `path`, which may be as long as the file system allows.
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
@@ -183,11 +182,10 @@ def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
 def read_yaml(path: Path, text: str | None = None) -> dict[str, object]:
     """Returns the mapping in a YAML file. All values are text, because PyYAML guesses types: 2e-4, off, 2024-13-45.
 
+    Raises UserError if the content is not a mapping.
+
     Args:
         text: YAML or JSON that is stored inside the file `path`. None: the file itself is YAML.
-
-    Raises:
-        UserError: the content is not a mapping.
     """
     text = read_text(path) if text is None else text
     try:

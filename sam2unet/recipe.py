@@ -45,8 +45,7 @@ def define(default: object, help: str, group: str = "recipe", **options: object)
 class Recipe:
     """The values that decide the result of a training run. The defaults are those of the released SAM2-UNet script.
 
-    Raises:
-        UserError: a value is outside its limits or is not one of the choices.
+    Raises UserError if a value is outside its limits or is not one of the choices.
     """
 
     model: str = define("sam2unet", "sam2unet, sam2unext or sam_med2d")

@@ -11,8 +11,7 @@ from .limits import check_numbers, shorten
 def read_fields(path: Path, wanted: type, beside: type, text: str | None = None) -> dict[str, object]:
     """Returns the fields of the dataclass `wanted` that are in the file, with their types.
 
-    Raises:
-        UserError: the file has a key that is a field of neither `wanted` nor `beside`, or a value of another type.
+    Raises UserError if the file has a key that is a field of neither `wanted` nor `beside`, or a value of another type.
     """
     values = read_yaml(path, text)
     types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)

@@ -54,8 +54,7 @@ def audit_folders(
 ) -> Audit:
     """Reads all files. Everything that is wrong with them is a finding.
 
-    Raises:
-        UserError: a folder does not exist, has no images, or is used twice.
+    Raises UserError if a folder does not exist, has no images, or is used twice.
     """
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
     image_files, mask_files, *other_files = (list_files(folder) for folder in folders)

@@ -19,8 +19,7 @@ class Size(NamedTuple):
 def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) -> None:
     """Reads all images and masks.
 
-    Raises:
-        UserError: a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image.
+    Raises UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image.
     """
     images = map_files(check_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
@@ -34,11 +33,7 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) ->
 
 
 def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Returns the pairs whose files can be read, and warns about the others.
-
-    Raises:
-        UserError: no pair can be read.
-    """
+    """Returns the pairs whose files can be read, and warns about the others. Raises UserError if no pair can be read."""
 
     def problem(pair: Pair) -> str | None:
         try:
@@ -69,8 +64,7 @@ def warn_rotated(names: Sequence[str]) -> None:
 def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list[Size]:
     """Returns the sizes of the masks.
 
-    Raises:
-        UserError: a mask cannot be read, masks are not 0/255 (the message names them), or see `refuse_constant`.
+    Raises UserError if a mask cannot be read or is not 0/255 (the message names it), and as `refuse_constant` does.
     """
     extremes: dict[Path, tuple[int, int]] = {}
 
@@ -97,11 +91,10 @@ def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list
 def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundRule) -> None:
     """Refuses a rule that leaves all masks empty or all masks full, and warns if it does so for some masks.
 
+    Raises UserError if all masks are empty, or all masks are full.
+
     Args:
         masks: path -> lowest and highest value of the mask; 0 is background, other values are foreground.
-
-    Raises:
-        UserError: all masks are empty, or all masks are full.
     """
     flags = " ".join(to_foreground_flags(rule))
     for what, names in (

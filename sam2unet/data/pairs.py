@@ -43,8 +43,7 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
 def list_images(folder: Path) -> dict[str, Path]:
     """Returns the image files of a folder by stem, sorted.
 
-    Raises:
-        UserError: there is no such folder, it has no image, or two images have the same stem.
+    Raises UserError if there is no such folder, it has no image, or two images have the same stem.
     """
     return index_files([(path.stem, path) for path in list_files(folder)], folder, "remove or rename one of each")
 
@@ -69,8 +68,7 @@ def find_duplicates(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path],
 def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
     """Pairs every image with the mask of the same stem, sorted. Warns about masks without image.
 
-    Raises:
-        UserError: an image has no mask, or as `list_images`.
+    Raises UserError if an image has no mask, and as `list_images` does.
     """
     return pair_all(list_images(image_folder), list_images(mask_folder), image_folder, mask_folder)
 

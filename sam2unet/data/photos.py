@@ -13,11 +13,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 def to_photo(image: Picture) -> Image.Image:
-    """Returns an upright RGB photograph.
-
-    Raises:
-        UserError: the file cannot be read, or the value is not an image.
-    """
+    """Returns an upright RGB photograph. Raises UserError if the file cannot be read, or the value is not an image."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
@@ -31,10 +27,7 @@ def to_photo(image: Picture) -> Image.Image:
 def to_pixels(image: np.ndarray | Tensor) -> np.ndarray:
     """Converts an array (H, W) or (H, W, C), or a tensor (C, H, W), to uint8 (H, W) or (H, W, 3).
 
-    Values are 8-bit, or floats in [0, 1].
-
-    Raises:
-        UserError: the array has another shape or other values.
+    Values are 8-bit, or floats in [0, 1]. Raises UserError if the array has another shape or other values.
     """
     check_array_shape(image)
     if isinstance(image, Tensor):

@@ -61,8 +61,7 @@ class MaskCoding(UserError):
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Opens a file without decoding it.
 
-    Raises:
-        UserError: the file cannot be opened, or cannot be decoded inside the `with` block.
+    Raises UserError if the file cannot be opened, or cannot be decoded inside the `with` block.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -125,11 +124,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Reads a file as an upright RGB photograph.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Reads a file as an upright RGB photograph. Raises UserError if the file cannot be read."""
     with open_image(path) as image:
         image = to_8_bit(rotate_upright(image), path)
         image.load()
@@ -139,8 +134,7 @@ def read_image(path: Path) -> Image.Image:
 def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
     """Scales 16-bit grey, and floats up to 1, to 0..255. The conversion of Pillow would clip them.
 
-    Raises:
-        UserError: the image has NaN or infinity. The message names `name`.
+    Raises UserError if the image has NaN or infinity. The message names `name`.
     """
     if not image.mode.startswith(("I", "F")):
         return image

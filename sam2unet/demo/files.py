@@ -23,15 +23,12 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest input that the page accepts.
+    """The largest input that the page accepts. Raises UserError if a limit is not above 0.
 
     Attributes:
         images: number of files in one drop, and of frames of a clip.
         megapixels: size of one image.
         megabytes: size of one file.
-
-    Raises:
-        UserError: a limit is not above 0.
     """
 
     images: int = 20

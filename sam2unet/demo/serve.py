@@ -43,16 +43,13 @@ def run(
     host: str = "127.0.0.1",
     port: int = 7860,
 ) -> None:
-    """Serves a page until Ctrl-C or SIGTERM, then removes its folder.
+    """Serves a page until Ctrl-C or SIGTERM, then removes its folder. Raises UserError if the page cannot start.
 
     Args:
         checkpoints: one checkpoint, or two checkpoints of models for masks, which the page compares.
         make_examples: writes the example images into a folder and returns them.
         size: side of the input. None: the side of the checkpoint.
         port: 0 means any free port.
-
-    Raises:
-        UserError: the page cannot start.
     """
     check_address(host, port)
     with make_home() as home:
@@ -172,8 +169,7 @@ def open_methods(
 ) -> list[Method] | PromptMethod:
     """Opens one or two models for masks, or one model for prompts.
 
-    Raises:
-        UserError: a checkpoint cannot be used, or the checkpoints do not go together.
+    Raises UserError if a checkpoint cannot be used, or the checkpoints do not go together.
     """
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints are given; give one, or two to compare")

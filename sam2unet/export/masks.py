@@ -63,12 +63,11 @@ def run(
 ) -> None:
     """Writes a model for masks as `output` (.onnx or .pt2), if it gives the same maps as PyTorch.
 
+    Raises UserError if the maps differ, or a package or an input is missing. No file is left then.
+
     Args:
         pictures: RGB pictures for the comparison.
         whole: export the released pre-processing and post-processing too.
-
-    Raises:
-        UserError: the maps differ, or a package or an input is missing. No file is left then.
     """
     writer, reader = pick_format(output)
     refuse_existing(output)

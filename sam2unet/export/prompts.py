@@ -65,8 +65,7 @@ def run(
 ) -> None:
     """For an `output` x.onnx, writes x_encoder.onnx and x_decoder.onnx, if they give the same masks as PyTorch.
 
-    Raises:
-        UserError: the masks differ, or a package or an input is missing. No files are left then.
+    Raises UserError if the masks differ, or a package or an input is missing. No files are left then.
     """
     encoder, decoder = choose_paths(found, output, options.opset)
     model, weight_files = assemble(found, weight_paths)

@@ -39,7 +39,8 @@ def create_model(
 ) -> nn.Module:
     """Creates a model for training. The pretrained parts are frozen; adapters and decoder are trainable.
 
-    Parts without a file have random weights. The settings are in `model.recipe`, as for `load_model`.
+    Parts without a file have random weights. The settings are in `model.recipe`, as for `load_model`. Raises UserError
+    if there is no such model or size, a file is of the wrong kind, or its size is not the requested size.
 
     Args:
         name: one of `list_models()`.
@@ -54,9 +55,6 @@ def create_model(
         sam_checkpoint: for sam_med2d: a checkpoint of SAM or SAM-Med2D.
         image_size: for sam_med2d: side of the images in pixels. None: 256.
         encoder_adapter: for sam_med2d: use adapters; they are new if the file has none. None: True.
-
-    Raises:
-        UserError: there is no such model or size, a file is of the wrong kind, or its size is not the requested size.
     """
     shape = NetworkShape(encoder, dino, image_size, encoder_adapter)
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
@@ -130,7 +128,9 @@ def load_model(
 
     The model carries the settings of its training as `model.recipe`: the input side `size`, the colour order `rgb`, the
     form of mask prompts and more. They come from the metadata of a `.safetensors` file, from recipe.yaml beside the
-    checkpoint, or from config.json of a hub folder; else they are the released settings.
+    checkpoint, or from config.json of a hub folder; else they are the released settings. Raises UserError if the file
+    or the device does not exist, the file is of another kind, names or shapes do not fit, or it was trained from other
+    files.
 
     Args:
         path: a `.pth` file of this project or of the released code, a `.safetensors` file, a folder for the Hugging
@@ -138,10 +138,6 @@ def load_model(
         device: the device of the model. None: a GPU if there is one.
         hiera_path, dinov2_path, sam_checkpoint: for a file with trained weights only, the files that it was trained
             from.
-
-    Raises:
-        UserError: the file or the device does not exist, the file is of another kind, names or shapes do not fit, or
-            it was trained from other files.
     """
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     device = pick_device(device)  # before it reads the file, which can take long

@@ -19,6 +19,9 @@ from .predictor import Photo, Predictor, stretch_range
 def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: bool = True) -> np.ndarray:
     """Predicts the map of one image: float32 (height, width) in [0, 1], in the size of the image. 1 is foreground.
 
+    Raises UserError if the file cannot be read, the array is not an image, the model cannot take this size, or the
+    model's output contains NaN or Inf.
+
     Args:
         model: in training or evaluation mode. The function changes neither the mode nor the weights, so that several
             threads can share a model.
@@ -26,10 +29,6 @@ def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: b
             tensor (1, H, W) or (3, H, W), RGB, with 8 bits or floats in [0, 1].
         size: side of the model's square input. None: the side that the model was trained at, `model.recipe.size`.
         minmax: stretch the map to the full range, as the released test script does. False: return probabilities.
-
-    Raises:
-        UserError: the file cannot be read, the array is not an image, the model cannot take this size, or the model's
-            output contains NaN or Inf.
     """
     ((_, map_),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
     return map_
@@ -45,14 +44,13 @@ def predict_many(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, map) for each image, in order. The maps are those of `predict`. A few images are read ahead.
 
+    Raises UserError as `predict` does, and if there is no image.
+
     Args:
         images: a folder, a file, a text file with a path per line, or a pattern, as `test.py --test_image_path` takes
             them; or an iterable of images that `predict` takes. The name is the stem of the file, or the index.
         batch_size: images that the model takes at a time.
         amp: compute in bf16.
-
-    Raises:
-        UserError: as `predict`; or there is no image.
     """
     find_family_of(model)  # UserError for an object that is no model
     predictor = Predictor.from_model(evaluation_copy(model), size, amp="bf16" if amp else "off")

@@ -29,12 +29,11 @@ def open_cache(
 ) -> Tensor | None:
     """Returns all resized pairs, uint8 (pairs, 4, side, side): red, green, blue, mask. None if `place` is `off`.
 
+    Raises UserError if the cache does not fit, or a file cannot be read.
+
     Args:
         place: `ram`; `disk`, a file in `folder` that later runs with the same data use again; or `off`.
         copies: how many processes of this machine have a cache in RAM.
-
-    Raises:
-        UserError: the cache does not fit, or a file cannot be read.
     """
     if place == "off":
         return None

@@ -73,8 +73,7 @@ class MaskFolder(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns an image (3, S, S) and its mask (1, S, S), uint8 in 0..255, resized, neither flipped nor normalised.
 
-        Raises:
-            UserError: one of the two files cannot be read.
+        Raises UserError if one of the two files cannot be read.
         """
         if self.cache is None:
             return pair_bytes(self.pairs[index], self.size, self.mask_threshold)

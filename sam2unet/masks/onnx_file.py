@@ -26,15 +26,14 @@ FORMAT, VERSION = "sam2unet-export", "1"
 class OnnxForward:
     """Calls an exported model with a tensor (B, ...) on any device. The output is on the device of the model.
 
+    Raises UserError if onnxruntime is not installed, or the file is damaged or of another project.
+
     Attributes:
         path: the file.
         facts: the metadata of the file, from `describe_mask_export`.
         size: the input side, which is fixed.
         whole: the graph takes uint8 photographs and returns uint8 maps. False: normalised images and logits.
         device: a GPU if onnxruntime can use it, else the CPU.
-
-    Raises:
-        UserError: onnxruntime is not installed, or the file is damaged or of another project.
     """
 
     def __init__(self, path: Path, device: torch.device):

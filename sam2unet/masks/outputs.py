@@ -21,16 +21,13 @@ NUMBERS = ("float16", "float32")
 
 @dataclass(frozen=True)
 class PredictOutputs:
-    """The files that a prediction writes for each image.
+    """The files that a prediction writes for each image. Raises UserError if a value is outside its range.
 
     Attributes:
         threshold: write 255 above this value and 0 below it. None: write grey levels.
         components: parts of the foreground with fewer pixels become 0.
         overlay, contours: also write the photograph with the map or its outlines, in folders of these names.
         probability: also write probabilities in this number format, in the folder `prob`. They are not stretched.
-
-    Raises:
-        UserError: a value is outside its range.
     """
 
     threshold: float | None = None
@@ -84,14 +81,13 @@ def write_outputs(
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
+    Raises UserError if a file cannot be written.
+
     Args:
         grey: uint8 (height, width), from `to_grey_map`.
         photo: file of the photograph, for overlay and contours. It is read again, because photographs that wait in
             memory would fill it.
         probability: float (height, width), for the folder `prob`.
-
-    Raises:
-        UserError: a file cannot be written.
     """
     paths = outputs.paths(folder, name)
     grey = remove_small_parts(grey, outputs.components)

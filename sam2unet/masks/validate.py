@@ -36,15 +36,13 @@ def validate(
     """Predicts maps for `pairs` and returns their scores, in the order of the pairs.
 
     With several processes, every process must call this function. Each process predicts its part. All processes return
-    the same numbers, bit for bit those of a single process.
+    the same numbers, bit for bit those of a single process. Raises UserError if a file cannot be read. Every process
+    raises it.
 
     Args:
         size: the side that the model is trained at.
         mask_threshold: which mask values are foreground; None for 0/255 masks.
         rank, world: the number of this process, and the count of processes.
-
-    Raises:
-        UserError: a file cannot be read. Every process raises it.
     """
     result = MethodResult(
         dataset="validation",

@@ -26,10 +26,7 @@ class SAM2UNet(nn.Module):
         """Normalised images (B, 3, H, W) -> logits (B, 1, H, W), before the sigmoid.
 
         Returns the map, then the side outputs from strides 16 and 8, which only training uses (deep supervision).
-        Without `sides`, returns the map alone; the map is the same.
-
-        Raises:
-            UserError: H or W is not a multiple of 32.
+        Without `sides`, returns the map alone; the map is the same. Raises UserError if H or W is not a multiple of 32.
         """
         f4, f8, f16, f32 = self.encoder(image)  # named by stride
         x16 = self.up1(self.rfb4(f32), skip=self.rfb3(f16))

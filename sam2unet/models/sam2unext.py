@@ -33,8 +33,7 @@ class SAM2UNeXT(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor]:
         """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, 1, H, W), before the sigmoid.
 
-        Raises:
-            UserError: H or W is not a multiple of 32.
+        Raises UserError if H or W is not a multiple of 32.
         """
         f4, f8, f16, f32 = self.sam(image)  # named by stride
         semantic = self.dino(image)

@@ -56,6 +56,8 @@ class SAMMed2D(nn.Module):
     def forward(self, batch: Mapping[str, Tensor], multimask_output: bool = True) -> dict[str, Tensor]:
         """Encodes images and decodes prompts. The keys of `batch` and of the result are those of the released model.
 
+        Raises UserError if the image is not S x S.
+
         Args:
             batch: `image`: normalised images (I, 3, S, S). Or `image_embeddings` of an earlier result; then only the
                 mask decoder gets gradients.
@@ -67,9 +69,6 @@ class SAMMed2D(nn.Module):
         Returns:
             `masks` (B, M, *original_size) and `low_res_logits` (B, M, 4g, 4g), both before the sigmoid;
             `iou_predictions` (B, M), the IoU that the model expects; `image_embeddings` (B, 256, g, g).
-
-        Raises:
-            UserError: the image is not S x S.
         """
         points = (batch["point_coords"], batch["point_labels"]) if batch.get("point_coords") is not None else None
         boxes, mask_prompts = batch.get("boxes"), batch.get("mask_inputs")

@@ -139,8 +139,7 @@ class PromptFolder(Dataset):
     def __getitem__(self, index: int) -> PromptItem:
         """Returns an image with the masks and prompts that seed 0 draws for it in epoch 1.
 
-        Raises:
-            UserError: a file cannot be read or used.
+        Raises UserError if a file cannot be read or used.
         """
         return self.read_item(PromptDraw(index, seed=0, epoch=1, batch=0), [])
 

@@ -100,6 +100,8 @@ class Frame(NamedTuple):
 class Framing:
     """Options for turning images and masks into squares. The defaults are those of the released pipeline.
 
+    Raises UserError if `size` is below 1.
+
     Attributes:
         size: S.
         rgb: the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
@@ -107,9 +109,6 @@ class Framing:
         padding: pad images that are smaller than the square. The released training and test pad them; the released
             predictor resizes them.
         mask_threshold: which values of a mask are foreground. None: 255 is foreground, or 1 if no value is higher.
-
-    Raises:
-        UserError: `size` is below 1.
     """
 
     size: int = 256
@@ -125,8 +124,7 @@ class Framing:
     def image(self, path: Path) -> tuple[Tensor, Frame]:
         """Reads an image file -> uint8 (3, S, S), not normalised, and its frame. Padding is 0.
 
-        Raises:
-            UserError: the file cannot be read.
+        Raises UserError if the file cannot be read.
         """
         return self.square(read_image(path))
 
@@ -144,12 +142,11 @@ class Framing:
     def label(self, path: Path, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Reads the mask of the image of `frame` -> bool (S, S), and in its original size, bool (height, width).
 
+        Raises UserError if the file cannot be read, is not a mask, has another size than its image, or has no
+        foreground in the square.
+
         Args:
             strict: as in `read_label`.
-
-        Raises:
-            UserError: the file cannot be read, is not a mask, has another size than its image, or has no foreground in
-                the square.
         """
         original = read_label(path, self.mask_threshold, strict)
         if original.shape != (frame.height, frame.width):
@@ -170,13 +167,12 @@ class Framing:
 def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
     """Reads the mask of one object -> bool (height, width), rotated upright.
 
+    Raises UserError if the file cannot be read, or its values are not those of a mask.
+
     Args:
         threshold: which values are foreground. None: the values are 0/1 or 0/255. Values between 0 and 255 are
             background then, because the released training truncates soft edges to 0.
         strict: refuse values between 0 and 255, as the released test does. Applies without `threshold`.
-
-    Raises:
-        UserError: the file cannot be read, or its values are not those of a mask.
     """
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0

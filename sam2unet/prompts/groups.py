@@ -57,8 +57,7 @@ def group_by_image(
 def read_group(pairs: Sequence[Pair], indices: Sequence[int], framing: Framing) -> ImageGroup:
     """Reads the image of the pairs at `indices`, and their masks.
 
-    Raises:
-        UserError: a file cannot be read or is not a mask of the image. The message names the file.
+    Raises UserError if a file cannot be read or is not a mask of the image. The message names the file.
     """
     square, frame = framing.image(pairs[indices[0]].image)
     masks = [framing.label(pairs[index].mask, frame, strict=True) for index in indices]

@@ -46,8 +46,7 @@ class BoxAndPoints(NamedTuple):
 def read_train_list(folder: Path) -> list[ImageMasks]:
     """Reads `image2label_train.json` of a folder, {image: [mask, ...]}. Keeps its order and its paths.
 
-    Raises:
-        UserError: the file does not exist or has another form, an image has no masks, or a path does not exist.
+    Raises UserError if the file does not exist or has another form, an image has no masks, or a path does not exist.
     """
     path = folder / TRAIN_LIST
     entries = read_object(path)
@@ -67,8 +66,7 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
 def read_test_list(folder: Path) -> list[Pair]:
     """Reads `label2image_test.json` of a folder, {mask: image}. Keeps its order and its paths.
 
-    Raises:
-        UserError: the file does not exist or has another form, or a path does not exist.
+    Raises UserError if the file does not exist or has another form, or a path does not exist.
     """
     path = folder / TEST_LIST
     entries = read_object(path)
@@ -91,12 +89,11 @@ def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
 def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
     """Checks all images and masks before a long run.
 
+    Raises UserError if masks cannot be used. The message counts them and explains the first one.
+
     Args:
         pairs: each image once for each of its masks.
         strict: refuse masks with soft edges, as the test does.
-
-    Raises:
-        UserError: masks cannot be used. The message counts them and explains the first one.
     """
     problems = zip(pairs, find_problems(pairs, framing, strict), strict=True)
     bad = [(pair.mask.name, problem) for pair, problem in problems if problem]
@@ -108,8 +105,7 @@ def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = Fal
 def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
     """Returns for each pair why it cannot be used, or None. Reads the size of each image, and each whole mask.
 
-    Raises:
-        UserError: with the mask threshold, all pixels of all masks are foreground.
+    Raises UserError if the mask threshold makes all pixels of all masks foreground.
     """
     images = list(dict.fromkeys(pair.image for pair in pairs))
     sizes = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
@@ -164,10 +160,8 @@ def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
 def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
     """Reads the prompts of the masks with these names. All have the same number of points.
 
-    Released files with several points per mask have one more level of lists. This function reads both forms.
-
-    Raises:
-        UserError: the file does not exist or has another form, a name is missing, or the numbers of points differ.
+    Released files with several points per mask have one more level of lists. This function reads both forms. Raises
+    UserError if the file does not exist or has another form, a name is missing, or the numbers of points differ.
     """
     entries = read_object(path)
     if missing := [name for name in names if name not in entries]:

@@ -44,13 +44,12 @@ PAPER = (BOX, PromptMode(points=1), PromptMode(points=3), PromptMode(points=5)) 
 class PromptTestFlags:
     """The flags of test.py that choose the modes. They have the names of the released flags.
 
+    Raises UserError if a number is out of range.
+
     Attributes:
         boxes_prompt: prompt with boxes. None: the flag was not given.
         point_num: numbers of points. Each one is a mode.
         iter_point: numbers of rounds that start with one point. Each one is a mode.
-
-    Raises:
-        UserError: a number is out of range.
     """
 
     boxes_prompt: bool | None = None

@@ -48,15 +48,14 @@ class PromptResult(NamedTuple):
 class Prompter:
     """Predicts masks for prompts. `set_image` runs the large encoder once. Each prompt runs the small decoder only.
 
+    Raises UserError if the model is not a SAM-Med2D.
+
     Args:
         model: a SAM-Med2D, in training or evaluation mode: both give the same numbers.
         framing: how an image becomes the square that the model takes. None: as in the training of the model. The size
             is always the model's. `Framing(padding=False)` resizes small images, as the released predictor does.
         mask_prompt: the form in which a predicted mask is a prompt: `probability` or `logits`. None: as in the training
             of the model.
-
-    Raises:
-        UserError: the model is not a SAM-Med2D.
     """
 
     def __init__(self, model: SAMMed2D, framing: Framing | None = None, mask_prompt: str | None = None):
@@ -74,11 +73,10 @@ class Prompter:
     def set_image(self, image: Picture) -> Prompter:
         """Encodes an image. Returns the prompter itself.
 
+        Raises UserError if the image cannot be read, or the model's output is not finite.
+
         Args:
             image: a file, a Pillow image, an RGB array or a tensor, as in `sam2unet.predict`.
-
-        Raises:
-            UserError: the image cannot be read, or the model's output is not finite.
         """
         square, frame = self.framing.square(to_photo(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
@@ -98,7 +96,8 @@ class Prompter:
     ) -> PromptResult:
         """Predicts one mask per prompt. A prompt can combine points, a box and a mask.
 
-        All coordinates are in pixels of the original image.
+        All coordinates are in pixels of the original image. Raises UserError if no image is set, there is no prompt,
+        shapes or labels do not fit, a value is not a number, or the model's output is not finite.
 
         Args:
             points: (N, 2), x and y; (K, N, 2) for K prompts.
@@ -107,10 +106,6 @@ class Prompter:
             mask: (1, 4g, 4g) or (K, 1, 4g, 4g), `prompt` of an earlier result, which the model refines.
             multimask: True: take the best of three masks by their expected IoU. False: take the mask that SAM has for
                 unambiguous prompts. None: as in the training of the model.
-
-        Raises:
-            UserError: no image is set, there is no prompt, shapes or labels do not fit, a value is not a number, or the
-                model's output is not finite.
         """
         if self.frame is None:
             raise UserError("no image is set; call set_image first")

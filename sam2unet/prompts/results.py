@@ -26,10 +26,8 @@ def list_mask_paths(
     """Returns the file of each predicted mask, by mode and position in the list.
 
     A file has the name of its mask. If masks have the same file name, their files also have the parts of the paths that
-    differ.
-
-    Raises:
-        UserError: two masks would get the same file, or a file would overwrite an image or a mask of the list.
+    differ. Raises UserError if two masks would get the same file, or a file would overwrite an image or a mask of the
+    list.
     """
     counts = Counter(pair.mask.name for pair in pairs)
     full = {pair.mask: Path(os.path.abspath(pair.mask)) for pair in pairs if counts[pair.mask.name] > 1}

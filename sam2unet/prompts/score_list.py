@@ -141,11 +141,7 @@ def run(
 def prepare_test(
     files: PromptTestFiles, flags: PromptTestFlags, framing: Framing, options: PromptTestOptions
 ) -> PromptTest:
-    """Reads the list, checks all masks, and reads the files of prompts.
-
-    Raises:
-        UserError: the test cannot start.
-    """
+    """Reads the list, checks all masks, and reads the files of prompts. Raises UserError if the test cannot start."""
     pairs = read_test_list(files.lists)
     indices = find_usable(pairs, framing, options.skip_bad)
     prompts = read_prompt_files(files.prompts, pairs, indices, framing.size)
@@ -159,8 +155,7 @@ def prepare_test(
 def find_usable(pairs: Sequence[Pair], framing: Framing, skip_bad: bool) -> list[int]:
     """Returns the positions of the masks that can be used. With `skip_bad`, warns about each other mask.
 
-    Raises:
-        UserError: a mask cannot be used, and `skip_bad` is False.
+    Raises UserError if a mask cannot be used, and `skip_bad` is False.
     """
     if not skip_bad:
         refuse_bad_masks(pairs, framing, strict=True)
@@ -176,9 +171,8 @@ def read_prompt_files(
 ) -> dict[int, dict[int, BoxAndPoints]]:
     """Reads files of prompts. Returns the prompts by their number of points, then by the position of their mask.
 
-    Raises:
-        UserError: `read_prompts` refuses a file, the prompts are for squares of another side, or two files have the
-            same number of points.
+    Raises UserError if `read_prompts` refuses a file, the prompts are for squares of another side, or two files have
+    the same number of points.
     """
     names = make_unique_names([pair.mask for pair in pairs])
     by_count: dict[int, dict[int, BoxAndPoints]] = {}
@@ -201,8 +195,7 @@ def assign_prompts(
 ) -> dict[PromptMode, Mapping[int, BoxAndPoints]]:
     """Returns the first prompts of each mode, from the prompts of the files. Each file contains the boxes.
 
-    Raises:
-        UserError: no file has the number of points of a mode.
+    Raises UserError if no file has the number of points of a mode.
     """
     if not prompts:
         return {}

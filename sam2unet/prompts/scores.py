@@ -86,10 +86,8 @@ def answer_all(
 ) -> Iterator[Answer]:
     """Yields the answers for all pairs, or for those at `indices`, image by image, in every mode.
 
-    An answer depends only on the seed, the position of the pair, and the mode.
-
-    Raises:
-        UserError: a file cannot be read or is not a mask of the image. The message names the file.
+    An answer depends only on the seed, the position of the pair, and the mode. Raises UserError if a file cannot be
+    read or is not a mask of the image. The message names the file.
     """
 
     def read(indices: Sequence[int]) -> ImageGroup | UserError:
@@ -168,8 +166,7 @@ def answer_last_round(
 def gather_answers(processes: Processes, answers: Iterable[Answer]) -> list[Answer]:
     """Returns the answers of all processes in the order of the list. All processes must call this.
 
-    Raises:
-        UserError: in all processes, if one process raised it.
+    Raises UserError in all processes if one process raised it.
     """
     error, local = None, []
     try:

@@ -30,8 +30,7 @@ VALIDATION_MODES = (BOX, PromptMode(points=1))
 class PromptTask:
     """Implements `Task` for models that take prompts.
 
-    Raises:
-        UserError: the recipe or the data do not fit this task, or a list is wrong.
+    Raises UserError if the recipe or the data do not fit this task, or a list is wrong.
     """
 
     step = staticmethod(prompt_step)

@@ -48,8 +48,7 @@ def per_image_csv(results: list[MethodResult]) -> str:
 def read_per_image_csv(path: Path) -> list[MethodResult]:
     """Reads a file of `per_image_csv`. The results have no files and no curves, so no `CURVE_METRICS`.
 
-    Raises:
-        UserError: the file cannot be read, or has other columns, rows or numbers.
+    Raises UserError if the file cannot be read, or has other columns, rows or numbers.
     """
     titles, rows = read_rows(path)
     grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -118,8 +117,7 @@ def from_text(cell: str) -> str:
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Returns the metric keys of the title line, and each row with its line number.
 
-    Raises:
-        UserError: the file cannot be read or is not a `per_image.csv`.
+    Raises UserError if the file cannot be read or is not a `per_image.csv`.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a byte order mark
@@ -148,8 +146,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 def parse_number(cell: str, key: str, path: Path, line: int) -> float:
     """Returns the number in a cell; NaN for an empty cell.
 
-    Raises:
-        UserError: the cell is not a number in the range of the metric.
+    Raises UserError if the cell is not a number in the range of the metric.
     """
     if not cell:
         return math.nan

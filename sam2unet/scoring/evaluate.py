@@ -27,15 +27,14 @@ FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", 
 class ScoreOutputs:
     """What to print and to write.
 
+    Raises UserError if there is no such protocol, or `plots` and `report` have no folder.
+
     Attributes:
         protocol: a name of `columns.PROTOCOLS`, which decides the columns.
         expect: a paper whose published figures are printed beside the measured numbers.
         folder: the folder for all files; None to write none.
         plots, report: also write the plots, or the HTML report.
         arguments: the flags of the run, which are written into results.json.
-
-    Raises:
-        UserError: there is no such protocol, or `plots` and `report` have no folder.
     """
 
     protocol: str = "released"
@@ -64,13 +63,12 @@ def run(
 ) -> None:
     """Scores, writes the files and prints the table.
 
+    Raises UserError if the input cannot be scored. In this case nothing is printed or written.
+
     Args:
         missing, resize, library: see `score_entries` and `ScoreOptions`.
         verify_count: this many random pairs are scored again with py-sod-metrics.
         workers: the number of processes.
-
-    Raises:
-        UserError: the input cannot be scored. In this case nothing is printed or written.
     """
     if verify_count < 0:
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
@@ -188,8 +186,7 @@ def read_entry_flags(
 ) -> list[Entry]:
     """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
 
-    Raises:
-        UserError: the numbers of values do not match.
+    Raises UserError if the numbers of values do not match.
     """
     counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
     if photographs:
@@ -210,10 +207,8 @@ def read_entry_flags(
 def read_entry_file(path: Path) -> list[Entry]:
     """Reads a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
 
-    Folders are relative to the folder of the file. `images` is for the report and may be left out.
-
-    Raises:
-        UserError: the file cannot be read or has another form.
+    Folders are relative to the folder of the file. `images` is for the report and may be left out. Raises UserError if
+    the file cannot be read or has another form.
     """
     datasets = read_yaml(path).get("datasets")
     if not isinstance(datasets, dict) or not datasets:

@@ -29,11 +29,7 @@ class Figures(Mapping[str, dict[str, float]]):
 
 
 def read_figures(name: str) -> Figures:
-    """Returns the figures of a paper, for example "sam2-unet".
-
-    Raises:
-        UserError: there is no such paper.
-    """
+    """Returns the figures of a paper, for example "sam2-unet". Raises UserError if there is no such paper."""
     papers = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     if name not in papers:
         raise UserError(f"no published figures are known for {name!r}; give one of {', '.join(papers)}")

@@ -41,8 +41,7 @@ STYLE = {
 def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
     """Writes `curves_NAME.png`, `.pdf` and `.csv` for each data set, with all its methods. Returns the paths.
 
-    Raises:
-        UserError: matplotlib is not installed, a result has no curves, or two data sets have the same file name.
+    Raises UserError if matplotlib is not installed, a result has no curves, or two data sets have the same file name.
     """
     try:
         import matplotlib.figure

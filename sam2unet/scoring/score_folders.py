@@ -38,13 +38,12 @@ def score_entries(
 ) -> list[MethodResult]:
     """Returns the scores of each entry, in order.
 
+    Raises UserError if names do not match (raised before the first file is opened), or files cannot be scored (raised
+    after all files of an entry were read).
+
     Args:
         missing: what to do with a mask without prediction: `error`, score a black map (`zero`), leave it out (`skip`).
         workers: the number of processes; None or 0 means one for each core.
-
-    Raises:
-        UserError: names do not match (raised before the first file is opened), or files cannot be scored (raised after
-            all files of an entry were read).
     """
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or more")
@@ -111,8 +110,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
 def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:
     """Adds the next `scores` to `result` and warns about unusual files.
 
-    Raises:
-        UserError: a file cannot be scored, or the foreground flags leave all masks empty or full.
+    Raises UserError if a file cannot be scored, or the foreground flags leave all masks empty or full.
     """
     notes = fill_(result, scores)
     if how.mask_threshold is not None:
@@ -127,11 +125,10 @@ def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOp
 def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
     """Puts the next `scores` into `result`, in order. Curves are summed at once, to save memory.
 
+    Raises UserError if a file cannot be scored.
+
     Returns:
         note -> names of images.
-
-    Raises:
-        UserError: a file cannot be scored.
     """
     rows, sums, problems, notes = [], {}, {}, {}
     for image, mask in zip(result.images, result.masks, strict=True):

@@ -16,8 +16,7 @@ BOUND = 1e-6
 def verify(results: Sequence[MethodResult], how: ScoreOptions, count: int, seed: int = 0) -> str:
     """Compares `count` random pairs. Returns a line with the largest difference.
 
-    Raises:
-        UserError: a difference is larger than its bound.
+    Raises UserError if a difference is larger than its bound.
     """
     pairs = [(result, i) for result in results for i in range(len(result.images))]
     sample = np.random.default_rng(seed).permutation(len(pairs))[:count]

@@ -17,13 +17,11 @@ class MetricsLog:
     """Writes `metrics.jsonl` in the folder of a run and, with `tensorboard`, event files in its folder tensorboard/.
 
     A line is on disk when `write` returns. A run that resumes keeps the lines up to the step of its state. If it
-    repeats work of that step, the line is not written a second time.
+    repeats work of that step, the line is not written a second time. Raises UserError if a file cannot be read or
+    written, or TensorBoard is not installed.
 
     Args:
         step: step of the state that the run resumes from; 0 for a new run, which starts with an empty log.
-
-    Raises:
-        UserError: a file cannot be read or written, or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False, step: int = 0):

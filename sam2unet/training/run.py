@@ -38,15 +38,13 @@ def train(
 ) -> None:
     """Trains a model. Writes `<title>-<epoch>.pth` every five epochs and at the end, and files that describe the run.
 
-    Nothing is written before all inputs are checked.
+    Nothing is written before all inputs are checked. Raises UserError if an input cannot work, the loss is not finite,
+    or the memory is too small.
 
     Args:
         weight_paths: pretrained weights of frozen parts, by the name of their flag.
         init_from: a checkpoint of the same model. The training starts from all of its weights.
         study: the published numbers that the recipe reproduces.
-
-    Raises:
-        UserError: an input cannot work, the loss is not finite, or the memory is too small.
     """
     run = prepare_run(recipe, data, run_folder, hardware, weight_paths, init_from, study)
     with ExitStack() as stack:
@@ -123,8 +121,7 @@ def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: Exit
 def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
     """Returns the state that the run continues from, or None for a new run.
 
-    Raises:
-        UserError: a new run would overwrite another run, or the state belongs to a run with other `facts`.
+    Raises UserError if a new run would overwrite another run, or the state belongs to a run with other `facts`.
     """
     last = run_folder.folder / "last.pt"
     if run_folder.resume is None:

@@ -62,13 +62,12 @@ def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool =
 def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
     """Describes a set of pairs, so that a run can detect another set. Reads only the headers of the files.
 
+    Raises UserError if an image cannot be opened.
+
     Returns:
         "count": number of pairs. "sizes": of the images as stored, the smallest and the largest area as "WxH" ("min",
         "max"), and the number of "distinct" sizes. "bytes": of images and masks. "names_sha256": hash of the file names
         in order, without their folders.
-
-    Raises:
-        UserError: an image cannot be opened.
     """
 
     def measure_files(pair: Pair) -> tuple[tuple[int, int], int]:

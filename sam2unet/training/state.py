@@ -57,12 +57,11 @@ def read_run_state(path: Path) -> dict[str, object]:
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
     """Checks a state against the run that will continue from it.
 
+    Raises UserError if a field is missing, or the weights or the progress do not fit.
+
     Args:
         weights: the weights that the run saves, by name.
         progress: the names of the fields of `Progress`.
-
-    Raises:
-        UserError: a field is missing, or the weights or the progress do not fit.
     """
     if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
         raise UserError(

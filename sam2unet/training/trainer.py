@@ -64,7 +64,8 @@ class Trainer:
     ) -> list[list[dict[str, Tensor]]]:
         """Trains on batches whose gradients are added up.
 
-        Takes one optimizer step per scale and per set of losses that the task's step yields.
+        Takes one optimizer step per scale and per set of losses that the task's step yields. Raises UserError if a loss
+        is not finite. The optimizer step is not taken.
 
         Args:
             batches: on the device.
@@ -73,9 +74,6 @@ class Trainer:
 
         Returns:
             For each optimizer step, the losses of every batch, detached. `total` is the sum of the others.
-
-        Raises:
-            UserError: a loss is not finite. The optimizer step is not taken.
         """
         history = []
         for scale in self.scales:

@@ -49,8 +49,7 @@ def download_weights(name: str) -> Path:
 def read_hub_recipe(weights: Path) -> tuple[Path, str] | None:
     """Returns the configuration beside a hub's file, and the recipe in it as text. None for any other file.
 
-    Raises:
-        UserError: the configuration does not say the input side.
+    Raises UserError if the configuration does not say the input side.
     """
     config = weights.parent / CONFIG
     if weights.name != WEIGHTS or not config.is_file():

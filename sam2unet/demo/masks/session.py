@@ -103,8 +103,7 @@ class Session:
     def add_images(self, files: Sequence[Path], progress: Progress = lambda done, count: None) -> list[str]:
         """Predicts the maps of files and replaces the images of the visit. Returns a message for each bad file.
 
-        Raises:
-            UserError: there are too many files, or no file can be used. The visit then stays as it was.
+        Raises UserError if there are too many files, or no file can be used. The visit then stays as it was.
         """
         count = len(files)
         if count > self.bench.limits.images:
@@ -158,10 +157,8 @@ class Session:
     def add_masks(self, files: Sequence[Path]) -> list[str]:
         """Scores the images that have a mask in `files`. Returns a message for each file that cannot be used.
 
-        A mask must have the name of its image. A single mask for a single image can have any name.
-
-        Raises:
-            UserError: there are no images.
+        A mask must have the name of its image. A single mask for a single image can have any name. Raises UserError if
+        there are no images.
         """
         if not self.items:
             raise UserError("drop the images first, then their masks")

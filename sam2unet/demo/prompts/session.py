@@ -72,8 +72,7 @@ class PromptSession:
     def set_image(self, file: Path) -> None:
         """Replaces the image and removes all objects. `undo` restores them.
 
-        Raises:
-            UserError: the file cannot be used. The message does not contain its folder.
+        Raises UserError if the file cannot be used. The message does not contain its folder.
         """
         try:
             refuse_elsewhere(file, self.bench.allowed_folders)
@@ -101,8 +100,7 @@ class PromptSession:
     def click(self, x: int, y: int, label: int) -> None:
         """Corrects the selected object with one more click, as the released test does, or starts a new object.
 
-        Raises:
-            UserError: the pixel is outside the image, or the first click of an object is in the background.
+        Raises UserError if the pixel is outside the image, or the first click of an object is in the background.
         """
         self.check_inside((x, y))
         clicks = Points(torch.tensor([[[x, y]]]).float(), torch.tensor([[label]]))
@@ -117,10 +115,8 @@ class PromptSession:
     def draw_box(self, x0: int, y0: int, x1: int, y1: int) -> None:
         """Starts the selected object again, or a new object, with a box.
 
-        The box is the only prompt, because the model was not trained with a box and points or a mask together.
-
-        Raises:
-            UserError: a corner is outside the image.
+        The box is the only prompt, because the model was not trained with a box and points or a mask together. Raises
+        UserError if a corner is outside the image.
         """
         self.check_inside((x0, y0), (x1, y1))
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))

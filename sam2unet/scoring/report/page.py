@@ -28,13 +28,12 @@ def write_report(
 ) -> None:
     """Writes the page completely or not at all. It has at most 60 MB.
 
+    Raises UserError if a file cannot be read, or the page cannot be written.
+
     Args:
         columns: metric keys of the tables.
         tables_html: HTML that replaces the tables.
         mask_threshold: the rule for foreground that was used for the scores.
-
-    Raises:
-        UserError: a file cannot be read, or the page cannot be written.
     """
     datasets: dict[str, list[MethodResult]] = {}
     for result in results:
