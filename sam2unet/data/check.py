@@ -33,7 +33,10 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) ->
 
 
 def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Returns the pairs whose files can be read, and warns about the others. Raises UserError if no pair can be read."""
+    """Returns the pairs whose files can be read, and warns about the others.
+
+    Raises UserError if no pair can be read.
+    """
 
     def problem(pair: Pair) -> str | None:
         try:

@@ -14,8 +14,8 @@ from ..families.table import Family
 from ..recipe import PROMPT_FIELDS, Recipe, Study
 from ..runtime.processes import Processes
 from ..scoring import tables
+from ..scoring.aggregate import MethodResult
 from ..scoring.columns import METRICS, PROTOCOLS, RELEASED
-from ..scoring.results import MethodResult
 from ..task import RunData, draw_held_out
 from .cache import open_cache
 from .dataset import MaskFolder

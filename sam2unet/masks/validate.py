@@ -16,7 +16,7 @@ from ..recipe import ForegroundRule
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
-from ..scoring.results import MethodResult
+from ..scoring.aggregate import MethodResult
 from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
 from .predictor import Photo, Predictor, predict_grey, stretch_range, to_uint8

@@ -1,6 +1,8 @@
-"""Turns the scores of images into the numbers of the table."""
+"""The scores of one method on one data set, and how scores of images become the numbers of the table."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,32 @@ from .pixels.mirror_scores import MirrorScores
 CURVES = ("E", "F", "F1", "IoU", "Dice", "BER", "precision", "recall")
 # These metrics are not means over images. They are maxima of curves that are averaged over images first.
 CURVE_METRICS = ("E_max", "F_max", "F1_max", "F_max_dataset", "mirror_F_max")
+
+
+@dataclass
+class MethodResult:
+    """The scores of one method on one data set. All lists and arrays are in the order of `images`.
+
+    Attributes:
+        images: names of the mask files without extension.
+        predictions: the map files; None where one is missing.
+        masks: the mask files.
+        photographs: the image files for the gallery of the report; None where there is none.
+        per_image: metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined.
+        curves: name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
+            threshold "stretched 8-bit map >= 255 - i".
+        table: metric key -> the number of the table, full precision.
+    """
+
+    dataset: str
+    method: str
+    images: list[str]
+    predictions: list[Path | None]
+    masks: list[Path]
+    photographs: list[Path | None]
+    per_image: dict[str, np.ndarray]
+    curves: dict[str, np.ndarray]
+    table: dict[str, float] = field(default_factory=dict)
 
 
 def to_numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:

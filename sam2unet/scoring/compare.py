@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import printable
+from .aggregate import MethodResult
 from .columns import METRICS
 from .csv_files import PER_IMAGE, json_number
-from .results import MethodResult
 from .tables import align_columns
 
 RESAMPLES, SEED = 10_000, 0
@@ -127,11 +127,7 @@ def to_json_dict(differences: list[Difference]) -> dict:
     datasets: dict[str, dict] = {}
     for d in differences:
         dataset = datasets.setdefault(d.dataset, {"baseline": d.baseline, "methods": {}})
-        dataset["methods"].setdefault(d.method, {})[d.metric] = {
-            "difference": json_number(d.mean),
-            "low": json_number(d.low),
-            "high": json_number(d.high),
-            "images": d.images,
-            "left_out": d.left_out,
-        }
+        numbers = {"difference": json_number(d.mean), "low": json_number(d.low), "high": json_number(d.high)}
+        counts = {"images": d.images, "left_out": d.left_out}
+        dataset["methods"].setdefault(d.method, {})[d.metric] = numbers | counts
     return {"level": 0.95, "resamples": RESAMPLES, "seed": SEED, "datasets": datasets}

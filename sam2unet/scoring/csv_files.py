@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError, printable, shortlist
-from .aggregate import CURVE_METRICS, average_scores
+from .aggregate import CURVE_METRICS, MethodResult, average_scores
 from .columns import METRICS
-from .results import MethodResult
 
 PER_IMAGE = [key for key in METRICS if key not in CURVE_METRICS]
 NAMES = ("dataset", "method", "image")
@@ -70,10 +69,7 @@ def read_per_image_csv(path: Path) -> list[MethodResult]:
 def results_json(results: list[MethodResult], arguments: dict, versions: dict, comparison: dict | None = None) -> str:
     """Returns the numbers of all tables by data set, method and metric, and the counts of images.
 
-    A number that is not defined is null.
-
-    Args:
-        comparison: from `compare.to_json_dict`, if there is a comparison.
+    A number that is not defined is null. `comparison` comes from `compare.to_json_dict`.
     """
     datasets: dict[str, dict] = {}
     files: dict[str, dict] = {}

@@ -9,15 +9,13 @@ from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
 from ..runtime.versions import versions
 from . import compare, csv_files, tables
-from .aggregate import CURVE_METRICS
+from .aggregate import CURVE_METRICS, MethodResult
 from .columns import METRICS, PROTOCOLS
-from .expected import read_figures
+from .expected import Figures, read_figures
 from .plots import write_plots
 from .report.page import write_report
-from .results import MethodResult
-from .score_folders import Entry, score_entries
+from .score_folders import Entry, score_entries, verify
 from .score_pair import ScoreOptions
-from .verify import verify
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")
@@ -66,9 +64,8 @@ def run(
     Raises UserError if the input cannot be scored. In this case nothing is printed or written.
 
     Args:
-        missing, resize, library: see `score_entries` and `ScoreOptions`.
+        missing, resize, library, workers: see `score_entries` and `ScoreOptions`.
         verify_count: this many random pairs are scored again with py-sod-metrics.
-        workers: the number of processes.
     """
     if verify_count < 0:
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
@@ -83,10 +80,7 @@ def run(
         effort="effort" in groups,
     )
     check_names(entries)
-    expected = read_figures(outputs.expect) if outputs.expect else None
-    if outputs.folder:
-        make_folder(outputs.folder)
-        refuse_other_results(outputs.folder, FILES)
+    expected = prepare_outputs(outputs)
     results = score_entries(entries, how, missing, workers)
     line = verify(results, how, verify_count) if verify_count else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
@@ -106,10 +100,16 @@ def rerun(path: Path, outputs: ScoreOutputs) -> None:
             "they need curves, which are not in the file" if set(left_out) <= set(CURVE_METRICS) else "not in the file"
         )
         warn(f"left out: {', '.join(left_out)} ({reason})")
+    write_and_print(results, columns, outputs, prepare_outputs(outputs))
+
+
+def prepare_outputs(outputs: ScoreOutputs) -> Figures | None:
+    """Returns the published figures. Makes the folder. Raises UserError if it holds results of another program."""
+    figures = read_figures(outputs.expect) if outputs.expect else None
     if outputs.folder:
         make_folder(outputs.folder)
         refuse_other_results(outputs.folder, FILES)
-    write_and_print(results, columns, outputs, read_figures(outputs.expect) if outputs.expect else None)
+    return figures
 
 
 def check_names(entries: Sequence[Entry]) -> None:
@@ -123,7 +123,7 @@ def write_and_print(
     results: list[MethodResult],
     columns: Sequence[str],
     outputs: ScoreOutputs,
-    expected: Mapping[str, Mapping[str, float]] | None,
+    expected: Figures | None,
     verify_line: str = "",
     mask_threshold: int | None = None,
 ) -> None:
@@ -215,11 +215,8 @@ def read_entry_file(path: Path) -> list[Entry]:
         raise UserError(f"{path} needs `datasets:` with a block for each data set")
     entries = []
     for name, block in datasets.items():
-        if not isinstance(block, dict) or not {"masks", "predictions"} <= set(block) <= {
-            "masks",
-            "images",
-            "predictions",
-        }:
+        required = {"masks", "predictions"}
+        if not isinstance(block, dict) or not required <= set(block) <= required | {"images"}:
             raise UserError(f"{path}: {name} needs masks and predictions, may have images, and nothing else")
         methods = block["predictions"]
         methods = methods if isinstance(methods, dict) else {"": methods}

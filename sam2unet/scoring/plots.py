@@ -10,10 +10,9 @@ import numpy as np
 
 from ..atomic import make_folder, write_atomic
 from ..errors import UserError, printable
-from .aggregate import CURVES
+from .aggregate import CURVES, MethodResult
 from .csv_files import csv_text, format_number
 from .pixels.histograms import f_measure
-from .results import MethodResult
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart, without yellow, which is pale on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,10 +16,12 @@ from ..data.check import refuse_constant
 from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, shortlist, warn
-from .aggregate import average_scores
+from .aggregate import MethodResult, average_scores
 from .pixels.histograms import reuse_freed_memory
-from .results import MethodResult
 from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
+
+BOUNDS = {"Fw": 1e-5}  # of `verify`; if several foreground pixels are equally near, the library may use any of them
+BOUND = 1e-6  # of the other scores
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,9 @@ def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOp
 
 
 def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
-    """Puts the next `scores` into `result`, in order. Curves are summed at once, to save memory.
+    """Puts the next `scores` into `result`, in order. Returns the names of images by note.
 
-    Raises UserError if a file cannot be scored.
-
-    Returns:
-        note -> names of images.
+    Curves are summed at once, to save memory. Raises UserError if a file cannot be scored.
     """
     rows, sums, problems, notes = [], {}, {}, {}
     for image, mask in zip(result.images, result.masks, strict=True):
@@ -187,3 +186,27 @@ def warn_about(note: str, images: list[str], result: MethodResult) -> None:
         "jpeg": f"{count} masks are JPEGs with grey edges; above {FOREGROUND} is foreground: {names}; use PNG",
     }
     warn(f"{label(result)}: {texts[note]}")
+
+
+def verify(results: Sequence[MethodResult], how: ScoreOptions, count: int) -> str:
+    """Scores `count` random pairs again with py-sod-metrics. Returns a line with the largest difference.
+
+    Raises UserError if a difference is larger than its bound.
+    """
+    pairs = [(result, i) for result in results for i in range(len(result.images))]
+    sample = np.random.default_rng(0).permutation(len(pairs))[:count]
+    library = replace(how, library=True)
+    largest, where = 0.0, ""
+    for result, i in (pairs[j] for j in sample):
+        theirs = score_job(ScoreJob(result.predictions[i], result.masks[i], library)).numbers
+        for key, value in theirs.items():
+            ours = result.per_image[key][i]
+            gap = 0.0 if np.isnan(value) and np.isnan(ours) else abs(ours - value)
+            if not gap <= BOUNDS.get(key, BOUND):
+                raise UserError(
+                    f"{key} of {result.masks[i].name} is {ours!r}, but py-sod-metrics computes {value!r}; "
+                    "report this pair, and score with --backend pysodmetrics"
+                )
+            if gap > largest:
+                largest, where = gap, f" ({key} of {result.masks[i].name})"
+    return f"verified {len(sample)} pairs with py-sod-metrics: largest difference {largest:.1e}{where}"

@@ -2,30 +2,28 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from ..errors import printable
+from .aggregate import MethodResult
 from .columns import METRICS
-from .results import MethodResult
+from .expected import Figures, find_figures
 
 Column = tuple[str, list[str]]  # title, a cell per row
 
 
-def format_table(
-    results: list[MethodResult], columns: Sequence[str], expected: Mapping[str, Mapping[str, float]] | None = None
-) -> str:
+def format_table(results: list[MethodResult], columns: Sequence[str], expected: Figures | None = None) -> str:
     """Returns a table with aligned columns and a row for each result.
 
-    Args:
-        expected: data set -> metric -> published figure. The table shows the published number and the difference of the
-            printed numbers beside each number. A number that was not published is left blank.
+    With `expected`, the published figure and the difference of the printed numbers are beside each number. They are
+    blank if there is no published figure.
     """
     names = name_columns(results)
     numbers = [("images", [str(len(r.images)) for r in results])]
     for key in columns:
         numbers.append((METRICS[key].title, [format_value(key, r.table.get(key, math.nan)) for r in results]))
-        figures = [(expected or {}).get(r.dataset, {}).get(key) for r in results]
+        figures = [find_figures(expected or {}, r.dataset).get(key) for r in results]
         if any(figure is not None for figure in figures):
             pairs = list(zip(figures, numbers[-1][1], strict=True))
             numbers.append(("paper", ["" if figure is None else format_value(key, figure) for figure, _ in pairs]))

@@ -8,8 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.compare import bootstrap_intervals, compare, format_comparison, to_json_dict
-from sam2unet.scoring.results import MethodResult
 
 
 def result(method, per_image, images=None, dataset="CAMO"):

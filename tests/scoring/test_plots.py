@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from sam2unet.errors import UserError
+from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.plots import draw_plot, line_style, write_plots
-from sam2unet.scoring.results import MethodResult
 
 
 def result(dataset, method, shift=0.0):

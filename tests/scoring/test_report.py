@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sam2unet.errors import UserError
+from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.columns import METRICS
 from sam2unet.scoring.report.page import rank_classes, write_report
 from sam2unet.scoring.report.pictures import (
@@ -25,7 +26,6 @@ from sam2unet.scoring.report.pictures import (
     picture_bytes,
     read_map,
 )
-from sam2unet.scoring.results import MethodResult
 from tests.conftest import save
 
 HOSTILE = "</script><b>\"'é&amp;<!--"
@@ -188,13 +188,6 @@ def test_best_and_second_as_printed_and_none_for_one_method():
     assert rank_classes([0.8004, 0.9, 0.80, 0.7, np.nan], higher=True) == ["second", "best", "second", "", ""]
     assert rank_classes([0.1, 0.2, 0.3], higher=False) == ["best", "second", ""]
     assert rank_classes([0.5], higher=True) == [""]
-
-
-def test_tables_of_the_caller_replace_those_made_here(results, tmp_path):
-    write_report(results[-1:], tmp_path / "report.html", COLUMNS, tables_html="<p id=mine></p>")
-    tags = Elements((tmp_path / "report.html").read_text("utf-8")).tags
-    assert ("p", {"id": "mine"}) in tags
-    assert "table" not in [tag for tag, _ in tags]
 
 
 def test_error_colours():

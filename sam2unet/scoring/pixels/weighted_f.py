@@ -41,8 +41,7 @@ def weighted_f(pred: ndarray, fg: ndarray, hist: ndarray) -> float:
 def sum_missed(short: ndarray, fg: ndarray) -> float:
     """Returns the sum of the errors in the foreground. Each one is the error or its local average, the lower of both.
 
-    Args:
-        short: (H, W) uint8, how far the map is below its highest level in the foreground; 0 in the background.
+    `short` is (H, W) uint8: how far the map is below its highest level in the foreground; 0 in the background.
     """
     near = to_slices(grow(find_bounds(fg), WINDOW, fg.shape))
     smooth = cv2.sepFilter2D(
@@ -54,10 +53,8 @@ def sum_missed(short: ndarray, fg: ndarray) -> float:
 def sum_closeness(over: ndarray, fg: ndarray) -> float:
     """Returns how much less the errors in the background count because they are near the foreground.
 
-    An error far from the foreground counts twice.
-
-    Args:
-        over: (H, W) uint8, how far the map is above its lowest level in the background; 0 in the foreground.
+    An error far from the foreground counts twice. `over` is (H, W) uint8: how far the map is above its lowest level in
+    the background; 0 in the foreground.
     """
     errors = find_bounds(over)
     if errors[2] == errors[0]:

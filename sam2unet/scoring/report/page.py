@@ -12,8 +12,8 @@ import numpy as np
 from ...atomic import write_atomic
 from ...errors import printable
 from ...recipe import ForegroundRule
+from ..aggregate import MethodResult
 from ..columns import METRICS
-from ..results import MethodResult
 from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
 
 TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
@@ -23,16 +23,13 @@ def write_report(
     results: list[MethodResult],
     path: Path,
     columns: Sequence[str],
-    tables_html: str | None = None,
     mask_threshold: ForegroundRule = None,
 ) -> None:
-    """Writes the page completely or not at all. It has at most 60 MB.
+    """Writes the page with tables of `columns`, completely or not at all. It has at most 60 MB.
 
     Raises UserError if a file cannot be read, or the page cannot be written.
 
     Args:
-        columns: metric keys of the tables.
-        tables_html: HTML that replaces the tables.
         mask_threshold: the rule for foreground that was used for the scores.
     """
     datasets: dict[str, list[MethodResult]] = {}
@@ -44,10 +41,10 @@ def write_report(
         title=escape(", ".join(datasets)),
         summary=describe_counts(galleries, results),
         style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
-        false_positive=css_colour(FALSE_POSITIVE),
-        false_negative=css_colour(FALSE_NEGATIVE),
-        agreed=css_colour(AGREED),
-        tables=report_tables(datasets, columns) if tables_html is None else tables_html,
+        false_positive=f"rgb{FALSE_POSITIVE}",
+        false_negative=f"rgb{FALSE_NEGATIVE}",
+        agreed=f"rgb{AGREED}",
+        tables=report_tables(datasets, columns),
         data=script_json(page_data(datasets, galleries, columns)),
     )
     tail = Template(tail).substitute(script=TEMPLATE.with_suffix(".js").read_text("utf-8"))
@@ -120,17 +117,9 @@ def escape(text: str) -> str:
     return escape_html(printable(text))
 
 
-def css_colour(colour: tuple[int, int, int]) -> str:
-    return f"rgb{colour}"
-
-
 def describe_counts(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult]) -> str:
     """Returns text such as `2 data sets, 1 method, 43 images`."""
-    counts = {
-        "data set": len(galleries),
-        "method": len({result.method for result in results}),
-        "image": sum(map(len, galleries)),
-    }
+    counts = {"data set": len(galleries), "method": len({r.method for r in results}), "image": sum(map(len, galleries))}
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
 

@@ -75,10 +75,9 @@ def make_thumbnails(row: Row, max_bytes: int, mask_threshold: ForegroundRule) ->
 
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
-    """Reads a map as the metrics do.
+    """Reads a map as the metrics do: stretched to 0..255 at `size` (width, height).
 
-    Returns:
-        The map stretched to 0..255 at `size` (width, height), and (H, W) bool, where it is above half of its range.
+    Also returns where the map is above half of its range, bool (H, W).
     """
     with open_image(path) as image:
         grey = to_8_bit(image, path).convert("L")
@@ -101,11 +100,7 @@ def shrink(picture: Image.Image, side: int) -> Image.Image:
 
 
 def encode_webp(picture: Image.Image, max_bytes: int, flat: bool = False) -> str:
-    """Returns the base64 text of the best WebP file of at most `max_bytes`.
-
-    Args:
-        flat: the picture has areas of one colour, so the first attempt is lossless.
-    """
+    """Returns the base64 text of the best WebP file of at most `max_bytes`. `flat`: first try a lossless file."""
     settings = [{"lossless": True}] * flat + [{"quality": quality} for quality in (80, 65, 50, 35, 20)]
     for options in settings:
         file = BytesIO()
