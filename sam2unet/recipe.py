@@ -196,21 +196,18 @@ MASK_FIELDS, PROMPT_FIELDS = (
 
 @dataclass(frozen=True)
 class Study:
-    """The data sets and the expected numbers of a published result. A recipe file can hold these keys too.
+    """The data sets and the expected numbers of a published result. A recipe file can hold these keys too."""
 
-    Attributes:
-        train, test: names of folders with images/ and masks/ under a data root. Training uses all folders of `train`.
-        train_count, test_count: published number of pairs in all of `train`, and in each of `test`. Empty if unknown.
-        protocol: the columns of the result, a name in `scoring.columns.PROTOCOLS`.
-        expect: the published numbers to compare with, a name in `scoring/expected.yaml`.
-    """
-
+    # train and test: names of folders with images/ and masks/ under a data root. Training uses all folders of
+    # `train`.
     train: tuple[str, ...] = ()
+    # train_count and test_count: published number of pairs in all of `train`, and in each of `test`. Empty if
+    # unknown.
     train_count: int | None = None
     test: tuple[str, ...] = ()
     test_count: tuple[int, ...] = ()
-    protocol: str = "released"
-    expect: str | None = None
+    protocol: str = "released"  # the columns of the result, a name in `scoring.columns.PROTOCOLS`
+    expect: str | None = None  # the published numbers to compare with, a name in `scoring/expected.yaml`
 
     def __post_init__(self) -> None:
         if self.test_count and len(self.test_count) != len(self.test):

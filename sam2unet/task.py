@@ -19,24 +19,17 @@ from .scoring.columns import Metric
 
 @dataclass(frozen=True)
 class RunData:
-    """The data that the user gives: folders of images and masks for the task `masks`, folders of lists for `prompts`.
+    """The data that the user gives: folders of images and masks for the task `masks`, or lists for `prompts`."""
 
-    Attributes:
-        images, masks: the training folders, one mask folder for each image folder. All pairs form one data set.
-        lists: the folder with `image2label_train.json`.
-        val_lists: the folder with `label2image_test.json`.
-        val_fraction: the fraction of the training images that validation uses. The seed decides which.
-        on_bad_image: what to do if a file cannot be read, `stop` or `skip`.
-    """
-
+    # images and masks: the training folders, one mask folder for each image folder. All pairs form one data set.
     images: Sequence[Path] = ()
     masks: Sequence[Path] = ()
-    lists: Path | None = None
+    lists: Path | None = None  # the folder with `image2label_train.json`
     val_images: Path | None = None
     val_masks: Path | None = None
-    val_lists: Path | None = None
-    val_fraction: float = 0.0
-    on_bad_image: str = "stop"
+    val_lists: Path | None = None  # the folder with `label2image_test.json`
+    val_fraction: float = 0.0  # the fraction of the training images that validation uses. The seed decides which.
+    on_bad_image: str = "stop"  # what to do if a file cannot be read, `stop` or `skip`
 
     def __post_init__(self) -> None:
         if self.on_bad_image not in ("stop", "skip"):
@@ -53,20 +46,14 @@ class RunData:
 
 
 class Task(Protocol):
-    """A kind of input. It provides the data, the training step and the validation of a run.
+    """A kind of input. It provides the data, the training step and the validation of a run."""
 
-    Attributes:
-        metrics: the metrics of validation, by key.
-        best_metric: the key of the metric that decides which epoch is the best by default.
-        has_cache: whether `--cache` can keep resized images.
-        unused_fields: the fields of a recipe that are for other tasks.
-        pairs, held_out: the images with their masks for training and for validation. Several pairs may share an image.
-    """
-
-    metrics: Mapping[str, Metric]
-    best_metric: str
-    has_cache: bool
-    unused_fields: Sequence[str]
+    metrics: Mapping[str, Metric]  # the metrics of validation, by key
+    best_metric: str  # the key of the metric that decides which epoch is the best by default
+    has_cache: bool  # whether `--cache` can keep resized images
+    unused_fields: Sequence[str]  # the fields of a recipe that are for other tasks
+    # pairs and held_out: the images with their masks for training and for validation. Several pairs may share an
+    # image.
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
 

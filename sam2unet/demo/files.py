@@ -23,17 +23,11 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest input that the page accepts. Raises UserError if a limit is not above 0.
+    """The largest input that the page accepts. Raises UserError if a limit is not above 0."""
 
-    Attributes:
-        images: number of files in one drop, and of frames of a clip.
-        megapixels: size of one image.
-        megabytes: size of one file.
-    """
-
-    images: int = 20
-    megapixels: float = 40
-    megabytes: float = 50
+    images: int = 20  # number of files in one drop, and of frames of a clip
+    megapixels: float = 40  # size of one image
+    megabytes: float = 50  # size of one file
 
     def __post_init__(self) -> None:
         for flag, value in (("images", self.images), ("megapixels", self.megapixels), ("mb", self.megabytes)):

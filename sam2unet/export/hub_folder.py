@@ -57,16 +57,11 @@ pictures that a model was trained on, have their own licences.
 
 
 class CardText(NamedTuple):
-    """The text in a folder that differs between models for masks and for prompts.
-
-    Attributes:
-        use: lines of Python, with {size}.
-        processing: the pre-processing, for `config.json`.
-    """
+    """The text in a folder that differs between models for masks and for prompts."""
 
     purpose: str
-    use: str
-    processing: Mapping[str, object]
+    use: str  # lines of Python, with {size}
+    processing: Mapping[str, object]  # the pre-processing, for `config.json`
 
 
 CARD_TEXTS = {

@@ -19,28 +19,21 @@ from ..prompts.framing import SAM_MEAN, SAM_STD
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """Options of the exported files. All but the first have the names of the released exporter.
+    """Options of the exported files. All but the first have the names of the released exporter."""
 
-    Attributes:
-        return_all_masks: return M = 4 masks: the mask for clear prompts, then the three masks that the model selects
-            from. The released exporter returns these by default. Here the default is M = 1, the mask that
-            `Prompter.predict` returns.
-        resize_longest_side: the image was resized as in SAM: its longest side to S, then padded bottom and right.
-        use_stability_score: `iou_predictions` are the stability scores of the masks at 4g, not the IoU that the model
-            predicts. The predicted IoU still selects the mask.
-        return_extra_metrics: also return `stability_scores` and `areas` of the masks in the size of the image.
-        use_preprocess: the encoder takes an image of any size and resizes it.
-        gelu_approximate: approximate GELU with tanh.
-        opset: the ONNX opset. None uses the default of PyTorch's exporter.
-    """
-
+    # return M = 4 masks: the mask for clear prompts, then the three masks that the model selects from. The released
+    # exporter returns these by default. Here the default is M = 1, the mask that `Prompter.predict` returns.
     return_all_masks: bool = False
+    # the image was resized as in SAM: its longest side to S, then padded bottom and right
     resize_longest_side: bool = False
+    # `iou_predictions` are the stability scores of the masks at 4g, not the IoU that the model predicts. The
+    # predicted IoU still selects the mask.
     use_stability_score: bool = False
+    # also return `stability_scores` and `areas` of the masks in the size of the image
     return_extra_metrics: bool = False
-    use_preprocess: bool = False
-    gelu_approximate: bool = False
-    opset: int | None = None
+    use_preprocess: bool = False  # the encoder takes an image of any size and resizes it
+    gelu_approximate: bool = False  # approximate GELU with tanh
+    opset: int | None = None  # the ONNX opset. None uses the default of PyTorch's exporter.
 
 
 RELEASED = GraphOptions()

@@ -42,17 +42,12 @@ NamedTensors = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    """A picture and prompts for the comparison of the files with PyTorch.
+    """A picture and prompts for the comparison of the files with PyTorch."""
 
-    Attributes:
-        image: the input of the encoder.
-        embedding: PyTorch's output of the encoder.
-        prompts: inputs of the decoder, each with PyTorch's answers. There are several answers if rounding decides which
-            mask has the best predicted IoU.
-    """
-
-    image: Tensor
-    embedding: Tensor
+    image: Tensor  # the input of the encoder
+    embedding: Tensor  # PyTorch's output of the encoder
+    # inputs of the decoder, each with PyTorch's answers. There are several answers if rounding decides which mask
+    # has the best predicted IoU.
     prompts: list[tuple[NamedTensors, list[NamedTensors]]]
 
 

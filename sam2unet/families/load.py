@@ -204,21 +204,15 @@ def list_saved_names(family: Family, model: nn.Module, weight_files: WeightFiles
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint file.
-
-    Attributes:
-        weight_files: the files with the weights that `state` leaves out.
-        recipe_text: the recipe in the metadata of the file.
-        is_own: this project wrote the file, not the released code.
-    """
+    """The content of a checkpoint file."""
 
     path: Path
     family: Family
     shape: NetworkShape
     state: dict[str, Tensor]
-    weight_files: dict[str, WeightFile]
-    recipe_text: str | None = None
-    is_own: bool = False
+    weight_files: dict[str, WeightFile]  # the files with the weights that `state` leaves out
+    recipe_text: str | None = None  # the recipe in the metadata of the file
+    is_own: bool = False  # this project wrote the file, not the released code
 
 
 def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:

@@ -10,19 +10,12 @@ FLAGS = {"True": True, "False": False}  # as text in a file of weights
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """The shape of a network. A value that is None is not requested: the weight file or the builder decides it.
+    """The shape of a network. A value that is None is not requested: the weight file or the builder decides it."""
 
-    Attributes:
-        encoder: the size of the trunk or of SAM's encoder, for example `large` or `vit_b`.
-        dino: the size of DINO, for example `large` or `v3_small`.
-        size: the side of the square input in pixels, if the weights depend on it (SAM-Med2D).
-        encoder_adapter: whether the encoder has adapters, if a network can have none (SAM-Med2D).
-    """
-
-    encoder: str | None = None
-    dino: str | None = None
-    size: int | None = None
-    encoder_adapter: bool | None = None
+    encoder: str | None = None  # the size of the trunk or of SAM's encoder, for example `large` or `vit_b`
+    dino: str | None = None  # the size of DINO, for example `large` or `v3_small`
+    size: int | None = None  # the side of the square input in pixels, if the weights depend on it (SAM-Med2D)
+    encoder_adapter: bool | None = None  # whether the encoder has adapters, if a network can have none (SAM-Med2D)
 
     def to_dict(self) -> dict[str, object]:
         """Returns the values that are not None, by name."""

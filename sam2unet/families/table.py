@@ -15,53 +15,36 @@ from .shape import NetworkShape
 
 @dataclass(frozen=True)
 class WeightFlag:
-    """A frozen part of a model whose weights come from a file.
+    """A frozen part of a model whose weights come from a file."""
 
-    Attributes:
-        flag: the flag that names the file.
-        part: the name of the part in `Family.parts`.
-        option: the field of `NetworkShape` that is the size of the part.
-    """
-
-    flag: str
-    part: str
-    option: str
+    flag: str  # the flag that names the file
+    part: str  # the name of the part in `Family.parts`
+    option: str  # the field of `NetworkShape` that is the size of the part
 
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table: everything that differs between the models of one task.
+    """A row of the table: everything that differs between the models of one task."""
 
-    Attributes:
-        title: the published name. Checkpoints are called `<title>-<epoch>.pth`.
-        paper: the title of the paper and its arXiv number.
-        task: `masks`: one map for an image. `prompts`: one mask for each prompt.
-        weight_flags: the frozen parts.
-        options: the fields of `NetworkShape` that the network has.
-        build: makes a new model. A size that is not requested is that of the weight file, or else the released size.
-        find_shape: a complete state dict -> the shape of its network, or None if the shape is unknown.
-        marker: the name of a weight that only checkpoints of this model have.
-        parts: returns the parameters of each part: the frozen parts, `adapters` and `decoder`.
-        unused_parameters: returns the parameters that never get a gradient.
-        find_unused_parameters: the steps of a batch use different parameters, see DistributedDataParallel.
-        logits: for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, 1, S, S).
-        stride: the sides of the input are multiples of it.
-        resize_weights: returns a state dict for another shape. None: the weights do not depend on the side.
-    """
-
-    title: str
-    paper: tuple[str, str]
-    task: str
-    weight_flags: tuple[WeightFlag, ...]
-    options: tuple[str, ...]
+    title: str  # the published name. Checkpoints are called `<title>-<epoch>.pth`.
+    paper: tuple[str, str]  # the title of the paper and its arXiv number
+    task: str  # `masks`: one map for an image. `prompts`: one mask for each prompt.
+    weight_flags: tuple[WeightFlag, ...]  # the frozen parts
+    options: tuple[str, ...]  # the fields of `NetworkShape` that the network has
+    # makes a new model. A size that is not requested is that of the weight file, or else the released size.
     build: Callable[[NetworkShape, WeightPaths], BuiltModel]
+    # a complete state dict -> the shape of its network, or None if the shape is unknown
     find_shape: Callable[[Mapping[str, Tensor]], NetworkShape | None]
-    marker: str
+    marker: str  # the name of a weight that only checkpoints of this model have
+    # returns the parameters of each part: the frozen parts, `adapters` and `decoder`
     parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
+    # returns the parameters that never get a gradient
     unused_parameters: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
-    find_unused_parameters: bool = False
+    find_unused_parameters: bool = False  # the steps of a batch use different parameters, see DistributedDataParallel
+    # for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, 1, S, S)
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
-    stride: int = 32
+    stride: int = 32  # the sides of the input are multiples of it
+    # returns a state dict for another shape. None: the weights do not depend on the side.
     resize_weights: Callable[[Mapping[str, Tensor], NetworkShape], dict[str, Tensor]] | None = None
 
     @property

@@ -16,20 +16,14 @@ from .transforms import normalise_image, pair_bytes, to_unit
 
 
 class MaskBatch(NamedTuple):
-    """A batch of B resized pairs.
+    """A batch of B resized pairs."""
 
-    Attributes:
-        images, masks: uint8 (B, 3, S, S) and (B, 1, S, S), not flipped.
-        flips: bool (B, 2): mirror left-right, mirror top-bottom.
-        indices: (B,) indices in the list of pairs.
-        skipped: for each pair that is left out because it cannot be read, the reason.
-    """
-
+    # images and masks: uint8 (B, 3, S, S) and (B, 1, S, S), not flipped
     images: Tensor
     masks: Tensor
-    flips: Tensor
-    indices: Tensor
-    skipped: tuple[str, ...] = ()
+    flips: Tensor  # bool (B, 2): mirror left-right, mirror top-bottom
+    indices: Tensor  # (B,) indices in the list of pairs
+    skipped: tuple[str, ...] = ()  # for each pair that is left out because it cannot be read, the reason
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns flipped and normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1], on `device`."""

@@ -21,19 +21,14 @@ NUMBERS = ("float16", "float32")
 
 @dataclass(frozen=True)
 class PredictOutputs:
-    """The files that a prediction writes for each image. Raises UserError if a value is outside its range.
+    """The files that a prediction writes for each image. Raises UserError if a value is outside its range."""
 
-    Attributes:
-        threshold: write 255 above this value and 0 below it. None: write grey levels.
-        components: parts of the foreground with fewer pixels become 0.
-        overlay, contours: also write the photograph with the map or its outlines, in folders of these names.
-        probability: also write probabilities in this number format, in the folder `prob`. They are not stretched.
-    """
-
-    threshold: float | None = None
-    components: int = 0
+    threshold: float | None = None  # write 255 above this value and 0 below it. None: write grey levels.
+    components: int = 0  # parts of the foreground with fewer pixels become 0
+    # overlay and contours: also write the photograph with the map or its outlines, in folders of these names
     overlay: bool = False
     contours: bool = False
+    # also write probabilities in this number format, in the folder `prob`. They are not stretched.
     probability: str | None = None
 
     def __post_init__(self) -> None:

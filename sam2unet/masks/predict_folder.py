@@ -37,22 +37,14 @@ LARGE = 50_000_000  # pixels; of images with more, only one is read and one is w
 
 @dataclass(frozen=True)
 class PredictFiles:
-    """The files that a prediction reads and writes.
+    """The files that a prediction reads and writes."""
 
-    Attributes:
-        source: a video, or what `find_inputs` takes.
-        target: folder of the maps.
-        masks: folder of masks; each map gets the size of its mask. None: the size of its image.
-        skip_existing: leave out images that have a map.
-        on_bad_image: `stop` at an unreadable image, or `skip` it.
-    """
-
-    source: Path
-    target: Path
-    masks: Path | None = None
+    source: Path  # a video, or what `find_inputs` takes
+    target: Path  # folder of the maps
+    masks: Path | None = None  # folder of masks; each map gets the size of its mask. None: the size of its image.
     recursive: bool = False
-    skip_existing: bool = False
-    on_bad_image: str = "stop"
+    skip_existing: bool = False  # leave out images that have a map
+    on_bad_image: str = "stop"  # `stop` at an unreadable image, or `skip` it
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,13 @@ class PredictedMap(NamedTuple):
 
 @dataclass
 class PredictNotes:
-    """What the run reports at the end.
+    """What the run reports at the end."""
 
-    Attributes:
-        bad: for each image that was left out, the reason.
-        rotated, several: names of images that were rotated, and of images with several frames or pages.
-        stopped_by: the error of the image that stops the run.
-    """
-
-    bad: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)  # for each image that was left out, the reason
+    # rotated and several: names of images that were rotated, and of images with several frames or pages
     rotated: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
-    stopped_by: UserError | None = None
+    stopped_by: UserError | None = None  # the error of the image that stops the run
 
 
 def run(

@@ -21,15 +21,10 @@ POINTS = (1, 3, 5, 9)  # numbers of clicks in a training round; each round takes
 
 
 class Points(NamedTuple):
-    """N points for each of M masks.
+    """N points for each of M masks."""
 
-    Attributes:
-        coords: float32 (M, N, 2)
-        labels: int64 (M, N): 1 for foreground, 0 for background, -1 for no point.
-    """
-
-    coords: Tensor
-    labels: Tensor
+    coords: Tensor  # float32 (M, N, 2)
+    labels: Tensor  # int64 (M, N): 1 for foreground, 0 for background, -1 for no point
 
     def append(self, others: Points) -> Points:
         """Returns the N points of each mask, then those of `others`."""
@@ -124,14 +119,10 @@ def jitter_box(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
 
 
 class Rounds(NamedTuple):
-    """The kinds of prompts of a training batch (arXiv 2308.16184, section 3.3).
+    """The kinds of prompts of a training batch (arXiv 2308.16184, section 3.3)."""
 
-    Attributes:
-        boxes: the first round takes the boxes; otherwise it takes the points.
-        points: the number of clicks per mask for each later round. 0 means: the previous mask is the only prompt.
-    """
-
-    boxes: bool
+    boxes: bool  # the first round takes the boxes; otherwise it takes the points
+    # the number of clicks per mask for each later round. 0 means: the previous mask is the only prompt.
     points: tuple[int, ...]
 
 

@@ -25,17 +25,12 @@ ITEM, STEP = 1, 2  # parts of a key: the random streams of the data set and of t
 
 
 class PromptDraw(NamedTuple):
-    """An image, and the seed of the random streams for its masks and prompts.
+    """An image, and the seed of the random streams for its masks and prompts."""
 
-    Attributes:
-        index: the position of the image in the list.
-        batch: the position of the batch in the epoch. All processes use the same positions.
-    """
-
-    index: int
+    index: int  # the position of the image in the list
     seed: int
     epoch: int
-    batch: int
+    batch: int  # the position of the batch in the epoch. All processes use the same positions.
 
 
 class PromptBatches(Batches):
@@ -47,48 +42,29 @@ class PromptBatches(Batches):
 
 
 class PromptTensors(NamedTuple):
-    """The input of a training step. Each image has M / B masks. The masks of the first image come first.
+    """The input of a training step. Each image has M / B masks. The masks of the first image come first."""
 
-    Attributes:
-        images: float32 (B, 3, S, S), normalised.
-        labels: float32 (M, 1, S, S), 0 or 1.
-        boxes: float32 (M, 1, 4), x0, y0, x1, y1 in pixels of the square.
-        points: coordinates (M, N, 2) and labels (M, N).
-        shared: a generator with the same state in all processes, for `draw_rounds`.
-        local: a generator with another state in each process, for `draw_error_points`.
-    """
-
-    images: Tensor
-    labels: Tensor
-    boxes: Tensor
-    points: Points
-    shared: torch.Generator
-    local: torch.Generator
+    images: Tensor  # float32 (B, 3, S, S), normalised
+    labels: Tensor  # float32 (M, 1, S, S), 0 or 1
+    boxes: Tensor  # float32 (M, 1, 4), x0, y0, x1, y1 in pixels of the square
+    points: Points  # coordinates (M, N, 2) and labels (M, N)
+    shared: torch.Generator  # a generator with the same state in all processes, for `draw_rounds`
+    local: torch.Generator  # a generator with another state in each process, for `draw_error_points`
 
 
 class PromptBatch(NamedTuple):
-    """A batch on the CPU.
+    """A batch on the CPU."""
 
-    Attributes:
-        images: uint8 (B, 3, S, S), not normalised.
-        labels: uint8 (M, 1, S, S), 0 or 1.
-        frames: the position of each image in its square.
-        boxes, points: as in `PromptTensors`.
-        indices: (B,), the positions of the images in the list.
-        names: the file names of the M masks.
-        key: seed, epoch and batch. They seed the generators of the step.
-        skipped: messages about files that were left out.
-    """
-
-    images: Tensor
-    labels: Tensor
-    frames: tuple[Frame, ...]
+    images: Tensor  # uint8 (B, 3, S, S), not normalised
+    labels: Tensor  # uint8 (M, 1, S, S), 0 or 1
+    frames: tuple[Frame, ...]  # the position of each image in its square
+    # boxes and points: as in `PromptTensors`
     boxes: Tensor
     points: Points
-    indices: Tensor
-    names: tuple[str, ...]
-    key: tuple[int, ...] = (0,)
-    skipped: tuple[str, ...] = ()
+    indices: Tensor  # (B,), the positions of the images in the list
+    names: tuple[str, ...]  # the file names of the M masks
+    key: tuple[int, ...] = (0,)  # seed, epoch and batch. They seed the generators of the step.
+    skipped: tuple[str, ...] = ()  # messages about files that were left out
 
     def on(self, device: torch.device) -> PromptTensors:
         """Returns the batch on `device`, normalised, with new generators."""
@@ -188,23 +164,14 @@ class PromptFolder(Dataset):
 
 
 class PromptItem(NamedTuple):
-    """One image with K masks and their first prompts.
+    """One image with K masks and their first prompts."""
 
-    Attributes:
-        image: uint8 (3, S, S), not normalised.
-        frame: the position of the image in the square.
-        labels: bool (K, S, S), the masks.
-        boxes: (K, 4), x0, y0, x1, y1 in pixels of the square.
-        points: coordinates (K, N, 2) and labels (K, N).
-        names: file names of the masks.
-    """
-
-    image: Tensor
-    frame: Frame
-    labels: np.ndarray
-    boxes: np.ndarray
-    points: Points
-    names: tuple[str, ...]
+    image: Tensor  # uint8 (3, S, S), not normalised
+    frame: Frame  # the position of the image in the square
+    labels: np.ndarray  # bool (K, S, S), the masks
+    boxes: np.ndarray  # (K, 4), x0, y0, x1, y1 in pixels of the square
+    points: Points  # coordinates (K, N, 2) and labels (K, N)
+    names: tuple[str, ...]  # file names of the masks
 
 
 def stack_items(

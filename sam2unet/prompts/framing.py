@@ -101,20 +101,16 @@ class Framing:
     """Options for turning images and masks into squares. The defaults are those of the released pipeline.
 
     Raises UserError if `size` is below 1.
-
-    Attributes:
-        size: S.
-        rgb: the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
-        smooth: resize images bilinearly with antialiasing. Off, as released: take the nearest pixel.
-        padding: pad images that are smaller than the square. The released training and test pad them; the released
-            predictor resizes them.
-        mask_threshold: which values of a mask are foreground. None: 255 is foreground, or 1 if no value is higher.
     """
 
-    size: int = 256
+    size: int = 256  # S
+    # the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
     rgb: bool = False
-    smooth: bool = False
+    smooth: bool = False  # resize images bilinearly with antialiasing. Off, as released: take the nearest pixel.
+    # pad images that are smaller than the square. The released training and test pad them; the released predictor
+    # resizes them.
     padding: bool = True
+    # which values of a mask are foreground. None: 255 is foreground, or 1 if no value is higher.
     mask_threshold: ForegroundRule = None
 
     def __post_init__(self) -> None:

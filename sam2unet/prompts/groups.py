@@ -21,21 +21,13 @@ FIRST, CLICKS = 1, 2  # parts of a key: the random streams of the first points, 
 
 
 class ImageGroup(NamedTuple):
-    """An image and K of its masks.
+    """An image and K of its masks."""
 
-    Attributes:
-        square: uint8 (1, 3, S, S), not normalised.
-        frame: the position of the image in the square.
-        labels: float32 (K, 1, S, S), 0 or 1.
-        originals: float32 (K, 1, height, width), the same masks in their original size.
-        indices: the positions of the masks in the list of pairs.
-    """
-
-    square: Tensor
-    frame: Frame
-    labels: Tensor
-    originals: Tensor
-    indices: tuple[int, ...]
+    square: Tensor  # uint8 (1, 3, S, S), not normalised
+    frame: Frame  # the position of the image in the square
+    labels: Tensor  # float32 (K, 1, S, S), 0 or 1
+    originals: Tensor  # float32 (K, 1, height, width), the same masks in their original size
+    indices: tuple[int, ...]  # the positions of the masks in the list of pairs
 
 
 def group_by_image(

@@ -32,15 +32,10 @@ class ImageMasks(NamedTuple):
 
 
 class BoxAndPoints(NamedTuple):
-    """The first prompts for one mask, in pixels of the square: a test uses the box or the points.
+    """The first prompts for one mask, in pixels of the square: a test uses the box or the points."""
 
-    Attributes:
-        boxes: float32 (1, 4), x0, y0, x1, y1.
-        points: coordinates float32 (1, N, 2) and labels int64 (1, N).
-    """
-
-    boxes: torch.Tensor
-    points: Points
+    boxes: torch.Tensor  # float32 (1, 4), x0, y0, x1, y1
+    points: Points  # coordinates float32 (1, N, 2) and labels int64 (1, N)
 
 
 def read_train_list(folder: Path) -> list[ImageMasks]:

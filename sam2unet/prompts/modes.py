@@ -8,16 +8,11 @@ from ..limits import check_numbers
 
 
 class PromptMode(NamedTuple):
-    """The prompts for a mask: its box; several points at once; or one point, then clicks that correct the answer.
+    """The prompts for a mask: its box; several points at once; or one point, then clicks that correct the answer."""
 
-    Attributes:
-        box: prompt with the box. The other fields then keep their defaults.
-        points: the number of points in the first round.
-        rounds: the number of answers. Each round after the first adds one click where the previous answer is wrong.
-    """
-
-    box: bool = False
-    points: int = 1
+    box: bool = False  # prompt with the box. The other fields then keep their defaults.
+    points: int = 1  # the number of points in the first round
+    # the number of answers. Each round after the first adds one click where the previous answer is wrong.
     rounds: int = 1
 
     @property
@@ -45,16 +40,11 @@ class PromptTestFlags:
     """The flags of test.py that choose the modes. They have the names of the released flags.
 
     Raises UserError if a number is out of range.
-
-    Attributes:
-        boxes_prompt: prompt with boxes. None: the flag was not given.
-        point_num: numbers of points. Each one is a mode.
-        iter_point: numbers of rounds that start with one point. Each one is a mode.
     """
 
-    boxes_prompt: bool | None = None
-    point_num: Sequence[int] = ()
-    iter_point: Sequence[int] = ()
+    boxes_prompt: bool | None = None  # prompt with boxes. None: the flag was not given.
+    point_num: Sequence[int] = ()  # numbers of points. Each one is a mode.
+    iter_point: Sequence[int] = ()  # numbers of rounds that start with one point. Each one is a mode.
 
     def __post_init__(self) -> None:
         check_numbers(vars(self))

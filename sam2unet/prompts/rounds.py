@@ -18,17 +18,11 @@ from .clicks import Points
 
 
 class RoundPrompt(NamedTuple):
-    """The prompt of one round for M masks. A part that is None is not used.
+    """The prompt of one round for M masks. A part that is None is not used."""
 
-    Attributes:
-        points: coordinates (M, N, 2) and labels (M, N).
-        boxes: float32 (M, 4) or (M, 1, 4), x0, y0, x1, y1.
-        masks: float32 (M, 1, 4g, 4g), the previous answer, as `to_mask_prompt` returns it.
-    """
-
-    points: Points | None = None
-    boxes: Tensor | None = None
-    masks: Tensor | None = None
+    points: Points | None = None  # coordinates (M, N, 2) and labels (M, N)
+    boxes: Tensor | None = None  # float32 (M, 4) or (M, 1, 4), x0, y0, x1, y1
+    masks: Tensor | None = None  # float32 (M, 1, 4g, 4g), the previous answer, as `to_mask_prompt` returns it
 
     def correct(self, clicks: Points | None, masks: Tensor, keep_clicks: bool) -> RoundPrompt:
         """Returns the prompt of the next round, from new clicks and the previous answer. It has no boxes.
@@ -44,17 +38,11 @@ class RoundPrompt(NamedTuple):
 
 
 class RoundAnswer(NamedTuple):
-    """The best mask of each of M masks. The logits are before the sigmoid.
+    """The best mask of each of M masks. The logits are before the sigmoid."""
 
-    Attributes:
-        low: logits (M, 1, 4g, 4g).
-        full: the same logits, resized to (M, 1, S, S).
-        quality: the IoU that the model expects, (M, 1).
-    """
-
-    low: Tensor
-    full: Tensor
-    quality: Tensor
+    low: Tensor  # logits (M, 1, 4g, 4g)
+    full: Tensor  # the same logits, resized to (M, 1, S, S)
+    quality: Tensor  # the IoU that the model expects, (M, 1)
 
 
 def run_rounds(

@@ -35,42 +35,28 @@ from .scores import Answer, PromptTestOptions, answer_all, compute_means, format
 
 @dataclass(frozen=True)
 class PromptTestFiles:
-    """The files of a test.
+    """The files of a test."""
 
-    Attributes:
-        lists: the folder with label2image_test.json.
-        target: the folder for all results.
-        prompts: files with the first prompts, one for each number of points. Empty: draw the prompts.
-        save_masks: write the predicted masks as PNG files.
-        on_bad_image: `stop`, or `skip` to leave out masks that cannot be used.
-    """
-
-    lists: Path
-    target: Path
+    lists: Path  # the folder with label2image_test.json
+    target: Path  # the folder for all results
+    # files with the first prompts, one for each number of points. Empty: draw the prompts.
     prompts: Sequence[Path] = ()
-    save_masks: bool = False
-    on_bad_image: str = "stop"
+    save_masks: bool = False  # write the predicted masks as PNG files
+    on_bad_image: str = "stop"  # `stop`, or `skip` to leave out masks that cannot be used
 
 
 @dataclass(frozen=True)
 class PromptTest:
-    """A test that can start.
+    """A test that can start."""
 
-    Attributes:
-        pairs: the list of masks with their images.
-        indices: the positions of the masks that can be used.
-        options: the options, with the prompts of the files.
-        mask_paths: the files of the predicted masks, by mode and position. Empty: they are not written.
-        draws_prompts: there are no files of prompts, so the test draws prompts and writes them.
-    """
-
-    pairs: Sequence[Pair]
-    indices: Sequence[int]
+    pairs: Sequence[Pair]  # the list of masks with their images
+    indices: Sequence[int]  # the positions of the masks that can be used
     modes: Sequence[PromptMode]
     framing: Framing
-    options: PromptTestOptions
+    options: PromptTestOptions  # the options, with the prompts of the files
+    # the files of the predicted masks, by mode and position. Empty: they are not written.
     mask_paths: Mapping[tuple[PromptMode, int], Path]
-    draws_prompts: bool
+    draws_prompts: bool  # there are no files of prompts, so the test draws prompts and writes them
 
 
 def run(

@@ -32,47 +32,30 @@ READERS = 2
 
 @dataclass(frozen=True)
 class PromptTestOptions:
-    """Options of the test.
+    """Options of the test."""
 
-    Attributes:
-        seed: seeds the points.
-        multimask: take the best of three masks. False: take the fourth mask. Use the value of the training.
-        mask_prompt: the form in which an answer becomes a prompt, as in the recipe.
-        amp: the precision, as in `autocast`.
-        masks_per_batch: the number of masks that are decoded together.
-        prompts: for a mode, the first prompts by the position of their mask in the list. Missing modes draw them.
-        skip_bad: warn about files that cannot be read, and continue.
-    """
-
-    seed: int = 0
-    multimask: bool = True
-    mask_prompt: str = "probability"
-    amp: str = "off"
-    masks_per_batch: int = 16
+    seed: int = 0  # seeds the points
+    multimask: bool = True  # take the best of three masks. False: take the fourth mask. Use the value of the training.
+    mask_prompt: str = "probability"  # the form in which an answer becomes a prompt, as in the recipe
+    amp: str = "off"  # the precision, as in `autocast`
+    masks_per_batch: int = 16  # the number of masks that are decoded together
+    # for a mode, the first prompts by the position of their mask in the list. Missing modes draw them.
     prompts: Mapping[PromptMode, Mapping[int, BoxAndPoints]] = field(default_factory=dict)
-    skip_bad: bool = False
+    skip_bad: bool = False  # warn about files that cannot be read, and continue
 
 
 class Answer(NamedTuple):
-    """The prediction for one mask in one mode, and its scores.
+    """The prediction for one mask in one mode, and its scores."""
 
-    Attributes:
-        index: the position of the mask in the list of pairs.
-        prompts: the prompts of the first round. None: not kept.
-        logits: (1, height, width). None: not kept.
-        iou, dice: in [0, 1], at the original size.
-        quality: the IoU that the model expects. It can leave [0, 1].
-        loss: the loss of the training, at the original size.
-    """
-
-    index: int
+    index: int  # the position of the mask in the list of pairs
     mode: PromptMode
-    prompts: BoxAndPoints | None
-    logits: Tensor | None
+    prompts: BoxAndPoints | None  # the prompts of the first round. None: not kept.
+    logits: Tensor | None  # (1, height, width). None: not kept.
+    # iou and dice: in [0, 1], at the original size
     iou: float
     dice: float
-    quality: float
-    loss: float
+    quality: float  # the IoU that the model expects. It can leave [0, 1].
+    loss: float  # the loss of the training, at the original size
 
 
 @torch.inference_mode()

@@ -22,14 +22,12 @@ class Processes:
     """The position of this process among all processes of the run.
 
     Without torchrun there is one process; then the methods that communicate return at once.
-
-    Attributes:
-        rank, world: the index of this process and the number of all processes.
-        local_rank, local_world: the same among the processes on this machine.
     """
 
+    # rank and world: the index of this process and the number of all processes
     rank: int = 0
     world: int = 1
+    # local_rank and local_world: the same among the processes on this machine
     local_rank: int = 0
     local_world: int = 1
 

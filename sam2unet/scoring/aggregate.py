@@ -18,28 +18,20 @@ CURVE_METRICS = ("E_max", "F_max", "F1_max", "F_max_dataset", "mirror_F_max")
 
 @dataclass
 class MethodResult:
-    """The scores of one method on one data set. All lists and arrays are in the order of `images`.
-
-    Attributes:
-        images: names of the mask files without extension.
-        predictions: the map files; None where one is missing.
-        masks: the mask files.
-        photographs: the image files for the gallery of the report; None where there is none.
-        per_image: metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined.
-        curves: name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
-            threshold "stretched 8-bit map >= 255 - i".
-        table: metric key -> the number of the table, full precision.
-    """
+    """The scores of one method on one data set. All lists and arrays are in the order of `images`."""
 
     dataset: str
     method: str
-    images: list[str]
-    predictions: list[Path | None]
-    masks: list[Path]
-    photographs: list[Path | None]
+    images: list[str]  # names of the mask files without extension
+    predictions: list[Path | None]  # the map files; None where one is missing
+    masks: list[Path]  # the mask files
+    photographs: list[Path | None]  # the image files for the gallery of the report; None where there is none
+    # metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined
     per_image: dict[str, np.ndarray]
+    # name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
+    # threshold "stretched 8-bit map >= 255 - i".
     curves: dict[str, np.ndarray]
-    table: dict[str, float] = field(default_factory=dict)
+    table: dict[str, float] = field(default_factory=dict)  # metric key -> the number of the table, full precision
 
 
 def to_numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:

@@ -5,20 +5,13 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """One column of a table of scores.
-
-    Attributes:
-        legend: what the metric measures.
-        higher: whether a higher value is better.
-        group: the metrics that one computation gives: `plain`, `mirror` or `effort`.
-        digits: the number of printed digits after the point.
-    """
+    """One column of a table of scores."""
 
     title: str
-    legend: str
-    higher: bool = True
-    group: str = "plain"
-    digits: int = 3
+    legend: str  # what the metric measures
+    higher: bool = True  # whether a higher value is better
+    group: str = "plain"  # the metrics that one computation gives: `plain`, `mirror` or `effort`
+    digits: int = 3  # the number of printed digits after the point
 
 
 # The keys are those of results.json. "Mean" and "best" are over 256 thresholds, the best one over the whole data set.

@@ -18,12 +18,7 @@ BLOCK = 2_000_000  # random images in one step, which need 16 MB per array
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of (method - baseline), with its 95 % interval. A number that is not defined is NaN.
-
-    Attributes:
-        images: the number of images in the mean.
-        left_out: the number of images where the metric is not defined for one of the two.
-    """
+    """The mean of (method - baseline), with its 95 % interval. A number that is not defined is NaN."""
 
     dataset: str
     method: str
@@ -32,8 +27,8 @@ class Difference:
     mean: float
     low: float
     high: float
-    images: int
-    left_out: int
+    images: int  # the number of images in the mean
+    left_out: int  # the number of images where the metric is not defined for one of the two
 
     @property
     def verdict(self) -> str:

@@ -26,20 +26,15 @@ class ScoreOutputs:
     """What to print and to write.
 
     Raises UserError if there is no such protocol, or `plots` and `report` have no folder.
-
-    Attributes:
-        protocol: a name of `columns.PROTOCOLS`, which decides the columns.
-        expect: a paper whose published figures are printed beside the measured numbers.
-        folder: the folder for all files; None to write none.
-        plots, report: also write the plots, or the HTML report.
-        arguments: the flags of the run, which are written into results.json.
     """
 
-    protocol: str = "released"
-    expect: str | None = None
-    folder: Path | None = None
+    protocol: str = "released"  # a name of `columns.PROTOCOLS`, which decides the columns
+    expect: str | None = None  # a paper whose published figures are printed beside the measured numbers
+    folder: Path | None = None  # the folder for all files; None to write none
+    # plots and report: also write the plots, or the HTML report
     plots: bool = False
     report: bool = False
+    # the flags of the run, which are written into results.json
     arguments: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -20,23 +20,14 @@ from .pixels.mirror_scores import score_mirror
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How maps are scored.
+    """How maps are scored."""
 
-    Attributes:
-        mask_threshold: which mask values are foreground; None for 0/255 masks.
-        resize: resize a map to the size of its mask, bilinear. If False, another size is a problem.
-        library: use only py-sod-metrics.
-        plain: compute all metrics that belong to no other group.
-        mirror: compute the metrics of the mirror papers.
-        effort: compute the human correction effort. It takes longer than all other metrics together.
-    """
-
-    mask_threshold: ForegroundRule = None
-    resize: bool = False
-    library: bool = False
-    plain: bool = True
-    mirror: bool = False
-    effort: bool = False
+    mask_threshold: ForegroundRule = None  # which mask values are foreground; None for 0/255 masks
+    resize: bool = False  # resize a map to the size of its mask, bilinear. If False, another size is a problem.
+    library: bool = False  # use only py-sod-metrics
+    plain: bool = True  # compute all metrics that belong to no other group
+    mirror: bool = False  # compute the metrics of the mirror papers
+    effort: bool = False  # compute the human correction effort. It takes longer than all other metrics together.
 
 
 class ScoreJob(NamedTuple):
@@ -46,17 +37,12 @@ class ScoreJob(NamedTuple):
 
 
 class ImageScore(NamedTuple):
-    """The scores of a pair.
-
-    Attributes:
-        curves: (256,) each, by name.
-        notes: names of unusual properties, see `score_folders.warn_about`.
-        problem, detail: why the pair has no scores; empty if it has scores.
-    """
+    """The scores of a pair."""
 
     numbers: dict[str, float]
-    curves: dict[str, ndarray]
-    notes: tuple[str, ...] = ()
+    curves: dict[str, ndarray]  # (256,) each, by name
+    notes: tuple[str, ...] = ()  # names of unusual properties, see `score_folders.warn_about`
+    # problem and detail: why the pair has no scores; empty if it has scores
     problem: str = ""
     detail: str = ""
 

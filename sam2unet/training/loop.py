@@ -32,15 +32,11 @@ Batch = MaskBatch | PromptBatch
 
 @dataclass(frozen=True)
 class Validation:
-    """How a run validates: after every `every`-th epoch and after the last one.
-
-    Attributes:
-        key: the key in `task.metrics` of the metric that selects the best epoch.
-    """
+    """How a run validates: after every `every`-th epoch and after the last one."""
 
     task: Task
     every: int
-    key: str
+    key: str  # the key in `task.metrics` of the metric that selects the best epoch
 
     @property
     def metric(self) -> Metric:
@@ -57,41 +53,28 @@ class Validation:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """Where and how a run saves.
+    """Where and how a run saves."""
 
-    Attributes:
-        folder: the folder of all files.
-        minutes: the longest time between two versions of `last.pt`.
-        names: the entries of the model's state dict that `last.pt` holds. The files that the run started from hold the
-            other entries.
-        facts: inputs of the run for `last.pt`. A run that resumes must have the same facts.
-        write: writes a checkpoint with this stem and returns its path.
-    """
-
-    folder: Path
-    minutes: float
+    folder: Path  # the folder of all files
+    minutes: float  # the longest time between two versions of `last.pt`
+    # the entries of the model's state dict that `last.pt` holds. The files that the run started from hold the other
+    # entries.
     names: Sequence[str]
-    facts: Mapping[str, object]
-    write: Callable[[str], Path]
+    facts: Mapping[str, object]  # inputs of the run for `last.pt`. A run that resumes must have the same facts.
+    write: Callable[[str], Path]  # writes a checkpoint with this stem and returns its path
 
 
 @dataclass
 class Progress:
-    """The position of a run.
-
-    Attributes:
-        batch: index of the next batch in `epoch`. After the last batch, validation may still follow.
-        seen: number of images of this epoch so far.
-        sums: sum of each loss over these images and their optimizer steps, by name.
-        weight: number of terms in each sum.
-        scores: epoch -> metric -> value, for the validated epochs.
-    """
+    """The position of a run."""
 
     epoch: int = 1
-    batch: int = 0
-    seen: int = 0
+    batch: int = 0  # index of the next batch in `epoch`. After the last batch, validation may still follow.
+    seen: int = 0  # number of images of this epoch so far
+    # sum of each loss over these images and their optimizer steps, by name
     sums: dict[str, float] = field(default_factory=dict)
-    weight: float = 0
+    weight: float = 0  # number of terms in each sum
+    # epoch -> metric -> value, for the validated epochs
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
 
 

@@ -32,28 +32,21 @@ TASKS: dict[str, type[Task]] = {"masks": MaskTask, "prompts": PromptTask}
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, and which files the run writes there.
-
-    Attributes:
-        save: "full" writes checkpoints with all weights, as the released code does. "trainable" leaves out the weights
-            that are unchanged in the files that the run starts from.
-        save_minutes: the longest time between two versions of `last.pt`.
-        resume: "auto" continues from `last.pt` of this folder if it exists. A path continues from that file. None
-            starts a new run.
-        val_every: number of epochs between validations.
-        best_metric: key or title of the metric that selects the best epoch. None selects the default of the task.
-        tensorboard: also write event files for TensorBoard.
-        arguments: the command line, for `run.json`.
-    """
+    """The folder of a run, and which files the run writes there."""
 
     folder: Path
+    # "full" writes checkpoints with all weights, as the released code does. "trainable" leaves out the weights that
+    # are unchanged in the files that the run starts from.
     save: str = "full"
-    save_minutes: float = 10
+    save_minutes: float = 10  # the longest time between two versions of `last.pt`
+    # "auto" continues from `last.pt` of this folder if it exists. A path continues from that file. None starts a
+    # new run.
     resume: str | None = None
-    val_every: int = 1
+    val_every: int = 1  # number of epochs between validations
+    # key or title of the metric that selects the best epoch. None selects the default of the task.
     best_metric: str | None = None
-    tensorboard: bool = False
-    arguments: Mapping[str, object] = field(default_factory=dict)
+    tensorboard: bool = False  # also write event files for TensorBoard
+    arguments: Mapping[str, object] = field(default_factory=dict)  # the command line, for `run.json`
 
     @property
     def state_file(self) -> Path:
@@ -62,32 +55,18 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Hardware:
-    """How a run uses the computer.
+    """How a run uses the computer."""
 
-    Attributes:
-        device: name of a PyTorch device. None uses a GPU if there is one.
-        workers: number of processes that read images. None uses one per core, at most 8.
-        deterministic: compute the same bits every time, also on a GPU.
-        fast: turn on half precision and the options of `speed` that suit the device.
-    """
-
-    device: str | None = None
-    workers: int | None = None
-    deterministic: bool = False
+    device: str | None = None  # name of a PyTorch device. None uses a GPU if there is one.
+    workers: int | None = None  # number of processes that read images. None uses one per core, at most 8.
+    deterministic: bool = False  # compute the same bits every time, also on a GPU
     speed: Speed = Speed()
-    fast: bool = False
+    fast: bool = False  # turn on half precision and the options of `speed` that suit the device
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose inputs are checked and whose model is built. Nothing is written yet, but the folder exists.
-
-    Attributes:
-        metric: key of the metric that selects the best epoch.
-        model: on the CPU.
-        weight_files: the files that hold the frozen weights of `model`.
-        init_files: all files that weights were read from.
-    """
+    """A run whose inputs are checked and whose model is built. Nothing is written yet, but the folder exists."""
 
     recipe: Recipe
     run_folder: RunFolder
@@ -96,11 +75,11 @@ class PreparedRun:
     device: torch.device
     family: Family
     task: Task
-    metric: str
+    metric: str  # key of the metric that selects the best epoch
     batches: Batches
-    model: nn.Module
-    weight_files: WeightFiles
-    init_files: tuple[Path, ...]
+    model: nn.Module  # on the CPU
+    weight_files: WeightFiles  # the files that hold the frozen weights of `model`
+    init_files: tuple[Path, ...]  # all files that weights were read from
 
     @cached_property
     def facts(self) -> dict[str, object]:

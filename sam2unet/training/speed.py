@@ -18,21 +18,14 @@ from ..runtime.device import can_compile, pick_half_type
 
 @dataclass(frozen=True)
 class Speed:
-    """The options. The released script has none of them.
+    """The options. The released script has none of them."""
 
-    Attributes:
-        compile: compile the model with PyTorch.
-        channels_last: store the weights of the decoder's convolutions in channels-last order.
-        fused: use one kernel for AdamW instead of several per parameter.
-        grad_checkpointing: compute the blocks of the trunk a second time in the backward pass instead of storing them.
-        cache: where resized pairs are stored: `off`, `ram` or `disk`.
-    """
-
-    compile: bool = False
-    channels_last: bool = False
-    fused: bool = False
+    compile: bool = False  # compile the model with PyTorch
+    channels_last: bool = False  # store the weights of the decoder's convolutions in channels-last order
+    fused: bool = False  # use one kernel for AdamW instead of several per parameter
+    # compute the blocks of the trunk a second time in the backward pass instead of storing them
     grad_checkpointing: bool = False
-    cache: str = "off"
+    cache: str = "off"  # where resized pairs are stored: `off`, `ram` or `disk`
 
     def __post_init__(self) -> None:
         if self.cache not in PLACES:

@@ -36,15 +36,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 class StoredWeights(NamedTuple):
-    """The content of a file.
-
-    Attributes:
-        facts: the metadata that `write_trainable` wrote; empty for other files.
-        is_own: this project wrote the file. The released scripts save an ordered dictionary, `save_state` a plain one.
-    """
+    """The content of a file."""
 
     state: dict[str, Tensor]
-    facts: dict[str, str]
+    facts: dict[str, str]  # the metadata that `write_trainable` wrote; empty for other files
+    # this project wrote the file. The released scripts save an ordered dictionary, `save_state` a plain one.
     is_own: bool
 
 

@@ -41,16 +41,11 @@ def describe_weights(state: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The weights of a part of a model, under the names of this package.
-
-    Attributes:
-        version: a label, for example "SAM 2.1".
-        file: the file that the weights were read from.
-    """
+    """The weights of a part of a model, under the names of this package."""
 
     weights: dict[str, Tensor]
-    version: str
-    file: WeightFile
+    version: str  # a label, for example "SAM 2.1"
+    file: WeightFile  # the file that the weights were read from
 
 
 def read_trunk(path: Path) -> Pretrained:

@@ -33,19 +33,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all visitors share.
-
-    Attributes:
-        home: the only folder that the page writes to.
-        allowed_folders: folders in `home` with uploaded files and examples. No other file is read.
-        mask_threshold: which mask values are foreground. None: masks are 0/255.
-    """
+    """What all visitors share."""
 
     methods: Sequence[Method]
-    home: Path
-    allowed_folders: Sequence[Path]
+    home: Path  # the only folder that the page writes to
+    allowed_folders: Sequence[Path]  # folders in `home` with uploaded files and examples. No other file is read.
     limits: Limits = Limits()
-    mask_threshold: ForegroundRule = None
+    mask_threshold: ForegroundRule = None  # which mask values are foreground. None: masks are 0/255.
 
 
 @dataclass
@@ -54,16 +48,12 @@ class SessionItem:
 
     Its folder contains `photo.npy`, and `map<number>.npy` for each method: float32 in [0, 1], the map of test.py before
     it becomes 8 bits. The files `view_*.npy` are the same in the size of the page.
-
-    Attributes:
-        name: the name of saved files.
-        stem: the name of the dropped file without extension. A mask with this name belongs to the image.
-        scores: for each method, the scores by metric key. Empty without a mask.
     """
 
-    name: str
-    stem: str
+    name: str  # the name of saved files
+    stem: str  # the name of the dropped file without extension. A mask with this name belongs to the image.
     folder: Path
+    # for each method, the scores by metric key. Empty without a mask.
     scores: list[dict[str, float]] = field(default_factory=list)
 
     def load(self, name: str) -> np.ndarray:

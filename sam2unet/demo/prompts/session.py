@@ -39,19 +39,13 @@ class PromptMethod:
 
 @dataclass(frozen=True)
 class PromptBench:
-    """What all visitors share.
-
-    Attributes:
-        home: the only folder that the page writes to.
-        allowed_folders: folders in `home` with uploaded files and examples. No other file is read.
-        model_lock: is held while the model computes.
-    """
+    """What all visitors share."""
 
     method: PromptMethod
-    home: Path
-    allowed_folders: tuple[Path, ...]
+    home: Path  # the only folder that the page writes to
+    allowed_folders: tuple[Path, ...]  # folders in `home` with uploaded files and examples. No other file is read.
     limits: Limits = Limits()
-    model_lock: threading.Lock = field(default_factory=threading.Lock)
+    model_lock: threading.Lock = field(default_factory=threading.Lock)  # is held while the model computes
 
 
 class PromptSession:

@@ -48,27 +48,16 @@ class CompressedMask(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Object:
-    """An object that the visitor marked.
+    """An object that the visitor marked."""
 
-    Attributes:
-        number: its value in the label map.
-        prompt: the prompt of the last round, in pixels of the image.
-        box: the box that started the object, if there is one.
-        quality: the IoU that the model expects. It can leave [0, 1].
-        mask_prompt: the last answer as a mask prompt, (1, 1, 4g, 4g), g side of the image embedding.
-        mask: the mask in the size of the image.
-        view: the mask in the size of `ViewedImage.view`, bool.
-        milliseconds: the time that the model took for the last answer.
-    """
-
-    number: int
-    prompt: RoundPrompt
-    box: Box | None
-    quality: float
-    mask_prompt: torch.Tensor
-    mask: CompressedMask
-    view: ndarray
-    milliseconds: float
+    number: int  # its value in the label map
+    prompt: RoundPrompt  # the prompt of the last round, in pixels of the image
+    box: Box | None  # the box that started the object, if there is one
+    quality: float  # the IoU that the model expects. It can leave [0, 1].
+    mask_prompt: torch.Tensor  # the last answer as a mask prompt, (1, 1, 4g, 4g), g side of the image embedding
+    mask: CompressedMask  # the mask in the size of the image
+    view: ndarray  # the mask in the size of `ViewedImage.view`, bool
+    milliseconds: float  # the time that the model took for the last answer
 
     @property
     def clicks(self) -> list[Click]:
@@ -89,20 +78,14 @@ class State(NamedTuple):
 
 
 class ViewedImage(NamedTuple):
-    """The image of a visit.
+    """The image of a visit."""
 
-    Attributes:
-        name: the start of the names of saved files.
-        width, height: the original size in pixels.
-        view: uint8 (h, w, 3), the image in the size in which the page shows it.
-        milliseconds: the time that the encoder took.
-    """
-
-    name: str
+    name: str  # the start of the names of saved files
+    # width and height: the original size in pixels
     width: int
     height: int
-    view: ndarray
-    milliseconds: float
+    view: ndarray  # uint8 (h, w, 3), the image in the size in which the page shows it
+    milliseconds: float  # the time that the encoder took
 
 
 class Step(NamedTuple):
