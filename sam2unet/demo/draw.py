@@ -4,6 +4,9 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
+from ..data.pictures import encode_image
+
+VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
 PREDICTION, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that are rare in photographs
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
 OBJECTS = (  # easy to distinguish from each other, and from the green and red of points
@@ -54,17 +57,22 @@ def draw_differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray
 
 def draw_thumbnail(photo: ndarray, grey_map: ndarray, height: int = 240) -> ndarray:
     """Draws a small picture that does not depend on a threshold: the colour is stronger where the map is higher."""
-    scale = min(1, height / photo.shape[0])
-    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
-    photo, grey_map = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in (photo, grey_map))
+    photo, grey_map = (shrink(array, height / len(photo)) for array in (photo, grey_map))
     weight = 0.65 * grey_map[..., None]
     return np.rint((1 - weight) * photo + weight * np.array(PREDICTION)).astype(np.uint8)
 
 
+def shrink(picture: ndarray, factor: float) -> ndarray:
+    """Multiplies both sides of a picture or a map (H, W, ...) by `factor`. Does not enlarge it."""
+    size = [max(1, round(side * min(1, factor))) for side in picture.shape[1::-1]]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def shrink_to_view(picture: ndarray) -> ndarray:
+    """Shrinks a picture or a map (H, W, ...) so that its longer side has at most VIEW pixels."""
+    return shrink(picture, VIEW / max(picture.shape[:2]))
+
+
 def to_jpeg(picture: ndarray) -> bytes:
     """Encodes uint8 (H, W), or RGB (H, W, 3)."""
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    success, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
-    assert success
-    return data.tobytes()
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 88])

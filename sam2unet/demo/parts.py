@@ -14,6 +14,7 @@ from .words import failure_html
 # Two queues, so that drawing does not wait for the model to finish the images of another visitor.
 MODELLING = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWING = {"concurrency_id": "drawing", "concurrency_limit": 4, "api_visibility": "private"}
+GALLERY = {"show_label": False, "height": "auto", "allow_preview": False, "interactive": False, "buttons": []}
 DROP = (Path(__file__).parent / "drop.js").read_text()
 DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, button').click()"
 
@@ -51,14 +52,10 @@ def example_gallery(examples: Sequence[Example], columns: int) -> gr.Gallery:
     return gr.Gallery(
         [(str(example.image), example.caption) for example in examples],
         label="Examples",
-        show_label=False,
         columns=columns,
-        height="auto",
         object_fit="cover",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
         elem_id="examples",
+        **GALLERY,
     )
 
 

@@ -30,6 +30,7 @@ from .masks.session import Bench, Method
 from .prompts.session import PromptBench, PromptMethod
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary folder
+OFF = ("share", "run_history", "enable_monitoring", "ssr_mode", "mcp_server", "pwa", "inbrowser")  # parts of gradio
 
 
 def run(
@@ -49,7 +50,6 @@ def run(
         checkpoints: one checkpoint, or two checkpoints of models for masks, which the page compares.
         make_examples: writes the example images into a folder and returns them.
         size: side of the input. None: the side of the checkpoint.
-        port: 0 means any free port.
     """
     check_address(host, port)
     with make_home() as home:
@@ -71,7 +71,7 @@ def make_home() -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder. Repeats this for up to 5 s, because a thread that still runs can write into the folder."""
+    """Removes a folder. Repeats this for up to 5 s, because a thread can still write into it."""
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -234,21 +234,15 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
         blocks.launch(
             server_name=host,
             server_port=port,
-            share=False,
             quiet=True,
             prevent_thread_lock=True,
             allowed_paths=[],
             max_file_size=int(limits.megabytes * 1e6),
             footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            inbrowser=False,
             theme=theme,
             css=(Path(__file__).parent / "page.css").read_text(),
             app_kwargs={"middleware": middleware},
+            **dict.fromkeys(OFF, False),
         )
     except OSError as e:
         raise UserError(f"cannot listen on {host}:{port}; give another --port, or --port 0 for any free port") from e

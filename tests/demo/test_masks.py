@@ -120,7 +120,7 @@ def test_moving_a_slider_draws_without_the_model(session, models, dropped):
 
 
 def test_what_is_shown_is_small_however_large_the_image(session, dropped, monkeypatch):
-    monkeypatch.setattr("sam2unet.demo.masks.session.VIEW", 40)
+    monkeypatch.setattr("sam2unet.demo.draw.VIEW", 40)
     session.add_images([dropped("one.png", (200, 100))])
     item = session.items[0]
     assert item.load("map0").shape == (100, 200) and item.load("view_map0").shape == (20, 40)

@@ -252,7 +252,7 @@ def test_a_bad_file_is_one_line_without_our_folders_and_changes_nothing(session,
 
 
 def test_what_is_shown_is_small_and_the_masks_are_not(session, dropped, monkeypatch):
-    monkeypatch.setattr(prompt_session, "VIEW", 45)
+    monkeypatch.setattr("sam2unet.demo.draw.VIEW", 45)
     session.set_image(dropped)
     session.click(40, 30, 1)
     (found,) = session.state.objects

@@ -42,7 +42,7 @@ def make_files(session: Session, threshold: float, opacity: float) -> Iterator[t
     for item in session.items:
         photo = item.load("photo")
         for number, method in enumerate(methods):
-            folder = f"{make_folder_name(method.name)}/" if len(methods) > 1 else ""
+            folder = f"{safe_stem(Path(f'{method.name}.pth'))}/" if len(methods) > 1 else ""
             grey_map = item.load(f"map{number}")
             yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(grey_map)))
             mask = grey_map > np.float32(threshold)
@@ -50,10 +50,6 @@ def make_files(session: Session, threshold: float, opacity: float) -> Iterator[t
             yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, mask, opacity))
     if any(item.has_mask for item in session.items):
         yield "scores.csv", write_scores_file(session).encode()
-
-
-def make_folder_name(name: str) -> str:
-    return safe_stem(Path(f"{name}.pth"))
 
 
 def write_scores_file(session: Session) -> str:

@@ -29,10 +29,9 @@ LONGEST = 20_000  # the largest number of frames of a clip
 
 
 def spread_frames(path: Path, count: int, limits: Limits) -> Iterator[tuple[int, Image.Image]]:
-    """Yields up to `count` frames at equal distances, with their numbers. The first frame has the number 1.
+    """Yields up to `count` frames at equal distances with their numbers, from 1. The first and the last are among them.
 
-    The first frame is always one of them. With two or more frames, the last frame is, too. Raises UserError if the file
-    is not a clip, or is too large or too long.
+    Raises UserError if the file is not a clip, or is too large or too long.
     """
     check_file_size(path, limits)
     total = 0

@@ -10,7 +10,7 @@ from ...errors import UserError
 from ...masks.inputs import VIDEOS
 from ..draw import draw_thumbnail
 from ..files import Example
-from ..parts import DOWNLOAD, DRAWING, DROP, MODELLING, Page, example_gallery, read_index, run_work
+from ..parts import DOWNLOAD, DRAWING, DROP, GALLERY, MODELLING, Page, example_gallery, read_index, run_work
 from ..words import failure_html, heading_html, summary_html
 from .bundle import bundle
 from .panel import panel_html
@@ -25,22 +25,11 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
         index = gr.State(0)
         gr.HTML(heading_html(bench), js_on_load=DROP, elem_id="heading")
         with gr.Row(equal_height=True):
+            several, image_types = {"file_count": "multiple", "height": 130}, [*EXTENSIONS, *VIDEOS]
             images = gr.File(
-                label="Images, or a video clip",
-                file_count="multiple",
-                file_types=[*EXTENSIONS, *VIDEOS],
-                height=130,
-                scale=3,
-                elem_id="images",
+                label="Images, or a video clip", file_types=image_types, scale=3, elem_id="images", **several
             )
-            masks = gr.File(
-                label="Masks (optional)",
-                file_count="multiple",
-                file_types=list(EXTENSIONS),
-                height=130,
-                scale=2,
-                elem_id="masks",
-            )
+            masks = gr.File(label="Masks (optional)", file_types=list(EXTENSIONS), scale=2, elem_id="masks", **several)
         if examples:
             gr.HTML("<p>Or choose an example. Each example has a mask:</p>", elem_id="or")
             example_pictures = example_gallery(examples, columns=len(examples))
@@ -54,29 +43,15 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
                     clear = gr.Button("Clear", size="sm", elem_id="clear")
             link = gr.DownloadButton("zip", elem_id="zip-link")
             pictures = gr.HTML("", elem_id="panel")
-            gallery = gr.Gallery(
-                label="All images",
-                show_label=False,
-                columns=8,
-                height="auto",
-                object_fit="contain",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                elem_id="gallery",
-            )
+            gallery = gr.Gallery(label="All images", columns=8, object_fit="contain", elem_id="gallery", **GALLERY)
 
         def start(visit: Session | None) -> Session:
             return visit or Session(bench)
 
         def view(visit: Session, position: int, cut: float, strength: float) -> dict:
-            thumbs = [
-                (
-                    draw_thumbnail(item.load("view_photo"), item.load("view_map0")),
-                    item.name + (" ✓" if item.has_mask else ""),
-                )
-                for item in visit.items
-            ]
+            drawings = [draw_thumbnail(item.load("view_photo"), item.load("view_map0")) for item in visit.items]
+            names = [item.name + (" ✓" if item.has_mask else "") for item in visit.items]
+            thumbs = list(zip(drawings, names, strict=True))
             return {
                 session: visit,
                 index: position,
@@ -88,21 +63,17 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
         def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
             visit = start(visit)
 
-            def work() -> str:
-                problems = visit.add_images(
-                    list_paths(files), lambda done, count: progress((done, count), unit="files")
-                )
-                return summary_html(visit, problems)
+            def report(done: int, count: int) -> None:
+                progress((done, count), unit="files")
 
-            success, line = run_work(work)
+            success, line = run_work(lambda: summary_html(visit, visit.add_images(list_paths(files), report)))
             return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if success else {})
 
         def on_masks(files, visit, position, cut, strength):
             visit = start(visit)
             success, line = run_work(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
-            return {masks: None, status: line, session: visit} | (
-                view(visit, position, cut, strength) if success else {}
-            )
+            changes = view(visit, position, cut, strength) if success else {}
+            return {masks: None, status: line, session: visit} | changes
 
         def on_example(visit, cut, strength, event: gr.EventData):
             visit, example = start(visit), examples[read_index(event) % len(examples)]

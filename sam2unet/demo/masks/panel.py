@@ -47,7 +47,7 @@ def pictures_html(session: Session, item: SessionItem, threshold: float, opacity
 
 
 def resize_view(truth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resizes a mask (H, W) to `shape`. Takes the nearest pixels."""
+    """Resizes a mask (H, W) to `shape` by nearest pixels."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(shape, truth.shape, strict=True))
     return truth[rows[:, None], columns]
 
@@ -69,10 +69,8 @@ def scores_html(session: Session, item: SessionItem) -> str:
     """The scores of this image, then the means if several images have masks. The best of two methods is bold."""
     names = [method.name for method in session.bench.methods]
     count, means = session.means()
-    heads = "".join(
-        f'<th title="{html.escape(METRICS[k].legend)}">{METRICS[k].title} {"↑" if METRICS[k].higher else "↓"}</th>'
-        for k in RELEASED
-    )
+    metrics = [METRICS[key] for key in RELEASED]
+    heads = "".join(f'<th title="{html.escape(m.legend)}">{m.title} {"↑" if m.higher else "↓"}</th>' for m in metrics)
     groups = [rows_html(item.name, names, item.scores)]
     if count > 1:
         groups.append(rows_html(f"mean of {count} images", names, means))

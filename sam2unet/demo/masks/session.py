@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -18,10 +17,10 @@ from ...masks.predictor import Predictor, predict_grey, stretch_range, to_uint8
 from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays
+from ..draw import shrink_to_view
 from ..files import Limits, read_photo, read_truth, refuse_elsewhere, safe_stem, unique_name, visitor_message
 from .clips import spread_frames
 
-VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
 Progress = Callable[[int, int], None]  # takes the number of finished files and the number of all files
 
 
@@ -61,11 +60,8 @@ class SessionItem:
 
     def save(self, name: str, array: np.ndarray) -> None:
         """Writes an array (H, W, ...), and its copy in the size of the page."""
-        height, width = array.shape[:2]
-        scale = min(1, VIEW / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
         np.save(self.folder / f"{name}.npy", array)
-        np.save(self.folder / f"view_{name}.npy", cv2.resize(array, size, interpolation=cv2.INTER_AREA))
+        np.save(self.folder / f"view_{name}.npy", shrink_to_view(array))
 
     @property
     def has_mask(self) -> bool:

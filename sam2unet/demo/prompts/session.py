@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy import ndarray
@@ -20,8 +19,8 @@ from ...models.sam_med2d import SAMMed2D
 from ...prompts.clicks import Points
 from ...prompts.prompter import Prompter
 from ...prompts.rounds import RoundPrompt
+from ..draw import shrink_to_view
 from ..files import Limits, read_photo, refuse_elsewhere, safe_stem, visitor_message
-from ..masks.session import VIEW
 from .state import Box, CompressedMask, Object, State, Step, ViewedImage
 
 HISTORY = 100  # the number of steps that can be undone
@@ -190,11 +189,3 @@ class PromptSession:
         for item in reversed(self.state.objects):
             labels[item.mask.decompress()] = item.number
         return labels
-
-
-def shrink_to_view(picture: ndarray) -> ndarray:
-    """Shrinks a picture, uint8 (H, W, ...), so that its longer side has at most VIEW pixels."""
-    height, width = picture.shape[:2]
-    scale = min(1, VIEW / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return picture if scale == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
