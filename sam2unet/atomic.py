@@ -110,11 +110,7 @@ def refuse_unmarked(folder: Path, paths: Iterable[Path]) -> None:
 
 @contextmanager
 def create_folder(path: Path, content: str | None = None) -> Iterator[None]:
-    """Makes the folder `path`. After an error, removes it if it is new and empty.
-
-    Args:
-        content: the text of the marker. None: the folder gets no marker.
-    """
+    """Makes the folder `path`, with a marker for `content`. After an error, removes it if it is new and empty."""
     new, marker = not path.exists(), path / MARKER
     make_folder(path)
     if content and not marker.exists():
@@ -182,10 +178,7 @@ def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
 def read_yaml(path: Path, text: str | None = None) -> dict[str, object]:
     """Returns the mapping in a YAML file. All values are text, because PyYAML guesses types: 2e-4, off, 2024-13-45.
 
-    Raises UserError if the content is not a mapping.
-
-    Args:
-        text: YAML or JSON that is stored inside the file `path`. None: the file itself is YAML.
+    `text` is YAML or JSON that is stored inside the file `path`. Raises UserError if the content is not a mapping.
     """
     text = read_text(path) if text is None else text
     try:

@@ -30,10 +30,9 @@ ABOVE_SMALLEST = ("lr", "multi_scale")
 
 
 def check_numbers(values: Mapping[str, object], path: Path | None = None) -> None:
-    """Raises UserError for a value outside its limits. Checks each item of a list. Skips None and names without limits.
+    """Raises UserError for a value outside its limits, also in a list. Skips None and names without limits.
 
-    Args:
-        path: the file that the values come from, for the message.
+    The message names `path`, the file that the values come from.
     """
     for name, numbers in values.items():
         if name not in LIMITS or numbers is None:

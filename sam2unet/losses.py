@@ -84,8 +84,5 @@ def quality_loss(logits: Tensor, mask: Tensor, quality: Tensor) -> Tensor:
 
 
 def to_probability(logits: Tensor) -> Tensor:
-    """Returns the sigmoid, in float32 if the logits have half precision.
-
-    Half precision cannot represent sums over a batch or the constant 1e-12.
-    """
+    """Returns the sigmoid, in float32 for half precision, which cannot represent large sums or 1e-12."""
     return (logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits).sigmoid()

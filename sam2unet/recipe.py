@@ -32,11 +32,8 @@ RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that d
 def define(default: object, help: str, group: str = "recipe", **options: object) -> typing.Any:
     """Returns a field of `Recipe`. `cli.add_recipe_flags` makes the flag of train.py from it.
 
-    Args:
-        help: the help text of the flag, without the default.
-        group: the group of flags in `--help`.
-        options: `choices`, the allowed values; `aliases`, other spellings of the flag; `task`, the only task that uses
-            the field; `switch`, True if the flag takes no value.
+    `group` is the group of flags in `--help`. Options are `choices`, the allowed values; `aliases`, other spellings of
+    the flag; `task`, the only task that uses the field; `switch`, True if the flag takes no value.
     """
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **options})
 

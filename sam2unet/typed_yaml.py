@@ -67,9 +67,4 @@ def describe(value: object) -> str:
 
 NULLS = ("", "~", "null", "Null", "NULL")  # the spellings of YAML 1.1
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-CONVERTERS = {
-    int: convert_int,
-    float: float,
-    str: convert_str,
-    bool: lambda text: BOOLEANS[text.lower()],
-}
+CONVERTERS = {int: convert_int, float: float, str: convert_str, bool: lambda text: BOOLEANS[text.lower()]}

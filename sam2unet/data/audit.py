@@ -52,10 +52,7 @@ class Audit(NamedTuple):
 def audit_folders(
     image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: ForegroundRule = None
 ) -> Audit:
-    """Reads all files. Everything that is wrong with them is a finding.
-
-    Raises UserError if a folder does not exist, has no images, or is used twice.
-    """
+    """Reads all files. Everything that is wrong with them is a finding. Raises UserError for a wrong folder."""
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
     image_files, mask_files, *other_files = (list_files(folder) for folder in folders)
     if image_folder.resolve() == mask_folder.resolve():
@@ -125,8 +122,7 @@ def perceptual_bits() -> Bits | None:
     """Returns a function RGB picture -> (BITS,) bool, or None if ImageHash is not installed.
 
     Similar pictures have similar bits. A bit says whether one of 16 x 16 cells is brighter than the cell before it,
-    horizontally or vertically. Of the hashes in ImageHash, this one separates slightly cropped copies best from other
-    photographs. The 64 bits of pHash do not separate them.
+    horizontally or vertically. This hash separates slightly cropped copies best from other photographs.
     """
     try:
         import imagehash

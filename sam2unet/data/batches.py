@@ -30,14 +30,9 @@ class Draw(NamedTuple):
 class Batches(Sampler):
     """Yields the batches of an epoch: every index once, in random order, with two flips of probability 1/2 each.
 
-    The last batch may be smaller. Each of several processes takes its share of every batch. If the last batch has fewer
-    images than there are processes, it is merged with the batch before it. Raises UserError if a batch has fewer images
-    than there are processes.
-
-    Args:
-        length: the number of pairs.
-        batch_size: images per batch, of all processes together.
-        rank, world: the index of this process and the number of processes.
+    The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size` counts the
+    images of all. If the last batch has fewer images than there are processes, it is merged with the batch before it.
+    Raises UserError if all batches have.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):

@@ -33,10 +33,7 @@ def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) ->
 
 
 def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Returns the pairs whose files can be read, and warns about the others.
-
-    Raises UserError if no pair can be read.
-    """
+    """Returns the pairs that can be read, and warns about the others. Raises UserError if no pair is left."""
 
     def problem(pair: Pair) -> str | None:
         try:
@@ -92,12 +89,9 @@ def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list
 
 
 def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundRule) -> None:
-    """Refuses a rule that leaves all masks empty or all masks full, and warns if it does so for some masks.
+    """Raises UserError for a rule that leaves all masks empty or all masks full. Warns if it does so for some masks.
 
-    Raises UserError if all masks are empty, or all masks are full.
-
-    Args:
-        masks: path -> lowest and highest value of the mask; 0 is background, other values are foreground.
+    `masks` has the lowest and the highest value of each mask; 0 is background, other values are foreground.
     """
     flags = " ".join(to_foreground_flags(rule))
     for what, names in (

@@ -15,12 +15,10 @@ def select_foreground(values: np.ndarray, rule: int | tuple[int, ...]) -> np.nda
 
 
 def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: bool) -> bool:
-    """Returns whether grey values form flat areas, as in a label map, and not soft edges.
+    """Returns whether grey values (H, W) form flat areas, as in a label map, and not soft edges.
 
-    Args:
-        grey: (H, W).
-        levels: its distinct values, ascending.
-        lossy: the format of the file changes values slightly, so dark values count as black.
+    `levels` are its distinct values, ascending. In a `lossy` format, values change slightly, so dark values count as
+    black.
     """
     low, high = levels[-1] / 8 if lossy else 1, levels[-1] * 7 / 8
     if len(levels) > EDGE_LEVELS or not any(low <= level <= high for level in levels):

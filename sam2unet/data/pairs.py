@@ -41,10 +41,7 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Returns the image files of a folder by stem, sorted.
-
-    Raises UserError if there is no such folder, it has no image, or two images have the same stem.
-    """
+    """Returns the image files of a folder by stem, sorted. Raises UserError if two have one stem or there is none."""
     return index_files([(path.stem, path) for path in list_files(folder)], folder, "remove or rename one of each")
 
 
@@ -66,10 +63,7 @@ def find_duplicates(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path],
 
 
 def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Pairs every image with the mask of the same stem, sorted. Warns about masks without image.
-
-    Raises UserError if an image has no mask, and as `list_images` does.
-    """
+    """Pairs every image with the mask of the same stem, sorted, as `pair_all` does."""
     return pair_all(list_images(image_folder), list_images(mask_folder), image_folder, mask_folder)
 
 
@@ -89,11 +83,7 @@ def pair_all(
 
 
 def pair_names(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[list[Pair], list[str], list[str]]:
-    """Pairs equal names, in the order of `images`.
-
-    Returns:
-        the pairs, the file names of images without mask, and the file names of masks without image.
-    """
+    """Returns pairs of equal names, the files of images without mask, and the files of masks without image."""
     pairs = [Pair(path, masks[name]) for name, path in images.items() if name in masks]
     unpaired_images = [path.name for name, path in images.items() if name not in masks]
     return pairs, unpaired_images, [path.name for name, path in masks.items() if name not in images]

@@ -42,11 +42,7 @@ WAY_OUT = (
 
 
 class MaskCoding(UserError):
-    """A mask is not 0/255, so training or scoring would read another mask than it shows.
-
-    Attributes:
-        found: a description of its values.
-    """
+    """A mask is not 0/255, so training or scoring would read another mask than it shows. `found` names its values."""
 
     found = ""
 
@@ -59,10 +55,7 @@ class MaskCoding(UserError):
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens a file without decoding it.
-
-    Raises UserError if the file cannot be opened, or cannot be decoded inside the `with` block.
-    """
+    """Opens a file without decoding it. Errors become UserError, also those of decoding inside the `with` block."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
@@ -149,17 +142,10 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
 
 
 def read_mask(path: Path, threshold: ForegroundRule = None) -> Image.Image:
-    """Reads an upright mask in mode L.
+    """Reads an upright mask in mode L: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, or floats in [0, 1].
 
-    Accepts 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, and floats in [0, 1].
-
-    Args:
-        threshold: None for a 0/255 mask, which keeps its grey values. Otherwise a rule for the values in the file, grey
-            or indices of a palette; the result has only 0 and 255.
-
-    Raises:
-        MaskCoding: there is no threshold, and the values are not those of a 0/255 mask.
-        UserError: the file cannot be read.
+    Without `threshold`, a 0/255 mask keeps its grey values, and MaskCoding is raised for other values. Otherwise
+    `threshold` is a rule for the values in the file, grey or indices of a palette; the result has only 0 and 255.
     """
     with open_image(path) as image:
         image = rotate_upright(image)

@@ -27,11 +27,7 @@ def read_photographs(names: tuple[str, ...]) -> list[Image.Image]:
 def paste(
     objects: list[Image.Image], scenes: list[Image.Image], rng: np.random.Generator, camouflaged: bool
 ) -> tuple[Image.Image, Image.Image]:
-    """Pastes a random region of one photograph into another place.
-
-    Returns:
-        An RGB picture with sides from 200 to 500 pixels, and its mask with values 0 and 255.
-    """
+    """Pastes a random region of one photograph into another place. Returns an RGB picture and its 0/255 mask."""
     width, height = (int(side) for side in rng.integers(200, 501, size=2))
     scale = rng.uniform(0.5, 0.8)  # visible share of a photograph
     left, top = rng.uniform(0, 1, size=2)

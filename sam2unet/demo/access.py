@@ -39,11 +39,8 @@ class RefusedRequest(Exception):
 class AccessControl:
     """ASGI middleware that refuses all requests that the pages do not send.
 
-    gradio alone offers every visitor routes that run functions outside the queue, fetch addresses and write files.
-
-    Args:
-        uploads: the folder of uploaded files. No other file can be read or named in a request.
-        functions: the numbers of the functions that visitors may run.
+    gradio alone offers every visitor routes that run functions outside the queue, fetch addresses and write files. Here
+    no file outside the folder `uploads` can be read, and only the functions with these numbers can run.
     """
 
     def __init__(self, app, uploads: Path, functions: Collection[int]):

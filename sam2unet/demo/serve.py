@@ -167,10 +167,7 @@ def import_page(task: str):
 def open_methods(
     checkpoints: Sequence[Path], weight_paths: WeightPaths, size: int | None, device: str | None
 ) -> list[Method] | PromptMethod:
-    """Opens one or two models for masks, or one model for prompts.
-
-    Raises UserError if a checkpoint cannot be used, or the checkpoints do not go together.
-    """
+    """Opens one or two models for masks, or one model for prompts. UserError for other checkpoints."""
     if not 1 <= len(checkpoints) <= 2:
         raise UserError(f"{len(checkpoints)} checkpoints are given; give one, or two to compare")
     target, weight_files = pick_device(device), [read_named_files(path) for path in checkpoints]

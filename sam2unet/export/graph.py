@@ -33,12 +33,9 @@ def write_graph(
     file: BinaryIO,
     opset: int | None = None,
 ) -> None:
-    """Exports `graph` to ONNX.
+    """Exports `graph` to ONNX, with `facts` as the metadata of the file.
 
-    Args:
-        inputs, outputs: names of the tensors.
-        dynamic: for each input, its dimensions of variable length.
-        facts: text for the metadata of the file.
+    `inputs` and `outputs` are names of tensors. `dynamic` has the dimensions of variable length of each input.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 

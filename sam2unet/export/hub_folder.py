@@ -92,10 +92,8 @@ def write_folder(
 ) -> None:
     """Writes all files into `folder`, or none of them after an error. The folder must be new or empty.
 
-    Args:
-        found: the checkpoint that `model` was read from.
-        weight_files: the known files with the weights of its frozen parts.
-        scores: a results.json of eval.py for this model.
+    `found` is the checkpoint of `model`, `weight_files` are the known files of its frozen parts, and `scores` is a
+    results.json of eval.py for this model.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another")

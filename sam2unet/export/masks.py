@@ -61,13 +61,10 @@ def run(
     whole: bool = False,
     weight_paths: WeightPaths = NO_FILES,
 ) -> None:
-    """Writes a model for masks as `output` (.onnx or .pt2), if it gives the same maps as PyTorch.
+    """Writes a model for masks as `output` (.onnx or .pt2), if it gives the same maps as PyTorch for RGB `pictures`.
 
-    Raises UserError if the maps differ, or a package or an input is missing. No file is left then.
-
-    Args:
-        pictures: RGB pictures for the comparison.
-        whole: export the released pre-processing and post-processing too.
+    `whole` exports the released pre-processing and post-processing too. Raises UserError if the maps differ, or a
+    package or an input is missing. No file is left then.
     """
     writer, reader = pick_format(output)
     refuse_existing(output)
@@ -159,10 +156,7 @@ def read_pt2(path: Path) -> Exported:
 
 
 # Suffix of a file -> packages that it needs, the function that writes it, the function that reads it.
-FORMATS = {
-    ".onnx": (("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
-    ".pt2": ((), write_pt2, read_pt2),
-}
+FORMATS = {".onnx": (("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx), ".pt2": ((), write_pt2, read_pt2)}
 
 
 def to_graph_input(graph: nn.Module, images: Tensor) -> Tensor:

@@ -49,24 +49,16 @@ class FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(SAM_STD))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Float (H, W, 3) in 0..255, blue, green, red as in training -> (1, 256, g, g).
-
-        Resizes to the nearest pixel and never pads.
-        """
+        """Float (H, W, 3) in 0..255, blue, green, red -> (1, 256, g, g). Resizes to the nearest pixel, never pads."""
         rows, columns = (torch.arange(self.side) * length // self.side for length in image.shape[:2])
         pixels = (image[rows[:, None], columns] - self.mean) / self.std
         return self.encoder(pixels.permute(2, 0, 1)[None])
 
 
 class Decoder(nn.Module):
-    """The prompt encoder and the mask decoder.
+    """The prompt encoder and the mask decoder. `outputs` are the names of the tensors that `forward` returns.
 
-    Args:
-        multimask: the model was trained to return the best of three masks. If False, it was trained to return the other
-            mask.
-
-    Attributes:
-        outputs: names of the tensors that `forward` returns.
+    The model was trained to return the best of three masks (`multimask`), or the other mask.
     """
 
     def __init__(self, model: SAMMed2D, options: GraphOptions, multimask: bool = True):

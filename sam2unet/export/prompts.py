@@ -117,11 +117,7 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
 
 @torch.no_grad()
 def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
-    """Returns a case for each picture. Each prompt is used without a mask, and then with the mask of its own answer.
-
-    Args:
-        mask_prompt: how an answer becomes a mask prompt, see `to_mask_prompt`.
-    """
+    """Returns a case for each picture. Each prompt is used without a mask, and then with the mask of its own answer."""
     options = decoder.options
     framing = Framing(model.side, padding=not options.use_preprocess)
     cases = []

@@ -168,8 +168,7 @@ def split_sam_med2d(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def split_by_prefix(*prefixes: tuple[str, str]) -> Callable[[nn.Module], dict[str, list[nn.Parameter]]]:
     """Returns a function that splits the parameters of a model into its frozen parts, its adapters and its decoder.
 
-    Args:
-        prefixes: the prefix of the names in a frozen part, and the name of the part.
+    Each of `prefixes` is the start of the names in a frozen part, and the name of the part.
     """
 
     def split(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -74,8 +74,7 @@ def start_model(
 ) -> BuiltModel:
     """Returns a new model, and the files that its frozen parts are unchanged copies of, for `save_checkpoint`.
 
-    Args:
-        recipe: the settings that the model carries. None: those of `init_from`, or the released ones.
+    The model carries `recipe`, by default the settings of `init_from` or the released ones.
     """
     family = find_family(name)
     check_network_options(family, shape, weight_paths)
@@ -145,16 +144,9 @@ def load_model(
 
 
 def open_model(
-    checkpoint: Checkpoint,
-    weight_paths: WeightPaths,
-    device: str | torch.device | None,
-    recipe: Recipe | None = None,
+    checkpoint: Checkpoint, weight_paths: WeightPaths, device: str | torch.device | None, recipe: Recipe | None = None
 ) -> nn.Module:
-    """Returns the model of a checkpoint in evaluation mode.
-
-    Args:
-        recipe: the settings that the model carries. None: those of the checkpoint.
-    """
+    """Returns the model of a checkpoint in evaluation mode. It carries `recipe`, by default that of the checkpoint."""
     check_network_options(checkpoint.family, ANY_SHAPE, weight_paths)
     for source in checkpoint.family.weight_flags:
         if source.flag in weight_paths and source.flag not in checkpoint.weight_files:
@@ -177,7 +169,7 @@ def save_checkpoint(
     Args:
         weight_files: the files of the frozen parts. A `.safetensors` leaves their frozen weights out.
         state: weights to write instead of the model's weights, with the same names.
-        recipe: the settings of the training, for the metadata of a `.safetensors`. None: they are unknown.
+        recipe: the settings of the training, for the metadata of a `.safetensors`.
     """
     state = model.state_dict() if state is None else state
     if path.suffix == ".pth":
@@ -241,11 +233,9 @@ def resize_checkpoint(checkpoint: Checkpoint, **options: object) -> Checkpoint:
 
 
 def assemble(checkpoint: Checkpoint, weight_paths: WeightPaths, recipe: Recipe | None = None) -> BuiltModel:
-    """Builds the model of a checkpoint.
+    """Builds the model of a checkpoint. It carries `recipe`, by default that of the checkpoint.
 
-    Args:
-        weight_paths: files of the frozen parts. Their weights must equal those of the checkpoint bit for bit.
-        recipe: the settings that the model carries. None: those of the checkpoint.
+    The weights in `weight_paths`, files of frozen parts, must equal those of the checkpoint bit for bit.
     """
     path = checkpoint.path
     if missing := [flag for flag in checkpoint.weight_files if flag not in weight_paths]:

@@ -42,10 +42,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, WIDTH)
 
     def forward(
-        self,
-        points: tuple[Tensor, Tensor] | None = None,
-        boxes: Tensor | None = None,
-        masks: Tensor | None = None,
+        self, points: tuple[Tensor, Tensor] | None = None, boxes: Tensor | None = None, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Returns sparse embeddings (B, tokens, 256) and dense embeddings (B, 256, g, g).
 

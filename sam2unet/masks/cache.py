@@ -29,19 +29,15 @@ def open_cache(
 ) -> Tensor | None:
     """Returns all resized pairs, uint8 (pairs, 4, side, side): red, green, blue, mask. None if `place` is `off`.
 
-    Raises UserError if the cache does not fit, or a file cannot be read.
-
-    Args:
-        place: `ram`; `disk`, a file in `folder` that later runs with the same data use again; or `off`.
-        copies: how many processes of this machine have a cache in RAM.
+    `ram` fills memory; `copies` processes of this machine do so. `disk` writes a file in `folder`, which later runs
+    with the same data use again. Raises UserError if the cache does not fit, or a file cannot be read.
     """
     if place == "off":
         return None
     shape = find_cache_shape(len(pairs), side)
     if place == "ram":
-        print_cache_size(
-            shape, f"RAM{f', {copies} times' if copies > 1 else ''}", math.prod(shape) * copies, free_memory()
-        )
+        place = f"RAM, {copies} times" if copies > 1 else "RAM"
+        print_cache_size(shape, place, math.prod(shape) * copies, free_memory())
         pixels = torch.empty(shape, dtype=torch.uint8)
         for target, row in zip(pixels, read_pair_rows(pairs, side, mask_threshold), strict=True):
             target.copy_(row)
@@ -74,10 +70,8 @@ def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundR
     def read(pair: Pair) -> Tensor:
         return torch.cat(pair_bytes(pair, side, mask_threshold))
 
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(pairs), desc="cache", leave=False, disable=None) as bar,
-    ):
+    bar = tqdm(total=len(pairs), desc="cache", leave=False, disable=None)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
         for begin in range(0, len(pairs), 64):  # in blocks, so that few rows wait in memory for a slow disk
             for row in pool.map(read, pairs[begin : begin + 64]):
                 bar.update()

@@ -39,7 +39,7 @@ class MaskFolder(Dataset):
 
     Args:
         size: S, the side in pixels of the square that images and masks are resized to.
-        cache: uint8 (pairs, 4, S, S): red, green, blue and mask, from `masks.cache`. None: read the files.
+        cache: uint8 (pairs, 4, S, S), from `masks.cache`. None: read the files.
         skip_bad: leave out pairs of a batch that cannot be read. False: raise UserError.
     """
 
@@ -51,11 +51,8 @@ class MaskFolder(Dataset):
         cache: Tensor | None = None,
         skip_bad: bool = False,
     ):
-        self.pairs = pairs
-        self.size = size
-        self.mask_threshold = mask_threshold
-        self.cache = cache
-        self.skip_bad = skip_bad
+        self.pairs, self.size, self.mask_threshold = pairs, size, mask_threshold
+        self.cache, self.skip_bad = cache, skip_bad
 
     @property
     def images(self) -> list[Path]:
@@ -65,10 +62,7 @@ class MaskFolder(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Returns an image (3, S, S) and its mask (1, S, S), uint8 in 0..255, resized, neither flipped nor normalised.
-
-        Raises UserError if one of the two files cannot be read.
-        """
+        """Returns an image (3, S, S) and its mask (1, S, S), uint8, resized. UserError for an unreadable file."""
         if self.cache is None:
             return pair_bytes(self.pairs[index], self.size, self.mask_threshold)
         return self.cache[index][:3], self.cache[index][3:]

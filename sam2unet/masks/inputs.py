@@ -21,10 +21,8 @@ class Input(NamedTuple):
 def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
     """Returns the images of `source`, sorted. Warns about videos among them, which it leaves out.
 
-    Raises UserError if there is no such file or folder, it has no image, or two maps would have the same name.
-
-    Args:
-        source: a folder; an image; a text file with a path per line, relative to the text file; or a pattern with `*`.
+    `source` is a folder, an image, a text file with a path per line, relative to the text file, or a pattern with `*`.
+    Raises UserError if it does not exist or has no image, or if two maps would have the same name.
     """
     videos = []
     if source.is_dir():

@@ -29,7 +29,6 @@ class OnnxForward:
     Raises UserError if onnxruntime is not installed, or the file is damaged or of another project.
 
     Attributes:
-        path: the file.
         facts: the metadata of the file, from `describe_mask_export`.
         size: the input side, which is fixed.
         whole: the graph takes uint8 photographs and returns uint8 maps. False: normalised images and logits.
@@ -92,9 +91,7 @@ def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvide
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = (
-        torch.get_num_threads()
-    )  # onnxruntime ignores OMP_NUM_THREADS and would use all cores
+    options.intra_op_num_threads = torch.get_num_threads()  # by default all cores, whatever OMP_NUM_THREADS says
     options.log_severity_level = 4  # fatal errors only; exceptions report the others
     try:
         return ort.InferenceSession(path, options, providers=providers)

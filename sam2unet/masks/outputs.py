@@ -76,29 +76,21 @@ def write_outputs(
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
-    Raises UserError if a file cannot be written.
-
     Args:
         grey: uint8 (height, width), from `to_grey_map`.
-        photo: file of the photograph, for overlay and contours. It is read again, because photographs that wait in
-            memory would fill it.
+        photo: for overlay and contours. It is read again, because photographs that wait would fill the memory.
         probability: float (height, width), for the folder `prob`.
     """
     paths = outputs.paths(folder, name)
     grey = remove_small_parts(grey, outputs.components)
     write_bytes(paths["map"], encode_png(grey))
     if outputs.overlay or outputs.contours:
-        picture = read_image(photo)
+        picture, size = read_image(photo), grey.shape[::-1]
+        picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
         for kind, draw in (("overlay", tint_), ("contours", outline_)):
             if kind in paths:
-                write_bytes(paths[kind], encode_jpeg(draw(resize_to_map(picture, grey), grey)))
+                write_bytes(paths[kind], encode_jpeg(draw(np.array(picture), grey)))
     if "prob" in paths:
         make_folder(paths["prob"].parent)
         with write_atomic(paths["prob"]) as file:
             np.savez(file, probability=probability.astype(outputs.probability))
-
-
-def resize_to_map(photo: Image.Image, grey: np.ndarray) -> np.ndarray:
-    """Returns the photograph in the size of the map, uint8 (height, width, 3)."""
-    size = grey.shape[::-1]
-    return np.array(photo if photo.size == size else photo.resize(size, Image.Resampling.BILINEAR))

@@ -92,12 +92,8 @@ def run(
 ) -> None:
     """Writes one PNG per image, with the stem of the image; or one video of maps for a video.
 
-    Under torchrun, each process takes its share of the images.
-
-    Raises:
-        UserError: the prediction cannot run.
-        SomeFailed: images were left out.
-        Stopped: a signal ended the prediction.
+    Under torchrun, each process takes its share of the images. Raises UserError if the prediction cannot run,
+    SomeFailed if images were left out, and Stopped if a signal ended the prediction.
     """
     check_numbers({"batch_size": batch_size, "workers": workers})
     processes = Processes.from_environment()
@@ -132,11 +128,8 @@ def run(
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
     if notes.rotated:
         warn_rotated(notes.rotated)
-    if notes.several:
-        warn(
-            f"{len(notes.several)} images have several frames or pages, of which the first is used: "
-            f"{shortlist(notes.several)}"
-        )
+    if names := notes.several:
+        warn(f"{len(names)} images have several frames or pages, of which the first is used: {shortlist(names)}")
     seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
     print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
@@ -154,10 +147,7 @@ def write_maps(
     workers: int | None = None,
     show: bool = True,
 ) -> PredictNotes:
-    """Reads, predicts and writes all `jobs`.
-
-    With `on_bad_image="stop"`, raises UserError at a bad image, after it has written the maps before it.
-    """
+    """Reads, predicts and writes all `jobs`. With `stop`, raises UserError after the maps before a bad image."""
     notes = PredictNotes()
     threads = default_workers() if workers is None else max(1, workers)
     with (

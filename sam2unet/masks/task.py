@@ -91,10 +91,8 @@ class MaskTask:
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
         images = [""] * len(self.held_out)
-        rows = [
-            MethodResult("validation", f"epoch {epoch}", images, [], [], [], {}, {}, dict(row))
-            for epoch, row in sorted(scores.items())
-        ]
+        epochs = sorted(scores.items())
+        rows = [MethodResult("validation", f"epoch {epoch}", images, table=dict(row)) for epoch, row in epochs]
         return tables.format_table(rows, RELEASED)
 
     def draw(self, model: nn.Module, path: Path) -> None:
@@ -102,9 +100,9 @@ class MaskTask:
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
-    """Raises UserError if BatchNorm would get a single value.
+    """Raises UserError if BatchNorm would get a single value, which has no variance.
 
-    At the smallest size, the coarsest feature map has one pixel. In a batch of one image it has no variance.
+    This is a batch of one image at the smallest size, where the coarsest feature map has one pixel.
     """
     if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
         raise UserError(

@@ -58,15 +58,13 @@ def load_pair(
 ) -> tuple[Tensor, Tensor]:
     """Reads an image and its mask as the released training does, without random flips.
 
+    Returns the image (3, size, size), ImageNet-normalised, and the mask (1, size, size) in [0, 1].
+
     Raises UserError if a file cannot be read, or the mask has other values than 0 and 255 without `mask_threshold`.
 
     Args:
         size: side in pixels that both are resized to.
-        mask_threshold: which mask values are foreground: values above a number, or a tuple of values. None: the mask
-            has the values 0 and 255.
-
-    Returns:
-        the image (3, size, size), ImageNet-normalised, and the mask (1, size, size) in [0, 1].
+        mask_threshold: which mask values are foreground: values above a number, or a tuple of values.
     """
     image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
     return normalise_image(image), to_unit(mask)

@@ -33,27 +33,13 @@ def validate(
     rank: int = 0,
     world: int = 1,
 ) -> MethodResult:
-    """Predicts maps for `pairs` and returns their scores, in the order of the pairs.
+    """Predicts maps for `pairs` at `size` and returns their scores, in the order of the pairs.
 
     With several processes, every process must call this function. Each process predicts its part. All processes return
-    the same numbers, bit for bit those of a single process. Raises UserError if a file cannot be read. Every process
-    raises it.
-
-    Args:
-        size: the side that the model is trained at.
-        mask_threshold: which mask values are foreground; None for 0/255 masks.
-        rank, world: the number of this process, and the count of processes.
+    the same numbers, bit for bit those of a single process. If a file cannot be read, all raise UserError.
     """
-    result = MethodResult(
-        dataset="validation",
-        method="",
-        images=[pair.mask.stem for pair in pairs],
-        predictions=[None] * len(pairs),
-        masks=[pair.mask for pair in pairs],
-        photographs=[pair.image for pair in pairs],
-        per_image={},
-        curves={},
-    )
+    masks = [pair.mask for pair in pairs]
+    result = MethodResult("validation", "", [mask.stem for mask in masks], masks=masks)
     with ThreadPoolExecutor(THREADS) as pool:
         scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
         fill_(result, exchange_scores(scores, len(pairs), Processes(rank, world)))
@@ -65,10 +51,9 @@ def validate(
 def score_maps(
     model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: ForegroundRule, pool: ThreadPoolExecutor
 ) -> Iterator[ImageScore]:
-    """Yields the scores of each pair, in order.
+    """Yields the scores of each pair, in order. An error becomes a score with a problem, for `exchange_scores`.
 
-    The pool reads the next pairs and scores the last maps while the model predicts. An error becomes a score with a
-    problem, because the other processes wait for the scores of this process.
+    The pool reads the next pairs and scores the last maps while the model predicts.
     """
     predictor = Predictor.from_model(model, size)
 
@@ -119,10 +104,7 @@ def draw_validation(
     rows: int = 8,
     side: int = 160,
 ) -> None:
-    """Writes a PNG with rows of image, mask and map. It shows the same pairs every time.
-
-    UserError if the file cannot be written.
-    """
+    """Writes a PNG with rows of image, mask and map. It shows the same pairs every time."""
     predictor = Predictor.from_model(evaluation_copy(model), size)
 
     def make_row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:

@@ -29,12 +29,9 @@ def predict_video(
 ) -> None:
     """Writes `target/NAME.mp4` with the maps, and `target/overlay/NAME.mp4` with the maps on the frames.
 
-    The number, the size and the rate of the frames stay the same. `outputs.contours` adds a third video. After an error
-    there is no video.
-
-    Raises:
-        UserError: PyAV is not installed, the file is damaged or has no frames, or videos do not have an output.
-        SomeFailed: the file ends early. The frames before the end are written.
+    The number, the size and the rate of the frames stay the same. `outputs.contours` adds a third video. Raises
+    UserError if the file or an output cannot be used; then there is no video. Raises SomeFailed if the file ends early;
+    the frames before its end are written.
     """
     if outputs.probability is not None:
         raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
@@ -119,10 +116,7 @@ def read_frames(source: Path, turns: int) -> Iterator[np.ndarray]:
 
 @contextmanager
 def open_writer(path: Path, rate: Fraction, quality: str) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that adds a frame, uint8 (H, W) or (H, W, 3), to an H.264 video.
-
-    `path` appears at the end, when the video is complete.
-    """
+    """Yields a function that adds a frame, uint8 (H, W) or (H, W, 3), to an H.264 video. `path` appears at the end."""
     import av
 
     with create_folder(path.parent), write_atomic(path) as file, av.open(file, "w", format="mp4") as video:

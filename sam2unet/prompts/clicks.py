@@ -71,13 +71,11 @@ def draw_first_points(masks: Tensor, count: int, generator: torch.Generator) -> 
 def draw_error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
     """Draws the clicks of the next round: `count` wrong pixels per mask, labelled with the truth.
 
+    If no pixel of a mask is wrong, its points have the label -1: "no point" to the prompt encoder.
+
     Args:
         logits: (M, 1, S, S), the predicted mask before the sigmoid.
         labels: (M, 1, S, S), the true mask, 0 or 1.
-
-    Returns:
-        Points. If no pixel of a mask is wrong, its points have the label -1, which means "no point" to the prompt
-        encoder.
     """
     truth = labels[:, 0] > 0.5
     wrong = (logits[:, 0].float().sigmoid() > 0.5) != truth
@@ -88,11 +86,8 @@ def draw_error_points(logits: Tensor, labels: Tensor, count: int, generator: tor
 def find_box(mask: np.ndarray) -> np.ndarray:
     """Mask, bool (H, W) -> the box around its largest 8-connected region, float32 (4,): x0, y0, x1, y1.
 
-    x1 and y1 are exclusive: they are one more than the last column and row.
-    If several regions have the largest area, takes the one that comes first, row by row.
-
-    Raises:
-        ValueError: the mask has no foreground.
+    x1 and y1 are exclusive: they are one more than the last column and row. Of several regions with the largest area,
+    the first one counts, row by row. Raises ValueError if the mask has no foreground.
     """
     count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count == 1:
@@ -129,12 +124,9 @@ class Rounds(NamedTuple):
 def draw_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Sequence[int] = POINTS) -> Rounds:
     """Draws the prompts of a batch as the released code does.
 
-    The first round takes boxes or points with equal probability. Then follow `iter_point` rounds. The last round and
-    one random round, but not the first of them, have no clicks. With one or two rounds, only the last has no clicks;
-    the released code fails there.
-
-    Args:
-        point_list: the numbers of clicks to choose from.
+    The first round takes boxes or points with equal probability. Then follow `iter_point` rounds with numbers of clicks
+    from `point_list`. The last round and one random round, but not the first of them, have no clicks. With one or two
+    rounds, only the last has no clicks; the released code fails there.
     """
     boxes = bool(torch.randint(2, (), generator=generator))
     choices = torch.randint(len(point_list), (iter_point,), generator=generator).tolist()

@@ -85,25 +85,14 @@ class PromptFolder(Dataset):
     """Images for training. `dataset[index]` gives one `PromptItem`, `__getitems__` a batch.
 
     An item has `mask_num` masks of its image, drawn with replacement. Each mask has a box that is shifted at random and
-    one point. An item depends only on the seed, the epoch and its index.
-
-    Args:
-        skip_bad: replace masks that cannot be used by others of the same image, and leave out images without masks.
+    one point. An item depends only on the seed, the epoch and its index. With `skip_bad`, other masks of the same image
+    replace those that cannot be used, and images without masks are left out.
     """
 
     def __init__(
-        self,
-        items: Sequence[ImageMasks],
-        framing: Framing = RELEASED,
-        mask_num: int = 5,
-        skip_bad: bool = False,
+        self, items: Sequence[ImageMasks], framing: Framing = RELEASED, mask_num: int = 5, skip_bad: bool = False
     ):
-        if mask_num < 1:
-            raise UserError(f"mask_num is {mask_num}; it must be 1 or more")
-        self.items = items
-        self.framing = framing
-        self.mask_num = mask_num
-        self.skip_bad = skip_bad
+        self.items, self.framing, self.mask_num, self.skip_bad = items, framing, mask_num, skip_bad
 
     @property
     def images(self) -> list[Path]:
@@ -113,10 +102,7 @@ class PromptFolder(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> PromptItem:
-        """Returns an image with the masks and prompts that seed 0 draws for it in epoch 1.
-
-        Raises UserError if a file cannot be read or used.
-        """
+        """Returns an image with what seed 0 draws for it in epoch 1. Raises UserError if a file cannot be used."""
         return self.read_item(PromptDraw(index, seed=0, epoch=1, batch=0), [])
 
     def __getitems__(self, draws: Sequence[PromptDraw]) -> PromptBatch:
@@ -175,10 +161,7 @@ class PromptItem(NamedTuple):
 
 
 def stack_items(
-    items: Sequence[PromptItem],
-    indices: Sequence[int],
-    key: tuple[int, ...] = (0,),
-    skipped: Sequence[str] = (),
+    items: Sequence[PromptItem], indices: Sequence[int], key: tuple[int, ...] = (0,), skipped: Sequence[str] = ()
 ) -> PromptBatch:
     """Joins items to a batch. `indices`, `key` and `skipped` are as in `PromptBatch`."""
     images, frames, labels, boxes, points, names = zip(*items, strict=True)

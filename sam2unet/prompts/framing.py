@@ -14,16 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data.reading import (
-    MaskCoding,
-    check_coding,
-    open_image,
-    read_image,
-    read_mask,
-    refuse_lost_values,
-    rotate_upright,
-    to_8_bit,
-)
+from ..data import reading
+from ..data.reading import MaskCoding, open_image, read_image, read_mask
 from ..errors import UserError
 from ..recipe import ForegroundRule, to_foreground_flags
 
@@ -98,10 +90,7 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True)
 class Framing:
-    """Options for turning images and masks into squares. The defaults are those of the released pipeline.
-
-    Raises UserError if `size` is below 1.
-    """
+    """Options for turning images and masks into squares. The defaults are those of the released pipeline."""
 
     size: int = 256  # S
     # the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
@@ -118,10 +107,7 @@ class Framing:
             raise UserError(f"size is {self.size}; it must be above 0")
 
     def image(self, path: Path) -> tuple[Tensor, Frame]:
-        """Reads an image file -> uint8 (3, S, S), not normalised, and its frame. Padding is 0.
-
-        Raises UserError if the file cannot be read.
-        """
+        """Reads an image file -> uint8 (3, S, S), not normalised, and its frame. Padding is 0."""
         return self.square(read_image(path))
 
     def square(self, image: Image.Image) -> tuple[Tensor, Frame]:
@@ -138,11 +124,8 @@ class Framing:
     def label(self, path: Path, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Reads the mask of the image of `frame` -> bool (S, S), and in its original size, bool (height, width).
 
-        Raises UserError if the file cannot be read, is not a mask, has another size than its image, or has no
-        foreground in the square.
-
-        Args:
-            strict: as in `read_label`.
+        `strict` is as in `read_label`. Raises UserError if the file cannot be read, is not a mask, has another size
+        than its image, or has no foreground in the square.
         """
         original = read_label(path, self.mask_threshold, strict)
         if original.shape != (frame.height, frame.width):
@@ -153,9 +136,8 @@ class Framing:
         label = frame.place(original)
         if not label.any():
             problem = f"has nothing left at {frame.side}x{frame.side}" if original.any() else "is empty"
-            problem += (
-                f" with {' '.join(to_foreground_flags(self.mask_threshold))}" if self.mask_threshold is not None else ""
-            )
+            if self.mask_threshold is not None:
+                problem += f" with {' '.join(to_foreground_flags(self.mask_threshold))}"
             raise UserError(f"{path} {problem}, so there is nothing to point at; take it out of the list")
         return label, original
 
@@ -166,18 +148,18 @@ def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = Fals
     Raises UserError if the file cannot be read, or its values are not those of a mask.
 
     Args:
-        threshold: which values are foreground. None: the values are 0/1 or 0/255. Values between 0 and 255 are
-            background then, because the released training truncates soft edges to 0.
-        strict: refuse values between 0 and 255, as the released test does. Applies without `threshold`.
+        threshold: which values are foreground. None: the values are 0/1 or 0/255. Values between are then background,
+            because the released training truncates soft edges to 0.
+        strict: without `threshold`, refuse values between 0 and 255, as the released test does.
     """
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0
     with open_image(path) as image:
-        image = rotate_upright(image)
-        refuse_lost_values(image, path)
-        values = np.asarray(to_8_bit(image, path).convert("L"))
+        image = reading.rotate_upright(image)
+        reading.refuse_lost_values(image, path)
+        values = np.asarray(reading.to_8_bit(image, path).convert("L"))
         if (top := int(values.max())) > 1:
-            check_coding(image, path)
+            reading.check_coding(image, path)
         if top not in (0, 1, 255):
             raise MaskCoding.of(path, f"its highest value is {top}")
         if strict and (between := values[(values > 0) & (values < top)]).size:
@@ -186,17 +168,11 @@ def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = Fals
 
 
 def normalise_square(images: Tensor, frames: Sequence[Frame]) -> Tensor:
-    """Normalises squares: uint8 (B, 3, S, S) -> float32 (B, 3, S, S). Padding is 0 after the normalisation.
-
-    The constants are applied in the order of the channels.
-    """
+    """Normalises squares in the order of their channels: uint8 (B, 3, S, S) -> float32 (B, 3, S, S). Padding is 0."""
     # The released code computes in float64 and rounds to float32 at the end. A table does this for 256 values only.
     grey = torch.arange(256, dtype=torch.float64)
-    table = (
-        torch.stack([(grey - mean) / std for mean, std in zip(SAM_MEAN, SAM_STD, strict=True)])
-        .float()
-        .to(images.device)
-    )
+    table = torch.stack([(grey - mean) / std for mean, std in zip(SAM_MEAN, SAM_STD, strict=True)])
+    table = table.float().to(images.device)
     out = torch.zeros(images.shape, device=images.device)
     for square, pixels, frame in zip(out, images, frames, strict=True):
         rows, columns = frame.inside

@@ -35,9 +35,7 @@ def group_by_image(
 ) -> list[list[int]]:
     """Groups positions in the list of pairs by image, in the order in which the images first occur.
 
-    Args:
-        indices: the positions to group. None: all.
-        limit: the largest size of a group. Larger groups are split. None: no limit.
+    `indices` are the positions to group, by default all. A group with more than `limit` positions is split.
     """
     groups: dict[Path, list[int]] = {}
     for index in range(len(pairs)) if indices is None else indices:
@@ -47,10 +45,7 @@ def group_by_image(
 
 
 def read_group(pairs: Sequence[Pair], indices: Sequence[int], framing: Framing) -> ImageGroup:
-    """Reads the image of the pairs at `indices`, and their masks.
-
-    Raises UserError if a file cannot be read or is not a mask of the image. The message names the file.
-    """
+    """Reads the image of the pairs at `indices`, and their masks. Raises UserError if a file cannot be used."""
     square, frame = framing.image(pairs[indices[0]].image)
     masks = [framing.label(pairs[index].mask, frame, strict=True) for index in indices]
     labels, originals = (torch.from_numpy(np.stack(part)[:, None]).float() for part in zip(*masks, strict=True))
@@ -58,10 +53,7 @@ def read_group(pairs: Sequence[Pair], indices: Sequence[int], framing: Framing) 
 
 
 def draw_prompts(label: Tensor, index: int, count: int, seed: int) -> BoxAndPoints:
-    """Returns the exact box of a mask (1, S, S), and `count` random points.
-
-    The points depend only on the mask, the seed and `index`, the position of the mask in the list.
-    """
+    """Returns the exact box of a mask (1, S, S), and `count` points, which the seed and its position `index` decide."""
     mask = label > 0.5
     box = torch.from_numpy(find_box(mask[0].numpy()))
     return BoxAndPoints(box[None], draw_first_points(mask, count, make_generator(seed, index, FIRST)))

@@ -45,8 +45,7 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
     """
     path = folder / TRAIN_LIST
     entries = read_object(path)
-    wrong = [image for image, masks in entries.items() if not is_list_of_paths(masks)]
-    if wrong:
+    if wrong := [image for image, masks in entries.items() if not is_list_of_paths(masks)]:
         raise UserError(f"{path}: {len(wrong)} of {len(entries)} images have no list of mask paths: {shortlist(wrong)}")
     if empty := [image for image, masks in entries.items() if not masks]:
         raise UserError(
@@ -82,13 +81,9 @@ def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
 
 
 def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
-    """Checks all images and masks before a long run.
+    """Raises UserError if masks cannot be used. The message counts them and explains the first one.
 
-    Raises UserError if masks cannot be used. The message counts them and explains the first one.
-
-    Args:
-        pairs: each image once for each of its masks.
-        strict: refuse masks with soft edges, as the test does.
+    `pairs` has each image once for each of its masks. `strict` refuses masks with soft edges, as the test does.
     """
     problems = zip(pairs, find_problems(pairs, framing, strict), strict=True)
     bad = [(pair.mask.name, problem) for pair, problem in problems if problem]
@@ -137,18 +132,11 @@ def make_unique_names(masks: Sequence[Path]) -> list[str]:
 
 
 def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
-    """Writes {name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [label, ...]}}.
-
-    Coordinates are in pixels of the square. `read_prompts` returns the same prompts for any number of points.
-    """
-    entries = {
-        name: {
-            "boxes": entry.boxes.tolist(),
-            "point_coords": entry.points.coords[0].tolist(),
-            "point_labels": entry.points.labels[0].tolist(),
-        }
-        for name, entry in prompts.items()
-    }
+    """Writes {name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [label, ...]}}."""
+    entries = {}
+    for name, (boxes, (coords, labels)) in prompts.items():
+        points = {"point_coords": coords[0].tolist(), "point_labels": labels[0].tolist()}
+        entries[name] = {"boxes": boxes.tolist()} | points
     write_object(path, entries)
 
 

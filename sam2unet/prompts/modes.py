@@ -37,10 +37,7 @@ PAPER = (BOX, PromptMode(points=1), PromptMode(points=3), PromptMode(points=5)) 
 
 @dataclass(frozen=True)
 class PromptTestFlags:
-    """The flags of test.py that choose the modes. They have the names of the released flags.
-
-    Raises UserError if a number is out of range.
-    """
+    """The flags of test.py that choose the modes, with the released names. Raises UserError for wrong numbers."""
 
     boxes_prompt: bool | None = None  # prompt with boxes. None: the flag was not given.
     point_num: Sequence[int] = ()  # numbers of points. Each one is a mode.
@@ -53,10 +50,8 @@ class PromptTestFlags:
         """Returns the modes of the test, without duplicates.
 
         Without flags, returns the four columns of the paper. With `--boxes_prompt False` alone, returns one point, as
-        the released script does.
-
-        Args:
-            point_counts: the numbers of points in the files of `--prompt_path`. They replace the default numbers.
+        the released script does. `point_counts`, the numbers of points in the files of `--prompt_path`, replace these
+        defaults.
         """
         modes = [PromptMode(points=n) for n in self.point_num] + [PromptMode(rounds=n) for n in self.iter_point]
         if not modes and self.boxes_prompt is not True:

@@ -66,12 +66,9 @@ class Prompter:
 
     @torch.inference_mode()
     def set_image(self, image: Picture) -> Prompter:
-        """Encodes an image. Returns the prompter itself.
+        """Encodes an image, which is one of the kinds that `sam2unet.predict` takes. Returns the prompter itself.
 
         Raises UserError if the image cannot be read, or the model's output is not finite.
-
-        Args:
-            image: a file, a Pillow image, an RGB array or a tensor, as in `sam2unet.predict`.
         """
         square, frame = self.framing.square(to_photo(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
@@ -112,11 +109,9 @@ class Prompter:
             "mask": self.to_batch("mask", mask, (1, side, side)),
         }
         count = check_prompts(prompts)
-        clicks = boxes = None
-        if points is not None:
-            clicks = self.frame.to_square(prompts["points"]), prompts["labels"]
-        if box is not None:
-            boxes = self.frame.to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
+        to_square = self.frame.to_square
+        clicks = None if points is None else (to_square(prompts["points"]), prompts["labels"])
+        boxes = None if box is None else to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
         embedding = self.embedding.expand(count, -1, -1, -1)
         multimask = self.multimask if multimask is None else multimask
         low, quality = select_best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
@@ -128,10 +123,7 @@ class Prompter:
         )
 
     def to_batch(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
-        """Returns `value` as float32 (K, *shape) on the model's device; K is 1 if `value` has the shape `shape`.
-
-        -1 in `shape` stands for any number.
-        """
+        """Returns `value` as float32 (K, *shape) on the model's device. -1 in `shape` stands for any number."""
         if value is None:
             return None
         try:

@@ -26,8 +26,7 @@ def list_mask_paths(
     """Returns the file of each predicted mask, by mode and position in the list.
 
     A file has the name of its mask. If masks have the same file name, their files also have the parts of the paths that
-    differ. Raises UserError if two masks would get the same file, or a file would overwrite an image or a mask of the
-    list.
+    differ. Raises UserError if a file would be written twice, or would overwrite a file of the list.
     """
     counts = Counter(pair.mask.name for pair in pairs)
     full = {pair.mask: Path(os.path.abspath(pair.mask)) for pair in pairs if counts[pair.mask.name] > 1}
@@ -52,12 +51,7 @@ def write_prompt_results(
     prompts: Mapping[str, Mapping[str, BoxAndPoints]],
     facts: Mapping[str, object],
 ) -> list[str]:
-    """Writes `results.json`, `per_mask.csv` and the files of prompts. Returns the names of the files.
-
-    Args:
-        prompts: the content of each file of prompts, as `group_prompts_by_file` returns it.
-        facts: more entries of `results.json`.
-    """
+    """Writes `results.json`, with `facts`, `per_mask.csv` and the files of `prompts`. Returns their names."""
     means = {mode.title: row for mode, row in compute_means(answers).items()}
     rows = [list(COLUMNS)]
     for answer in answers:
@@ -77,7 +71,7 @@ def write_prompt_results(
 def group_prompts_by_file(
     pairs: Sequence[Pair], answers: Sequence[Answer], side: int
 ) -> dict[str, dict[str, BoxAndPoints]]:
-    """Returns for each file of prompts the prompts by the name of their mask. Each number of points has a file.
+    """Returns the prompts by file, then by the name of their mask. Each number of points has a file.
 
     The smallest number of points has the released file name. The other names contain their number.
     """

@@ -25,12 +25,10 @@ class RoundPrompt(NamedTuple):
     masks: Tensor | None = None  # float32 (M, 1, 4g, 4g), the previous answer, as `to_mask_prompt` returns it
 
     def correct(self, clicks: Points | None, masks: Tensor, keep_clicks: bool) -> RoundPrompt:
-        """Returns the prompt of the next round, from new clicks and the previous answer. It has no boxes.
+        """Returns the prompt of the next round, without boxes, from new clicks and the previous answer.
 
-        Args:
-            clicks: the new clicks. None: there are no new clicks.
-            masks: the previous answer, as `to_mask_prompt` returns it.
-            keep_clicks: keep the points of this prompt and add the clicks to them. False: the clicks replace them.
+        `masks` is the answer as `to_mask_prompt` returns it. `keep_clicks` keeps the points of this prompt beside the
+        new clicks.
         """
         if keep_clicks and self.points is not None:
             clicks = self.points if clicks is None else self.points.append(clicks)
@@ -59,10 +57,8 @@ def run_rounds(
     Args:
         decode: runs the model. Returns its masks (M, K, 4g, 4g) and their expected IoU (M, K).
         click_counts: the numbers of new clicks per mask. 0: the previous answer is the only new prompt.
-        draw_clicks: draws clicks where an answer (M, 1, S, S) is wrong. The second argument is their number per mask.
-        side: S.
+        draw_clicks: draws this number of clicks per mask where an answer (M, 1, S, S) is wrong.
         mask_prompt: the form in which an answer becomes a prompt, `probability` or `logits`.
-        keep_clicks: as in `RoundPrompt.correct`.
     """
     answer = select_answer(decode(prompt), side)
     yield answer

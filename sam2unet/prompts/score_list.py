@@ -95,14 +95,8 @@ def run(
     settings = find_recipe(checkpoint, size=size, encoder_adapter=adapters, **recipe)
     checkpoint = resize_checkpoint(checkpoint, size=size, encoder_adapter=adapters)
     framing = Framing(checkpoint.shape.size, rgb=settings.rgb, mask_threshold=settings.mask_rule)
-    options = PromptTestOptions(
-        settings.seed,
-        settings.multimask,
-        settings.mask_prompt,
-        amp,
-        batch_size,
-        skip_bad=files.on_bad_image == "skip",
-    )
+    decoding = (settings.seed, settings.multimask, settings.mask_prompt)
+    options = PromptTestOptions(*decoding, amp, batch_size, skip_bad=files.on_bad_image == "skip")
     with processes.silence_other_ranks():
         test = prepare_test(files, flags, framing, options)
     model = open_model(checkpoint, weight_paths, target, settings)
@@ -139,10 +133,7 @@ def prepare_test(
 
 
 def find_usable(pairs: Sequence[Pair], framing: Framing, skip_bad: bool) -> list[int]:
-    """Returns the positions of the masks that can be used. With `skip_bad`, warns about each other mask.
-
-    Raises UserError if a mask cannot be used, and `skip_bad` is False.
-    """
+    """Returns the positions of usable masks. Warns about the others, or raises UserError without `skip_bad`."""
     if not skip_bad:
         refuse_bad_masks(pairs, framing, strict=True)
         return list(range(len(pairs)))
@@ -157,8 +148,7 @@ def read_prompt_files(
 ) -> dict[int, dict[int, BoxAndPoints]]:
     """Reads files of prompts. Returns the prompts by their number of points, then by the position of their mask.
 
-    Raises UserError if `read_prompts` refuses a file, the prompts are for squares of another side, or two files have
-    the same number of points.
+    Raises UserError if the prompts are for another side, or two files have the same number of points.
     """
     names = make_unique_names([pair.mask for pair in pairs])
     by_count: dict[int, dict[int, BoxAndPoints]] = {}
@@ -179,10 +169,7 @@ def read_prompt_files(
 def assign_prompts(
     modes: Sequence[PromptMode], prompts: Mapping[int, Mapping[int, BoxAndPoints]]
 ) -> dict[PromptMode, Mapping[int, BoxAndPoints]]:
-    """Returns the first prompts of each mode, from the prompts of the files. Each file contains the boxes.
-
-    Raises UserError if no file has the number of points of a mode.
-    """
+    """Returns the first prompts of each mode. Raises UserError if no file has the number of points of a mode."""
     if not prompts:
         return {}
     if missing := [mode.title for mode in modes if not mode.box and mode.points not in prompts]:

@@ -70,7 +70,7 @@ def answer_all(
     """Yields the answers for all pairs, or for those at `indices`, image by image, in every mode.
 
     An answer depends only on the seed, the position of the pair, and the mode. Raises UserError if a file cannot be
-    read or is not a mask of the image. The message names the file.
+    used.
     """
 
     def read(indices: Sequence[int]) -> ImageGroup | UserError:
@@ -147,10 +147,7 @@ def answer_last_round(
 
 
 def gather_answers(processes: Processes, answers: Iterable[Answer]) -> list[Answer]:
-    """Returns the answers of all processes in the order of the list. All processes must call this.
-
-    Raises UserError in all processes if one process raised it.
-    """
+    """Returns the answers of all processes in the order of the list. A UserError of one is raised in all."""
     error, local = None, []
     try:
         local.extend(answers)
@@ -163,7 +160,7 @@ def gather_answers(processes: Processes, answers: Iterable[Answer]) -> list[Answ
 
 
 def compute_means(answers: Sequence[Answer]) -> dict[PromptMode, dict[str, float]]:
-    """Returns for each mode the number of `masks`, and the means of `Dice`, `IoU` and `loss` over the masks.
+    """Returns the number of `masks` and the means of `Dice`, `IoU` and `loss` for each mode.
 
     Dice and IoU of each mask are first rounded to 4 decimals, as in the released test.
     """
@@ -194,12 +191,8 @@ def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:
 def iou_and_dice(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Computes IoU and Dice of each item in double precision, (B,) and (B,). Both are 1 if both masks are empty.
 
-    The released code also takes probabilities, and uses the smallest value to decide which of the two it got. This
-    function takes logits only.
-
-    Args:
-        logits: (B, 1, H, W). Values above 0 are foreground.
-        mask: (B, 1, H, W). Values above 0 are foreground.
+    Logits and mask are (B, 1, H, W); values above 0 are foreground. The released code also takes probabilities, and
+    uses the smallest value to decide which of the two it got.
     """
     predicted, truth = logits.flatten(1) > 0, mask.flatten(1) > 0
     overlap = (predicted & truth).sum(1).double()

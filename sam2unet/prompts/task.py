@@ -28,10 +28,7 @@ VALIDATION_MODES = (BOX, PromptMode(points=1))
 
 
 class PromptTask:
-    """Implements `Task` for models that take prompts.
-
-    Raises UserError if the recipe or the data do not fit this task, or a list is wrong.
-    """
+    """Implements `Task` for models that take prompts. Raises UserError if the recipe, the data or a list is wrong."""
 
     step = staticmethod(prompt_step)
 

@@ -41,9 +41,7 @@ def prefetch(
 ) -> Iterator[R]:
     """Yields `function(item)` for each item, in order. The pool computes results before they are requested.
 
-    Args:
-        count: the largest total weight of the results that wait.
-        weight: the weight of an item.
+    `count` is the largest total `weight` of the results that wait.
     """
     waiting, total = deque(), 0
     for item in items:

@@ -12,12 +12,9 @@ from ..errors import Stopped
 
 
 class Signals:
-    """A context that catches Ctrl-C and SIGTERM. The loop reads `caught` and stops where it can save its state.
+    """A context that catches Ctrl-C and SIGTERM. The loop reads `caught`, a signal or 0, and stops at a safe point.
 
     A second signal, or a signal inside `stop_now`, raises `Stopped` immediately.
-
-    Attributes:
-        caught: the number of the last signal, or 0.
     """
 
     def __init__(self) -> None:
@@ -52,8 +49,7 @@ class Signals:
 def ignore_signals(worker: int) -> None:
     """For worker processes of a data loader: Ctrl-C reaches the main process only, which then ends the workers.
 
-    Ctrl-C is sent to a whole process group, so the worker gets a group of its own. SIGTERM ends the worker as usual,
-    because Python ends workers by SIGTERM when the main process fails.
+    The worker gets its own process group, because Ctrl-C goes to a whole group. Python ends workers by SIGTERM.
     """
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -23,14 +23,14 @@ class MethodResult:
     dataset: str
     method: str
     images: list[str]  # names of the mask files without extension
-    predictions: list[Path | None]  # the map files; None where one is missing
-    masks: list[Path]  # the mask files
-    photographs: list[Path | None]  # the image files for the gallery of the report; None where there is none
+    predictions: list[Path | None] = field(default_factory=list)  # the map files; None where one is missing
+    masks: list[Path] = field(default_factory=list)  # the mask files
+    photographs: list[Path | None] = field(default_factory=list)  # for the gallery; None where there is none
     # metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined
-    per_image: dict[str, np.ndarray]
+    per_image: dict[str, np.ndarray] = field(default_factory=dict)
     # name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
     # threshold "stretched 8-bit map >= 255 - i".
-    curves: dict[str, np.ndarray]
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
     table: dict[str, float] = field(default_factory=dict)  # metric key -> the number of the table, full precision
 
 

@@ -62,7 +62,7 @@ def read_per_image_csv(path: Path) -> list[MethodResult]:
         columns = np.array(list(images.values()), dtype=float).T
         per_image = dict(zip(titles, columns, strict=True))
         table = average_scores(per_image, {})
-        results.append(MethodResult(dataset, method, list(images), [], [], [], per_image, {}, table))
+        results.append(MethodResult(dataset, method, list(images), per_image=per_image, table=table))
     return results
 
 
@@ -111,10 +111,7 @@ def from_text(cell: str) -> str:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the metric keys of the title line, and each row with its line number.
-
-    Raises UserError if the file cannot be read or is not a `per_image.csv`.
-    """
+    """Returns the metric keys of the title line, and each row with its line number. UserError for another file."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # a spreadsheet may have added a byte order mark
             reader = csv.reader(file, strict=True)
@@ -140,10 +137,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 
 def parse_number(cell: str, key: str, path: Path, line: int) -> float:
-    """Returns the number in a cell; NaN for an empty cell.
-
-    Raises UserError if the cell is not a number in the range of the metric.
-    """
+    """Returns the number in a cell; NaN for an empty cell. UserError if it is not in the range of the metric."""
     if not cell:
         return math.nan
     unlimited = key in ABOVE_1

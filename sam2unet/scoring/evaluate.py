@@ -23,10 +23,7 @@ FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", 
 
 @dataclass(frozen=True)
 class ScoreOutputs:
-    """What to print and to write.
-
-    Raises UserError if there is no such protocol, or `plots` and `report` have no folder.
-    """
+    """What to print and to write. Raises UserError for an unknown protocol, or plots or a report without folder."""
 
     protocol: str = "released"  # a name of `columns.PROTOCOLS`, which decides the columns
     expect: str | None = None  # a paper whose published figures are printed beside the measured numbers
@@ -179,10 +176,7 @@ def read_entry_flags(
     methods: Sequence[str],
     photographs: Sequence[Path],
 ) -> list[Entry]:
-    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
-
-    Raises UserError if the numbers of values do not match.
-    """
+    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty."""
     counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
     if photographs:
         counts["--image_path"] = len(photographs)

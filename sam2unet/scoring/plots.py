@@ -82,10 +82,7 @@ def draw_plot(figure, methods: list[MethodResult]) -> None:
     set_axes(by_recall, precisions, "Precision-recall", "Recall", "Precision")
     by_recall.set_xlim(0, 1)
     draw_legend(by_recall, lines, "max F of mean precision and recall", best, methods)
-    for axes, name, title, label in (
-        (by_f, "F", "F-measure (β² = 0.3)", "max F"),
-        (by_e, "E", "E-measure", "max E"),
-    ):
+    for axes, name, title, label in ((by_f, "F", "F-measure (β² = 0.3)", "max F"), (by_e, "E", "E-measure", "max E")):
         curves = [r.curves[name][::-1] for r in methods]  # in the order of ascending thresholds
         lines = [axes.plot(np.arange(256), curve, **line_style(i))[0] for i, curve in enumerate(curves)]
         for line, curve in zip(lines, curves, strict=True):
@@ -112,10 +109,7 @@ def set_axes(axes, curves: list[np.ndarray], title: str, x_label: str, y_label: 
 
 
 def draw_legend(axes, lines: list, label: str, best: list[float], methods: list[MethodResult]) -> None:
-    """Draws a legend below the plot, with a line `0.873  NAME` for each method.
-
-    The number comes first, because matplotlib hides entries that begin with `_`.
-    """
+    """Draws a legend below the plot, `0.873 NAME` for each method: matplotlib hides entries that begin with `_`."""
     names = [f"{value:.3f}  {escape_math(r.method)}".rstrip() for value, r in zip(best, methods, strict=True)]
     axes.legend(lines, names, title=label, loc="upper center", bbox_to_anchor=(0.5, -0.17), alignment="left")
 

@@ -40,12 +40,12 @@ def score_entries(
 ) -> list[MethodResult]:
     """Returns the scores of each entry, in order.
 
-    Raises UserError if names do not match (raised before the first file is opened), or files cannot be scored (raised
-    after all files of an entry were read).
-
     Args:
         missing: what to do with a mask without prediction: `error`, score a black map (`zero`), leave it out (`skip`).
         workers: the number of processes; None or 0 means one for each core.
+
+    Raises:
+        UserError: names do not match (before the first file is opened), or files cannot be scored.
     """
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or more")
@@ -104,16 +104,11 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
         predictions=[predictions.get(stem) for stem in masks],
         masks=list(masks.values()),
         photographs=[photographs.get(stem) for stem in masks],
-        per_image={},
-        curves={},
     )
 
 
 def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:
-    """Adds the next `scores` to `result` and warns about unusual files.
-
-    Raises UserError if a file cannot be scored, or the foreground flags leave all masks empty or full.
-    """
+    """Adds the next `scores` to `result` and warns about unusual files. UserError for masks that are all constant."""
     notes = fill_(result, scores)
     if how.mask_threshold is not None:
         empty, full = (set(notes.pop(name, ())) for name in ("empty", "full"))

@@ -1,10 +1,9 @@
 """The epochs of a run: train on batches, write checkpoints and `last.pt`, validate, log."""
 
-import itertools
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..data.batches import Batches
 from ..errors import Stopped, print_line, warn
 from ..masks.dataset import MaskBatch
 from ..prompts.dataset import PromptBatch
+from ..runtime.parallel import batched
 from ..runtime.processes import Processes
 from ..scoring.columns import Metric, is_better
 from ..task import Task
@@ -79,13 +79,7 @@ class Progress:
 
 
 class Loop:
-    """The loop over epochs. `signals` must be set before `train_epoch`.
-
-    Args:
-        loader: yields the batches of `batches` in the same order.
-        writer: saves checkpoints and `last.pt`.
-        validation, log: None for a run without.
-    """
+    """The loop over epochs. `loader` yields the batches of `batches`. `signals` must be set before `train_epoch`."""
 
     def __init__(
         self,
@@ -132,7 +126,7 @@ class Loop:
         title = f"{progress.epoch}/{self.recipe.epoch}"
         hidden = None if self.processes.first else True  # None: hidden if the output is not a terminal
         with tqdm(total=len(self.images), initial=before, unit="img", desc=title, disable=hidden) as bar:
-            for group in group_batches(self.loader, self.recipe.accumulate):
+            for group in batched(self.loader, self.recipe.accumulate):
                 images, shares = self.compute_shares(group)
                 batches = [batch.on(trainer.device) for batch in group]
                 names = [self.list_names(batch) for batch in group]
@@ -155,11 +149,10 @@ class Loop:
                 speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # 0.04, not 0.0
                 print_line(f"epoch {title}  loss {losses['total']:.4f}  {speed} images/s")
 
-    def compute_shares(self, group: list[Batch]) -> tuple[int, list[float]]:
+    def compute_shares(self, group: Sequence[Batch]) -> tuple[int, list[float]]:
         """Returns the number of images in the group over all processes, and the weight of each batch's loss.
 
-        A weight is the batch's share of these images, times the number of processes, because gradients are averaged
-        over the processes.
+        A weight is the batch's share of these images, times the number of processes, which average their gradients.
         """
         for batch in group:
             self.report_skipped(batch.skipped)
@@ -191,9 +184,8 @@ class Loop:
     def write_losses(self, kind: str, losses: Mapping[str, float], rate: float) -> None:
         if self.log:
             facts = {"epoch": self.progress.epoch, "learning_rate": self.trainer.rate, "images_per_second": rate}
-            self.log.write(
-                kind, self.trainer.steps, losses=losses, **facts, memory_mib=read_peak_memory(self.trainer.device)
-            )
+            facts["memory_mib"] = read_peak_memory(self.trainer.device)
+            self.log.write(kind, self.trainer.steps, losses=losses, **facts)
 
     def save_if_wanted(self) -> None:
         due = time.monotonic() - self.saved >= 60 * self.writer.minutes
@@ -255,13 +247,6 @@ class Loop:
         task.draw(model, picture)
         self.log.write("validation", self.trainer.steps, epoch=epoch, **scores[epoch])
         self.log.picture("validation", picture, self.trainer.steps)
-
-
-def group_batches(loader: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
-    """Yields lists of `count` batches. The last list may be shorter."""
-    batches = iter(loader)
-    while group := list(itertools.islice(batches, count)):
-        yield group
 
 
 def read_peak_memory(device: torch.device) -> float:

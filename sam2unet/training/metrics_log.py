@@ -16,21 +16,16 @@ from ..errors import UserError
 class MetricsLog:
     """Writes `metrics.jsonl` in the folder of a run and, with `tensorboard`, event files in its folder tensorboard/.
 
-    A line is on disk when `write` returns. A run that resumes keeps the lines up to the step of its state. If it
-    repeats work of that step, the line is not written a second time. Raises UserError if a file cannot be read or
-    written, or TensorBoard is not installed.
-
-    Args:
-        step: step of the state that the run resumes from; 0 for a new run, which starts with an empty log.
+    A line is on disk when `write` returns. A run that resumes keeps the lines up to `step`, the step of its state. If
+    it repeats work of that step, the line is not written a second time. A new run has the step 0 and an empty log.
+    Raises UserError if a file cannot be read or written, or TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False, step: int = 0):
         self.path = folder / "metrics.jsonl"
         self.step = step
         kept = read_kept_lines(self.path, step) if step else []
-        self.kinds = {
-            kind for kind, line_step, _ in kept if line_step == step
-        }  # kinds of lines that exist at this step
+        self.kinds = {kind for kind, line_step, _ in kept if line_step == step}  # that this step has already
         self.events = None
         with report_log_errors(self.path):
             if tensorboard:

@@ -131,8 +131,7 @@ def prepare_run(
 
 def check_run_options(family: Family, recipe: Recipe, run_folder: RunFolder, hardware: Hardware) -> None:
     check_size(family, recipe.size)
-    numbers = {"workers": hardware.workers, "val_every": run_folder.val_every, "save_minutes": run_folder.save_minutes}
-    check_numbers(numbers)
+    check_numbers(vars(run_folder) | vars(hardware))
     if run_folder.resume not in (None, "auto"):
         read_run_state(run_folder.state_file)  # a wrong file ends the run before the run makes a folder
     if run_folder.save not in ("full", "trainable"):
@@ -149,9 +148,8 @@ def build_model(
         make_deterministic()
     set_seed(recipe.seed)
     model, weight_files = start_model(recipe.model, get_network_shape(family, recipe), weight_paths, init_from, recipe)
-    choose_trained(
-        family, model, recipe, [s for s in family.weight_flags if s.flag not in weight_paths and init_from is None]
-    )
+    random = [flag for flag in family.weight_flags if flag.flag not in weight_paths and init_from is None]
+    choose_trained(family, model, recipe, random)
     print_parts(family, model)
     return model, weight_files
 
@@ -164,9 +162,9 @@ def make_deterministic() -> None:
 
 
 def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:
-    """Sets which parts of the model are trained, as `recipe.finetune` says.
+    """Sets which parts of the model are trained: those of `recipe.finetune`.
 
-    Without `finetune`, the released parts are trained, and also the parts in `random`, which have no weights yet.
+    Without `finetune`, these are the released parts, and the parts in `random`, which have no weights yet.
     """
     frozen = {source.part for source in family.weight_flags}
     if random and recipe.finetune is None:

@@ -57,17 +57,15 @@ def train(
                     loop.train_epoch()
                     loop.end_epoch()
         except RuntimeError as e:
-            raise (
-                explain_training_memory(e, run.recipe, run.device) or another_failed(e) or explain_killed_reader(e) or e
-            ) from e
+            memory = explain_training_memory(e, run.recipe, run.device)
+            raise (memory or another_failed(e) or explain_killed_reader(e) or e) from e
         loop.print_best()
 
 
 def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | None:
     """Locks the folder and connects the processes, both until `stack` is closed. Writes `run.json` and `recipe.yaml`.
 
-    Returns:
-        The state that the run continues from, or None for a new run.
+    Returns the state that the run continues from, or None for a new run.
     """
     processes, run_folder = run.processes, run.run_folder
     if processes.first:
@@ -130,9 +128,9 @@ def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dic
                 f"{run_folder.folder} holds a run; continue it with --resume auto, or give another --save_path"
             )
         return None
-    path = run_folder.state_file
     if run_folder.resume == "auto" and not last.is_file():
         return None
+    path = run_folder.state_file
     state = read_run_state(path)
     if isinstance(state.get("recipe"), dict):  # older states lack newer fields; their runs used the defaults
         state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]

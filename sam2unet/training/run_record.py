@@ -30,10 +30,7 @@ def build_run_record(
 ) -> dict[str, object]:
     """Returns the content of `run.json`: arguments, recipe, data, software, hardware and the time of the start.
 
-    Args:
-        facts: the fields "recipe", "data" and "validation_set" of `PreparedRun.facts`.
-        weights: the SHA-256 of each file that the training starts from, by file name.
-        world: number of processes.
+    `facts` are those of `PreparedRun`. `weights` has the SHA-256 of each file that the training starts from.
     """
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -62,12 +59,8 @@ def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool =
 def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
     """Describes a set of pairs, so that a run can detect another set. Reads only the headers of the files.
 
-    Raises UserError if an image cannot be opened.
-
-    Returns:
-        "count": number of pairs. "sizes": of the images as stored, the smallest and the largest area as "WxH" ("min",
-        "max"), and the number of "distinct" sizes. "bytes": of images and masks. "names_sha256": hash of the file names
-        in order, without their folders.
+    Returns the number of pairs ("count"); the smallest and the largest size of an image as stored ("min", "max") and
+    the number of "distinct" sizes; the "bytes" of all files; and a hash of the file names in order, without folders.
     """
 
     def measure_files(pair: Pair) -> tuple[tuple[int, int], int]:
@@ -86,10 +79,7 @@ def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
 
 
 def read_git_state(project: Path) -> dict[str, object] | None:
-    """Returns the commit, and whether the package or train.py has uncommitted changes ("dirty").
-
-    Returns None outside a git checkout of this project.
-    """
+    """Returns the commit, and whether the package or train.py has changes ("dirty"). None outside a git checkout."""
 
     def git(*words: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(project), *words]

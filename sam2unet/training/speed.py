@@ -37,15 +37,13 @@ def choose_speed(
 ) -> tuple[Recipe, Speed]:
     """Returns `recipe` and `speed` with the fastest options for the device, and prints these options.
 
-    Args:
-        pairs: number of pairs that a cache would hold, or None if the task has no cache.
-        folder: the folder of a cache on disk.
-        copies: number of processes on this machine, each with its own cache in memory.
+    `pairs` is the number of pairs that a cache would hold, None if the task has no cache. `folder` is for a cache on
+    disk. `copies` processes on this machine have their own cache in memory.
     """
-    size = math.prod(find_cache_shape(pairs or 0, recipe.size))
-    fits = {"ram": size * copies < 0.5 * free_memory(), "disk": size < 0.5 * shutil.disk_usage(folder).free}
-    if pairs is None:
-        fits = {}
+    fits = {}
+    if pairs is not None:
+        size = math.prod(find_cache_shape(pairs, recipe.size))
+        fits = {"ram": size * copies < 0.5 * free_memory(), "disk": size < 0.5 * shutil.disk_usage(folder).free}
     amp = pick_half_type(device) if recipe.amp == "off" else recipe.amp
     cache = next((name for name in fits if fits[name]), "off") if speed.cache == "off" else speed.cache
     speed = replace(speed, compile=can_compile(device) or speed.compile, channels_last=True, fused=True, cache=cache)

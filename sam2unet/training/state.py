@@ -55,13 +55,9 @@ def read_run_state(path: Path) -> dict[str, object]:
 
 
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
-    """Checks a state against the run that will continue from it.
+    """Checks a state against the weights that the run saves and the names of the fields of `Progress`.
 
     Raises UserError if a field is missing, or the weights or the progress do not fit.
-
-    Args:
-        weights: the weights that the run saves, by name.
-        progress: the names of the fields of `Progress`.
     """
     if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
         raise UserError(
@@ -117,10 +113,7 @@ def set_random_state(state: Mapping[str, object]) -> None:
 
 @contextmanager
 def lock_run_folder(folder: Path):
-    """A context in which no other run can use `folder`. Removes the incomplete files of a killed run.
-
-    Raises UserError if another run uses the folder.
-    """
+    """A context in which no other run can use `folder`. Removes the incomplete files of a killed run."""
     try:
         lock = open(folder / ".lock", "a")  # "a" keeps the content of an existing file
     except OSError as e:

@@ -64,16 +64,14 @@ class Trainer:
     ) -> list[list[dict[str, Tensor]]]:
         """Trains on batches whose gradients are added up.
 
-        Takes one optimizer step per scale and per set of losses that the task's step yields. Raises UserError if a loss
-        is not finite. The optimizer step is not taken.
+        Takes one optimizer step per scale and per set of losses that the task's step yields. Returns for each optimizer
+        step the losses of every batch, detached; `total` is the sum of the others. Raises UserError if a loss is not
+        finite, before the optimizer step.
 
         Args:
             batches: on the device.
             shares: weight of each batch's loss in the sum.
             names, epoch: file names of each batch and the epoch, for the error message.
-
-        Returns:
-            For each optimizer step, the losses of every batch, detached. `total` is the sum of the others.
         """
         history = []
         for scale in self.scales:
@@ -168,8 +166,7 @@ class Trainer:
 class FiniteGuard:
     """Raises UserError for a loss that is not finite.
 
-    Args:
-        late: check each loss one step later. On a GPU, the program then does not wait for the value.
+    With `late`, it checks a loss one step later. On a GPU, the program then does not wait for the value.
     """
 
     def __init__(self, late: bool):

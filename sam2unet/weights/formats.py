@@ -21,17 +21,11 @@ RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
 WRAPPERS = ("state_dict", "model")  # keys of the weights in files of training frameworks
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of all names, added by DataParallel, Lightning and torch.compile
-RELEASED_NAMES = (
-    "image_encoder.trunk.pos_embed",
-    "mask_decoder.iou_token.weight",
-)  # below "model"
+RELEASED_NAMES = ("image_encoder.trunk.pos_embed", "mask_decoder.iou_token.weight")  # below "model"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Returns the weights in `path` on the CPU: a state dict, bare or wrapped, or a safetensors file.
-
-    Raises UserError if the file is something else.
-    """
+    """Returns the weights in `path` on the CPU. Raises UserError if it is neither a state dict nor safetensors."""
     return read_weights(path).state
 
 
@@ -47,8 +41,7 @@ class StoredWeights(NamedTuple):
 def read_weights(path: Path, trust_pickle: bool = False) -> StoredWeights:
     """Reads a state dict and what the file says about it. The content decides the format, not the name of the file.
 
-    Args:
-        trust_pickle: also read a file that can run code when it is read.
+    `trust_pickle` also reads a file that can run code when it is read.
     """
     if is_safetensors(path):
         state, facts = read_trainable(path)
@@ -134,10 +127,7 @@ def type_of(tensor: Tensor) -> torch.dtype | torch.layout | str:
 
 
 def load_exact(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads `state` into `module` if every name and shape is the same and all numbers are finite.
-
-    Otherwise raises UserError with counts and the first name.
-    """
+    """Loads `state` if every name and shape is that of `module` and all numbers are finite. Otherwise UserError."""
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if wanted != found:
@@ -189,12 +179,9 @@ PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older forma
 def write_trainable(
     path: Path, state: Mapping[str, Tensor], model: str, facts: Mapping[str, str], weight_files: WeightFiles
 ) -> None:
-    """Write `state` with what is needed to use it again.
+    """Writes `state` of the model `model` with the text that is needed to use it again.
 
-    Args:
-        model: the name of the model.
-        facts: the values of its shape and its recipe, as text.
-        weight_files: the files that have all other weights of the model.
+    `facts` are the values of its shape and its recipe. `weight_files` have all other weights of the model.
     """
     facts = {
         "format": TRAINABLE_FORMAT,
@@ -219,10 +206,7 @@ def read_named_files(path: Path) -> dict[str, WeightFile]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Returns whether the content is safetensors and not a pickle. The name decides if the content does not.
-
-    Raises UserError if the file does not exist or cannot be read.
-    """
+    """Returns whether the content is safetensors and not a pickle. The name decides if the content does not."""
     start = read_start(path, 9)
     if start.startswith(PICKLE_STARTS):
         return False

@@ -14,11 +14,10 @@ FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
 
 
 def locate_weights(source: str | Path) -> Path:
-    """Returns the file with the weights.
+    """Returns the file with the weights. `source` is a file, a folder with `model.safetensors`, or `owner/name` on the
+    hub.
 
-    Args:
-        source: a file; a folder with `model.safetensors`; or `owner/name` on the hub. If a local folder `owner` exists,
-            `owner/name` is a wrong path and not a name on the hub.
+    If a local folder `owner` exists, `owner/name` is a wrong path and not a name on the hub.
     """
     path = Path(source)
     if os.path.isdir(path):  # unlike Path.is_dir, raises no error for a folder without permission

@@ -63,10 +63,7 @@ class PromptSession:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def set_image(self, file: Path) -> None:
-        """Replaces the image and removes all objects. `undo` restores them.
-
-        Raises UserError if the file cannot be used. The message does not contain its folder.
-        """
+        """Replaces the image and removes all objects. `undo` restores them. UserError if the file cannot be used."""
         try:
             refuse_elsewhere(file, self.bench.allowed_folders)
             if file.suffix.lower() not in EXTENSIONS:

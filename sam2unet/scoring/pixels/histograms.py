@@ -56,9 +56,7 @@ def find_range(hist: ndarray) -> tuple[int, int]:
 def count_from_top(hist: ndarray, level: ndarray) -> ndarray:
     """Returns (256,) counts of pixels that are at least 255, 254, ... 0.
 
-    Args:
-        hist: (256,) pixels of each level, of one class.
-        level: (256,) the new 8-bit level of each level.
+    `hist` is (256,) pixels of each level, of one class. `level` is (256,), the new 8-bit level of each level.
     """
     return np.bincount(level, weights=hist, minlength=256)[::-1].cumsum()
 

@@ -47,12 +47,7 @@ class ImageScores:
 
 
 def score_image(pred: ndarray, mask: ndarray) -> ImageScores:
-    """Scores one map.
-
-    Args:
-        pred: the map, (H, W) uint8.
-        mask: (H, W), bool, or uint8 whose foreground is above 128.
-    """
+    """Scores a map, (H, W) uint8. The mask is (H, W), bool, or uint8 whose foreground is above 128."""
     pred, fg = check_arrays(pred, mask, mask if mask.dtype == bool else mask > 128)
     cy, cx = find_centroid(fg)
     quadrants = [count_levels(pred[part], fg[part]) for part in split_quadrants(cy, cx)]
@@ -154,9 +149,8 @@ def s_measure(pred: ndarray, quadrants: list[ndarray], unit: ndarray, cy: int, c
 def object_score(hist: ndarray, value: ndarray) -> float:
     """Returns how high and how even the values of one class are.
 
-    Args:
-        hist: (256,) pixels of each level in the class.
-        value: (256,) the value in [0, 1] of each level; 1 is right.
+    `hist` is (256,) pixels of each level in the class. `value` is (256,), the value in [0, 1] of each level; 1 is
+    right.
     """
     n = hist.sum()
     mean = hist @ value / n

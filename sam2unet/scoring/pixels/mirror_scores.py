@@ -27,12 +27,7 @@ class MirrorScores:
 
 
 def score_mirror(pred: ndarray, mask: ndarray) -> MirrorScores:
-    """Scores one map.
-
-    Args:
-        pred: the map, (H, W) uint8.
-        mask: (H, W), bool, or uint8 whose foreground is exactly 255.
-    """
+    """Scores a map, (H, W) uint8. The mask is (H, W), bool, or uint8 whose foreground is exactly 255."""
     pred, fg = check_arrays(pred, mask, mask if mask.dtype == bool else mask == 255)
     hist = count_levels(pred, fg)
     negative, positive = hist.sum(axis=1).tolist()

@@ -20,10 +20,7 @@ TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
 
 
 def write_report(
-    results: list[MethodResult],
-    path: Path,
-    columns: Sequence[str],
-    mask_threshold: ForegroundRule = None,
+    results: list[MethodResult], path: Path, columns: Sequence[str], mask_threshold: ForegroundRule = None
 ) -> None:
     """Writes the page with tables of `columns`, completely or not at all. It has at most 60 MB.
 
