@@ -6,6 +6,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,8 @@ from .typed_yaml import read_fields
 
 RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that differ from the defaults of `Recipe`
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
-    "sam_med2d": {
-        "size": 256,
-        "epoch": 15,
-        "batch_size": 2,
-        "lr": 1e-4,
-        "weight_decay": 0.0,
-        "lr_scheduler": "constant",
-    },
+    "sam_med2d": {"size": 256, "epoch": 15, "batch_size": 2, "lr": 1e-4}
+    | {"weight_decay": 0.0, "lr_scheduler": "constant"},
 }
 
 
@@ -36,6 +31,10 @@ def define(default: object, help: str, group: str = "recipe", **options: object)
     the flag; `task`, the only task that uses the field; `switch`, True if the flag takes no value.
     """
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **options})
+
+
+define_departure = partial(define, group="departures")
+define_prompting = partial(define, group="prompts", task="prompts")
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,15 @@ class Recipe:
     foreground: tuple[int, ...] = define(
         (), "these mask values are foreground; for a mask with a palette, give palette indices", "mask values"
     )
-    finetune: str | None = define(
+    finetune: str | None = define_departure(
         None,
         "what trains: adapters and decoder, decoder alone, or all (use a lower --lr); default: adapters, or full "
         "without pretrained weights",
-        "departures",
         choices=("adapters", "decoder", "full"),
     )
-    loss: str = define(
+    loss: str = define_departure(
         "released",
         "weighted: the cross-entropy also counts pixels near edges more, as in the formula of the paper",
-        "departures",
         choices=("released", "weighted"),
         task="masks",
     )
@@ -91,50 +88,32 @@ class Recipe:
         "speed",
         choices=("off", "bf16", "fp16"),
     )
-    accumulate: int = define(1, "batches per optimizer step; BatchNorm still uses one batch", "departures")
-    warmup: int = define(
-        0, "number of optimizer steps in which the learning rate rises from 0 to its value", "departures"
+    accumulate: int = define_departure(1, "batches per optimizer step; BatchNorm still uses one batch")
+    warmup: int = define_departure(0, "number of optimizer steps in which the learning rate rises from 0 to its value")
+    multi_scale: tuple[float, ...] = define_departure(
+        (), "one optimizer step for each factor, on the batch resized by it, for example 0.75 1 1.25", task="masks"
     )
-    multi_scale: tuple[float, ...] = define(
-        (),
-        "one optimizer step for each factor, on the batch resized by it, for example 0.75 1 1.25",
-        "departures",
-        task="masks",
+    ema: float = define_departure(
+        0.0, "validate and save the moving average of the weights, with this decay per step, e.g. 0.999; 0: no average"
     )
-    ema: float = define(
-        0.0,
-        "validate and save the moving average of the weights, with this decay per step, e.g. 0.999; 0: no average",
-        "departures",
+    sync_bn: bool = define_departure(
+        False, "under torchrun, BatchNorm uses the images of all processes", task="masks", switch=True
     )
-    sync_bn: bool = define(
-        False, "under torchrun, BatchNorm uses the images of all processes", "departures", task="masks", switch=True
+    mask_num: int = define_prompting(5, "number of masks drawn from each image in a batch")
+    iter_point: int = define_prompting(8, "optimizer steps with correcting clicks, after the first step of a batch")
+    point_list: tuple[int, ...] = define_prompting(
+        (1, 3, 5, 9), "each of these steps draws its number of clicks from this list"
     )
-    mask_num: int = define(5, "number of masks drawn from each image in a batch", "prompts", task="prompts")
-    iter_point: int = define(
-        8, "optimizer steps with correcting clicks, after the first step of a batch", "prompts", task="prompts"
+    multimask: bool = define_prompting(True, "True trains the best of three masks, False trains the fourth mask")
+    rgb: bool = define_prompting(
+        False, "True: channels are red, green, blue; False: the reverse, as in the released code"
     )
-    point_list: tuple[int, ...] = define(
-        (1, 3, 5, 9), "each of these steps draws its number of clicks from this list", "prompts", task="prompts"
-    )
-    multimask: bool = define(
-        True, "True trains the best of three masks, False trains the fourth mask", "prompts", task="prompts"
-    )
-    rgb: bool = define(
-        False,
-        "True: channels are red, green, blue; False: the reverse, as in the released code",
-        "prompts",
-        task="prompts",
-    )
-    mask_prompt: str = define(
+    mask_prompt: str = define_prompting(
         "probability",
         "values of a predicted mask that is the next prompt; SAM uses logits",
-        "prompts",
         choices=("probability", "logits"),
-        task="prompts",
     )
-    train_points: bool = define(
-        False, "train the embeddings of points; the released code never does (a bug)", "prompts", task="prompts"
-    )
+    train_points: bool = define_prompting(False, "train the embeddings of points; the released code never does (a bug)")
 
     def __post_init__(self) -> None:
         check_numbers(vars(self))

@@ -13,27 +13,8 @@ from ..errors import UserError
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files
 from .check import Size
-from .findings import (
-    BITS,
-    MANY,
-    NEAR,
-    PROBLEM,
-    WARNING,
-    Finding,
-    ImageFacts,
-    MaskFacts,
-    Twin,
-    list_names,
-    report_coding,
-    report_contents,
-    report_repeated,
-    report_rotated,
-    report_shared,
-    report_similar,
-    report_sizes,
-    report_unreadable,
-)
-from .pairs import Pair, find_duplicates, list_files, pair_names
+from .findings import BITS, NEAR, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
+from .pairs import Pair, list_files
 from .reading import FOREGROUND, open_image, orientation, read_image, read_mask
 
 Bits = Callable[[Image.Image], np.ndarray]
@@ -67,31 +48,19 @@ def audit_folders(
     masks, bad_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
 
     pairs, findings = pair_up(image_files, mask_files)
-    findings += (
-        report_unreadable("images", bad_images)
-        + report_unreadable("masks", bad_masks)
-        + report_coding(bad_masks, len(mask_files))
-    )
-    findings += (
-        report_sizes(pairs, images, masks)
-        + report_rotated(images)
-        + report_contents(pairs, masks)
-        + report_repeated(images)
-    )
+    findings += report_data_set(pairs, images, masks, bad_images, bad_masks)
     twins: list[Twin] = []
     if other_folder:
         others, bad_others = audit_files(other_files[0], partial(audit_image, bits=bits))
         twins = find_near_duplicates(images, others) if bits else []
-        findings.append(Finding("others", f"{len(others)} images to compare with"))
-        findings += report_unreadable("others", bad_others, WARNING) + report_shared(images, others)
-        findings += report_similar(twins, others, searched=bits is not None)
+        findings += report_others(images, others, bad_others, twins, searched=bits is not None)
     return Audit(findings, pairs, masks, twins)
 
 
 def audit_files(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple[dict, dict[Path, UserError]]:
     """Returns the result of `look` for each file, and the error of each file that it cannot read."""
 
-    def try_look(path: Path) -> NamedTuple | UserError:
+    def try_look(path: Path) -> tuple | UserError:
         try:
             return look(path)
         except UserError as e:
@@ -134,23 +103,6 @@ def perceptual_bits() -> Bits | None:
         return np.concatenate([imagehash.dhash(grey, 16).hash, imagehash.dhash_vertical(grey, 16).hash], axis=None)
 
     return bits
-
-
-def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], list[Finding]]:
-    """Pairs by stem, of the first file where two have one stem, and what is left over."""
-    by_stem = [find_duplicates([(path.stem, path) for path in files]) for files in (images, masks)]
-    pairs, lonely, spare = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
-    findings = [Finding("pairs", f"{len(pairs)}")]
-    if lonely:
-        text = f"{list_names(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
-        findings.append(Finding("without mask", text, PROBLEM))
-    if spare:
-        findings.append(Finding("without image", f"{list_names(spare, masks)}; these masks are left out", WARNING))
-    for files, (_, duplicates) in zip((images, masks), by_stem, strict=True):
-        if duplicates:
-            text = f"{list_names(duplicates, files, MANY)} in {files[0].parent}; remove or rename one of each"
-            findings.append(Finding("same stem", text, PROBLEM))
-    return pairs, findings
 
 
 def find_near_duplicates(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Twin]:

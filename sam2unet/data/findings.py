@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UserError, shortlist
 from .check import Size, describe_mismatch
-from .pairs import Pair
+from .pairs import Pair, find_duplicates, pair_names
 from .reading import WAY_OUT, MaskCoding
 
 WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wrong
@@ -51,6 +51,49 @@ class Twin(NamedTuple):
 
 def list_names(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> str:
     return f"{len(names)} of {len(of)}: {shortlist(names, limit)}"
+
+
+def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], list[Finding]]:
+    """Pairs by stem, of the first file where two have one stem, and what is left over."""
+    by_stem = [find_duplicates([(path.stem, path) for path in files]) for files in (images, masks)]
+    pairs, lonely, spare = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
+    findings = [Finding("pairs", f"{len(pairs)}")]
+    if lonely:
+        text = f"{list_names(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
+        findings.append(Finding("without mask", text, PROBLEM))
+    if spare:
+        findings.append(Finding("without image", f"{list_names(spare, masks)}; these masks are left out", WARNING))
+    for files, (_, duplicates) in zip((images, masks), by_stem, strict=True):
+        if duplicates:
+            text = f"{list_names(duplicates, files, MANY)} in {files[0].parent}; remove or rename one of each"
+            findings.append(Finding("same stem", text, PROBLEM))
+    return pairs, findings
+
+
+def report_data_set(
+    pairs: Sequence[Pair],
+    images: Mapping[Path, ImageFacts],
+    masks: Mapping[Path, MaskFacts],
+    bad_images: Mapping[Path, UserError],
+    bad_masks: Mapping[Path, UserError],
+) -> list[Finding]:
+    unreadable = report_unreadable("images", bad_images) + report_unreadable("masks", bad_masks)
+    findings = unreadable + report_coding(bad_masks, len(masks) + len(bad_masks))
+    findings += report_sizes(pairs, images, masks) + report_rotated(images)
+    return findings + report_contents(pairs, masks) + report_repeated(images)
+
+
+def report_others(
+    images: Mapping[Path, ImageFacts],
+    others: Mapping[Path, ImageFacts],
+    bad_others: Mapping[Path, UserError],
+    twins: Sequence[Twin],
+    searched: bool,
+) -> list[Finding]:
+    """Reports leakage between a data set and other images. `searched`: near duplicates were searched."""
+    findings = [Finding("others", f"{len(others)} images to compare with")]
+    findings += report_unreadable("others", bad_others, WARNING) + report_shared(images, others)
+    return findings + report_similar(twins, others, searched)
 
 
 def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from PIL import ExifTags, Image
 from ..atomic import read_start
 from ..errors import Stopped, UserError
 from ..recipe import ForegroundRule
-from .foreground import is_label_map, select_foreground
 from .pairs import EXTENSIONS
 
 FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts
@@ -24,6 +23,8 @@ OTHERS = {
     "PDF": (0, b"%PDF"),
     "EPS": (0, b"%!PS"),
 }
+EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, even if it has flat areas
+FEW_LEVELS = 16
 LOSSY = ("JPEG", "MPO", "WEBP")
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -153,7 +154,9 @@ def read_mask(path: Path, threshold: ForegroundRule = None) -> Image.Image:
             return check_coding(image, path)
         if np.ndim(threshold) and not has_palette(image) and has_colours(image):
             raise MaskCoding.of(path, "it has colours, but no palette whose indices could be the values")
-        return Image.fromarray(select_foreground(stored_values(image, path), threshold) * np.uint8(255))
+        values = stored_values(image, path)
+        foreground = values > threshold if np.ndim(threshold) == 0 else np.isin(values, threshold)
+        return Image.fromarray(foreground * np.uint8(255))
 
 
 def check_coding(image: Image.Image, path: Path) -> Image.Image:
@@ -175,6 +178,29 @@ def check_coding(image: Image.Image, path: Path) -> Image.Image:
     if wrong:
         raise MaskCoding.of(path, list_values(image, path))
     return grey
+
+
+def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: bool) -> bool:
+    """Returns whether grey values (H, W) form flat areas, as in a label map, and not soft edges.
+
+    `levels` are its distinct values, ascending. In a `lossy` format, values change slightly, so dark values count as
+    black.
+    """
+    low, high = levels[-1] / 8 if lossy else 1, levels[-1] * 7 / 8
+    if len(levels) > EDGE_LEVELS or not any(low <= level <= high for level in levels):
+        return False
+    if list(levels[:-1]) == [0, 1]:  # an object and an area to ignore; soft edges also have other values
+        return True
+    values = np.asarray(grey)
+    middle = (values >= low) & (values <= high)
+    if len(levels) <= FEW_LEVELS and middle.sum() > max((values > high).sum(), values.size / 100):
+        return True
+    beside = values[:, 1:] == values[:, :-1]
+    below = (values[1:] == values[:-1])[:, 1:-1]
+    rows = beside[:, 1:] & beside[:, :-1]
+    flat = rows[1:-1] & rows[:-2] & rows[2:] & below[1:] & below[:-1]  # equal to all eight neighbours
+    middle = middle[1:-1, 1:-1]
+    return 2 * (flat & middle).sum() > middle.sum()
 
 
 def refuse_lost_values(image: Image.Image, path: Path) -> None:

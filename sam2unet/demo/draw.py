@@ -9,16 +9,9 @@ from ..data.pictures import encode_image
 VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
 PREDICTION, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that are rare in photographs
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
-OBJECTS = (  # easy to distinguish from each other, and from the green and red of points
-    (40, 150, 255),
-    (255, 140, 20),
-    (190, 90, 255),
-    (255, 225, 0),
-    (0, 200, 200),
-    (255, 110, 180),
-    (150, 110, 60),
-    (150, 220, 90),
-)
+# Colours of objects. They are easy to distinguish from each other, and from the green and red of points.
+OBJECTS = ((40, 150, 255), (255, 140, 20), (190, 90, 255), (255, 225, 0))
+OBJECTS += ((0, 200, 200), (255, 110, 180), (150, 110, 60), (150, 220, 90))
 
 
 def get_colour(number: int) -> tuple[int, int, int]:
@@ -57,12 +50,12 @@ def draw_differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray
 
 def draw_thumbnail(photo: ndarray, grey_map: ndarray, height: int = 240) -> ndarray:
     """Draws a small picture that does not depend on a threshold: the colour is stronger where the map is higher."""
-    photo, grey_map = (shrink(array, height / len(photo)) for array in (photo, grey_map))
+    photo, grey_map = (scale_down(array, height / len(photo)) for array in (photo, grey_map))
     weight = 0.65 * grey_map[..., None]
     return np.rint((1 - weight) * photo + weight * np.array(PREDICTION)).astype(np.uint8)
 
 
-def shrink(picture: ndarray, factor: float) -> ndarray:
+def scale_down(picture: ndarray, factor: float) -> ndarray:
     """Multiplies both sides of a picture or a map (H, W, ...) by `factor`. Does not enlarge it."""
     size = [max(1, round(side * min(1, factor))) for side in picture.shape[1::-1]]
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -70,7 +63,7 @@ def shrink(picture: ndarray, factor: float) -> ndarray:
 
 def shrink_to_view(picture: ndarray) -> ndarray:
     """Shrinks a picture or a map (H, W, ...) so that its longer side has at most VIEW pixels."""
-    return shrink(picture, VIEW / max(picture.shape[:2]))
+    return scale_down(picture, VIEW / max(picture.shape[:2]))
 
 
 def to_jpeg(picture: ndarray) -> bytes:

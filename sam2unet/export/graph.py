@@ -40,16 +40,8 @@ def write_graph(
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with sdpa_kernel(SDPBackend.MATH):  # other backends return another memory layout than their ONNX replacement
-        program = torch.onnx.export(
-            graph,
-            examples,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=dynamic,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+        names = {"input_names": inputs, "output_names": outputs, "dynamic_shapes": dynamic}
+        program = torch.onnx.export(graph, examples, **names, opset_version=opset, dynamo=True, verbose=False)
     ClearMetadataAndDocStringPass()(program.model)  # source lines and local paths of each node
     program.model.metadata_props.update(facts)
     file.write(program.model_proto.SerializeToString())

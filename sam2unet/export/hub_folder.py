@@ -101,13 +101,8 @@ def write_folder(
     results, columns = ({}, ()) if scores is None else read_scores(scores)
     title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
-    config = {
-        "model": found.family.name,
-        **found.shape.to_facts(),
-        "size": model.recipe.size,
-        **text.processing,
-        "checkpoint": checkpoint,
-    } | weight_files_to_facts(weight_files)
+    config = {"model": found.family.name, **found.shape.to_facts(), "size": model.recipe.size}
+    config |= {**text.processing, "checkpoint": checkpoint, **weight_files_to_facts(weight_files)}
     if locate_recipe(found) is not None:
         config["recipe"] = model.recipe.to_dict()
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
@@ -128,12 +123,10 @@ def write_folder(
         origin="\n".join(origin),
     )
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", "README.md": card.encode()}
+    contents[WEIGHTS] = safetensors.torch.save(state, {"format": "pt"})  # readers of the hub require this format
     with write_together(folder) as part:
-        for name, content in (
-            (CONFIG, json.dumps(config, indent=2).encode() + b"\n"),
-            ("README.md", card.encode()),
-            (WEIGHTS, safetensors.torch.save(state, {"format": "pt"})),  # readers of the hub require this format
-        ):
+        for name, content in contents.items():
             with write_atomic(part / name) as file:
                 file.write(content)
 
@@ -160,14 +153,7 @@ def front_matter(kind: str, title: str, licence: str, results: Mapping, columns:
     from huggingface_hub import EvalResult, ModelCardData
 
     scored = [
-        EvalResult(
-            task_type="image-segmentation",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            metric_type=key,
-            metric_name=METRICS[key].title,
-            metric_value=numbers[key],
-        )
+        EvalResult("image-segmentation", dataset, dataset, key, numbers[key], metric_name=METRICS[key].title)
         for dataset, numbers in results.items()
         for key in columns
     ]

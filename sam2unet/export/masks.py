@@ -1,6 +1,5 @@
 """Exports models for masks as ONNX or torch.export files, and compares their results with PyTorch."""
 
-import importlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from ..families.table import Family, check_size
 from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
 from ..masks.predictor import stretch_range, to_uint8
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
+from ..runtime.versions import import_extra
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
 from .graph import check_difference, write_graph
 
@@ -96,10 +96,7 @@ def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
         raise UserError(f"{output} is a folder; give the name of a file")
     needed, writer, reader = FORMATS[output.suffix]
     for package in needed:
-        try:
-            importlib.import_module(package)
-        except ImportError as e:
-            raise UserError(f'{package} is not installed, which .onnx needs: pip install -e ".[export]"') from e
+        import_extra(package, f'{package} is not installed, which .onnx needs: pip install -e ".[export]"')
     return writer, reader
 
 

@@ -124,7 +124,8 @@ def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image
     for picture in pictures:
         square, frame = framing.square(picture)
         image = normalise_square(square[None], [frame])
-        case = Case(to_graph_pixels(picture) if options.use_preprocess else image, model.image_encoder(image), [])
+        pixels = torch.from_numpy(np.asarray(picture)[..., ::-1].astype(np.float32))  # blue, green, red in 0..255
+        case = Case(pixels if options.use_preprocess else image, model.image_encoder(image), [])
         for points, labels in PROMPTS:
             mask = torch.zeros(1, 1, 4 * model.image_encoder.grid, 4 * model.image_encoder.grid)
             for has_mask in (0.0, 1.0):
@@ -152,11 +153,6 @@ def list_answers(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> l
         returned = [slice(i, i + 1) for i in range(MASKS)[decoder.trained] if not worse[i]]  # NaN is not worse
     answers = [decoder.answer(low[:, part], qualities[:, part], size) for part in returned]
     return [dict(zip(decoder.outputs, answer, strict=True)) for answer in answers]
-
-
-def to_graph_pixels(picture: Image.Image) -> Tensor:
-    """RGB -> float (H, W, 3), blue, green, red, 0..255."""
-    return torch.from_numpy(np.asarray(picture)[..., ::-1].astype(np.float32))
 
 
 def write_encoder(model: SAMMed2D, options: GraphOptions, facts: Mapping[str, str], file: BinaryIO) -> None:

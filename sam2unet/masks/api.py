@@ -59,7 +59,9 @@ def predict_many(
     elif not isinstance(images, Iterable):
         raise UserError(f"images are a path or an iterable of images, not {type(images).__name__}; give [image]")
     else:
-        named = ((name_image(image, index), image) for index, image in enumerate(images))
+        named = (
+            (Path(image).stem if isinstance(image, (str, Path)) else str(i), image) for i, image in enumerate(images)
+        )
 
     def read(item: tuple[str, Picture]) -> Photo:
         name, image = item
@@ -69,8 +71,3 @@ def predict_many(
         photos = prefetch(pool, read, named, 2 * batch_size)
         for photo, probability in predictor.predict(photos, batch_size):
             yield photo.source, (stretch_range(probability) if minmax else probability).cpu().numpy()
-
-
-def name_image(image: Picture, index: int) -> str:
-    """Returns the stem of a file, or the index of an image in memory."""
-    return Path(image).stem if isinstance(image, (str, Path)) else str(index)

@@ -34,7 +34,7 @@ def open_cache(
     """
     if place == "off":
         return None
-    shape = find_cache_shape(len(pairs), side)
+    shape = (len(pairs), 4, side, side)
     if place == "ram":
         place = f"RAM, {copies} times" if copies > 1 else "RAM"
         print_cache_size(shape, place, math.prod(shape) * copies, free_memory())
@@ -50,10 +50,6 @@ def open_cache(
             for row in read_pair_rows(pairs, side, mask_threshold):
                 file.write(row.numpy().tobytes())
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch needs a writable array
-
-
-def find_cache_shape(pairs: int, side: int) -> tuple[int, int, int, int]:
-    return (pairs, 4, side, side)
 
 
 def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..atomic import read_start
 from ..errors import UserError, warn
 from ..limits import check_numbers, shorten
+from ..runtime.versions import import_extra
 from ..weights.weight_files import WeightPaths
 from .predictor import Predictor
 
@@ -36,10 +37,7 @@ class OnnxForward:
     """
 
     def __init__(self, path: Path, device: torch.device):
-        try:
-            import onnxruntime as ort
-        except ImportError as e:
-            raise UserError(f"{path} needs onnxruntime, which is not installed: pip install onnxruntime") from e
+        ort = import_extra("onnxruntime", f"{path} needs onnxruntime, which is not installed: pip install onnxruntime")
         read_start(path, 0)
         on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers()
         if device.type != "cpu" and not on_gpu:

@@ -15,13 +15,8 @@ IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3,
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
 
 
-def image_tensor(image: Image.Image, size: int) -> Tensor:
-    """RGB -> (3, size, size), normalised. Resizes with antialiased bilinear filtering; ignores the aspect ratio."""
-    return normalise_image(image_bytes(image, size))
-
-
 def image_bytes(image: Image.Image, size: int) -> Tensor:
-    """RGB -> uint8 (3, size, size)."""
+    """RGB -> uint8 (3, size, size). Resizes with antialiased bilinear filtering; ignores the aspect ratio."""
     return to_bytes(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

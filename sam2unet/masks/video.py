@@ -17,6 +17,7 @@ from ..atomic import create_folder, refuse_unmarked, write_atomic
 from ..data.pictures import outline_, tint_
 from ..errors import SomeFailed, UserError, print_line
 from ..runtime.parallel import prefetch
+from ..runtime.versions import import_extra
 from .outputs import PredictOutputs, remove_small_parts, to_grey_map
 from .predictor import Photo, Predictor
 
@@ -78,10 +79,7 @@ def predict_video(
 @contextmanager
 def open_video(source: Path) -> Iterator[object]:
     """Opens a video with imageio. An error inside becomes a UserError."""
-    try:
-        import av
-    except ImportError as e:
-        raise UserError("videos need PyAV: pip install av (or pip install -e '.[video]')") from e
+    av = import_extra("av", "videos need PyAV: pip install av (or pip install -e '.[video]')")
     try:
         with iio.imopen(source, "r", plugin="pyav") as video:
             yield video

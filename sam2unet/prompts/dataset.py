@@ -68,17 +68,11 @@ class PromptBatch(NamedTuple):
 
     def on(self, device: torch.device) -> PromptTensors:
         """Returns the batch on `device`, normalised, with new generators."""
-        images, labels, boxes, coords, point_labels = (
-            part.to(device, non_blocking=True) for part in (self.images, self.labels, self.boxes, *self.points)
-        )
-        return PromptTensors(
-            normalise_square(images, self.frames),
-            labels.float(),
-            boxes,
-            Points(coords, point_labels),
-            make_generator(*self.key, STEP),
-            make_generator(*self.key, STEP, 1 + int(self.indices[0])),
-        )
+        parts = (self.images, self.labels, self.boxes, *self.points)
+        images, labels, boxes, *points = (part.to(device, non_blocking=True) for part in parts)
+        shared, local = make_generator(*self.key, STEP), make_generator(*self.key, STEP, 1 + int(self.indices[0]))
+        images = normalise_square(images, self.frames)
+        return PromptTensors(images, labels.float(), boxes, Points(*points), shared, local)
 
 
 class PromptFolder(Dataset):
@@ -165,14 +159,7 @@ def stack_items(
 ) -> PromptBatch:
     """Joins items to a batch. `indices`, `key` and `skipped` are as in `PromptBatch`."""
     images, frames, labels, boxes, points, names = zip(*items, strict=True)
-    return PromptBatch(
-        torch.stack(images),
-        torch.from_numpy(np.concatenate(labels).astype(np.uint8)[:, None]),
-        frames,
-        torch.from_numpy(np.concatenate(boxes)[:, None]),
-        join_points(points),
-        torch.tensor(indices),
-        sum(names, ()),
-        key,
-        tuple(skipped),
-    )
+    labels = torch.from_numpy(np.concatenate(labels).astype(np.uint8)[:, None])
+    boxes = torch.from_numpy(np.concatenate(boxes)[:, None])
+    prompts = (boxes, join_points(points), torch.tensor(indices), sum(names, ()))
+    return PromptBatch(torch.stack(images), labels, frames, *prompts, key, tuple(skipped))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.batches import make_generator
 from ..data.pairs import Pair
-from .clicks import draw_first_points, find_box, join_points
+from .clicks import draw_first_points, find_box
 from .framing import Frame, Framing
 from .lists import BoxAndPoints
 
@@ -57,9 +57,3 @@ def draw_prompts(label: Tensor, index: int, count: int, seed: int) -> BoxAndPoin
     mask = label > 0.5
     box = torch.from_numpy(find_box(mask[0].numpy()))
     return BoxAndPoints(box[None], draw_first_points(mask, count, make_generator(seed, index, FIRST)))
-
-
-def join_prompts(prompts: Sequence[BoxAndPoints]) -> BoxAndPoints:
-    """Joins the prompts of K masks, with N points each: boxes (K, 4), points (K, N, 2) and (K, N)."""
-    boxes, points = zip(*prompts, strict=True)
-    return BoxAndPoints(torch.cat(boxes), join_points(points))

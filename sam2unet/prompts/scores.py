@@ -22,7 +22,7 @@ from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
 from .clicks import Points, draw_error_points, join_points
 from .framing import Framing, normalise_square
-from .groups import CLICKS, ImageGroup, draw_prompts, group_by_image, join_prompts, read_group
+from .groups import CLICKS, ImageGroup, draw_prompts, group_by_image, read_group
 from .lists import BoxAndPoints
 from .modes import PromptMode
 from .rounds import RoundAnswer, RoundPrompt, run_rounds
@@ -109,7 +109,7 @@ def answer_group(
         masks = zip(group.labels, group.indices, strict=True)
         prompts = [draw_prompts(label, index, mode.points, options.seed) for label, index in masks]
     with autocast(embedding.device, options.amp):
-        answer = answer_last_round(model, group, embedding, join_prompts(prompts), mode, options)
+        answer = answer_last_round(model, group, embedding, prompts, mode, options)
     check_output(answer.low, options.amp)
     logits, originals = group.frame.restore(answer.low.float()), group.originals.to(embedding.device)
     ious, dices = (scores.cpu() for scores in iou_and_dice(logits, originals))
@@ -123,13 +123,14 @@ def answer_last_round(
     model: SAMMed2D,
     group: ImageGroup,
     embedding: Tensor,
-    prompts: BoxAndPoints,
+    prompts: Sequence[BoxAndPoints],
     mode: PromptMode,
     options: PromptTestOptions,
 ) -> RoundAnswer:
     """Runs all rounds of a mode. The clicks of a mask depend only on the seed and its position in the list."""
-    labels, boxes = group.labels.to(embedding.device), prompts.boxes.to(embedding.device)
-    points = Points(*(part.to(embedding.device) for part in prompts.points))
+    boxes, points = zip(*prompts, strict=True)
+    labels, boxes = group.labels.to(embedding.device), torch.cat(boxes).to(embedding.device)
+    points = Points(*(part.to(embedding.device) for part in join_points(points)))
     embedding = embedding.expand(len(labels), -1, -1, -1)
     generators = [make_generator(options.seed, index, CLICKS) for index in group.indices]
 

@@ -1,9 +1,21 @@
-"""The versions of the software that a run used, for the record of the run."""
+"""The installed software: packages of the extras, and the versions for the record of a run."""
 
+import importlib
 import importlib.metadata
 import platform
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+
+from ..errors import UserError
+
+
+def import_extra(package: str, advice: str) -> ModuleType:
+    """Imports a package that is optional. Raises UserError with `advice` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as e:
+        raise UserError(advice) from e
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

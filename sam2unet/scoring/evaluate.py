@@ -63,14 +63,8 @@ def run(
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
-    how = ScoreOptions(
-        mask_threshold=mask_threshold,
-        resize=resize,
-        library=library,
-        plain=outputs.plots or outputs.report or "plain" in groups,
-        mirror="mirror" in groups,
-        effort="effort" in groups,
-    )
+    plain = outputs.plots or outputs.report or "plain" in groups
+    how = ScoreOptions(mask_threshold, resize, library, plain, "mirror" in groups, "effort" in groups)
     check_names(entries)
     expected = prepare_outputs(outputs)
     results = score_entries(entries, how, missing, workers)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..atomic import make_folder, write_atomic
 from ..errors import UserError, printable
+from ..runtime.versions import import_extra
 from .aggregate import CURVES, MethodResult
 from .csv_files import csv_text, format_number
 from .pixels.histograms import f_measure
@@ -42,11 +43,10 @@ def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
 
     Raises UserError if matplotlib is not installed, a result has no curves, or two data sets have the same file name.
     """
-    try:
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError as e:
-        raise UserError('plots need matplotlib, which is not installed: pip install -e ".[plots]"') from e
+    import_extra("matplotlib", 'plots need matplotlib, which is not installed: pip install -e ".[plots]"')
+    import matplotlib.figure
+    import matplotlib.style
+
     datasets: dict[str, list[MethodResult]] = {}
     for r in results:
         if not {"precision", "recall", "F", "E"} <= set(r.curves):

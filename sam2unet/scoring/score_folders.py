@@ -97,14 +97,8 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
         raise UserError(f"no prediction in {entry.predictions} has the name of a mask in {entry.masks}")
     if spare:
         warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {shortlist(spare)}")
-    return MethodResult(
-        dataset=entry.dataset,
-        method=entry.method,
-        images=list(masks),
-        predictions=[predictions.get(stem) for stem in masks],
-        masks=list(masks.values()),
-        photographs=[photographs.get(stem) for stem in masks],
-    )
+    files = [predictions.get(stem) for stem in masks], list(masks.values()), [photographs.get(stem) for stem in masks]
+    return MethodResult(entry.dataset, entry.method, list(masks), *files)
 
 
 def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:

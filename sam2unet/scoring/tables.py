@@ -53,12 +53,8 @@ def format_latex(results: list[MethodResult], columns: Sequence[str]) -> str:
         table.append((f"{METRICS[key].title} {arrow}", cells))
     titles, rows = to_rows(table)
     several = len(names) > 1
-    lines = [
-        r"% \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * len(columns)}}}",
-        r"\toprule",
-        " & ".join(titles) + r" \\",
-    ]
+    lines = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * len(columns)}}}"]
+    lines += [r"\toprule", " & ".join(titles) + r" \\"]
     for i, row in enumerate(rows):
         first = i == 0 or results[i].dataset != results[i - 1].dataset
         if i == 0 or (first and several):

@@ -11,6 +11,12 @@ from PIL import Image
 
 from ..atomic import write_atomic
 from ..errors import UserError
+from ..runtime.versions import import_extra
+
+NO_TENSORBOARD = (
+    'TensorBoard is not installed; pip install tensorboard (the extra "log" of sam2unet), or leave out --tensorboard; '
+    "metrics.jsonl holds the same numbers"
+)
 
 
 class MetricsLog:
@@ -29,7 +35,8 @@ class MetricsLog:
         self.events = None
         with report_log_errors(self.path):
             if tensorboard:
-                self.events = import_summary_writer()(folder / "tensorboard", purge_step=step + 1 if step else 0)
+                package = import_extra("torch.utils.tensorboard", NO_TENSORBOARD)
+                self.events = package.SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
             with write_atomic(self.path) as file:
                 file.writelines(line for _, _, line in kept)
 
@@ -102,14 +109,3 @@ def flatten_scalars(values: Mapping[str, object], prefix: str) -> Iterator[tuple
             yield from flatten_scalars(value, f"{prefix}/{name}")
         elif isinstance(value, (int, float)):
             yield f"{prefix}/{name}", value
-
-
-def import_summary_writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e:
-        raise UserError(
-            'TensorBoard is not installed; pip install tensorboard (the extra "log" of sam2unet), or leave out '
-            "--tensorboard; metrics.jsonl holds the same numbers"
-        ) from e
-    return SummaryWriter

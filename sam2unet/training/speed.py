@@ -1,6 +1,5 @@
 """Options that change the time and the memory of training. Losses stay the same, or close to the same."""
 
-import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 from ..errors import UserError, print_line
 from ..layers.hiera import Hiera
 from ..layers.sam_vit import SamViT
-from ..masks.cache import PLACES, find_cache_shape, free_memory
+from ..masks.cache import PLACES, free_memory
 from ..recipe import Recipe
 from ..runtime.device import can_compile, pick_half_type
 
@@ -42,7 +41,7 @@ def choose_speed(
     """
     fits = {}
     if pairs is not None:
-        size = math.prod(find_cache_shape(pairs, recipe.size))
+        size = pairs * 4 * recipe.size**2  # bytes, as `open_cache` takes
         fits = {"ram": size * copies < 0.5 * free_memory(), "disk": size < 0.5 * shutil.disk_usage(folder).free}
     amp = pick_half_type(device) if recipe.amp == "off" else recipe.amp
     cache = next((name for name in fits if fits[name]), "off") if speed.cache == "off" else speed.cache

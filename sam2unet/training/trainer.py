@@ -89,7 +89,8 @@ class Trainer:
         history = []
         for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
             # The processes exchange their gradients once, with the last batch.
-            with self.without_exchange() if number < len(steps) else nullcontext():
+            postponed = number < len(steps) and self.wrapped is not self.model
+            with self.wrapped.no_sync() if postponed else nullcontext():
                 with autocast(self.device, self.recipe.amp):
                     losses = next(step, None)
                 if losses is None:
@@ -98,9 +99,6 @@ class Trainer:
                 self.scaler.scale(total if share == 1 else total * share).backward()
             history.append({"total": total.detach()} | {name: loss.detach() for name, loss in losses.items()})
         return history
-
-    def without_exchange(self):
-        return self.wrapped.no_sync() if self.wrapped is not self.model else nullcontext()
 
     def take_step(self) -> None:
         rates = self.schedule.get_last_lr()

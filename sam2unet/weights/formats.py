@@ -183,13 +183,8 @@ def write_trainable(
 
     `facts` are the values of its shape and its recipe. `weight_files` have all other weights of the model.
     """
-    facts = {
-        "format": TRAINABLE_FORMAT,
-        "version": TRAINABLE_VERSION,
-        "model": model,
-        **facts,
-        **weight_files_to_facts(weight_files),
-    }
+    facts = {"format": TRAINABLE_FORMAT, "version": TRAINABLE_VERSION, "model": model, **facts}
+    facts |= weight_files_to_facts(weight_files)
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)
     # The library writes the facts in random order. A fixed order gives equal files for equal weights.
     start = 8 + int.from_bytes(content[:8], "little")

@@ -23,7 +23,7 @@ from sam2unet.families.table import FAMILIES
 from sam2unet.masks import onnx_file as onnx_model
 from sam2unet.masks.open import open_predictor
 from sam2unet.masks.predictor import Averaging, PredictOptions, stretch_range, to_uint8
-from sam2unet.masks.transforms import image_bytes, image_tensor
+from sam2unet.masks.transforms import image_bytes, normalise_image
 from sam2unet.weights.formats import save_state
 from tests.conftest import ROOT
 
@@ -99,7 +99,7 @@ def shapes(puts):
 
 def logits_of(model, photos):
     with torch.inference_mode():
-        return torch.cat([model(image_tensor(photo, SIZE)[None])[0] for photo in photos])
+        return torch.cat([model(normalise_image(image_bytes(photo, SIZE))[None])[0] for photo in photos])
 
 
 def test_onnxruntime_alone_gives_the_logits_of_any_number_of_images(onnx_file, model, photos):
@@ -107,7 +107,8 @@ def test_onnxruntime_alone_gives_the_logits_of_any_number_of_images(onnx_file, m
     found = session(onnx_file)
     assert shapes(found.get_inputs()) == [("image", "tensor(float)", ["batch", 3, SIZE, SIZE])]
     assert shapes(found.get_outputs()) == [("logits", "tensor(float)", ["batch", 1, SIZE, SIZE])]
-    batch, wanted = torch.stack([image_tensor(photo, SIZE) for photo in photos]), logits_of(model, photos)
+    batch = normalise_image(torch.stack([image_bytes(photo, SIZE) for photo in photos]))
+    wanted = logits_of(model, photos)
     for count in (1, 2, 3):
         (logits,) = found.run(None, {"image": batch[:count].numpy()})
         np.testing.assert_allclose(logits, wanted[:count], atol=1e-4)  # rounding alone gives 2e-5
@@ -144,7 +145,8 @@ def test_a_whole_model_makes_maps_of_photographs(whole_file, model, photos):
 def test_torch_loads_the_pt2(pt2_file, model, photos, checkpoint):
     extra = {"sam2unet.json": ""}
     found = torch.export.load(pt2_file, extra_files=extra).module()
-    batch, wanted = torch.stack([image_tensor(photo, SIZE) for photo in photos]), logits_of(model, photos)
+    batch = normalise_image(torch.stack([image_bytes(photo, SIZE) for photo in photos]))
+    wanted = logits_of(model, photos)
     for count in (1, 2, 3):
         torch.testing.assert_close(found(batch[:count]), wanted[:count], atol=1e-4, rtol=0)
     assert json.loads(extra["sam2unet.json"])["checkpoint_sha256"] == sha256(checkpoint)

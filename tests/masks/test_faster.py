@@ -13,7 +13,7 @@ from sam2unet.data.reading import read_image
 from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.predictor import PredictOptions, predict_grey
-from sam2unet.masks.transforms import image_tensor
+from sam2unet.masks.transforms import image_bytes, normalise_image
 from sam2unet.runtime.device import autocast, can_use_onednn, pick_half_type
 from sam2unet.weights.formats import save_state
 
@@ -39,7 +39,7 @@ def test_a_folded_model_gives_the_same_logits(kind, tolerance, model, photos):
     fast = fold_(copy.deepcopy(plain))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     assert [type(getattr(fast, f"rfb{number}")) for number in (1, 2, 3, 4)] == [MergedRFB] * 4
-    images = torch.stack([image_tensor(read_image(photo), 96) for photo in photos]).to(kind)
+    images = torch.stack([normalise_image(image_bytes(read_image(photo), 96)) for photo in photos]).to(kind)
     with torch.inference_mode():
         for batch in (images, images[..., :64, :]):
             assert plain(batch)[0].std() > 1
@@ -50,7 +50,7 @@ def test_a_folded_model_gives_the_same_logits(kind, tolerance, model, photos):
 def test_packed_matrix_products_give_the_same_logits(model, photos):
     fast = pack_(copy.deepcopy(model))
     assert not any(isinstance(module, nn.Linear) for module in fast.modules())
-    images = torch.stack([image_tensor(read_image(photo), 96) for photo in photos])
+    images = torch.stack([normalise_image(image_bytes(read_image(photo), 96)) for photo in photos])
     with torch.inference_mode():
         for batch in (images, images[:1, :, :64], images):  # position maps are kept for each size
             for ours, wanted in zip(fast(batch), model(batch), strict=True):
@@ -74,7 +74,7 @@ def test_bf16_works_on_a_cpu_whose_onednn_has_no_bf16(model, photos, monkeypatch
 
 
 def test_halved_weights_change_nothing_where_autocast_would_round_them(model, photos):
-    images = image_tensor(read_image(photos[0]), 96)[None]
+    images = normalise_image(image_bytes(read_image(photos[0]), 96))[None]
     with torch.inference_mode(), autocast(CPU, "bf16"):
         wanted = model(images)[0]
         assert torch.equal(halve_(copy.deepcopy(model), "bf16")(images)[0], wanted)

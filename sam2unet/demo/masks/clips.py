@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
+from ...runtime.versions import import_extra
 from ..files import Limits, check_file_size, check_pixels
 
 # FFmpeg's name of a format, the position of its mark in the file, and the mark. FFmpeg must not guess the format. It
@@ -60,10 +61,7 @@ def decode_frames(path: Path, limits: Limits) -> Iterator:
 @contextmanager
 def open_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
     """Opens a clip with PyAV and these options of FFmpeg. Errors of PyAV become UserError, also inside the context."""
-    try:
-        import av
-    except ImportError as e:
-        raise UserError('clips need PyAV, which is not installed: pip install -e ".[video]"') from e
+    av = import_extra("av", 'clips need PyAV, which is not installed: pip install -e ".[video]"')
     with open(path, "rb") as file:
         head = file.read(64)
     if head.startswith(b"GIF8"):  # FFmpeg does not report the size of a GIF that is too large

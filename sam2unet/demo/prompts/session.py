@@ -124,16 +124,9 @@ class PromptSession:
         points, labels = prompt.points or (None, None)
         result, milliseconds = self.run_model(lambda: self.prompter.predict(points, labels, prompt.boxes, prompt.masks))
         (mask,) = result.masks
-        item = Object(
-            self.state.selected or self.next_number,
-            prompt,
-            box,
-            float(result.quality[0]),
-            torch.from_numpy(result.prompt),
-            CompressedMask.compress(mask),
-            shrink_to_view(mask.astype(np.uint8) * 255) > 127,
-            milliseconds,
-        )
+        answer = float(result.quality[0]), torch.from_numpy(result.prompt), CompressedMask.compress(mask)
+        view = shrink_to_view(mask.astype(np.uint8) * 255) > 127
+        item = Object(self.state.selected or self.next_number, prompt, box, *answer, view, milliseconds)
         others = [other for other in self.state.objects if other.number != item.number]
         self.add_step(State(tuple(sorted([*others, item], key=lambda item: item.number)), item.number))
 

@@ -75,12 +75,8 @@ def page_data(
     return {
         "metrics": {key: METRICS[key]._asdict() for key in keys},
         "datasets": [
-            {
-                "name": name,
-                "images": [row.name for row in rows],
-                "photographs": any(row.photograph for row in rows),
-                "methods": [method_data(method, rows) for method in methods],
-            }
+            {"name": name, "images": [row.name for row in rows], "photographs": any(row.photograph for row in rows)}
+            | {"methods": [method_data(method, rows) for method in methods]}
             for (name, methods), rows in zip(datasets.items(), galleries, strict=True)
         ],
     }
