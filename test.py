@@ -17,7 +17,7 @@ from sam2unet.runtime.device import PRECISIONS
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
-OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "compile")
+OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "exact", "compile")
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
 OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
 OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     maps.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
     maps.add_argument(
         "--fast", action="store_true", help="turn on what suits the device of --amp, --compile and more, and say so"
+    )
+    maps.add_argument(
+        "--exact", action="store_true", help="the released arithmetic; without it, maps may differ by one grey level"
     )
     maps.add_argument(
         "--compile", action="store_true", help="PyTorch fuses operations; minutes at the start; same but for rounding"
@@ -144,6 +147,7 @@ def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
             amp=args.amp or ("auto" if args.fast else "off"),
             averaging=Averaging.read(args.tta) if args.tta else Averaging(),
             tile=Tile.read(args.tile) if args.tile else None,
+            exact=args.exact,
             compile=args.compile,
         ),
         PredictOutputs(

@@ -105,12 +105,7 @@ class PackedLinear(nn.Module):
 
 @torch.no_grad()
 def pack_(model: nn.Module) -> nn.Module:
-    """Replaces linear layers by `PackedLinear` and caches position embeddings for each grid, in place.
-
-    For CPUs without torch.compile. Returns `model`.
-    """
-    if isinstance(model, Hiera):
-        model.position = functools.lru_cache(maxsize=8)(model.position)
+    """Replaces linear layers by `PackedLinear`, in place. For CPUs without torch.compile. Returns `model`."""
     for name, child in list(model.named_children()):
         if isinstance(child, nn.Linear):
             setattr(model, name, PackedLinear(child))
@@ -123,6 +118,13 @@ def pack_(model: nn.Module) -> nn.Module:
         else:
             pack_(child)
     return model
+
+
+def cache_positions_(model: nn.Module) -> None:
+    """Makes trunks compute their position embeddings once for each grid. The outputs stay the same."""
+    for module in model.modules():
+        if isinstance(module, Hiera):
+            module.position = functools.lru_cache(maxsize=8)(module.position)
 
 
 def can_pack(device: torch.device, amp: str) -> bool:

@@ -105,6 +105,7 @@ def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, 
     requested = {
         "--amp": options.amp != "off",
         "--compile": options.compile,
+        "--exact": options.exact,
         "--fast": options.fold,
         "--tta scale": options.averaging.scales != (1.0,),
     } | {f"--{flag}": True for flag in weight_paths}

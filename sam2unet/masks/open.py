@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..families.settings import find_recipe
 from ..families.table import check_size
 from ..runtime.device import can_compile, pick_half_type
 from ..weights.weight_files import NO_FILES, WeightPaths
-from .faster import can_pack, fold_, halve_, pack_, pad_batches
+from .faster import cache_positions_, can_pack, fold_, halve_, pack_, pad_batches
 from .onnx_file import onnx_predictor
 from .predictor import PredictOptions, Predictor
 
@@ -46,8 +47,10 @@ def open_predictor(
 
 
 def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Predictor:
-    """Returns a predictor for a model in evaluation mode. Some options change the model in place."""
-    predictor = Predictor.from_model(model, size, amp=options.amp, averaging=options.averaging, tile=options.tile)
+    """Returns a predictor for a model in evaluation mode, which it changes in place."""
+    predictor = Predictor.from_model(
+        model, size, options.exact, amp=options.amp, averaging=options.averaging, tile=options.tile
+    )
     if options.fold:
         fold_(model)
     if options.amp != "off":
@@ -55,8 +58,13 @@ def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Pre
     if options.compile:
         model.compile(dynamic=False)
         predictor.forward = pad_batches(predictor.forward)
-    elif options.fold and can_pack(predictor.device, options.amp):
+        predictor.linear_layers = nullcontext
+        return predictor
+    cache_positions_(model)
+    if options.fold and can_pack(predictor.device, options.amp):
         pack_(model)
+        predictor.linear_layers = nullcontext
+    predictor.in_parallel = predictor.device.type == "cpu" and not options.exact
     return predictor
 
 

@@ -22,6 +22,7 @@ from ..errors import SomeFailed, UserError, print_line, shortlist, warn
 from ..families.load import Checkpoint
 from ..limits import check_numbers
 from ..runtime.device import explain_map_memory, pick_device
+from ..runtime.linear_layers import describe_fast_linear, use_fast_linear
 from ..runtime.parallel import default_workers, prefetch
 from ..runtime.processes import Processes
 from ..runtime.signals import Signals
@@ -123,6 +124,8 @@ def run(
         print_line(f"{share}{count - len(jobs)} of {count} maps are already in {files.target}")
     sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
     print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
+    if predictor.linear_layers is use_fast_linear:
+        print_line(describe_fast_linear())
     start = time.perf_counter()
     with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)

@@ -5,8 +5,10 @@ This is the only place that predicts maps. The Python API, folders, videos, vali
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,9 +23,12 @@ from ..families.settings import get_settings
 from ..families.table import check_size, find_family_of
 from ..limits import check_numbers, shorten
 from ..runtime.device import autocast, check_output
-from ..runtime.parallel import batched
+from ..runtime.linear_layers import use_fast_linear
+from ..runtime.parallel import batched, compute_in_parallel
+from .cache import free_memory
 from .transforms import image_bytes, normalise_image
 
+MEMORY_PER_PIXEL = 4096  # bytes that a forward pass needs for a pixel of the input; 3300 in SAM2-UNeXT large
 SCALES = (0.75, 1.0, 1.25)  # factors of the input side for test-time averaging
 Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits of the map (B, 1, S, S)
 
@@ -95,6 +100,10 @@ class Predictor:
         forward: computes the logits; from a model, an ONNX file or a test.
         size: side that photographs are resized to, as in training.
         stride: input sides are multiples of it.
+
+    Attributes:
+        in_parallel: `predict` computes several batches at the same time.
+        linear_layers: returns a context that `forward` runs in.
     """
 
     def __init__(
@@ -111,13 +120,16 @@ class Predictor:
         sides = (max(stride, round(size * scale / stride) * stride) for scale in averaging.scales)
         self.sides = tuple(dict.fromkeys(sides))
         self.flips = (False, True) if averaging.flip else (False,)
+        self.in_parallel = False
+        self.linear_layers = nullcontext
 
     @classmethod
-    def from_model(cls, model: nn.Module, size: int | None = None, **options: object) -> Predictor:
+    def from_model(cls, model: nn.Module, size: int | None = None, exact: bool = False, **options: object) -> Predictor:
         """Returns a predictor for a model in evaluation mode, on the device of the model.
 
         Args:
             size: the input side. None: the side that the model was trained at.
+            exact: use the library for linear layers that the released script uses, also where another one is faster.
 
         Raises:
             UserError: the model needs prompts, or it cannot take this size.
@@ -130,7 +142,10 @@ class Predictor:
         size = get_settings(model).size if size is None else size
         check_size(family, size)
         device = next(model.parameters()).device
-        return cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)
+        predictor = cls(lambda images: family.logits(model, images), size, device, stride=family.stride, **options)
+        if device.type == "cpu" and predictor.amp == "off" and not exact:
+            predictor.linear_layers = use_fast_linear
+        return predictor
 
     def prepare(
         self,
@@ -150,7 +165,6 @@ class Predictor:
         by_side = [torch.stack(resized) for resized in zip(*by_crop, strict=True)]
         return Photo(by_side, size or (picture.height, picture.width), name, source)
 
-    @torch.inference_mode()
     def predict(self, photos: Iterable[Photo], batch_size: int = 1) -> Iterator[tuple[Photo, Tensor]]:
         """Yields each photograph with its map, in order: probabilities (height, width) on the device.
 
@@ -160,14 +174,36 @@ class Predictor:
         Raises:
             UserError: the model's output contains NaN or Inf.
         """
-        for batch in batched(photos, batch_size):
-            counts = [len(photo.crops[0]) for photo in batch]
-            by_side = [torch.cat(crops).split(batch_size) for crops in zip(*(p.crops for p in batch), strict=True)]
-            logits = [torch.cat([self.predict_logits(part) for part in parts]).split(counts) for parts in by_side]
-            for photo, *own_logits in zip(batch, *logits, strict=True):
-                for scale in own_logits:
-                    check_output(scale, self.amp, photo.name)
-                yield photo, self.blend_tiles(own_logits, photo.size)
+        batches = batched(photos, batch_size)
+        first = list(itertools.islice(batches, self.limit_parallel(batch_size)))
+        batches = itertools.chain(first, batches)
+        if len(first) > 1:
+            predicted = compute_in_parallel(
+                lambda batch: list(self.predict_batch(batch, batch_size)), batches, len(first)
+            )
+        else:
+            predicted = (self.predict_batch(batch, batch_size) for batch in batches)
+        yield from itertools.chain.from_iterable(predicted)
+
+    def limit_parallel(self, batch_size: int) -> int:
+        """Returns how many batches `predict` computes at the same time, if there are as many.
+
+        On a CPU, two batches with one thread each take less time than one after the other with two threads each,
+        because threads that share an operation wait for each other. Each batch needs memory of its own.
+        """
+        memory = batch_size * max(self.sides) ** 2 * MEMORY_PER_PIXEL
+        return max(1, min(torch.get_num_threads(), free_memory() // (2 * memory))) if self.in_parallel else 1
+
+    @torch.inference_mode()
+    def predict_batch(self, photos: Sequence[Photo], batch_size: int) -> Iterator[tuple[Photo, Tensor]]:
+        """Yields each photograph of a batch with its map. Large maps are computed one at a time."""
+        counts = [len(photo.crops[0]) for photo in photos]
+        by_side = [torch.cat(crops).split(batch_size) for crops in zip(*(p.crops for p in photos), strict=True)]
+        logits = [torch.cat([self.predict_logits(part) for part in parts]).split(counts) for parts in by_side]
+        for photo, *own_logits in zip(photos, *logits, strict=True):
+            for scale in own_logits:
+                check_output(scale, self.amp, photo.name)
+            yield photo, self.blend_tiles(own_logits, photo.size)
 
     def predict_photo(self, picture: Image.Image, size: tuple[int, int] | None = None, name: object = None) -> Tensor:
         """Returns the map of one photograph, as `predict` does."""
@@ -185,7 +221,7 @@ class Predictor:
     def predict_logits(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> (B, flips, 1, S, S)"""
         images = normalise_image(images.to(self.device, non_blocking=True))
-        with autocast(self.device, self.amp):
+        with autocast(self.device, self.amp), self.linear_layers():
             logits = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
         return torch.stack(logits, dim=1).float()
 
@@ -246,16 +282,23 @@ class PredictOptions:
     Attributes:
         size: the input side. None: the side that the model was trained at, or the released side if that is unknown.
         amp: off, bf16 or fp16; `choose_fast_options` replaces auto.
+        exact: compute as the released test script does, operation by operation. On the same device and with the same
+            versions, the maps have the released bits. Without it, they may differ by one grey level.
         fold: fold BatchNorm and, on a CPU, pack weights; see `faster.py`. Outputs change by rounding only.
         compile: compile the model with PyTorch. Outputs change by rounding only.
     """
 
     size: int | None = None
     amp: str = "off"
+    exact: bool = False
     averaging: Averaging = Averaging()
     tile: Tile | None = None
     fold: bool = False
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.exact and (self.fold or self.compile or self.amp != "off"):
+            raise UserError("--exact computes as the released script; give it without --fast, --compile and --amp")
 
 
 def predict_grey(

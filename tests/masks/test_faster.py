@@ -1,6 +1,7 @@
 """Faster prediction: folded models, half precision, test.py --fast."""
 
 import copy
+import threading
 
 import imageio.v3 as iio
 import numpy as np
@@ -10,11 +11,15 @@ from torch import nn
 
 import sam2unet
 from sam2unet.data.reading import read_image
+from sam2unet.errors import UserError
+from sam2unet.masks import predictor as predictor_module
 from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.predictor import PredictOptions, predict_grey
 from sam2unet.masks.transforms import image_bytes, normalise_image
+from sam2unet.runtime import linear_layers
 from sam2unet.runtime.device import autocast, can_use_onednn, pick_half_type
+from sam2unet.runtime.linear_layers import OneDNNLinear
 from sam2unet.weights.formats import save_state
 
 CPU = torch.device("cpu")
@@ -146,3 +151,66 @@ def test_compile_compiles_the_model_and_fills_batches_up(model, photos, monkeypa
     assert seen == [2, 2]
     torch.testing.assert_close(again, second, rtol=0, atol=1e-6)
     assert (first - second).abs().max() > 0.1
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_images_in_parallel_have_the_same_maps_in_order(model, photos, two_threads):
+    own = copy.deepcopy(model)
+    predictor = build_predictor(own, 64, PredictOptions())
+    prepared = [predictor.prepare(read_image(photo), (50, 60), name) for name, photo in enumerate([*photos, *photos])]
+    seen = set()
+    hook = own.register_forward_pre_hook(lambda *_: seen.add((threading.get_ident(), torch.get_num_threads())))
+    in_parallel = list(predictor.predict(iter(prepared)))
+    assert torch.get_num_threads() == 2 and len(seen) == 2 and {threads for _, threads in seen} == {1}
+    hook.remove()
+    exact = build_predictor(copy.deepcopy(model), 64, PredictOptions(exact=True))
+    for name, (photo, map_), (_, wanted) in zip(range(4), in_parallel, exact.predict(prepared), strict=True):
+        assert photo.name == name and wanted.std() > 0.1
+        torch.testing.assert_close(map_, wanted, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        own.head.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="the model gives NaN or Inf for 0; "):
+        list(predictor.predict(prepared))
+    assert torch.get_num_threads() == 2
+
+
+def test_too_little_memory_for_two_images_leaves_one_at_a_time(model, two_threads, monkeypatch):
+    predictor = build_predictor(copy.deepcopy(model), 64, PredictOptions())
+    assert predictor.limit_parallel(batch_size=1) == 2
+    monkeypatch.setattr(predictor_module, "free_memory", lambda: 64 * 64 * predictor_module.MEMORY_PER_PIXEL * 3)
+    assert predictor.limit_parallel(batch_size=1) == 1
+
+
+def test_onednn_computes_the_linear_layers_of_a_model(model, photos):
+    images = normalise_image(image_bytes(read_image(photos[0]), 96))[None]
+    with torch.inference_mode(), torch.profiler.profile() as profile, OneDNNLinear():
+        logits = model(images)[0]
+    linear = sum(isinstance(module, nn.Linear) for module in model.modules())
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["mkldnn::_linear_pointwise"] == linear and "aten::linear" not in calls
+    with torch.inference_mode():
+        torch.testing.assert_close(logits, model(images)[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("gain, library", [(1.29, "MKL"), (1.3, "oneDNN")])
+def test_the_faster_library_is_used_and_named(gain, library, model, monkeypatch):
+    assert 0.1 < linear_layers.measure_onednn_gain() < 10
+    monkeypatch.setattr(linear_layers, "measure_onednn_gain", lambda: gain)
+    assert linear_layers.describe_fast_linear().startswith(f"linear layers by {library}: oneDNN is ")
+    predictor = build_predictor(copy.deepcopy(model), 64, PredictOptions())
+    assert isinstance(predictor.linear_layers(), OneDNNLinear) == (library == "oneDNN")
+    exact = build_predictor(copy.deepcopy(model), 64, PredictOptions(exact=True))
+    assert not isinstance(exact.linear_layers(), OneDNNLinear)
+
+
+def test_exact_goes_with_nothing_that_changes_the_arithmetic():
+    for option in ({"amp": "bf16"}, {"fold": True}, {"compile": True}):
+        with pytest.raises(UserError, match="--exact computes as the released script"):
+            PredictOptions(exact=True, **option)
