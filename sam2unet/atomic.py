@@ -21,10 +21,7 @@ MARKER = ".sam2unet"  # a file that marks a folder which a script of this projec
 
 @contextmanager
 def write_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write to. It gets the name `path` when it is complete. After an error, `path` is unchanged.
-
-    Raises UserError if the file cannot be written.
-    """
+    """Yields a file to write to. It becomes `path` when it is complete. Raises UserError if it cannot be written."""
     # The temporary name is longer than `path`, which may be as long as the file system allows.
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     part = path.with_name(f".{name}.{os.getpid()}{PART}")

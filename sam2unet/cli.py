@@ -134,10 +134,7 @@ def run_to_status(parser: Callable[[], argparse.ArgumentParser], run: Callable[[
 
 
 def silence_libraries() -> None:
-    """Hides the warnings of libraries, here and in child processes. `python -W` shows them.
-
-    They are about code that the user did not write. Warnings of this project use `errors.warn`.
-    """
+    """Hides the warnings of libraries, here and in child processes. `python -W` shows them."""
     if sys.warnoptions in ([], ["ignore"]):  # ["ignore"]: another script of the project started this one
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"

@@ -40,8 +40,7 @@ def printable(text: object) -> str:
 def print_line(text: object = "", file: TextIO | None = None) -> None:
     """Prints one line after `printable`. All lines of the package are printed here.
 
-    If printing fails, for example because the disk is full, the work continues. `cli.main` reports `print_errors` at
-    the end.
+    If printing fails, for example because the disk is full, the work continues. `cli.main` reports `print_errors`.
     """
     try:
         print(printable(text), file=file or sys.stdout, flush=True)  # noqa: T201

@@ -75,7 +75,7 @@ def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
 def quality_loss(logits: Tensor, mask: Tensor, quality: Tensor) -> Tensor:
     """Returns the mean squared difference between each expected IoU and the IoU of the whole batch, a scalar.
 
-    As released, the IoU is that of all masks of the batch together, and gradients also flow through it to the masks.
+    As released, this is the IoU of all masks together, and gradients also flow through it to the masks.
     """
     prob = to_probability(logits)
     overlap = (prob * mask).sum()

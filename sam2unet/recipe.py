@@ -174,11 +174,9 @@ MASK_FIELDS, PROMPT_FIELDS = (
 class Study:
     """The data sets and the expected numbers of a published result. A recipe file can hold these keys too."""
 
-    # train and test: names of folders with images/ and masks/ under a data root. Training uses all folders of
-    # `train`.
+    # train and test: names of folders with images/ and masks/ under a data root. Training uses all of `train`.
     train: tuple[str, ...] = ()
-    # train_count and test_count: published number of pairs in all of `train`, and in each of `test`. Empty if
-    # unknown.
+    # train_count and test_count: published numbers of pairs in all of `train`, and in each of `test`, if known
     train_count: int | None = None
     test: tuple[str, ...] = ()
     test_count: tuple[int, ...] = ()

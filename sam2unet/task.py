@@ -52,8 +52,7 @@ class Task(Protocol):
     best_metric: str  # the key of the metric that decides which epoch is the best by default
     has_cache: bool  # whether `--cache` can keep resized images
     unused_fields: Sequence[str]  # the fields of a recipe that are for other tasks
-    # pairs and held_out: the images with their masks for training and for validation. Several pairs may share an
-    # image.
+    # pairs and held_out: the images with their masks for training and for validation; pairs may share an image
     pairs: Sequence[Pair]
     held_out: Sequence[Pair]
 

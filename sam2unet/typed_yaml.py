@@ -9,10 +9,7 @@ from .limits import check_numbers, shorten
 
 
 def read_fields(path: Path, wanted: type, beside: type, text: str | None = None) -> dict[str, object]:
-    """Returns the fields of the dataclass `wanted` that are in the file, with their types.
-
-    Raises UserError if the file has a key that is a field of neither `wanted` nor `beside`, or a value of another type.
-    """
+    """Returns the fields of `wanted` in the file, with their types. Ignores those of `beside`. UserError for others."""
     values = read_yaml(path, text)
     types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)
     if unknown := sorted(set(values) - set(types) - set(others)):

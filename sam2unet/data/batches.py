@@ -41,10 +41,7 @@ class Batches(Sampler):
                 f"a batch of {min(batch_size, length)} images cannot be shared by {world} processes; --batch_size "
                 "counts the images of all processes together"
             )
-        self.length = length
-        self.seed = seed
-        self.rank = rank
-        self.world = world
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
         starts = list(range(0, length, batch_size))
         if len(starts) > 1 and length - starts[-1] < world:
             starts.pop()

@@ -17,10 +17,7 @@ class Size(NamedTuple):
 
 
 def check_pairs(pairs: Sequence[Pair], mask_threshold: ForegroundRule = None) -> None:
-    """Reads all images and masks.
-
-    Raises UserError if a file cannot be read, a mask is not 0/255, or a mask has another aspect ratio than its image.
-    """
+    """Reads all images and masks. UserError for an unreadable file, a mask with other values or another shape."""
     images = map_files(check_image, [pair.image for pair in pairs])
     masks = check_masks([pair.mask for pair in pairs], mask_threshold)
     if rotated := [pair.image.name for pair, (_, swapped) in zip(pairs, images, strict=True) if swapped]:
@@ -62,10 +59,7 @@ def warn_rotated(names: Sequence[str]) -> None:
 
 
 def check_masks(paths: Sequence[Path], threshold: ForegroundRule = None) -> list[Size]:
-    """Returns the sizes of the masks.
-
-    Raises UserError if a mask cannot be read or is not 0/255 (the message names it), and as `refuse_constant` does.
-    """
+    """Returns the sizes of the masks. UserError for masks that are not 0/255, and as in `refuse_constant`."""
     extremes: dict[Path, tuple[int, int]] = {}
 
     def look(path: Path) -> Size | MaskCoding:

@@ -183,7 +183,7 @@ def check_coding(image: Image.Image, path: Path) -> Image.Image:
 def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: bool) -> bool:
     """Returns whether grey values (H, W) form flat areas, as in a label map, and not soft edges.
 
-    `levels` are its distinct values, ascending. In a `lossy` format, values change slightly, so dark values count as
+    `levels` are its distinct values, ascending. In a `lossy` format values change slightly, so dark ones count as
     black.
     """
     low, high = levels[-1] / 8 if lossy else 1, levels[-1] * 7 / 8

@@ -65,7 +65,9 @@ class AccessControl:
             self.check_route(scope)
             if scope["path"] == JOIN:
                 receive = self.check_body(await read_body(receive), read_own_host(scope), receive)
-            await self.app(scope | {"query_string": keep_known_query(scope)}, receive, send_secured)
+            fields = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
+            query = urlencode([(key, value) for key, value in fields if key in QUERY]).encode()
+            await self.app(scope | {"query_string": query}, receive, send_secured)
         except RefusedRequest as e:
             report(f"refused {name_request(scope)}: {e}")
             await PlainTextResponse("refused", e.status)(scope, receive, send_secured)
@@ -147,12 +149,6 @@ def find_dicts(content: object) -> Iterator[dict]:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-
-
-def keep_known_query(scope) -> bytes:
-    """Returns the query without the fields that the pages do not send."""
-    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
-    return urlencode([(key, value) for key, value in pairs if key in QUERY]).encode()
 
 
 def read_own_host(scope) -> str:

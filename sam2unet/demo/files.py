@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..data.reading import open_image, read_image, read_mask
+from ..data.reading import open_image, read_image
 from ..errors import UserError
-from ..recipe import ForegroundRule
 
 
 class Example(NamedTuple):
@@ -78,12 +77,6 @@ def read_photo(path: Path, limits: Limits) -> Image.Image:
     """Reads a photograph, RGB and upright."""
     check_upload(path, limits)
     return read_image(path)
-
-
-def read_truth(path: Path, limits: Limits, threshold: ForegroundRule) -> Image.Image:
-    """Reads a mask for scoring, in mode L."""
-    check_upload(path, limits)
-    return read_mask(path, threshold)
 
 
 def visitor_message(error: UserError, path: Path) -> str:

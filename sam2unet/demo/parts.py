@@ -49,14 +49,8 @@ def read_index(event: gr.EventData) -> int:
 
 
 def example_gallery(examples: Sequence[Example], columns: int) -> gr.Gallery:
-    return gr.Gallery(
-        [(str(example.image), example.caption) for example in examples],
-        label="Examples",
-        columns=columns,
-        object_fit="cover",
-        elem_id="examples",
-        **GALLERY,
-    )
+    pictures = [(str(example.image), example.caption) for example in examples]
+    return gr.Gallery(pictures, label="Examples", columns=columns, object_fit="cover", elem_id="examples", **GALLERY)
 
 
 def run_work(work: Callable[[], str]) -> tuple[bool, str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError, print_line, warn
@@ -180,19 +179,12 @@ def open_methods(
                 raise UserError(
                     f"{path} is a model for prompts, which has its own page; give it as the only checkpoint"
                 )
-            return open_prompts(model_file, name, target, paths, size)
+            model = open_model(model_file, paths, target)
+            if size not in (None, model.side):
+                raise UserError(f"{model_file.path} takes images at {model.side}x{model.side} only; leave --size out")
+            return PromptMethod(name, model)
         methods.append(Method(name, open_predictor(model_file, target, paths, PredictOptions(size=size))))
     return methods
-
-
-def open_prompts(
-    checkpoint: Checkpoint, name: str, device: torch.device, weight_paths: WeightPaths, size: int | None
-) -> PromptMethod:
-    """Opens a model for prompts with the settings of its training."""
-    model = open_model(checkpoint, weight_paths, device)
-    if size not in (None, model.side):
-        raise UserError(f"{checkpoint.path} takes images at {model.side}x{model.side} only; leave --size out")
-    return PromptMethod(name, model)
 
 
 def make_model_names(checkpoints: Sequence[Path]) -> list[str]:

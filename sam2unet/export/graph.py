@@ -33,10 +33,7 @@ def write_graph(
     file: BinaryIO,
     opset: int | None = None,
 ) -> None:
-    """Exports `graph` to ONNX, with `facts` as the metadata of the file.
-
-    `inputs` and `outputs` are names of tensors. `dynamic` has the dimensions of variable length of each input.
-    """
+    """Exports `graph` to ONNX with `facts` as metadata. `dynamic` are the variable dimensions of each input."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with sdpa_kernel(SDPBackend.MATH):  # other backends return another memory layout than their ONNX replacement

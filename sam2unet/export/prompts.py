@@ -58,10 +58,7 @@ def run(
     options: GraphOptions = RELEASED,
     weight_paths: WeightPaths = NO_FILES,
 ) -> None:
-    """For an `output` x.onnx, writes x_encoder.onnx and x_decoder.onnx, if they give the same masks as PyTorch.
-
-    Raises UserError if the masks differ, or a package or an input is missing. No files are left then.
-    """
+    """Writes x_encoder.onnx and x_decoder.onnx for an `output` x.onnx. UserError, and no file, if masks differ."""
     encoder, decoder = choose_paths(found, output, options.opset)
     model, weight_files = assemble(found, weight_paths)
     check_bytes(found, model)

@@ -85,10 +85,7 @@ def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, W
 
 
 def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, WeightFile]]:
-    """Builds DINO. Without a file, its weights are random and its size is large by default.
-
-    The position table of the file is resized to the grid of the network.
-    """
+    """Builds DINO with random weights, by default large, or with those of a file, resized to the network's grid."""
     if path is None:
         return Dino(check_known(size or "large", dino.SIZES, "dino")), {}
     pretrained = read_dino(path)

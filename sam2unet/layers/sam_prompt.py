@@ -24,8 +24,7 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, side: int, grid: int):
         super().__init__()
-        self.side = side
-        self.grid = grid
+        self.side, self.grid = side, grid
         self.pe_layer = RandomFourier(WIDTH)
         # For background points, foreground points, the top left corner of a box, the bottom right corner.
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, WIDTH) for _ in range(4))

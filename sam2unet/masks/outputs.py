@@ -37,10 +37,7 @@ class PredictOutputs:
         check_numbers({"components": self.components})
 
     def paths(self, folder: Path, name: str) -> dict[str, Path]:
-        """Returns the path of each file of the image `name`: `map`, and the other files that are turned on.
-
-        Pictures are in other folders than maps, because eval.py scores every image in the folder of the maps.
-        """
+        """Returns the path of each file of an image. eval.py scores all images beside maps: pictures are elsewhere."""
         kinds = {"overlay": self.overlay, "contours": self.contours, "prob": self.probability is not None}
         endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz"}
         extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, is_on in kinds.items() if is_on}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..data.batches import Batches
@@ -68,19 +67,14 @@ class MaskTask:
         return Batches(len(self.pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
-        recipe = self.recipe
-        pixels = self.open_caches(cache, folder, processes)
-        return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, pixels, self.data.on_bad_image == "skip")
-
-    def open_caches(self, place: str, folder: Path, processes: Processes) -> torch.Tensor | None:
         """Opens the cache. On each machine, one process fills a cache on disk; the others wait and read it."""
         recipe = self.recipe
-        if place == "disk" and processes.local_rank:
+        if cache == "disk" and processes.local_rank:
             processes.wait()
-        cache = open_cache(place, self.pairs, recipe.size, recipe.mask_rule, folder, processes.local_world)
-        if place == "disk" and not processes.local_rank:
+        pixels = open_cache(cache, self.pairs, recipe.size, recipe.mask_rule, folder, processes.local_world)
+        if cache == "disk" and not processes.local_rank:
             processes.wait()
-        return cache
+        return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, pixels, self.data.on_bad_image == "skip")
 
     def describe(self) -> str:
         return f"{len(self.pairs)} pairs at {self.recipe.size}x{self.recipe.size}"

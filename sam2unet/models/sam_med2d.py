@@ -45,13 +45,7 @@ class SAMMed2D(nn.Module):
         """
         with torch.set_grad_enabled(train_prompts and torch.is_grad_enabled()):
             sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        return self.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=multimask,
-        )
+        return self.mask_decoder(embedding, self.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
 
     def forward(self, batch: Mapping[str, Tensor], multimask_output: bool = True) -> dict[str, Tensor]:
         """Encodes images and decodes prompts. The keys of `batch` and of the result are those of the released model.

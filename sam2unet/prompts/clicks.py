@@ -103,8 +103,8 @@ def find_box(mask: np.ndarray) -> np.ndarray:
 def jitter_box(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """Returns a box (4,) that is shifted by random whole pixels, as in the released code. Its size does not change.
 
-    Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if that is less. The box may leave
-    the image.
+    Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if less. The box may leave the
+    image.
     """
     limit = min(NOISE, int(0.5 * min(box[2] - box[0], box[3] - box[1])))
     if limit == 0:

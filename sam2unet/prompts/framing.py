@@ -96,8 +96,7 @@ class Framing:
     # the channels are red, green, blue, as SAM's constants expect. Off, as released: blue, green, red.
     rgb: bool = False
     smooth: bool = False  # resize images bilinearly with antialiasing. Off, as released: take the nearest pixel.
-    # pad images that are smaller than the square. The released training and test pad them; the released predictor
-    # resizes them.
+    # pad images smaller than the square, as the released training and test. The released predictor resizes them.
     padding: bool = True
     # which values of a mask are foreground. None: 255 is foreground, or 1 if no value is higher.
     mask_threshold: ForegroundRule = None
@@ -124,8 +123,7 @@ class Framing:
     def label(self, path: Path, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Reads the mask of the image of `frame` -> bool (S, S), and in its original size, bool (height, width).
 
-        `strict` is as in `read_label`. Raises UserError if the file cannot be read, is not a mask, has another size
-        than its image, or has no foreground in the square.
+        `strict` is as in `read_label`. Raises UserError for another size than the image's, or nothing in the square.
         """
         original = read_label(path, self.mask_threshold, strict)
         if original.shape != (frame.height, frame.width):

@@ -39,10 +39,7 @@ class BoxAndPoints(NamedTuple):
 
 
 def read_train_list(folder: Path) -> list[ImageMasks]:
-    """Reads `image2label_train.json` of a folder, {image: [mask, ...]}. Keeps its order and its paths.
-
-    Raises UserError if the file does not exist or has another form, an image has no masks, or a path does not exist.
-    """
+    """Reads `image2label_train.json` of a folder, {image: [mask, ...]}, in its order. All paths must exist."""
     path = folder / TRAIN_LIST
     entries = read_object(path)
     if wrong := [image for image, masks in entries.items() if not is_list_of_paths(masks)]:
@@ -58,10 +55,7 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
 
 
 def read_test_list(folder: Path) -> list[Pair]:
-    """Reads `label2image_test.json` of a folder, {mask: image}. Keeps its order and its paths.
-
-    Raises UserError if the file does not exist or has another form, or a path does not exist.
-    """
+    """Reads `label2image_test.json` of a folder, {mask: image}, in its order. All paths must exist."""
     path = folder / TEST_LIST
     entries = read_object(path)
     if wrong := [mask for mask, image in entries.items() if not isinstance(image, str)]:
@@ -141,10 +135,9 @@ def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
 
 
 def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
-    """Reads the prompts of the masks with these names. All have the same number of points.
+    """Reads the prompts of the masks with these names. All must have the same number of points.
 
-    Released files with several points per mask have one more level of lists. This function reads both forms. Raises
-    UserError if the file does not exist or has another form, a name is missing, or the numbers of points differ.
+    Released files with several points per mask have one more level of lists. This function reads both forms.
     """
     entries = read_object(path)
     if missing := [name for name in names if name not in entries]:

@@ -50,8 +50,7 @@ class PromptTestFlags:
         """Returns the modes of the test, without duplicates.
 
         Without flags, returns the four columns of the paper. With `--boxes_prompt False` alone, returns one point, as
-        the released script does. `point_counts`, the numbers of points in the files of `--prompt_path`, replace these
-        defaults.
+        the released script does. `point_counts`, the numbers of points in the files of prompts, replace these defaults.
         """
         modes = [PromptMode(points=n) for n in self.point_num] + [PromptMode(rounds=n) for n in self.iter_point]
         if not modes and self.boxes_prompt is not True:

@@ -26,12 +26,17 @@ Numbers = Sequence | np.ndarray | Tensor
 
 
 class PromptResult(NamedTuple):
-    """The predictions for K prompts."""
+    """The predictions for K prompts.
 
-    logits: np.ndarray  # float32 (K, height, width), before the sigmoid. Values above 0 are foreground.
-    quality: np.ndarray  # float32 (K,), the IoU that the model expects. It can leave [0, 1].
-    # float32 (K, 1, 4g, 4g), for the argument `mask` of the next call. Probabilities, or logits if `Prompter` has
-    # `mask_prompt="logits"`.
+    Attributes:
+        logits: float32 (K, height, width), before the sigmoid. Values above 0 are foreground.
+        quality: float32 (K,), the IoU that the model expects. It can leave [0, 1].
+        prompt: float32 (K, 1, 4g, 4g), for the argument `mask` of the next call. Probabilities, or logits if
+            `Prompter` has `mask_prompt="logits"`.
+    """
+
+    logits: np.ndarray
+    quality: np.ndarray
     prompt: np.ndarray
 
     @property

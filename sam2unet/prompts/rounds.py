@@ -25,10 +25,9 @@ class RoundPrompt(NamedTuple):
     masks: Tensor | None = None  # float32 (M, 1, 4g, 4g), the previous answer, as `to_mask_prompt` returns it
 
     def correct(self, clicks: Points | None, masks: Tensor, keep_clicks: bool) -> RoundPrompt:
-        """Returns the prompt of the next round, without boxes, from new clicks and the previous answer.
+        """Returns the prompt of the next round, without boxes, from new clicks and the previous answer `masks`.
 
-        `masks` is the answer as `to_mask_prompt` returns it. `keep_clicks` keeps the points of this prompt beside the
-        new clicks.
+        With `keep_clicks`, the new clicks are added to the points of this prompt. Otherwise they replace them.
         """
         if keep_clicks and self.points is not None:
             clicks = self.points if clicks is None else self.points.append(clicks)

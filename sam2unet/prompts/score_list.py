@@ -146,10 +146,7 @@ def find_usable(pairs: Sequence[Pair], framing: Framing, skip_bad: bool) -> list
 def read_prompt_files(
     paths: Sequence[Path], pairs: Sequence[Pair], indices: Sequence[int], side: int
 ) -> dict[int, dict[int, BoxAndPoints]]:
-    """Reads files of prompts. Returns the prompts by their number of points, then by the position of their mask.
-
-    Raises UserError if the prompts are for another side, or two files have the same number of points.
-    """
+    """Reads files of prompts. Returns the prompts by their number of points, then by the position of their mask."""
     names = make_unique_names([pair.mask for pair in pairs])
     by_count: dict[int, dict[int, BoxAndPoints]] = {}
     for path in paths:

@@ -69,8 +69,7 @@ def answer_all(
 ) -> Iterator[Answer]:
     """Yields the answers for all pairs, or for those at `indices`, image by image, in every mode.
 
-    An answer depends only on the seed, the position of the pair, and the mode. Raises UserError if a file cannot be
-    used.
+    An answer depends only on the seed, the position of the pair, and the mode.
     """
 
     def read(indices: Sequence[int]) -> ImageGroup | UserError:
@@ -168,15 +167,12 @@ def compute_means(answers: Sequence[Answer]) -> dict[PromptMode, dict[str, float
     groups: dict[PromptMode, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.mode, []).append(answer)
-    return {
-        mode: {
-            "masks": len(group),
-            "Dice": sum(round(answer.dice, 4) for answer in group) / len(group),
-            "IoU": sum(round(answer.iou, 4) for answer in group) / len(group),
-            "loss": sum(answer.loss for answer in group) / len(group),
-        }
-        for mode, group in groups.items()
-    }
+    means = {}
+    for mode, group in groups.items():
+        dice, iou = sum(round(answer.dice, 4) for answer in group), sum(round(answer.iou, 4) for answer in group)
+        sums = {"Dice": dice, "IoU": iou, "loss": sum(answer.loss for answer in group)}
+        means[mode] = {"masks": len(group)} | {name: total / len(group) for name, total in sums.items()}
+    return means
 
 
 def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:

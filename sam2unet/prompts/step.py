@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..losses import prompt_losses
 from ..recipe import Recipe
-from .clicks import draw_error_points, draw_rounds
+from .clicks import Points, draw_error_points, draw_rounds
 from .dataset import PromptTensors
 from .rounds import RoundPrompt, run_rounds
 
@@ -15,8 +15,7 @@ def prompt_step(model: nn.Module, batch: PromptTensors, recipe: Recipe) -> Itera
     """Yields the named losses of each round of a batch. The trainer takes an optimizer step after each round.
 
     The first round prompts with boxes or points, and trains all parts that are not frozen. The next `iter_point` rounds
-    correct the previous answer. They reuse the image embedding and train the mask decoder only (arXiv 2308.16184,
-    section 3.3).
+    correct the previous answer. They reuse the image embedding and train the mask decoder only (arXiv 2308.16184, 3.3).
     """
     rounds = draw_rounds(batch.shared, recipe.iter_point, recipe.point_list)
     image = {"image": batch.images}
@@ -27,16 +26,12 @@ def prompt_step(model: nn.Module, batch: PromptTensors, recipe: Recipe) -> Itera
         image = {"image_embeddings": output["image_embeddings"].detach()}
         return output["low_res_logits"], output["iou_predictions"]
 
-    answers = run_rounds(
-        decode,
-        RoundPrompt(boxes=batch.boxes) if rounds.boxes else RoundPrompt(batch.points),
-        rounds.points,
-        lambda logits, count: draw_error_points(logits, batch.labels, count, batch.local),
-        batch.labels.shape[-1],
-        recipe.mask_prompt,
-        keep_clicks=False,
-    )
-    for answer in answers:
+    def draw_clicks(logits: Tensor, count: int) -> Points:
+        return draw_error_points(logits, batch.labels, count, batch.local)
+
+    first = RoundPrompt(boxes=batch.boxes) if rounds.boxes else RoundPrompt(batch.points)
+    side, mask_prompt = batch.labels.shape[-1], recipe.mask_prompt
+    for answer in run_rounds(decode, first, rounds.points, draw_clicks, side, mask_prompt, keep_clicks=False):
         yield prompt_losses(answer.full, batch.labels, answer.quality)
 
 

@@ -114,12 +114,9 @@ class Processes:
             parameter.requires_grad_(False)
         if sync_bn:
             sync_batchnorm_(model)
-        return DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=changing,
-        )
+        devices = [device] if device.type == "cuda" else None
+        options = {"gradient_as_bucket_view": True, "find_unused_parameters": changing}
+        return DistributedDataParallel(model, device_ids=devices, **options)
 
 
 def another_failed(error: RuntimeError) -> UserError | None:

@@ -45,10 +45,7 @@ def per_image_csv(results: list[MethodResult]) -> str:
 
 
 def read_per_image_csv(path: Path) -> list[MethodResult]:
-    """Reads a file of `per_image_csv`. The results have no files and no curves, so no `CURVE_METRICS`.
-
-    Raises UserError if the file cannot be read, or has other columns, rows or numbers.
-    """
+    """Reads a file of `per_image_csv`: results without files, curves and `CURVE_METRICS`. UserError for other files."""
     titles, rows = read_rows(path)
     grouped: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line, row in rows:

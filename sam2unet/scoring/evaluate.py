@@ -190,8 +190,7 @@ def read_entry_flags(
 def read_entry_file(path: Path) -> list[Entry]:
     """Reads a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
 
-    Folders are relative to the folder of the file. `images` is for the report and may be left out. Raises UserError if
-    the file cannot be read or has another form.
+    Folders are relative to the folder of the file. `images` is for the report and may be left out.
     """
     datasets = read_yaml(path).get("datasets")
     if not isinstance(datasets, dict) or not datasets:

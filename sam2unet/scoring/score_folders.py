@@ -114,10 +114,7 @@ def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOp
 
 
 def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
-    """Puts the next `scores` into `result`, in order. Returns the names of images by note.
-
-    Curves are summed at once, to save memory. Raises UserError if a file cannot be scored.
-    """
+    """Puts the next `scores` into `result`, in order. Returns the names of images by note."""
     rows, sums, problems, notes = [], {}, {}, {}
     for image, mask in zip(result.images, result.masks, strict=True):
         score = next(scores)
@@ -127,7 +124,7 @@ def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[
         for note in score.notes:
             notes.setdefault(note, []).append(image)
         for name, curve in score.curves.items():
-            sums[name] = sums.get(name, 0) + curve
+            sums[name] = sums.get(name, 0) + curve  # summed at once, to save memory
     refuse_problems(problems, result)
     result.per_image = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     result.curves = {name: total / len(rows) for name, total in sums.items()}
@@ -178,10 +175,7 @@ def warn_about(note: str, images: list[str], result: MethodResult) -> None:
 
 
 def verify(results: Sequence[MethodResult], how: ScoreOptions, count: int) -> str:
-    """Scores `count` random pairs again with py-sod-metrics. Returns a line with the largest difference.
-
-    Raises UserError if a difference is larger than its bound.
-    """
+    """Scores `count` pairs again with py-sod-metrics. Returns the largest difference. UserError if it is large."""
     pairs = [(result, i) for result in results for i in range(len(result.images))]
     sample = np.random.default_rng(0).permutation(len(pairs))[:count]
     library = replace(how, library=True)

@@ -16,8 +16,7 @@ Column = tuple[str, list[str]]  # title, a cell per row
 def format_table(results: list[MethodResult], columns: Sequence[str], expected: Figures | None = None) -> str:
     """Returns a table with aligned columns and a row for each result.
 
-    With `expected`, the published figure and the difference of the printed numbers are beside each number. They are
-    blank if there is no published figure.
+    With `expected`, the published figure and its difference from the printed number are beside each number.
     """
     names = name_columns(results)
     numbers = [("images", [str(len(r.images)) for r in results])]

@@ -57,8 +57,7 @@ class CheckpointWriter:
 
     folder: Path  # the folder of all files
     minutes: float  # the longest time between two versions of `last.pt`
-    # the entries of the model's state dict that `last.pt` holds. The files that the run started from hold the other
-    # entries.
+    # the entries of the model's state dict that `last.pt` holds; files that the run started from hold the others
     names: Sequence[str]
     facts: Mapping[str, object]  # inputs of the run for `last.pt`. A run that resumes must have the same facts.
     write: Callable[[str], Path]  # writes a checkpoint with this stem and returns its path

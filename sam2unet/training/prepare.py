@@ -39,8 +39,7 @@ class RunFolder:
     # are unchanged in the files that the run starts from.
     save: str = "full"
     save_minutes: float = 10  # the longest time between two versions of `last.pt`
-    # "auto" continues from `last.pt` of this folder if it exists. A path continues from that file. None starts a
-    # new run.
+    # "auto" continues from `last.pt` of this folder if it exists, a path from that file. None starts a new run.
     resume: str | None = None
     val_every: int = 1  # number of epochs between validations
     # key or title of the metric that selects the best epoch. None selects the default of the task.
@@ -144,21 +143,16 @@ def build_model(
     family: Family, recipe: Recipe, hardware: Hardware, weight_paths: WeightPaths, init_from: Path | None
 ) -> tuple[nn.Module, WeightFiles]:
     """Returns the model, in which only the trained parts need gradients, and the files with its frozen weights."""
-    if hardware.deterministic:
-        make_deterministic()
+    if hardware.deterministic:  # use only operations that give the same bits every time; on a GPU some are slower
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     set_seed(recipe.seed)
     model, weight_files = start_model(recipe.model, get_network_shape(family, recipe), weight_paths, init_from, recipe)
     random = [flag for flag in family.weight_flags if flag.flag not in weight_paths and init_from is None]
     choose_trained(family, model, recipe, random)
     print_parts(family, model)
     return model, weight_files
-
-
-def make_deterministic() -> None:
-    """Makes PyTorch use only operations that give the same bits every time. On a GPU some of them are slower."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
 
 
 def choose_trained(family: Family, model: nn.Module, recipe: Recipe, random: list[WeightFlag]) -> None:

@@ -55,10 +55,7 @@ def read_run_state(path: Path) -> dict[str, object]:
 
 
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
-    """Checks a state against the weights that the run saves and the names of the fields of `Progress`.
-
-    Raises UserError if a field is missing, or the weights or the progress do not fit.
-    """
+    """Raises UserError if a state is not complete, or if its weights or the fields of its progress do not fit."""
     if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
         raise UserError(
             f"{path} is not complete: {shortlist(missing)} missing; start a new run, or start from a checkpoint with "

@@ -162,10 +162,7 @@ class Trainer:
 
 
 class FiniteGuard:
-    """Raises UserError for a loss that is not finite.
-
-    With `late`, it checks a loss one step later. On a GPU, the program then does not wait for the value.
-    """
+    """Raises UserError for a loss that is not finite; `late`: one step later, so that a GPU does not wait for it."""
 
     def __init__(self, late: bool):
         self.late = late

@@ -179,10 +179,7 @@ PICKLE_STARTS = (b"PK", b"\x80\x02")  # PyTorch's zip files, and its older forma
 def write_trainable(
     path: Path, state: Mapping[str, Tensor], model: str, facts: Mapping[str, str], weight_files: WeightFiles
 ) -> None:
-    """Writes `state` of the model `model` with the text that is needed to use it again.
-
-    `facts` are the values of its shape and its recipe. `weight_files` have all other weights of the model.
-    """
+    """Writes `state` of the model `model` with its shape and recipe, `facts`, and the files of all other weights."""
     facts = {"format": TRAINABLE_FORMAT, "version": TRAINABLE_VERSION, "model": model, **facts}
     facts |= weight_files_to_facts(weight_files)
     content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in state.items()}, facts)

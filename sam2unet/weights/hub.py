@@ -14,8 +14,7 @@ FILE_ENDINGS = (".pth", ".pt", ".safetensors", ".onnx", ".pt2")
 
 
 def locate_weights(source: str | Path) -> Path:
-    """Returns the file with the weights. `source` is a file, a folder with `model.safetensors`, or `owner/name` on the
-    hub.
+    """Returns the file with the weights of a file, a folder with `model.safetensors`, or `owner/name` on the hub.
 
     If a local folder `owner` exists, `owner/name` is a wrong path and not a name on the hub.
     """
@@ -46,10 +45,7 @@ def download_weights(name: str) -> Path:
 
 
 def read_hub_recipe(weights: Path) -> tuple[Path, str] | None:
-    """Returns the configuration beside a hub's file, and the recipe in it as text. None for any other file.
-
-    Raises UserError if the configuration does not say the input side.
-    """
+    """Returns the configuration beside a hub's file, and the recipe in it as text. None for any other file."""
     config = weights.parent / CONFIG
     if weights.name != WEIGHTS or not config.is_file():
         return None

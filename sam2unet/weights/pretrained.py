@@ -60,10 +60,7 @@ def read_trunk(path: Path) -> Pretrained:
 
 
 def read_dino(path: Path) -> Pretrained:
-    """Reads DINOv2 (timm's or Meta's file, without registers) or DINOv3 (timm's file).
-
-    Leaves out the last norm and the weights that only training needs.
-    """
+    """Reads timm's file of DINOv2 or DINOv3, or Meta's of DINOv2, without the last norm and training's weights."""
     state = read_state_dict(path)
     kinds = {"storage_tokens": "Meta's", "blocks.0.gamma_1": "DINOv3", "blocks.0.ls1.gamma": "DINOv2"}
     version = next((kind for name, kind in kinds.items() if name in state), None)

@@ -22,8 +22,7 @@ from .session import Session
 def bundle(session: Session, threshold: float, opacity: float) -> Path:
     """Writes a zip with `maps/` and `masks/`, as test.py and its --threshold write them, and `overlays/`.
 
-    With two methods, each method has a folder. If images have masks, the zip contains `scores.csv`. Raises UserError if
-    there are no images.
+    With two methods, each method has a folder. If images have masks, the zip contains `scores.csv`.
     """
     if not session.items:
         raise UserError("there is nothing to download yet; drop an image first")

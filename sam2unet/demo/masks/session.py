@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ...data.pairs import EXTENSIONS
+from ...data.reading import read_mask
 from ...errors import UserError
 from ...masks.inputs import is_video
 from ...masks.predictor import Predictor, predict_grey, stretch_range, to_uint8
@@ -18,7 +19,7 @@ from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays
 from ..draw import shrink_to_view
-from ..files import Limits, read_photo, read_truth, refuse_elsewhere, safe_stem, unique_name, visitor_message
+from ..files import Limits, check_upload, read_photo, refuse_elsewhere, safe_stem, unique_name, visitor_message
 from .clips import spread_frames
 
 Progress = Callable[[int, int], None]  # takes the number of finished files and the number of all files
@@ -143,8 +144,7 @@ class Session:
     def add_masks(self, files: Sequence[Path]) -> list[str]:
         """Scores the images that have a mask in `files`. Returns a message for each file that cannot be used.
 
-        A mask must have the name of its image. A single mask for a single image can have any name. Raises UserError if
-        there are no images.
+        A mask must have the name of its image. A single mask for a single image can have any name.
         """
         if not self.items:
             raise UserError("drop the images first, then their masks")
@@ -157,7 +157,8 @@ class Session:
                     (item,) = self.items
                 if item is None:
                     raise UserError(f"no image has the name of the mask {file}")
-                self.score(item, np.asarray(read_truth(file, self.bench.limits, self.bench.mask_threshold)))
+                check_upload(file, self.bench.limits)
+                self.score(item, np.asarray(read_mask(file, self.bench.mask_threshold)))
             except UserError as e:
                 problems.append(visitor_message(e, file))
         if len(files) > self.bench.limits.images:

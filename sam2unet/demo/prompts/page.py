@@ -31,15 +31,9 @@ def build_prompt_page(bench: PromptBench, examples: Sequence[Example] = ()) -> g
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 with gr.Row(elem_id="tools"):
-                    label = gr.Radio(
-                        [("+ foreground", FOREGROUND), ("− background", BACKGROUND)],
-                        value=FOREGROUND,
-                        label="A click marks",
-                        show_label=False,
-                        container=False,
-                        min_width=290,
-                        elem_id="label",
-                    )
+                    choices = [("+ foreground", FOREGROUND), ("− background", BACKGROUND)]
+                    options = {"label": "A click marks", "show_label": False, "container": False, "min_width": 290}
+                    label = gr.Radio(choices, value=FOREGROUND, elem_id="label", **options)
                     undo = gr.Button("Undo", elem_id="undo", **quiet)
                     new = gr.Button("New object", elem_id="new", **quiet)
                     delete = gr.Button("Delete object", elem_id="delete", **quiet)

@@ -88,10 +88,7 @@ class PromptSession:
         return 1 + max((item.number for item in self.state.objects), default=0)
 
     def click(self, x: int, y: int, label: int) -> None:
-        """Corrects the selected object with one more click, as the released test does, or starts a new object.
-
-        Raises UserError if the pixel is outside the image, or the first click of an object is in the background.
-        """
+        """Corrects the selected object with one more click, as the released test does, or starts a new object."""
         self.check_inside((x, y))
         clicks = Points(torch.tensor([[[x, y]]]).float(), torch.tensor([[label]]))
         if self.selected is not None:
@@ -105,8 +102,7 @@ class PromptSession:
     def draw_box(self, x0: int, y0: int, x1: int, y1: int) -> None:
         """Starts the selected object again, or a new object, with a box.
 
-        The box is the only prompt, because the model was not trained with a box and points or a mask together. Raises
-        UserError if a corner is outside the image.
+        The box is the only prompt, because the model was not trained with a box and points or a mask together.
         """
         self.check_inside((x0, y0), (x1, y1))
         box = Box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))

@@ -68,10 +68,7 @@ class Object:
 
 
 class State(NamedTuple):
-    """The objects, sorted by number. `selected` is the number of the object that the next click corrects.
-
-    If `selected` is None, the next click starts a new object.
-    """
+    """The objects, sorted by number, and the number of the one that the next click corrects. None: a new one."""
 
     objects: tuple[Object, ...] = ()
     selected: int | None = None

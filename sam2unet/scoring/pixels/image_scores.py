@@ -149,8 +149,7 @@ def s_measure(pred: ndarray, quadrants: list[ndarray], unit: ndarray, cy: int, c
 def object_score(hist: ndarray, value: ndarray) -> float:
     """Returns how high and how even the values of one class are.
 
-    `hist` is (256,) pixels of each level in the class. `value` is (256,), the value in [0, 1] of each level; 1 is
-    right.
+    `hist` is (256,) pixels of each level in the class. `value` is (256,), the value of each level; 1 is right.
     """
     n = hist.sum()
     mean = hist @ value / n

@@ -86,14 +86,12 @@ def method_data(method: MethodResult, rows: Sequence[Row]) -> dict:
     """Returns the name, the values in the order of `rows`, and the curves of a method."""
     indices = {name: i for i, name in enumerate(method.images)}
     order = [indices.get(row.name) for row in rows]
-    return {
-        "name": method.method,
-        "values": {
-            key: [None if i is None else format_report_number(values[i]) for i in order]
-            for key, values in method.per_image.items()
-        },
-        "curves": {name: [format_report_number(value) for value in curve] for name, curve in method.curves.items()},
+    values = {
+        key: [None if i is None else format_report_number(numbers[i]) for i in order]
+        for key, numbers in method.per_image.items()
     }
+    curves = {name: [format_report_number(value) for value in curve] for name, curve in method.curves.items()}
+    return {"name": method.method, "values": values, "curves": curves}
 
 
 def format_report_number(value: float) -> float | None:

@@ -75,10 +75,7 @@ def make_thumbnails(row: Row, max_bytes: int, mask_threshold: ForegroundRule) ->
 
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
-    """Reads a map as the metrics do: stretched to 0..255 at `size` (width, height).
-
-    Also returns where the map is above half of its range, bool (H, W).
-    """
+    """Reads a map as the metrics do: stretched to 0..255 at `size`, and bool (H, W), above half of its range."""
     with open_image(path) as image:
         grey = to_8_bit(image, path).convert("L")
     grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
