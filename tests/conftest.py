@@ -1,11 +1,15 @@
 """Where the reference data is, and small folders of real files to work on."""
 
+import fcntl
 import importlib.util
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +20,12 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.data.pairs import Pair
+from sam2unet.layers.hiera import hiera
 from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.lists import ImageMasks
 from tests.forked import Forked, Started
+from tests.networks import TINY, add_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +36,11 @@ LONG = [f"test_{name}.py" for name in ("processes", "tour", "reproduce", "script
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def micro_sizes():
+    add_sizes()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,8 +90,8 @@ def start():
     """Start a script of the project as a process: `start("train.py", "--size", 64).finish()`."""
     forked = Forked()
 
-    def call(name: str, *flags: object, cwd: Path = ROOT) -> Started:
-        return forked.start([str(ROOT / name), *map(str, flags)], cwd)
+    def call(name: str, *flags: object, cwd: Path = ROOT, **variables: str) -> Started:
+        return forked.start([str(ROOT / name), *map(str, flags)], cwd, variables)
 
     yield call
     forked.close()
@@ -97,16 +108,34 @@ def script(start):
 
 
 @pytest.fixture(scope="session")
+def two_processes(start):
+    """A script to its end as the two processes of a run, in the environment of torchrun, but without its imports."""
+
+    def call(name: str, *flags: object) -> subprocess.CompletedProcess:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        run = dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_PORT=port)
+        run["MASTER_ADDR"] = "127.0.0.1"
+        started = [start(name, *flags, RANK=rank, LOCAL_RANK=rank, **run) for rank in "01"]
+        ended = [process.finish() for process in started]
+        out, err = ("".join(getattr(process, kind) for process in ended) for kind in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(ended[0].args, max(process.returncode for process in ended), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
 def torchrun(start):
     """Start a script as two processes: `torchrun("train.py", "--size", 64).finish()`."""
-    launcher = Path(sys.executable).with_name("torchrun")
-    return lambda name, *flags: start(launcher, "--standalone", "--nproc_per_node=2", ROOT / name, *flags)
+    words = (Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node=2", "-m", "tests.networks")
+    return lambda name, *flags: start(*words, ROOT / name, *flags)
 
 
 @pytest.fixture(scope="session")
 def checkpoint(fill, tmp_path_factory) -> Path:
-    """Tiny, with generated weights whose maps use the whole grey range."""
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
+    """The smallest network, with generated weights whose maps use the whole grey range."""
+    model = sam2unet.create_model("sam2unet", encoder="micro")
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
     torch.save(model.state_dict(), path)  # as the released script saves it
@@ -220,13 +249,38 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="session")
-def sam2_tiny(fill, reference, tmp_path_factory) -> Path:
-    """A SAM 2 tiny checkpoint with made-up weights, of which the trunk alone matters."""
-    keys = json.loads((reference / "sam2_checkpoint_t.keys.json").read_text())
-    trunk = {name: torch.empty(shape) for name, shape, _ in keys if name.startswith("image_encoder.trunk.")}
-    path = tmp_path_factory.mktemp("weights") / "sam2_hiera_tiny.pt"
-    torch.save({"model": fill.fill_state_dict(trunk, 0)}, path)
+def sam2_micro(fill, tmp_path_factory) -> Path:
+    """A SAM 2 checkpoint of the smallest trunk with generated weights; it has nothing but the trunk."""
+    trunk = fill.fill_state_dict(hiera("micro").state_dict(), 1)
+    path = tmp_path_factory.mktemp("weights") / "sam2_hiera_micro.pt"
+    torch.save({"model": {f"image_encoder.trunk.{name}": t for name, t in trunk.items()}}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """Makes a folder once for all test processes: `make_once("exported", lambda folder: ...)` returns its path."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "made_once"
+
+    def call(name: str, write: Callable[[Path], object]) -> Path:
+        root.mkdir(exist_ok=True)
+        folder = root / name
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                write(Path(part := tempfile.mkdtemp(dir=root)))
+                os.rename(part, folder)
+        return folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def convert():
+    """scripts/convert_checkpoint.py in this process: `convert(source, target)`."""
+    module = load_script("scripts/convert_checkpoint.py")
+    return lambda *words: module.run(module.parser().parse_args([str(word) for word in words]))
 
 
 @pytest.fixture(scope="session")
@@ -236,11 +290,6 @@ def sam_med2d_b(fill) -> SAMMed2D:
         model = sam2unet.create_model("sam_med2d")
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
     return model.eval()
-
-
-# Of a Hiera.
-MICRO = dict(dim=8, heads=1, depths=(1, 1, 1, 1), global_blocks=(3,), grid=7, windows=(8, 4, 14, 7))
-TINY = dict(dim=32, depth=2, heads=2, global_blocks=(1,))  # of a SamViT
 
 
 def tiny_sam_med2d(side: int = 64) -> SAMMed2D:

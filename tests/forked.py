@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds
 # One thread each: the machine's cores are shared by whatever else the tests run.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -47,12 +48,14 @@ class Started:
 class Forked:
     def __init__(self):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.server = subprocess.Popen([sys.executable, __file__], env=os.environ | ONE_THREAD, **pipes)
+        words = [sys.executable, "-m", "tests.forked"]
+        self.server = subprocess.Popen(words, cwd=ROOT, env=os.environ | ONE_THREAD, **pipes)
 
-    def start(self, words: list[str], folder: Path) -> Started:
+    def start(self, words: list[str], folder: Path, variables: dict[str, str]) -> Started:
         files = [tempfile.NamedTemporaryFile("r") for _ in range(3)]
         job = {"words": words, "folder": str(folder), "files": [file.name for file in files]}
-        print(json.dumps(job | {"environment": os.environ | ONE_THREAD}), file=self.server.stdin, flush=True)
+        job["environment"] = os.environ | ONE_THREAD | variables
+        print(json.dumps(job), file=self.server.stdin, flush=True)
         return Started(words, int(self.server.stdout.readline()), files)
 
     def close(self):
@@ -87,7 +90,9 @@ if __name__ == "__main__":
     import sam2unet.masks.transforms  # noqa: F401
     import sam2unet.scoring.evaluate  # noqa: F401
     import sam2unet.training.run  # noqa: F401
+    from tests.networks import add_sizes
 
+    add_sizes()
     os.fsync = lambda number: None  # as in conftest.py
     job = next_job()
     os.setsid()

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sam2unet.layers import hiera, sam_vit
+from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import save_state
-from tests.conftest import MICRO, ROOT, TINY, tiny_sam_med2d
+from tests.conftest import ROOT, tiny_sam_med2d
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -65,17 +65,8 @@ def read_commands(page: Path) -> Iterator[tuple[Block, list[str]]]:
                 yield block, words
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_networks():
-    """Sizes that only this file knows, so that every checkpoint is small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(hiera.SIZES, "micro", MICRO)
-        patch.setitem(sam_vit.SIZES, "micro", TINY)
-        yield
-
-
 @pytest.fixture(scope="module")
-def prepared(small_networks, polyps, tmp_path_factory) -> Path:
+def prepared(polyps, tmp_path_factory) -> Path:
     """A folder with small files of the names that the pages use."""
     folder = tmp_path_factory.mktemp("docs")
     images = sorted((polyps / "images").iterdir())[:8]
@@ -92,7 +83,7 @@ def prepared(small_networks, polyps, tmp_path_factory) -> Path:
     write_small(polyps / "masks" / f"{images[0].stem}.png", folder / "photo.png")
     write_small(images[1], folder / "slice.png")
     torch.manual_seed(0)
-    trunk = {f"image_encoder.trunk.{name}": value for name, value in hiera.hiera("micro").state_dict().items()}
+    trunk = {f"image_encoder.trunk.{name}": value for name, value in hiera("micro").state_dict().items()}
     save_state(trunk, folder / "sam2_hiera_large.pt")
     save_state(tiny_sam_med2d().state_dict(), folder / "sam-med2d_b.pth")
     for page in ("train.md", "predict.md"):

@@ -37,7 +37,7 @@ def losses(tmp_path_factory):
     images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
     p = argparse.ArgumentParser()
     train.add_flags(p)
-    flags = "--encoder tiny --size 64 --steps 1 --device cpu --workers 0 --seed 3"
+    flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --seed 3"
     args = p.parse_args(["--train_image_path", images, "--train_mask_path", masks, *flags.split()])
     return {row: train.measure_training(args, 2, row)["losses"] for row in train.ROWS}
 

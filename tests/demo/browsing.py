@@ -33,7 +33,7 @@ def served(around: Path, script: str, *words: object, **env: str) -> Iterator[Se
         (around / name).mkdir()
     places = {"HOME": str(around / "home"), "TMPDIR": str(around / "tmp"), "XDG_CACHE_HOME": str(around / "home")}
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, words)],
+        [sys.executable, "-m", "tests.networks", str(ROOT / script), *map(str, words)],
         cwd=around / "cwd",
         env=os.environ | places | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | env,
         stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ REFUSED = (400, 403, 404)
 @pytest.fixture(scope="module")
 def second(fill, tmp_path_factory):
     """Another checkpoint to compare with."""
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
+    model = sam2unet.create_model("sam2unet", encoder="micro")
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 1))
     path = tmp_path_factory.mktemp("second") / "other.pth"
     save_state(model.state_dict(), path)

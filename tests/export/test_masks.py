@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(fill, tmp_path_factory):
-    """Tiny, with generated weights whose probabilities have another range on each image."""
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
+    """The smallest network, with generated weights whose probabilities have another range on each image."""
+    model = sam2unet.create_model("sam2unet", encoder="micro")
     path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
     state = fill.fill_state_dict(model.state_dict(), 0)
     save_state(state | {"head.weight": state["head.weight"] / 10}, path)
@@ -117,7 +117,7 @@ def test_onnxruntime_alone_gives_the_logits_of_any_number_of_images(onnx_file, m
 def test_the_file_says_how_to_use_it_and_where_it_is_from(onnx_file, whole_file, checkpoint):
     facts = {prop.key: prop.value for prop in load(onnx_file).metadata_props}
     assert facts["checkpoint"] == "SAM2-UNet-20.pth" and facts["checkpoint_sha256"] == sha256(checkpoint)
-    assert (facts["model"], facts["encoder"], facts["size"], facts["whole"]) == ("sam2unet", "tiny", "64", "no")
+    assert (facts["model"], facts["encoder"], facts["size"], facts["whole"]) == ("sam2unet", "micro", "64", "no")
     assert (facts["mean"], facts["std"]) == ("0.485 0.456 0.406", "0.229 0.224 0.225")
     assert "64x64, bilinear with antialiasing" in facts["preprocessing"] and "min" in facts["postprocessing"]
     assert session(whole_file).get_modelmeta().custom_metadata_map["whole"] == "yes"

@@ -19,7 +19,7 @@ from sam2unet.export.hub_folder import write_folder
 from sam2unet.families.load import load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES, check_size, find_family_of
-from sam2unet.layers import dino, hiera, sam_vit
+from sam2unet.layers import dino
 from sam2unet.prompts.dataset import PromptDraw, PromptFolder
 from sam2unet.prompts.framing import Framing
 from sam2unet.recipe import Recipe
@@ -28,11 +28,11 @@ from sam2unet.training.prepare import TASKS, Hardware, build_model
 from sam2unet.training.speed import Speed
 from sam2unet.training.trainer import Trainer
 from sam2unet.weights.formats import same_bits, save_state
-from tests.conftest import MICRO, ROOT, TINY
+from tests.conftest import ROOT
 from tests.test_docs import read_blocks
 
 INVENTED = "linear_probe"
-SMALL = {  # the smallest network of each model; "micro" exists in this file alone
+SMALL = {  # the smallest network of each model; "micro" exists in the tests alone
     "sam2unet": NetworkShape("micro"),
     "sam2unext": NetworkShape("micro", "small"),
     "sam_med2d": NetworkShape("micro", size=64, encoder_adapter=True),
@@ -55,28 +55,16 @@ KEYS = [  # model, shape, file of names
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def micro():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(hiera.SIZES, "micro", MICRO)
-        patch.setitem(sam_vit.SIZES, "micro", TINY)
-        yield
-
-
 @pytest.fixture(scope="module")
-def files(micro, fill, tmp_path_factory) -> dict[str, Path]:
+def files(sam2_micro, fill, tmp_path_factory) -> dict[str, Path]:
     """A small weight file for each flag."""
     folder = tmp_path_factory.mktemp("weights")
-    trunk = fill.fill_state_dict(hiera.hiera("micro").state_dict(), 1)
-    torch.save({"model": {f"image_encoder.trunk.{name}": t for name, t in trunk.items()}}, folder / "sam2.pt")
     with torch.device("meta"):
         shapes = timm.create_model(dino.SIZES["small"], num_classes=0).state_dict()
     save_file(fill.fill_state_dict(shapes, 1), folder / "dino.safetensors")
     state = start_model("sam_med2d", SMALL["sam_med2d"])[0].state_dict()
     save_state(fill.fill_state_dict(state, 1), folder / "sam.pth")
-    return dict(
-        hiera_path=folder / "sam2.pt", dinov2_path=folder / "dino.safetensors", sam_checkpoint=folder / "sam.pth"
-    )
+    return dict(hiera_path=sam2_micro, dinov2_path=folder / "dino.safetensors", sam_checkpoint=folder / "sam.pth")
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, INVENTED])
@@ -126,8 +114,11 @@ def test_names_shapes_and_trained_set_are_those_of_released_checkpoints(name, sh
 
 
 def sam2unet_outputs(model, image, case):
-    outputs = zip(("out", "out1", "out2"), model(image), strict=True)
-    for number, feature in enumerate(model.encoder(image), start=1):
+    features = []
+    with model.encoder.register_forward_hook(lambda encoder, inputs, outputs: features.extend(outputs)):
+        outputs = zip(("out", "out1", "out2"), model(image), strict=True)
+    assert len(features) == 4
+    for number, feature in enumerate(features, start=1):
         yield f"{case}/feat{number}", feature[:, ::16, ::4, ::4], 5e-4, 1e-4
     for name, out in outputs:
         # Rounding alone gives 5e-5 on outputs that spread over 2 to 5.

@@ -1,6 +1,5 @@
 """A model carries the settings of its training, so that every entry point gives the same map."""
 
-import importlib.util
 import zipfile
 
 import imageio.v3 as iio
@@ -17,33 +16,24 @@ from sam2unet.demo.masks.bundle import bundle
 from sam2unet.demo.masks.session import Bench, Session
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint, start_model
-from sam2unet.layers import sam_vit
 from sam2unet.recipe import Recipe
 from sam2unet.weights.formats import save_state
-from tests.conftest import ROOT, TINY, save, tiny_sam_med2d, write_pairs
+from tests.conftest import save, tiny_sam_med2d, write_pairs
 
 SIDE = 96
 
 
 @pytest.fixture(scope="module")
-def convert():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "scripts/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.run(module.parser().parse_args([str(word) for word in words]))
-
-
-@pytest.fixture(scope="module")
-def trained(start, sam2_tiny, convert, tmp_path_factory):
-    """One tiny model that train.py trained at 96, in three forms: form -> checkpoint."""
+def trained(start, sam2_micro, convert, tmp_path_factory):
+    """One small model that train.py trained at 96, in three forms: form -> checkpoint."""
     folder = tmp_path_factory.mktemp("trained")
     images, masks = write_pairs(folder, count=2)
-    flags = ("--train_image_path", images, "--train_mask_path", masks, "--hiera_path", sam2_tiny, "--size", SIDE)
+    flags = ("--train_image_path", images, "--train_mask_path", masks, "--hiera_path", sam2_micro, "--size", SIDE)
     flags += ("--epoch", 1, "--batch_size", 2, "--save_path", folder / "run", "--save", "trainable", "--device", "cpu")
     result = start("train.py", *flags).finish()
     assert result.returncode == 0, result.stderr
     (written,) = (folder / "run").glob("SAM2-UNet-*.safetensors")
-    base = ("--hiera_path", sam2_tiny)
+    base = ("--hiera_path", sam2_micro)
     convert(written, folder / "run/SAM2-UNet-1.pth", *base)
     convert(written, "--hub", folder / "hub", *base)
     alone = folder / "elsewhere/trained.safetensors"
@@ -64,10 +54,10 @@ def to_grey(map_: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["file", "hub", "trainable"])
-def test_every_entry_point_gives_the_map_of_the_trained_size(form, trained, photo, sam2_tiny, test_py, tmp_path):
+def test_every_entry_point_gives_the_map_of_the_trained_size(form, trained, photo, sam2_micro, test_py, tmp_path):
     checkpoint = trained[form]
-    paths = {"hiera_path": sam2_tiny} if form == "trainable" else {}
-    flags = ["--hiera_path", sam2_tiny] * bool(paths)
+    paths = {"hiera_path": sam2_micro} if form == "trainable" else {}
+    flags = ["--hiera_path", sam2_micro] * bool(paths)
     ended = test_py("--checkpoint", checkpoint, "--test_image_path", photo, "--save_path", tmp_path, *flags)
     assert ended.status == 0 and f"1 images at {SIDE}x{SIDE} on" in ended.out and not ended.err
     png = iio.imread(tmp_path / "a.png")
@@ -94,9 +84,9 @@ SLOW = pytest.mark.slow  # an export takes half a minute; the forms differ only 
 
 
 @pytest.mark.parametrize("form", [pytest.param("file", marks=SLOW), pytest.param("hub", marks=SLOW), "trainable"])
-def test_an_exported_file_gives_the_map_of_the_trained_size(form, trained, photo, sam2_tiny, test_py, tmp_path):
+def test_an_exported_file_gives_the_map_of_the_trained_size(form, trained, photo, sam2_micro, test_py, tmp_path):
     pytest.importorskip("onnxruntime")
-    paths = {"hiera_path": sam2_tiny} if form == "trainable" else {}
+    paths = {"hiera_path": sam2_micro} if form == "trainable" else {}
     mask_export.run(read_checkpoint(trained[form]), tmp_path / "m.onnx", [read_image(photo)], weight_paths=paths)
     ended = test_py("--checkpoint", tmp_path / "m.onnx", "--test_image_path", photo, "--save_path", tmp_path / "maps")
     assert ended.status == 0 and f"1 images at {SIDE}x{SIDE} on" in ended.out
@@ -120,8 +110,8 @@ def test_a_checkpoint_without_its_recipe_is_one_warning_that_names_the_size(trai
 def test_released_files_cause_no_warning(checkpoint, tmp_path, capsys):
     assert sam2unet.load_model(checkpoint, "cpu").recipe.size == 352
     assert not capsys.readouterr().err
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
-    assert model.recipe == Recipe(encoder="tiny")
+    model = sam2unet.create_model("sam2unet", encoder="micro")
+    assert model.recipe == Recipe(encoder="micro")
     save_checkpoint(model, tmp_path / "own.pth")
     assert sam2unet.load_model(tmp_path / "own.pth", "cpu").recipe == model.recipe
     assert "own.pth has no recipe.yaml beside it; size 352 is used" in capsys.readouterr().err
@@ -129,22 +119,21 @@ def test_released_files_cause_no_warning(checkpoint, tmp_path, capsys):
 
 def test_a_new_model_takes_the_settings_of_its_start_or_of_its_run(trained, capsys):
     assert sam2unet.create_model("sam2unet", init_from=trained["file"]).recipe.size == SIDE
-    run = Recipe(encoder="tiny", size=64)
+    run = Recipe(encoder="micro", size=64)
     assert start_model("sam2unet", init_from=trained["file"], recipe=run)[0].recipe == run
 
 
-def test_a_recipe_in_a_file_is_checked(sam2_tiny, tmp_path, capsys):
-    model, weight_files = start_model("sam2unet", weight_paths={"hiera_path": sam2_tiny})
+def test_a_recipe_in_a_file_is_checked(sam2_micro, tmp_path, capsys):
+    model, weight_files = start_model("sam2unet", weight_paths={"hiera_path": sam2_micro})
     path = tmp_path / "x.safetensors"
     save_checkpoint(model, path, weight_files, recipe=Recipe(model="sam2unext", size=96))
-    assert sam2unet.load_model(path, "cpu", hiera_path=sam2_tiny).recipe.size == 352
+    assert sam2unet.load_model(path, "cpu", hiera_path=sam2_micro).recipe.size == 352
     line = f"warning: the recipe inside {path} is not used: it is for sam2unext, the checkpoint is sam2unet;"
     assert capsys.readouterr().err.startswith(line)
 
 
 @pytest.fixture
-def prompt_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setitem(sam_vit.SIZES, "tiny", TINY)
+def prompt_checkpoint(tmp_path):
     save_state(tiny_sam_med2d().state_dict(), tmp_path / "SAM-Med2D-1.pth")
     return tmp_path / "SAM-Med2D-1.pth"
 

@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model(fill):
-    """Tiny, with generated weights whose maps use the whole grey range."""
-    model = sam2unet.create_model("sam2unet", encoder="tiny").eval()
+    """The smallest network, with generated weights whose maps use the whole grey range."""
+    model = sam2unet.create_model("sam2unet", encoder="micro").eval()
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     return model
 

@@ -2,8 +2,6 @@
 
 import resource
 import signal
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from sam2unet.data.pictures import outline_
 from sam2unet.data.reading import read_image
 from sam2unet.masks.outputs import remove_small_parts
 from sam2unet.masks.predictor import Predictor, Tile
-from tests.conftest import ROOT, save
+from tests.conftest import save
 
 CPU = torch.device("cpu")
 
@@ -325,18 +323,17 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(maps_of, photos, tmp_pat
     assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").glob("*.png"))
 
 
-def test_too_little_memory_is_answered_with_what_helps(checkpoint, photos, tmp_path):
+def test_too_little_memory_is_answered_with_what_helps(script, checkpoint, photos, tmp_path):
     """A limit on the process's address space, which allocations then really exceed."""
     code = (
-        "import resource, runpy, sys, torch\n"
+        "import resource, runpy\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))\n"
-        "sys.argv = sys.argv[1:]\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "runpy.run_path('test.py', run_name='__main__')\n"
     )
+    (tmp_path / "limited.py").write_text(code)
     flags = ["--checkpoint", checkpoint, "--test_image_path", photos, "--save_path", tmp_path / "out"]
-    words = [sys.executable, "-c", code, ROOT / "test.py", *flags, "--size", 2048, "--batch_size", 4, "--device", "cpu"]
-    ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=200)
+    ended = script(tmp_path / "limited.py", *flags, "--size", 2048, "--batch_size", 4, "--device", "cpu")
     assert ended.returncode == 2, ended.stderr
     line = ended.stderr.splitlines()[-1]
     assert line.startswith("error: out of memory on cpu with batches of 4") and "--batch_size 2, --amp bf16" in line
@@ -354,16 +351,16 @@ def write_and_be_stopped(folder, name, *rest):
     written(folder, name, *rest)
 
 predict_folder.write_outputs = write_and_be_stopped
-number, sys.argv = int(sys.argv[1]), sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+number = int(sys.argv.pop(1))
+runpy.run_path("test.py", run_name="__main__")
 """
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_whole_files(checkpoint, photos, tmp_path, number, status):
+def test_a_signal_leaves_whole_files(script, checkpoint, photos, tmp_path, number, status):
     flags = ["--checkpoint", checkpoint, "--test_image_path", photos, "--save_path", tmp_path / "out", "--size", 64]
-    words = [sys.executable, "-c", STOPPED_AT_B, number, ROOT / "test.py", *flags, "--overlay"]
-    ended = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=100)
+    (tmp_path / "stopped.py").write_text(STOPPED_AT_B)
+    ended = script(tmp_path / "stopped.py", int(number), *flags, "--overlay")
     assert ended.returncode == status and ended.stderr.splitlines()[-1] == "stopped", ended.stderr
     found = files_in(tmp_path / "out")
     assert {"a.png", "b.png", "overlay/b.jpg"} <= found and not [name for name in found if "part" in name]

@@ -28,7 +28,7 @@ from tests.conftest import save, write_pairs
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return sam2unet.create_model("sam2unet", encoder="tiny")
+    return sam2unet.create_model("sam2unet", encoder="micro")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.load import open_model, read_checkpoint, resize_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import find_family
-from sam2unet.layers import sam_vit
 from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.lists import make_unique_names, read_prompts, read_test_list, write_test_list, write_train_list
 from sam2unet.prompts.modes import BOX, PAPER, PromptMode, PromptTestFlags
@@ -24,7 +23,7 @@ from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
 from sam2unet.task import RunData
 from sam2unet.weights.formats import save_state
-from tests.conftest import TINY, flat, same, save, tiny_sam_med2d
+from tests.conftest import flat, same, save, tiny_sam_med2d
 
 FRAMING = Framing(64)
 P1, P3, P5, CLICKS = PromptMode(points=1), PromptMode(points=3), PromptMode(points=5), PromptMode(rounds=4)
@@ -37,9 +36,8 @@ def small():
 
 
 @pytest.fixture
-def weights(small, tmp_path, monkeypatch):
+def weights(small, tmp_path):
     """A file of it, which is of a size that is known."""
-    monkeypatch.setitem(sam_vit.SIZES, "tiny", TINY)
     path = tmp_path / "weights/small.pth"
     path.parent.mkdir()
     save_state(small.state_dict(), path)

@@ -124,7 +124,7 @@ def study(tmp_path):
     for name, count in (("A-train", 4), ("B-train", 3), ("CAMO", 3), ("COD10K", 2)):
         write_pairs(tmp_path / "data" / name, count)
     (tmp_path / "small.yaml").write_text(
-        "encoder: tiny\nsize: 64\nepoch: 3\nbatch_size: 4\n"
+        "encoder: micro\nsize: 64\nepoch: 3\nbatch_size: 4\n"
         "train: [A-train, B-train]\ntrain_count: 7\ntest: [CAMO, COD10K]\ntest_count: [3, 2026]\n"
         "protocol: camouflaged\nexpect: sam2-unet\n"
     )

@@ -46,7 +46,7 @@ def double():
 
 
 def new_model(fill):
-    model = sam2unet.create_model("sam2unet", encoder="tiny").double().train()
+    model = sam2unet.create_model("sam2unet", encoder="micro").double().train()
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     return model
 

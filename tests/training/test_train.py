@@ -18,7 +18,7 @@ def trained(model):
 
 
 def test_three_released_steps_train_adapters_and_decoder_alone(fill):
-    model = sam2unet.create_model("sam2unet", encoder="tiny").train()
+    model = sam2unet.create_model("sam2unet", encoder="micro").train()
     model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     before = {name: t.clone() for name, t in model.state_dict().items()}
     optimizer, _ = build_optimizer(trained(model), Recipe())
@@ -35,7 +35,7 @@ def test_three_released_steps_train_adapters_and_decoder_alone(fill):
 
 def test_steps_equal_the_released_script_s(fill):
     """AdamW over every parameter and the loss written out, as the released script has it."""
-    ours, theirs = (sam2unet.create_model("sam2unet", encoder="tiny").double() for _ in range(2))
+    ours, theirs = (sam2unet.create_model("sam2unet", encoder="micro").double() for _ in range(2))
     for model in (ours, theirs):
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
     optimizer, schedule = build_optimizer(trained(ours), Recipe(epoch=2))

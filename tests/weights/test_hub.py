@@ -1,6 +1,5 @@
 """Folders for the Hugging Face hub: what is in them, reading them by our own way and the hub's, and where they are."""
 
-import importlib.util
 import json
 
 import huggingface_hub
@@ -17,24 +16,16 @@ from sam2unet.families.shape import NetworkShape
 from sam2unet.masks.open import open_predictor
 from sam2unet.weights.formats import same_bits, save_state
 from sam2unet.weights.hub import locate_weights
-from tests.conftest import ROOT, write_pairs
+from tests.conftest import write_pairs
 
 NUMBERS = {"Dice_mean": 0.8, "IoU_mean": 0.7, "S": 0.9, "Fw": 0.75, "F_adaptive": 0.76, "E_mean": 0.77, "MAE": 0.1234}
 
 
 @pytest.fixture(scope="module")
-def convert():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "scripts/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.run(module.parser().parse_args([str(word) for word in words]))
-
-
-@pytest.fixture(scope="module")
 def checkpoint(fill, tmp_path_factory):
-    """Tiny, trained at 64."""
+    """The smallest network, trained at 64."""
     folder = tmp_path_factory.mktemp("run")
-    model = sam2unet.create_model("sam2unet", encoder="tiny")
+    model = sam2unet.create_model("sam2unet", encoder="micro")
     save_state(fill.fill_state_dict(model.state_dict(), 0), folder / "SAM2-UNet-20.pth")
     (folder / "recipe.yaml").write_text("size: 64\n")
     return folder / "SAM2-UNet-20.pth"
@@ -58,7 +49,7 @@ def results_file(path, methods, protocol="released"):
 
 @pytest.fixture(scope="module")
 def folder(convert, checkpoint, scores, tmp_path_factory):
-    path = tmp_path_factory.mktemp("hub") / "sam2-unet-tiny"
+    path = tmp_path_factory.mktemp("hub") / "sam2-unet-micro"
     convert(checkpoint, "--hub", path, "--scores", scores)
     return path
 
@@ -70,7 +61,7 @@ def test_the_folder_holds_all_weights_and_what_they_are(folder, checkpoint):
         assert file.metadata() == {"format": "pt"} and set(file.keys()) == set(wanted)
         assert all(same_bits(file.get_tensor(name), t) for name, t in wanted.items())
     config = json.loads((folder / "config.json").read_text())
-    assert (config["model"], config["encoder"], config["size"]) == ("sam2unet", "tiny", 64)
+    assert (config["model"], config["encoder"], config["size"]) == ("sam2unet", "micro", 64)
     assert (config["mean"], config["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert config["checkpoint"] == {"name": "SAM2-UNet-20.pth", "sha256": sha256(checkpoint)}
 
@@ -107,17 +98,17 @@ def test_every_way_to_load_it_gives_the_same_model(folder, checkpoint, script, t
     assert (tmp_path / folder.name / "a.png").read_bytes() == (tmp_path / checkpoint.name / "a.png").read_bytes()
 
 
-def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_tiny, tmp_path):
-    model, weight_files = start_model("sam2unet", NetworkShape(), {"hiera_path": sam2_tiny})
+def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_micro, tmp_path):
+    model, weight_files = start_model("sam2unet", NetworkShape(), {"hiera_path": sam2_micro})
     save_checkpoint(model, tmp_path / "trained.safetensors", weight_files)
     with pytest.raises(sam2unet.UserError, match="holds trained weights alone; give --hiera_path"):
         convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub")
     assert not (tmp_path / "hub").exists()
-    convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub", "--hiera_path", sam2_tiny)
+    convert(tmp_path / "trained.safetensors", "--hub", tmp_path / "hub", "--hiera_path", sam2_micro)
     found = sam2unet.load_model(tmp_path / "hub", "cpu").state_dict()
     assert all(same_bits(t, found[name]) for name, t in model.state_dict().items())
     assert json.loads((tmp_path / "hub/config.json").read_text())["hiera_sha256"] == weight_files["hiera_path"].sha256
-    assert f"The weights of its trunk come from `{sam2_tiny.name}`" in (tmp_path / "hub/README.md").read_text()
+    assert f"The weights of its trunk come from `{sam2_micro.name}`" in (tmp_path / "hub/README.md").read_text()
 
 
 def test_the_hub_is_asked_for_owner_and_name_alone(folder, monkeypatch, tmp_path):

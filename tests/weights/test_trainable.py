@@ -1,6 +1,5 @@
 """Files of trained weights alone: what is in them, the way there and back, the right base weights and no others."""
 
-import importlib.util
 import json
 import resource
 
@@ -17,7 +16,7 @@ from sam2unet.families.table import FAMILIES
 from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import RUN_FORMAT, same_bits
 from sam2unet.weights.weight_files import WeightFile
-from tests.conftest import ROOT, write_pairs
+from tests.conftest import write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for seed, name in enumerate(("sam2.pt", "other.pt")):
         torch.manual_seed(seed)
-        trunk = {f"image_encoder.trunk.{name}": torch.randn(t.shape) / 20 for name, t in shapes(hiera, "tiny").items()}
+        trunk = {f"image_encoder.trunk.{name}": torch.randn(t.shape) / 20 for name, t in shapes(hiera, "micro").items()}
         torch.save({"model": trunk}, folder / name)
     model, base = start_model("sam2unet", NetworkShape(), {"hiera_path": folder / "sam2.pt"})
     with torch.no_grad():  # so that nothing has its first value, the counts of BatchNorm's batches included
@@ -47,14 +46,6 @@ def equal(a, b):
     return list(a) == list(b) and all(same_bits(a[name], b[name]) for name in a)
 
 
-@pytest.fixture(scope="module")
-def convert():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "scripts/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.run(module.parser().parse_args([str(word) for word in words]))
-
-
 def test_large_takes_18_megabytes_instead_of_866(tmp_path):
     with torch.device("meta"):
         model = sam2unet.create_model("sam2unet", encoder="large")
@@ -71,7 +62,7 @@ def test_the_file_holds_all_but_the_trunk_and_says_what_it_needs(files):
             "format": "sam2unet-weights",
             "version": "2",
             "model": "sam2unet",
-            "encoder": "tiny",
+            "encoder": "micro",
             "hiera": "sam2.pt",
             "hiera_sha256": sha256(files / "sam2.pt"),
         }
@@ -208,7 +199,7 @@ def test_files_that_do_not_fit_are_refused(files, tmp_path):
         sam2unet.load_model(path, "cpu", hiera_path=base)
     save_file(state, path)  # of another program: no word of a base
     with pytest.raises(
-        sam2unet.UserError, match=f"does not fit SAM2UNet: {len(shapes(hiera, 'tiny'))} names are missing"
+        sam2unet.UserError, match=f"does not fit SAM2UNet: {len(shapes(hiera, 'micro'))} names are missing"
     ):
         sam2unet.load_model(path, "cpu")
 
@@ -221,7 +212,7 @@ def test_new_training_starts_from_any_of_them(name, base, files, capsys):
     model, found = start_model("sam2unet", NetworkShape(), {"hiera_path": given} if given else {}, files / name)
     assert equal(model.state_dict(), torch.load(files / "full.pth"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"weights: {name}, SAM2-UNet tiny, SHA-256 {sha256(files / name)}"
+    assert lines[-1] == f"weights: {name}, SAM2-UNet micro, SHA-256 {sha256(files / name)}"
     assert found == ({"hiera_path": WeightFile("sam2.pt", sha256(files / "sam2.pt"))} if base else {})
     assert len(lines) == (2 if base else 1)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -236,9 +227,14 @@ def test_new_training_starts_from_any_of_them(name, base, files, capsys):
             "full.pth",
             "large",
             None,
-            "full.pth is SAM2-UNet tiny, but the requested encoder is large; give --encoder tiny",
+            "full.pth is SAM2-UNet micro, but the requested encoder is large; give --encoder micro",
         ),
-        ("trained.safetensors", "large", "sam2.pt", "trained.safetensors is SAM2-UNet tiny, but the requested encoder"),
+        (
+            "trained.safetensors",
+            "large",
+            "sam2.pt",
+            "trained.safetensors is SAM2-UNet micro, but the requested encoder",
+        ),
         ("full.pth", None, "other.pt", "full.pth has another trunk than .*other.pt"),
         ("trained.safetensors", None, None, "holds trained weights alone; give --hiera_path"),
         ("trained.safetensors", None, "other.pt", "--hiera_path is another file: other.pt"),
