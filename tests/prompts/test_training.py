@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,8 @@ import torch
 
 import sam2unet
 from sam2unet.data.pairs import Pair
+from sam2unet.families.build import build_sam_med2d
+from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
 from sam2unet.losses import prompt_losses
 from sam2unet.models.sam_med2d import resize_logits, select_best
@@ -30,6 +31,7 @@ from sam2unet.training.prepare import choose_trained
 from sam2unet.training.speed import checkpoint_trunks_
 from sam2unet.training.trainer import build_optimizer
 from tests.conftest import ROOT, save, tiny_sam_med2d
+from tests.training.waiting import wait_for_batch
 
 FAMILY = FAMILIES["sam_med2d"]
 RECIPE = Recipe.read(model="sam_med2d")
@@ -87,15 +89,14 @@ def check_pass(name, found, labels, model, optimizer, golden):
 
 
 @pytest.fixture(scope="module")
-def sam_file(reference, fill, tmp_path_factory) -> Path:
-    """SAM's layout."""
-    entries = json.loads((reference / "sammed2d_vit_b.keys.json").read_text())
-    shapes = {name: shape for name, shape, _ in entries if ".Adapter." not in name}
-    shapes["image_encoder.pos_embed"] = [1, 64, 64, 768]
-    shapes |= {name: [127, 64] for name, shape in shapes.items() if shape == [31, 64]}
+def sam_file(fill, tmp_path_factory) -> Path:
+    """SAM's layout: positions for images of 1024, and no adapters."""
+    with torch.device("meta"):
+        model = build_sam_med2d(NetworkShape("micro", size=1024, encoder_adapter=False), {})[0]
+    shapes = {name: t.shape for name, t in model.state_dict().items()}
     decoder = {name: torch.empty(shape) for name, shape in shapes.items() if not name.startswith("image_encoder.")}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    path = tmp_path_factory.mktemp("sam") / "sam_vit_b.pth"
+    path = tmp_path_factory.mktemp("sam") / "sam_micro.pth"
     weights = fill.fill_state_dict(decoder, 0)
     for name in weights:  # so that answers begin as foreground everywhere
         if name.endswith(("output_upscaling.3.bias", "layers.2.bias")):
@@ -142,7 +143,7 @@ def whole(script, flags, lists, tmp_path_factory):
 
 def test_train_py_trains_validates_and_leaves_what_test_py_reads(whole, sam_file, lists):
     folder, out = whole
-    assert "weights: sam_vit_b.pth, SAM vit_b, no adapters" in out
+    assert "weights: sam_micro.pth, SAM micro, no adapters" in out
     assert "data: 5 images with 10 masks at 64x64, batch 2, on cpu" in out
     lines = out.splitlines()
     titles = next(i for i, line in enumerate(lines) if line.startswith("validation"))
@@ -171,11 +172,7 @@ def test_a_killed_run_ends_in_the_same_bits(whole, start, flags, lists, tmp_path
     words = ["train.py", *flags, "--val_data_path", lists, "--save_minutes", 0]
     words += ["--save_path", tmp_path / "run", "--resume", "auto"]
     started = start(*words)
-    last = tmp_path / "run/last.pt"
-    deadline = time.monotonic() + 100
-    while not last.exists() or torch.load(last, weights_only=True)["progress"]["batch"] == 0:
-        assert time.monotonic() < deadline and started.poll() is None
-        time.sleep(0.01)
+    wait_for_batch(started, tmp_path / "run")
     os.killpg(started.pid, signal.SIGKILL)
     started.finish()
     done = start(*words).finish()
@@ -184,7 +181,7 @@ def test_a_killed_run_ends_in_the_same_bits(whole, start, flags, lists, tmp_path
         assert (tmp_path / "run" / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
-def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
+def test_two_processes_take_steps_together(two_processes, flags, tmp_path):
     """Of other gradients in every pass; each sees its own part of a batch, and both end with the same weights."""
     check = tmp_path / "check.py"
     check.write_text(
@@ -200,7 +197,7 @@ def test_two_processes_take_steps_together(torchrun, flags, tmp_path):
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
     words = [*flags, "--epochs", 1, "--workers", 0, "--amp", "bf16", "--save_path", tmp_path / "run"]
-    done = torchrun(check, *words).finish()
+    done = two_processes(check, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("data: 5 images") == 1 and done.stdout.count("saved") == 1
     steps = [len((tmp_path / f"steps{rank}").read_text()) for rank in (0, 1)]

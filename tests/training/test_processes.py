@@ -1,9 +1,8 @@
-"""Several processes on one run: real ones, started by torchrun, that talk through gloo."""
+"""Several processes on one run: real ones that talk through gloo."""
 
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ import torch
 from sam2unet.data.batches import Batches
 from sam2unet.errors import UserError
 from tests.conftest import write_pairs
+from tests.training.waiting import read_progress, wait_for_batch
 
 # train.py as a user runs it, but in float64, where two orders of adding up differ by less than 1e-9.
 DOUBLE = "import runpy, torch; torch.set_default_dtype(torch.float64); runpy.run_path('train.py', run_name='__main__')"
@@ -23,19 +23,19 @@ def words(tmp_path):
     def flags(name, images):
         image_folder, mask_folder = write_pairs(tmp_path, count=images)
         data = ["--train_image_path", image_folder, "--train_mask_path", mask_folder]
-        small = "--encoder tiny --finetune adapters --size 64 --batch_size 2 --epoch 1 --device cpu --workers 0".split()
-        return [*data, *small, "--save_path", tmp_path / name]
+        small = "--encoder micro --finetune adapters --size 64 --batch_size 2 --epoch 1 --device cpu --workers 0"
+        return [*data, *small.split(), "--save_path", tmp_path / name]
 
     return flags
 
 
-def test_two_processes_take_the_steps_of_one(script, torchrun, words, tmp_path):
+def test_two_processes_take_the_steps_of_one(script, two_processes, words, tmp_path):
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
     one = script(double, *words("one", 10))
     assert one.returncode == 0, one.stderr
     for name, more in (("two", ["--sync_bn"]), ("apart", [])):
-        two = torchrun(double, *words(name, 10), *more).finish()
+        two = two_processes(double, *words(name, 10), *more)
         assert two.returncode == 0, two.stderr
         assert two.stdout.count("data: 10 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
         assert "Warning" not in two.stderr
@@ -46,31 +46,27 @@ def test_two_processes_take_the_steps_of_one(script, torchrun, words, tmp_path):
     assert not torch.allclose(apart["head.weight"], one["head.weight"], rtol=0, atol=1e-6)
 
 
-def test_a_killed_process_stops_the_run_which_resumes(torchrun, words, tmp_path):
+def test_a_killed_process_stops_the_run_which_resumes(torchrun, two_processes, words, tmp_path):
     command = ["train.py", *words("run", 20), "--save_minutes", 0, "--resume", "auto"]
     started = torchrun(*command)
-    last = tmp_path / "run/last.pt"
-    deadline = time.monotonic() + 100
-    while not last.exists() or torch.load(last, weights_only=True)["progress"]["batch"] == 0:
-        assert time.monotonic() < deadline and started.poll() is None
-        time.sleep(0.05)
+    wait_for_batch(started, tmp_path / "run")
     children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True, check=True)
     os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
     ended = started.finish()
     print(ended.stderr)
     assert ended.returncode != 0
     assert "another process of this run has ended" in ended.stderr or "stopped" in ended.stderr
-    done = torch.load(last, weights_only=True)["progress"]
+    done = read_progress(tmp_path / "run")
     assert done["epoch"] == 1 and 0 < done["batch"] < 10
-    ended = torchrun(*command).finish()
+    ended = two_processes(*command)
     assert ended.returncode == 0, ended.stderr
     assert f"resumed at epoch 1, step {done['batch']}" in ended.stdout
 
 
-def test_prediction_is_shared_out(script, torchrun, checkpoint, tmp_path):
+def test_prediction_is_shared_out(script, two_processes, checkpoint, tmp_path):
     images, _ = write_pairs(tmp_path, count=5)
     words = ["--checkpoint", checkpoint, "--test_image_path", images, "--size", 64, "--device", "cpu"]
-    two = torchrun("test.py", *words, "--save_path", tmp_path / "two").finish()
+    two = two_processes("test.py", *words, "--save_path", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert "process 1 of 2: 3 maps" in two.stdout and "process 2 of 2: 2 maps" in two.stdout
     assert script("test.py", *words, "--save_path", tmp_path / "one").returncode == 0

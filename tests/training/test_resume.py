@@ -16,15 +16,16 @@ from sam2unet.recipe import Recipe
 from sam2unet.training.run import RunFolder, find_resume_state
 from sam2unet.training.state import write_run_state
 from tests.conftest import write_pairs
+from tests.training.waiting import read_progress, wait_for, wait_for_batch
 
 FLAGS = "--size 64 --batch_size 2 --epoch 4 --warmup 4 --ema 0.9 --save_minutes 0 --device cpu --workers 1".split()
 
 
 @pytest.fixture(scope="module")
-def train(start, tmp_path_factory, sam2_tiny):
+def train(start, tmp_path_factory, sam2_micro):
     """A function that starts training on five images for twelve steps."""
     images, masks = write_pairs(tmp_path_factory.mktemp("data"), count=5)
-    files = ["--hiera_path", sam2_tiny, "--train_image_path", images, "--train_mask_path", masks]
+    files = ["--hiera_path", sam2_micro, "--train_image_path", images, "--train_mask_path", masks]
     files += ["--val_image_path", images, "--val_mask_path", masks, "--val_every", 2]
     return lambda folder, *more: start("train.py", *files, *FLAGS, "--save_path", folder, *more)
 
@@ -41,13 +42,6 @@ def finish(process) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def wait_for(process, happened) -> None:
-    deadline = time.monotonic() + 100
-    while not happened():
-        assert time.monotonic() < deadline and process.poll() is None, "it never happened"
-        time.sleep(0.001)
-
-
 def saved(folder) -> float:
     return (folder / "last.pt").stat().st_mtime if (folder / "last.pt").exists() else 0.0
 
@@ -55,10 +49,6 @@ def saved(folder) -> float:
 def saved_after(process, folder, before) -> float:
     wait_for(process, lambda: saved(folder) > before)
     return saved(folder)
-
-
-def progress(folder):
-    return torch.load(folder / "last.pt", weights_only=True)["progress"]
 
 
 def same_end(folder, uninterrupted) -> bool:
@@ -81,7 +71,7 @@ def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted
         if moment == "while last.pt is written":
             wait_for(process, lambda: list(tmp_path.glob(".last.pt.*.part")))
         elif isinstance(moment, str):
-            wait_for(process, lambda before=before: saved(tmp_path) > before and progress(tmp_path)["batch"] > 0)
+            wait_for(process, lambda before=before: saved(tmp_path) > before and read_progress(tmp_path)["batch"] > 0)
         else:
             for _ in range(int(moment)):
                 last, before = before, saved_after(process, tmp_path, before)
@@ -90,7 +80,7 @@ def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted
         finish(process)
         left = list(tmp_path.glob(".last.pt.*.part"))
         log.append(
-            (moment, {key: progress(tmp_path)[key] for key in ("epoch", "batch")}, "half-written" if left else "")
+            (moment, {key: read_progress(tmp_path)[key] for key in ("epoch", "batch")}, "half-written" if left else "")
         )
     print(*log, sep="\n")
     code, out, err = finish(train(tmp_path, "--resume", "auto"))
@@ -102,7 +92,7 @@ def test_killed_at_five_moments_a_run_ends_in_the_same_bits(train, uninterrupted
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_first(number, status, train, uninterrupted, tmp_path):
     process = train(tmp_path)
-    wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
+    wait_for_batch(process, tmp_path)
     os.killpg(process.pid, number)  # to the workers too, as Ctrl-C in a terminal
     code, out, err = finish(process)
     assert code == status
@@ -167,7 +157,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_state(train, uninterrupted
 
 def test_a_reader_that_is_killed_ends_the_run_in_one_line(train, tmp_path):
     process = train(tmp_path, "--epoch", "200")
-    wait_for(process, lambda: saved(tmp_path) > 0 and progress(tmp_path)["batch"] > 0)
+    wait_for_batch(process, tmp_path)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     for reader in children.stdout.split():
         os.kill(int(reader), signal.SIGKILL)

@@ -1,0 +1,26 @@
+"""Waits until a run in another process has got so far."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tests.forked import Started
+
+
+def wait_for(process: Started, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not happened():
+        assert time.monotonic() < deadline and process.poll() is None, "it never happened"
+        time.sleep(0.001)
+
+
+def read_progress(run: Path) -> dict:
+    """Where last.pt goes on."""
+    return torch.load(run / "last.pt", weights_only=True)["progress"]
+
+
+def wait_for_batch(process: Started, run: Path) -> None:
+    """Waits until last.pt is from the middle of an epoch."""
+    wait_for(process, lambda: (run / "last.pt").exists() and read_progress(run)["batch"] > 0)
