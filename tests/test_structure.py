@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -39,9 +40,10 @@ TOGETHER = {
 ALLOWED = {"run", "main", "parser", "build", "fill_band", "closeness_sum"}
 
 
-def modules(*folders: str) -> dict[str, ast.Module]:
-    """Dotted name -> syntax tree of every Python file in `folders`."""
-    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Dotted name -> syntax tree of every Python file of the package."""
+    paths = list((ROOT / "sam2unet").rglob("*.py"))
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     return {name: ast.parse(path.read_text()) for name, path in zip(names, paths, strict=True)}
 
@@ -65,8 +67,9 @@ def imports(module: str, tree: ast.Module, known: set[str], package: bool) -> se
     return found & known
 
 
+@cache
 def import_graph() -> dict[str, set[str]]:
-    trees = modules("sam2unet")
+    trees = modules()
     packages = {name for name in trees if (ROOT / name.replace(".", "/")).is_dir()}
     return {name: imports(name, tree, set(trees), name in packages) - {"sam2unet"} for name, tree in trees.items()}
 
@@ -90,7 +93,7 @@ def test_there_is_no_import_cycle():
 
 def test_a_name_has_one_meaning():
     homes = defaultdict(set)
-    for module, tree in modules("sam2unet").items():
+    for module, tree in modules().items():
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 homes[node.name].add(module)
