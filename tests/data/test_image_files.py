@@ -137,7 +137,7 @@ def test_long_names_go_through_a_prediction(maps_of, tmp_path):
 def test_an_argument_of_300_characters_is_the_error(flag, maps_of, tmp_path):
     save(tmp_path / "images/a.png", PIXELS)
     ended = maps_of(tmp_path / "images", tmp_path / "maps", flag, tmp_path / ("x" * 300))
-    assert ended.status == 2 and len(ended.err) == 1 and "File name too long" in ended.err[0]
+    assert ended.is_refusal("File name too long"), ended
 
 
 @pytest.fixture

@@ -318,7 +318,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(maps_of, photos, tmp_pat
         ended = maps_of(photos, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.status == 2 and len(ended.err) == 1 and "c.png: File too large" in ended.err[0]
+    assert ended.is_refusal("c.png: File too large"), ended
     assert {"a.png", "b.png"} <= files_in(tmp_path / "out") <= {"a.png", "b.png", "d.png"}
     assert all(grey(path).shape == (70, 90) for path in (tmp_path / "out").glob("*.png"))
 
@@ -379,7 +379,7 @@ def test_a_signal_leaves_whole_files(script, checkpoint, photos, tmp_path, numbe
 )
 def test_wrong_words_are_one_line(maps_of, photos, tmp_path, flags, words):
     ended = maps_of(photos, tmp_path / "out", *flags)
-    assert ended.status == 2 and len(ended.err) == 1 and words in ended.err[0]
+    assert ended.is_refusal(words), ended
     assert not (tmp_path / "out").exists()
 
 

@@ -356,7 +356,7 @@ def test_what_cannot_be_done_is_one_line_and_nothing_is_written(case, scored, li
         save(folder / "onto/boxes_prompt/m.png", np.asarray(Image.open(lists[0].masks[0])))
         write_test_list(tmp_path, [Pair(lists[0].image, folder / "onto/boxes_prompt/m.png")])
     ended = scored("out", *flags)
-    assert ended.status == 2 and len(ended.err) == 1 and words in ended.err[0], ended.err
+    assert ended.is_refusal(words), ended
     assert not (tmp_path / "out").exists()
 
 
@@ -368,7 +368,7 @@ def test_each_kind_of_model_says_what_it_takes(weights, checkpoint, test_py, tmp
         (checkpoint, ["--boxes_prompt", "False", "--seed", 0], "SAM2-UNet has no use for --boxes_prompt --seed"),
     ):
         ended = test_py("--checkpoint", path, "--save_path", tmp_path / "out", *flags)
-        assert ended.status == 2 and len(ended.err) == 1 and words in ended.err[0], ended.err
+        assert ended.is_refusal(words), ended
 
 
 def test_the_script_scores_a_file_of_sam(lists, script, tmp_path):

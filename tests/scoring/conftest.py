@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import Ended
+from tests.running import Ended
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_scripts_never_write_into_folders_of_the_user(line, words, run_py, tmp_p
     (tmp_path / "other/.sam2unet").write_text("something else")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     ended = run_py(f"scripts/{line.split()[0]}", *line.split()[1:])
-    assert ended.status == 2 and words in ended.err[0] and len(ended.err) == 1
+    assert ended.is_refusal(words), ended
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
