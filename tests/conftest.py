@@ -35,12 +35,13 @@ from tests.running import (  # noqa: F401
     two_processes,
 )
 
-# Few tests that take long: begun last, one process would still have them when the other has nothing left.
-LONG = [f"test_{name}.py" for name in ("processes", "tour", "reproduce", "scripts", "same_result", "resume")]
+# The files that take longest start first, so that both processes are busy until the end.
+NAMES = "contract docs graphs masks same_result processes resume tour reproduce scripts"
+LONG = [f"test_{name}.py" for name in NAMES.split()]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
