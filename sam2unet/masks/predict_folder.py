@@ -21,8 +21,8 @@ from ..data.reading import open_image, read_image, upright_size
 from ..errors import SomeFailed, UserError, print_line, shortlist, warn
 from ..families.load import Checkpoint
 from ..limits import check_numbers
+from ..runtime.cpu import describe_fast_linear, use_fast_linear
 from ..runtime.device import explain_map_memory, pick_device
-from ..runtime.linear_layers import describe_fast_linear, use_fast_linear
 from ..runtime.parallel import default_workers, prefetch
 from ..runtime.processes import Processes
 from ..runtime.signals import Signals

@@ -22,9 +22,9 @@ from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import check_size, find_family_of
 from ..limits import check_numbers, shorten
+from ..runtime.cpu import compute_in_parallel, use_fast_linear
 from ..runtime.device import autocast, check_output
-from ..runtime.linear_layers import use_fast_linear
-from ..runtime.parallel import batched, compute_in_parallel
+from ..runtime.parallel import batched
 from .cache import free_memory
 from .transforms import image_bytes, normalise_image
 

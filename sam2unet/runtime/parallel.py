@@ -1,4 +1,4 @@
-"""Threads that read files or compute, and batches."""
+"""Threads that read files, and batches."""
 
 import itertools
 import os
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -31,22 +30,6 @@ def batched(items: Iterable, count: int) -> Iterator[tuple]:
 def default_workers() -> int:
     """Returns the number of CPU cores, at most 8."""
     return min(8, os.cpu_count() or 1)
-
-
-def compute_in_parallel(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """Yields `function(item)` for each item, in order, and computes `count` items at the same time.
-
-    Until the last item, PyTorch divides its threads among them. Also the calling thread has only its share, so that no
-    more threads compute than there are cores.
-    """
-    threads = torch.get_num_threads()
-    share = max(1, threads // count)
-    torch.set_num_threads(share)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            yield from prefetch(pool, function, items, count)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def prefetch(

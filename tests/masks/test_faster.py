@@ -17,9 +17,9 @@ from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.predictor import PredictOptions, predict_grey
 from sam2unet.masks.transforms import image_bytes, normalise_image
-from sam2unet.runtime import linear_layers
+from sam2unet.runtime import cpu
+from sam2unet.runtime.cpu import OneDNNLinear
 from sam2unet.runtime.device import autocast, can_use_onednn, pick_half_type
-from sam2unet.runtime.linear_layers import OneDNNLinear
 from sam2unet.weights.formats import save_state
 
 CPU = torch.device("cpu")
@@ -201,9 +201,9 @@ def test_onednn_computes_the_linear_layers_of_a_model(model, photos):
 
 @pytest.mark.parametrize("gain, library", [(1.29, "MKL"), (1.3, "oneDNN")])
 def test_the_faster_library_is_used_and_named(gain, library, model, monkeypatch):
-    assert 0.1 < linear_layers.measure_onednn_gain() < 10
-    monkeypatch.setattr(linear_layers, "measure_onednn_gain", lambda: gain)
-    assert linear_layers.describe_fast_linear().startswith(f"linear layers by {library}: oneDNN is ")
+    assert 0.1 < cpu.measure_onednn_gain() < 10
+    monkeypatch.setattr(cpu, "measure_onednn_gain", lambda: gain)
+    assert cpu.describe_fast_linear().startswith(f"linear layers by {library}: oneDNN is ")
     predictor = build_predictor(copy.deepcopy(model), 64, PredictOptions())
     assert isinstance(predictor.linear_layers(), OneDNNLinear) == (library == "oneDNN")
     exact = build_predictor(copy.deepcopy(model), 64, PredictOptions(exact=True))

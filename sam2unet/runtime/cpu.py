@@ -1,18 +1,43 @@
-"""Linear layers in float32 on a CPU: PyTorch computes them with MKL, and oneDNN is faster on some processors."""
+"""How a CPU computes a model: several inputs at the same time, and linear layers with the faster library.
+
+PyTorch computes linear layers in float32 with MKL. On some processors, oneDNN is faster.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .parallel import prefetch
+
+T = TypeVar("T")
+R = TypeVar("R")
 MINIMUM_GAIN = 1.3  # oneDNN is used from this factor on. A smaller one could be chance, and then results would vary.
+
+
+def compute_in_parallel(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """Yields `function(item)` for each item, in order, and computes `count` items at the same time.
+
+    Until the last item, PyTorch divides its threads among them. Also the calling thread has only its share, so that no
+    more threads compute than there are cores.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // count)
+    torch.set_num_threads(share)
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(share,)) as pool:
+            yield from prefetch(pool, function, items, count)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
