@@ -161,8 +161,7 @@ def check_installation() -> None:
     """Warns if two installed packages share the module `cv2`, or if Pillow has a version that resizes differently."""
     packages = [name for name in ("opencv-contrib-python", "opencv-python", "opencv-python-headless") if version(name)]
     if len(packages) > 1:
-        warn(
-            f"{' and '.join(packages)} overwrite each other's cv2; uninstall all of them, then install the headless one"
-        )
+        names = " and ".join(packages)
+        warn(f"{names} overwrite each other's cv2; uninstall all of them, then install the headless one")
     if int(PIL.__version__.split(".")[0]) >= 13:
         warn('Pillow 13 resizes portraits differently, which changes the numbers; pip install "pillow<13"')

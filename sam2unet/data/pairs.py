@@ -75,8 +75,7 @@ def pair_all(
     if unpaired_images:
         raise UserError(
             f"{len(unpaired_images)} of {len(images)} images have no mask: {shortlist(unpaired_images)} "
-            f"(masks looked for in {mask_folder}; "
-            "a mask has its image's name, whatever the extension)"
+            f"(masks looked for in {mask_folder}; a mask has its image's name, whatever the extension)"
         )
     warn_unpaired_masks(unpaired_masks, image_folder, mask_folder)
     return pairs

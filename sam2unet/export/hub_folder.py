@@ -111,17 +111,11 @@ def write_folder(
         for flag in found.family.weight_flags
         if (file := weight_files.get(flag.flag))
     ]
-    card = CARD.format(
-        facts=front_matter(found.family.name, title, find_licence(found.shape), results, columns),
-        title=title,
-        paper=found.family.paper[0],
-        number=found.family.paper[1],
-        purpose=text.purpose,
-        use=text.use.format(size=config["size"]),
-        size=config["size"],
-        scores=format_scores(results, columns),
-        origin="\n".join(origin),
-    )
+    (paper, number), size = found.family.paper, config["size"]
+    facts = front_matter(found.family.name, title, find_licence(found.shape), results, columns)
+    texts = {"facts": facts, "title": title, "purpose": text.purpose, "paper": paper, "number": number, "size": size}
+    texts |= {"use": text.use.format(size=size), "scores": format_scores(results, columns), "origin": "\n".join(origin)}
+    card = CARD.format(**texts)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", "README.md": card.encode()}
     contents[WEIGHTS] = safetensors.torch.save(state, {"format": "pt"})  # readers of the hub require this format

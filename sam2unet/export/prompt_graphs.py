@@ -1,8 +1,6 @@
 """The two parts of a model for prompts, as in the released ONNX files: an image encoder and a decoder.
 
-The decoder takes every prompt as points.
-
-S side of the image, g of its embedding, N points, M masks.
+The decoder takes every prompt as points. Letters: S side of the image, g of its embedding, N points, M masks.
 """
 
 from dataclasses import dataclass

@@ -105,10 +105,8 @@ def get_network_shape(family: Family, recipe: Recipe) -> NetworkShape:
 
 def check_network_options(family: Family, shape: NetworkShape, weight_paths: WeightPaths) -> None:
     """Raises UserError for a value or a weight file that the model does not take, and for a side that does not fit."""
-    for known, names in (
-        (family.options, shape.to_dict()),
-        ([source.flag for source in family.weight_flags], weight_paths),
-    ):
+    flags = [source.flag for source in family.weight_flags]
+    for known, names in ((family.options, shape.to_dict()), (flags, weight_paths)):
         for option in names:
             if option not in known:
                 raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
@@ -187,9 +185,8 @@ def save_checkpoint(
 def list_saved_names(family: Family, model: nn.Module, weight_files: WeightFiles) -> list[str]:
     """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts."""
     parts = family.parts(model)
-    frozen = {
-        id(p) for s in family.weight_flags if s.flag in weight_files for p in parts[s.part] if not p.requires_grad
-    }
+    in_files = [p for flag in family.weight_flags if flag.flag in weight_files for p in parts[flag.part]]
+    frozen = {id(p) for p in in_files if not p.requires_grad}
     left_out = {name for name, p in model.named_parameters() if id(p) in frozen}
     return [name for name in model.state_dict() if name not in left_out]
 

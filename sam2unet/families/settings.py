@@ -1,11 +1,7 @@
 """Finds the settings that a model was trained with: input side, colour order, mask prompts and more.
 
-They are a `Recipe`. It is taken from the first of these places that has one:
-
-1. the metadata of a .safetensors file
-2. recipe.yaml beside the checkpoint
-3. config.json of a folder for the Hugging Face hub
-4. the released recipe of the model
+They are a `Recipe`, from the first of these places that has one: the metadata of a .safetensors file, recipe.yaml
+beside the checkpoint, config.json of a folder for the Hugging Face hub, the released recipe of the model.
 """
 
 from __future__ import annotations

@@ -24,11 +24,9 @@ class AdaptedBlock(nn.Module):
 def add_adapters(trunk: Hiera, std: float | None = None) -> Hiera:
     """Freezes `trunk` and puts an adapter before each of its blocks. Changes `trunk` in place and returns it.
 
-    In the state dict, `blocks.N.` becomes `blocks.N.block.`.
-
-    Args:
-        std: the standard deviation of the adapters' initial weights; their biases are then zero. None keeps PyTorch's
-            default initialisation. The released SAM2-UNet uses the default, SAM2-UNeXT 0.02.
+    In the state dict, `blocks.N.` becomes `blocks.N.block.`. `std` is the standard deviation of the adapters' initial
+    weights; their biases are then zero. None keeps PyTorch's default initialisation. The released SAM2-UNet uses the
+    default, SAM2-UNeXT 0.02.
     """
     trunk.requires_grad_(False)
     trunk.blocks = nn.ModuleList(AdaptedBlock(block) for block in trunk.blocks)

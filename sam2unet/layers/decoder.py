@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 
 class ConvBN(nn.Module):
-    """A convolution without bias, then BatchNorm: (B, channels_in, h, w) -> (B, channels_out, h, w).
-
-    There is no activation, as in the released code.
-    """
+    """A convolution without bias, then BatchNorm, without activation as released: (B, C, h, w) -> (B, C', h, w)."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int], dilation: int = 1):
         super().__init__()
@@ -49,10 +46,7 @@ class RFB(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """Two times a 3x3 convolution, BatchNorm and ReLU: (B, channels_in, h, w) -> (B, channels_out, h, w).
-
-    The first convolution halves the number of channels.
-    """
+    """Two times a 3x3 convolution, BatchNorm and ReLU: (B, C, h, w) -> (B, C', h, w). The first one halves C."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()

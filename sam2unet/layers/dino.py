@@ -44,13 +44,9 @@ def resize_dino_positions(weights: Mapping[str, Tensor], grid: int) -> dict[str,
 
 
 class Dino(nn.Module):
-    """A frozen vision transformer that returns its last feature map.
+    """A frozen vision transformer that returns its last feature map, (B, channels, grid, grid).
 
     The last norm is left out, because SAM2-UNeXT uses the features before it.
-
-    Attributes:
-        channels: the number of channels of the feature map.
-        grid: the side of the feature map, in patches.
     """
 
     def __init__(self, size: str):

@@ -1,9 +1,8 @@
 """SAM's mask decoder (arXiv 2304.02643, appendix A), as SAM-Med2D uses it.
 
-The attributes and the arguments of `MaskDecoder` have the names of the released code and checkpoints.
-
-Letters: B prompts, T tokens, g side of the image embedding, P = g * g its cells, C channels, M masks per prompt.
-Tokens are (B, T, C). The cells of the image embedding are (B, P, C).
+The attributes and the arguments of `MaskDecoder` have the names of the released code and checkpoints. Letters: B
+prompts, T tokens, g side of the image embedding, P = g * g its cells, C channels, M masks per prompt. Tokens are (B, T,
+C). The cells of the image embedding are (B, P, C).
 """
 
 import torch

@@ -1,9 +1,7 @@
 """SAM's prompt encoder (arXiv 2304.02643, appendix A): turns points, boxes and masks into embeddings.
 
-The attributes have the names of the released checkpoints.
-
-Coordinates are (x, y), in pixels of the square image that the image encoder takes.
-Letters: B prompts, N points per prompt, g side of the image embedding.
+The attributes have the names of the released checkpoints. Coordinates are (x, y), in pixels of the square image that
+the image encoder takes. Letters: B prompts, N points per prompt, g side of the image embedding.
 """
 
 import math
@@ -15,12 +13,7 @@ from .sam_vit import WIDTH, LayerNorm2d
 
 
 class PromptEncoder(nn.Module):
-    """Turns prompts into sparse embeddings (points and boxes) and a dense one (masks).
-
-    Args:
-        side: the side of the image in pixels.
-        grid: g, the side of the image embedding.
-    """
+    """Turns prompts into sparse embeddings (points and boxes) and a dense one (masks), for images of `side` pixels."""
 
     def __init__(self, side: int, grid: int):
         super().__init__()

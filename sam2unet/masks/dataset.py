@@ -79,7 +79,6 @@ class MaskFolder(Dataset):
                 skipped.append(str(e))
         if not read:
             names = [self.pairs[draw.index].image.name for draw in draws]
-            raise UserError(
-                f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]}); is the disk still there?"
-            )
+            text = f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]})"
+            raise UserError(f"{text}; is the disk still there?")
         return MaskBatch(*map(torch.stack, zip(*read, strict=True)), tuple(skipped))

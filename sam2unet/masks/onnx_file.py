@@ -102,13 +102,9 @@ def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvide
 
 def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, options: PredictOptions) -> Predictor:
     """Returns a predictor for an ONNX file. UserError for options that an exported file does not have."""
-    requested = {
-        "--amp": options.amp != "off",
-        "--compile": options.compile,
-        "--exact": options.exact,
-        "--fast": options.fold,
-        "--tta scale": options.averaging.scales != (1.0,),
-    } | {f"--{flag}": True for flag in weight_paths}
+    requested = {"--amp": options.amp != "off", "--compile": options.compile, "--exact": options.exact}
+    requested |= {"--fast": options.fold, "--tta scale": options.averaging.scales != (1.0,)}
+    requested |= {f"--{flag}": True for flag in weight_paths}
     if wrong := [flag for flag, is_on in requested.items() if is_on]:
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)

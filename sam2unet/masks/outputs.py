@@ -73,10 +73,8 @@ def write_outputs(
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
-    Args:
-        grey: uint8 (height, width), from `to_grey_map`.
-        photo: for overlay and contours. It is read again, because photographs that wait would fill the memory.
-        probability: float (height, width), for the folder `prob`.
+    `grey` is uint8 (height, width), from `to_grey_map`, and `probability` float (height, width), for the folder `prob`.
+    `photo` is read again for overlay and contours, because photographs that wait would fill the memory.
     """
     paths = outputs.paths(folder, name)
     grey = remove_small_parts(grey, outputs.components)

@@ -191,9 +191,8 @@ def find_jobs(files: PredictFiles) -> list[MapJob]:
     inputs = find_inputs(files.source, files.recursive)
     if files.masks is None:
         return [MapJob(item, None) for item in inputs]
-    images, masks = (
-        {item.name: item.path for item in items} for items in (inputs, find_inputs(files.masks, files.recursive))
-    )
+    both = (inputs, find_inputs(files.masks, files.recursive))
+    images, masks = ({item.name: item.path for item in items} for items in both)
     pairs = pair_all(images, masks, files.source, files.masks)
     return [MapJob(item, read_size(pair.mask)) for item, pair in zip(inputs, pairs, strict=True)]
 

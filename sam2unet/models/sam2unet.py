@@ -8,10 +8,7 @@ from ..layers.hiera import Hiera
 class SAM2UNet(nn.Module):
     """Hiera with adapters, one receptive-field block per stage, and a U-shaped decoder (arXiv 2408.08870, section 3).
 
-    Freezes `trunk`. The attributes have the names of the released checkpoints.
-
-    Args:
-        width: channels of the decoder.
+    Freezes `trunk`. The decoder has `width` channels. The attributes have the names of the released checkpoints.
     """
 
     def __init__(self, trunk: Hiera, width: int = 64):

@@ -10,10 +10,7 @@ from ..layers.hiera import Hiera
 class SAM2UNeXT(nn.Module):
     """Hiera with adapters, a frozen DINO that is fused with it at each stage, and a decoder (arXiv 2508.03566).
 
-    Freezes `trunk`. The attributes have the names of the released checkpoints.
-
-    Args:
-        width: channels of the decoder.
+    Freezes `trunk`. The decoder has `width` channels. The attributes have the names of the released checkpoints.
     """
 
     def __init__(self, trunk: Hiera, dino: Dino, width: int = 128):

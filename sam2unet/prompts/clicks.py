@@ -1,9 +1,7 @@
 """Simulated prompts of a user: points in a mask, clicks where a prediction is wrong, boxes with random errors.
 
 Coordinates are (x, y), in pixels of the square image that the model takes. All random numbers come from the given CPU
-generator, so a run draws the same prompts on any device.
-
-Letters: M masks, S side of the square, N points per mask.
+generator, so a run draws the same prompts on any device. Letters: M masks, S side of the square, N points per mask.
 """
 
 from __future__ import annotations
@@ -69,13 +67,9 @@ def draw_first_points(masks: Tensor, count: int, generator: torch.Generator) -> 
 
 
 def draw_error_points(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
-    """Draws the clicks of the next round: `count` wrong pixels per mask, labelled with the truth.
+    """Draws `count` clicks per mask where logits (M, 1, S, S) are wrong, labelled with the truth in `labels`, 0 or 1.
 
     If no pixel of a mask is wrong, its points have the label -1: "no point" to the prompt encoder.
-
-    Args:
-        logits: (M, 1, S, S), the predicted mask before the sigmoid.
-        labels: (M, 1, S, S), the true mask, 0 or 1.
     """
     truth = labels[:, 0] > 0.5
     wrong = (logits[:, 0].float().sigmoid() > 0.5) != truth

@@ -141,14 +141,10 @@ class Framing:
 
 
 def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
-    """Reads the mask of one object -> bool (height, width), rotated upright.
+    """Reads the mask of one object -> bool (height, width), rotated upright. UserError if it is not a mask.
 
-    Raises UserError if the file cannot be read, or its values are not those of a mask.
-
-    Args:
-        threshold: which values are foreground. None: the values are 0/1 or 0/255. Values between are then background,
-            because the released training truncates soft edges to 0.
-        strict: without `threshold`, refuse values between 0 and 255, as the released test does.
+    Without `threshold`, a rule for the foreground, the values are 0/1 or 0/255. Values between are then background,
+    because the released training truncates soft edges to 0. `strict` refuses them, as the released test does.
     """
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0

@@ -107,12 +107,9 @@ class Prompter:
         if self.frame is None:
             raise UserError("no image is set; call set_image first")
         side = 4 * self.model.image_encoder.grid
-        prompts = {
-            "points": self.to_batch("points", points, (-1, 2)),
-            "labels": self.to_batch("labels", labels, (-1,)),
-            "box": self.to_batch("box", box, (4,)),
-            "mask": self.to_batch("mask", mask, (1, side, side)),
-        }
+        shapes = {"points": (-1, 2), "labels": (-1,), "box": (4,), "mask": (1, side, side)}
+        values = zip(shapes, (points, labels, box, mask), strict=True)
+        prompts = {name: self.to_batch(name, value, shapes[name]) for name, value in values}
         count = check_prompts(prompts)
         to_square = self.frame.to_square
         clicks = None if points is None else (to_square(prompts["points"]), prompts["labels"])

@@ -1,9 +1,8 @@
 """The click loop: the model answers a prompt, and clicks and its own answer correct it (arXiv 2308.16184, section 3.3).
 
 Training and test run `run_rounds`. On the demo page, the visitor makes the clicks, and `RoundPrompt.correct` makes the
-next prompt from them. Training replaces the clicks of the earlier rounds. Test and demo page keep them.
-
-Letters: M masks, N points per mask, S side of the square, g side of the image embedding.
+next prompt from them. Training replaces the clicks of the earlier rounds. Test and demo page keep them. Letters: M
+masks, N points per mask, S side of the square, g side of the image embedding.
 """
 
 from __future__ import annotations

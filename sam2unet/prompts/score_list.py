@@ -73,18 +73,14 @@ def run(
 ) -> None:
     """Tests a model, prints a table with one line for each prompt mode, and writes the results.
 
-    Under torchrun, each process takes a part of the images.
+    Under torchrun, each process takes a part of the images. Raises UserError if the test cannot run, SomeFailed if
+    masks were left out, and Stopped if a signal stopped the test.
 
     Args:
         recipe: values that replace those of the training recipe.
         size: side of the square. None: the side of the checkpoint. Position tables are resized.
         adapters: False leaves out the adapters of the checkpoint.
         batch_size: number of masks that are decoded together. None: 16.
-
-    Raises:
-        UserError: the test cannot start or cannot continue.
-        SomeFailed: masks were left out.
-        Stopped: a signal stopped the test.
     """
     batch_size = 16 if batch_size is None else batch_size
     check_numbers({"batch_size": batch_size})

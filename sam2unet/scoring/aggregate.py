@@ -54,13 +54,9 @@ def to_curves(scores: ImageScores | MirrorScores) -> dict[str, np.ndarray]:
 
 
 def average_scores(per_image: Mapping[str, np.ndarray], mean_curves: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the numbers of the table in the order of `METRICS`.
+    """Returns the numbers of the table in the order of `METRICS`, from (N,) scores of images and (256,) mean curves.
 
-    A mean leaves out the images where the metric is not defined. A maximum is that of a mean curve.
-
-    Args:
-        per_image: metric key -> (N,), NaN where the metric is not defined.
-        mean_curves: name -> (256,), averaged over images.
+    A mean leaves out the images where the metric is not defined, NaN. A maximum is that of a mean curve.
     """
     numbers = {key: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for key, v in per_image.items()}
     for name in ("E", "F", "F1"):

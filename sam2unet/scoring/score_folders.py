@@ -38,14 +38,10 @@ class Entry:
 def score_entries(
     entries: Sequence[Entry], how: ScoreOptions, missing: str = "error", workers: int | None = None
 ) -> list[MethodResult]:
-    """Returns the scores of each entry, in order.
+    """Returns the scores of each entry, in order. `workers` is the number of processes; None or 0: one for each core.
 
-    Args:
-        missing: what to do with a mask without prediction: `error`, score a black map (`zero`), leave it out (`skip`).
-        workers: the number of processes; None or 0 means one for each core.
-
-    Raises:
-        UserError: names do not match (before the first file is opened), or files cannot be scored.
+    A mask without prediction is an error, or counts as a black map (`zero`), or is left out (`skip`). Raises UserError
+    if names do not match, before the first file is opened, or if files cannot be scored.
     """
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; it must be 0 or more")

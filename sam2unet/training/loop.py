@@ -25,8 +25,6 @@ from .state import get_random_state, set_random_state, write_run_state
 from .trainer import Trainer
 
 LOG_EVERY = 20  # updates between lines of metrics.jsonl
-
-
 Batch = MaskBatch | PromptBatch
 
 

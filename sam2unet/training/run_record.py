@@ -32,12 +32,10 @@ def build_run_record(
 
     `facts` are those of `PreparedRun`. `weights` has the SHA-256 of each file that the training starts from.
     """
+    inputs = {"arguments": dict(arguments), "recipe": facts["recipe"], "weights": dict(weights), "data": facts["data"]}
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "arguments": dict(arguments),
-        "recipe": facts["recipe"],
-        "weights": dict(weights),
-        "data": facts["data"],
+        **inputs,
         "validation": facts["validation_set"] or None,
         "device": describe_device(device) | {"processes": world},
         "versions": versions(PACKAGES),

@@ -21,12 +21,7 @@ TrainingStep = Callable[[nn.Module, Batch, Recipe], Iterator[dict[str, Tensor]]]
 
 
 class Trainer:
-    """Trains a model.
-
-    Attributes:
-        steps: number of optimizer steps that were taken.
-        average: the exponential moving average of the trained weights by name; empty without `recipe.ema`.
-    """
+    """Trains a model. `average` is the moving average of the trained weights by name, empty without `recipe.ema`."""
 
     def __init__(
         self,
@@ -53,7 +48,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if recipe.ema else {}
         self.guard = FiniteGuard(late=device.type == "cuda")
-        self.steps = 0
+        self.steps = 0  # optimizer steps that were taken
 
     def update(
         self,
@@ -62,16 +57,11 @@ class Trainer:
         names: Sequence[list[str]] | None = None,
         epoch: int = 1,
     ) -> list[list[dict[str, Tensor]]]:
-        """Trains on batches whose gradients are added up.
+        """Trains on batches on the device. Their gradients are added up, each loss times its share.
 
         Takes one optimizer step per scale and per set of losses that the task's step yields. Returns for each optimizer
         step the losses of every batch, detached; `total` is the sum of the others. Raises UserError if a loss is not
-        finite, before the optimizer step.
-
-        Args:
-            batches: on the device.
-            shares: weight of each batch's loss in the sum.
-            names, epoch: file names of each batch and the epoch, for the error message.
+        finite, before the optimizer step. The message has the file names of the batch and the epoch.
         """
         history = []
         for scale in self.scales:

@@ -219,11 +219,10 @@ def read_trainable(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from e
     if facts.get("format") != TRAINABLE_FORMAT:
         return state, {}
-    if facts.get("version") == "1":  # had only the file of the trunk
+    if (version := facts.get("version")) == "1":  # had only the file of the trunk
         facts |= {new: facts[old] for old, new in (("base", "hiera"), ("base_sha256", "hiera_sha256")) if old in facts}
-    elif facts.get("version") != TRAINABLE_VERSION:
+    elif version != TRAINABLE_VERSION:
         raise UserError(
-            f"{path} has version {facts.get('version')} of the format; this package reads {TRAINABLE_VERSION}; "
-            "update it"
+            f"{path} has version {version} of the format; this package reads {TRAINABLE_VERSION}; update it"
         )
     return state, facts

@@ -11,16 +11,11 @@ from ..errors import UserError
 from .formats import read_state_dict, to_float32
 from .weight_files import WeightFile
 
+TRAINED = "--checkpoint of test.py or --init_from of train.py"
 # A name that only this kind of file has -> a description of the file, and the flag that takes it.
 KNOWN_FILES = {
-    "encoder.blocks.0.prompt_learn.0.weight": (
-        "a SAM2-UNet checkpoint",
-        "--checkpoint of test.py or --init_from of train.py",
-    ),
-    "sam.blocks.0.prompt_learn.0.weight": (
-        "a SAM2-UNeXT checkpoint",
-        "--checkpoint of test.py or --init_from of train.py",
-    ),
+    "encoder.blocks.0.prompt_learn.0.weight": ("a SAM2-UNet checkpoint", TRAINED),
+    "sam.blocks.0.prompt_learn.0.weight": ("a SAM2-UNeXT checkpoint", TRAINED),
     "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
     "mask_decoder.iou_token.weight": (
         "a checkpoint of SAM or SAM-Med2D",

@@ -52,13 +52,9 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             drawings = [draw_thumbnail(item.load("view_photo"), item.load("view_map0")) for item in visit.items]
             names = [item.name + (" ✓" if item.has_mask else "") for item in visit.items]
             thumbs = list(zip(drawings, names, strict=True))
-            return {
-                session: visit,
-                index: position,
-                results: gr.update(visible=bool(visit.items)),
-                pictures: panel_html(visit, position, cut, strength),
-                gallery: gr.update(value=thumbs, selected_index=position, visible=len(thumbs) > 1),
-            }
+            shown = gr.update(value=thumbs, selected_index=position, visible=len(thumbs) > 1)
+            changes = {session: visit, index: position, results: gr.update(visible=bool(visit.items)), gallery: shown}
+            return changes | {pictures: panel_html(visit, position, cut, strength)}
 
         def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
             visit = start(visit)

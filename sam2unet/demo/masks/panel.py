@@ -74,10 +74,8 @@ def scores_html(session: Session, item: SessionItem) -> str:
     groups = [rows_html(item.name, names, item.scores)]
     if count > 1:
         groups.append(rows_html(f"mean of {count} images", names, means))
-    return (
-        '<div class="numbers"><table><thead><tr><th></th><th></th>'
-        f"{heads}</tr></thead><tbody>{''.join(groups)}</tbody></table></div>"
-    )
+    table = f"<thead><tr><th></th><th></th>{heads}</tr></thead><tbody>{''.join(groups)}</tbody>"
+    return f'<div class="numbers"><table>{table}</table></div>'
 
 
 def rows_html(title: str, names: Sequence[str], scores: Sequence[dict[str, float]]) -> str:

@@ -54,15 +54,10 @@ def build_prompt_page(bench: PromptBench, examples: Sequence[Example] = ()) -> g
 
         def view(visit: PromptSession) -> dict:
             has_objects, has_selection = bool(visit.state.objects), visit.selected is not None
-            return {
-                session: visit,
-                picture: picture_html(visit),
-                object_list: object_list_html(visit),
-                undo: gr.update(interactive=bool(visit.past)),
-                new: gr.update(interactive=has_selection),
-                delete: gr.update(interactive=has_selection),
-                **{button: gr.update(interactive=has_objects) for button in (clear, labels, masks)},
-            }
+            buttons = {undo: bool(visit.past), new: has_selection, delete: has_selection}
+            buttons |= dict.fromkeys((clear, labels, masks), has_objects)
+            updates = {button: gr.update(interactive=is_active) for button, is_active in buttons.items()}
+            return {session: visit, picture: picture_html(visit), object_list: object_list_html(visit)} | updates
 
         def update(visit: PromptSession, work: Callable[[], str | None], reset_label: bool = False) -> dict:
             """Runs `work`, then shows the visit, or the error. `reset_label`: the next click marks foreground."""

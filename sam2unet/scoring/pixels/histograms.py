@@ -15,8 +15,8 @@ EXACT_IN_FLOAT32 = 2**24
 def reuse_freed_memory() -> None:
     """Makes glibc keep freed memory for later arrays. Call it once per process.
 
-    glibc returns large freed blocks to the system and then has to fetch their pages again. This takes a tenth of the
-    time of an image. After one large block was freed, glibc keeps blocks up to that size.
+    glibc returns large freed blocks to the system and fetches their pages again, which takes a tenth of the time of an
+    image. After one large block was freed, glibc keeps blocks up to that size.
     """
     np.empty(31 * 2**20, np.uint8)
 
@@ -24,9 +24,7 @@ def reuse_freed_memory() -> None:
 def check_arrays(pred: ndarray, mask: ndarray, foreground: ndarray) -> tuple[ndarray, ndarray]:
     """Returns map and `foreground` as C-ordered (H, W) uint8; the foreground is 0 or 255.
 
-    Raises:
-        ValueError: the shapes are not (H, W), differ, or are empty.
-        TypeError: the map is not uint8, or the mask is neither uint8 nor bool.
+    Raises ValueError if the shapes are not (H, W), differ, or are empty, and TypeError for other types than uint8.
     """
     if pred.ndim != 2 or pred.shape != mask.shape or not pred.size:
         raise ValueError(f"map {pred.shape} and mask {mask.shape} should be (H, W), of one size, not empty")

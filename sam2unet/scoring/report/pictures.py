@@ -54,24 +54,17 @@ def make_thumbnails(row: Row, max_bytes: int, mask_threshold: ForegroundRule) ->
     side = min(LARGEST, int((34 * max_bytes) ** 0.5))  # at this side, most files fit with a quality of 80 %
     mask = read_mask(row.mask, mask_threshold)
     small = shrink(mask, side)
-    maps, errors = [], []
-    for path in row.predictions:
-        if path is None:
-            maps.append(None)
-            errors.append(None)
-            continue
-        grey, predicted = read_map(path, mask.size)
-        maps.append(encode_webp(shrink(grey, side), max_bytes))
-        error = draw_errors(predicted, np.asarray(mask) > FOREGROUND)
-        errors.append(encode_webp(shrink(error, side), max_bytes, flat=True))
+    maps, errors = [None] * len(row.predictions), [None] * len(row.predictions)
+    for i, path in enumerate(row.predictions):
+        if path is not None:
+            grey, predicted = read_map(path, mask.size)
+            error = draw_errors(predicted, np.asarray(mask) > FOREGROUND)
+            maps[i] = encode_webp(shrink(grey, side), max_bytes)
+            errors[i] = encode_webp(shrink(error, side), max_bytes, flat=True)
     photograph = row.photograph and shrink(read_image(row.photograph), side)
-    return {
-        "size": small.size,
-        "photograph": photograph and encode_webp(photograph, PHOTOGRAPH * max_bytes),
-        "mask": encode_webp(small, max_bytes, flat=True),
-        "maps": maps,
-        "errors": errors,
-    }
+    photograph = photograph and encode_webp(photograph, PHOTOGRAPH * max_bytes)
+    pictures = {"mask": encode_webp(small, max_bytes, flat=True), "maps": maps, "errors": errors}
+    return {"size": small.size, "photograph": photograph} | pictures
 
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
