@@ -21,7 +21,7 @@ from torchvision import transforms
 from sam2unet.data.batches import Draw
 from sam2unet.data.pairs import Pair
 from sam2unet.data.reading import read_image, read_mask
-from sam2unet.layers.hiera import WindowAttention, cut_windows, join_windows, max_pool
+from sam2unet.layers.windows import WindowAttention, cut_windows, join_windows, max_pool
 from sam2unet.losses import structure_loss
 from sam2unet.models.sam2unext import SAM2UNeXT
 

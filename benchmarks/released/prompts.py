@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam2unet.layers.hiera import cut_windows, join_windows
 from sam2unet.layers.sam_mask import Attention, split_heads
 from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, RelativePositionAttention
+from sam2unet.layers.windows import cut_windows, join_windows
 from sam2unet.losses import prompt_losses
 from sam2unet.models.sam_med2d import SAMMed2D, resize_logits, select_best
 from sam2unet.prompts.clicks import find_box

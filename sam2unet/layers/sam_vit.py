@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .hiera import cut_windows, join_windows
+from .windows import cut_windows, join_windows
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
 SIZES = {

@@ -10,9 +10,9 @@ from torch import nn
 from sam2unet.errors import UserError
 from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.shape import NetworkShape
-from sam2unet.layers.hiera import cut_windows
 from sam2unet.layers.sam_prompt import PromptEncoder
 from sam2unet.layers.sam_vit import SIZES, LayerNorm2d, RelativePositionAttention, SamViT
+from sam2unet.layers.windows import cut_windows
 from sam2unet.losses import dice_loss, focal_loss, prompt_losses, quality_loss
 from sam2unet.models.sam_med2d import resize_logits, select_best
 from sam2unet.prompts.framing import Frame
