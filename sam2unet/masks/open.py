@@ -13,6 +13,7 @@ from ..errors import UserError, print_line
 from ..families.load import Checkpoint, open_model, read_checkpoint
 from ..families.settings import find_recipe
 from ..families.table import check_size
+from ..layers.windows import use_padded_windows_
 from ..runtime.device import can_compile, pick_half_type
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .faster import cache_positions_, can_pack, fold_, halve_, pack_, pad_batches
@@ -51,6 +52,8 @@ def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Pre
     predictor = Predictor.from_model(
         model, size, options.exact, amp=options.amp, averaging=options.averaging, tile=options.tile
     )
+    if options.exact:
+        use_padded_windows_(model)
     if options.fold:
         fold_(model)
     if options.amp != "off":
