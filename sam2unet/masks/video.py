@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -79,6 +78,7 @@ def predict_video(
 @contextmanager
 def open_video(source: Path) -> Iterator[object]:
     """Opens a video with imageio. An error inside becomes a UserError."""
+    iio = import_extra("imageio.v3", "videos need imageio: pip install imageio")
     av = import_extra("av", "videos need PyAV: pip install av (or pip install -e '.[video]')")
     try:
         with iio.imopen(source, "r", plugin="pyav") as video:
