@@ -8,29 +8,33 @@ kernels and the number of processes.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from benchmarks import harness
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_mask
 from sam2unet.errors import UserError
-from sam2unet.runtime.versions import read_cpu_name, version
+from sam2unet.runtime.versions import version
+from sam2unet.scoring.pixels import kernels, weighted_f
 from sam2unet.scoring.score_folders import pool_map
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
 
 CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
+ROWS = (
+    "released",
+    *(f"{name} {n}" for name in ("numpy", "numba") if name != "numba" or version(name) for n in (1, CORES)),
+)
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -39,22 +43,18 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--sizes", nargs="+", default=["737x984", "300x400"], metavar="HxW")
     p.add_argument("--pairs", type=int, default=60, help="number of pairs; default: 60")
     p.add_argument("--rounds", type=int, default=3, help="default: 3")
+    p.set_defaults(rows=ROWS)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> Iterator[str]:
     sizes = [parse_size(text) for text in args.sizes]
-    print(f"{read_cpu_name()}, {CORES} cores; {harness.describe_versions(PACKAGES)}")
+    yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
     with tempfile.TemporaryDirectory() as folder:
         for text, size in zip(args.sizes, sizes, strict=True):
             write_resized_pairs(args.pred_path, args.gt_path, Path(folder, text), size, args.pairs)
-            measure = partial(
-                harness.measure_in_turns, rounds=args.rounds, measure=partial(measure_scoring, Path(folder, text))
-            )
-            with hide_numba(Path(folder)):
-                best = measure(["released", "numpy 1", f"numpy {CORES}"])
-            if version("numba"):
-                best |= measure(["numba 1", f"numba {CORES}"])
-            print(f"\n{harness.format_speeds(f'images/s at {text}', best)}", flush=True)
+            title, measure = f"images/s at {text}", partial(measure_scoring, Path(folder, text))
+            columns = {title: ("rate", "#.3g"), "ratio": ("rate", "ratio")}
+            yield "\n" + harness.measure_rows(args, f"evaluation: {title}", measure, columns)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -79,27 +79,21 @@ def write_resized_pairs(maps: Path, masks: Path, folder: Path, size: tuple[int, 
             cv2.imwrite(str(folder / kind / f"{pair.mask.stem}.png"), resized)
 
 
-@contextmanager
-def hide_numba(folder: Path) -> Iterator[None]:
-    """A context in which new processes cannot import numba."""
-    (folder / "numba.py").write_text("raise ImportError\n")
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def measure_scoring(folder: Path, row: str) -> harness.Measurement:
+def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness.Measurement:
     """`row` is `released`, or the kernels and the number of processes, for example `numpy 2`."""
-    _, *workers = row.split()
+    library, *workers = row.split()
+    multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
+    if library == "numpy":
+        weighted_f.kernels = kernels
     score, count = (score_job, int(workers[0])) if workers else (build_released_scorer(), 1)
     jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in match(folder / "maps", folder / "masks")]
     score(jobs[0])
-    start = time.perf_counter()
-    with pool_map(count) as map_jobs:
-        list(map_jobs(score, jobs))
-    return {"rate": len(jobs) / (time.perf_counter() - start)}
+
+    def score_all() -> None:
+        with pool_map(count) as map_jobs:
+            list(map_jobs(score, jobs))
+
+    return {"rate": len(jobs) / harness.time_call(score_all, torch.device("cpu"))[0]}
 
 
 def build_released_scorer() -> Callable[[ScoreJob], None]:
@@ -113,13 +107,12 @@ def build_released_scorer() -> Callable[[ScoreJob], None]:
         dict(with_adaptive=False, with_dynamic=False, with_binary=True),
         dict(with_adaptive=False, with_dynamic=False, with_binary=True, sample_based=False),
     )
-    handlers = {}
+    handlers = []
     for setting in settings:
-        group = [library.FmeasureHandler(**setting, beta=beta) for beta in (0.3, 1)]
-        group += [getattr(library, f"{kind}Handler")(**setting) for kind in kinds]
-        handlers |= {f"{len(handlers) + i}": handler for i, handler in enumerate(group)}
+        handlers += [library.FmeasureHandler(**setting, beta=beta) for beta in (0.3, 1)]
+        handlers += [getattr(library, f"{kind}Handler")(**setting) for kind in kinds]
     metrics = [library.Fmeasure(), library.WeightedFmeasure(), library.Smeasure(), library.Emeasure(), library.MAE()]
-    metrics.append(library.FmeasureV2(handlers))
+    metrics.append(library.FmeasureV2({str(number): handler for number, handler in enumerate(handlers)}))
 
     def score(job: ScoreJob) -> None:
         mask, prediction = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (job.mask, job.prediction))

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import harness
 from benchmarks.__main__ import parser, run
+from benchmarks.harness import prepare_process
 from benchmarks.released import prompts as released
 from sam2unet.errors import UserError
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, write_train_list
+from tests.benchmarks.here import Here
 from tests.conftest import save, tiny_sam_med2d
 
 
@@ -70,16 +71,30 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
     batch = tuple(part.double() for part in released.read_item(items[0], 64, 3, rng))
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
     with released.released_order(small):
-        loss = released.train_on_batch(small, released.build_released_adam(small, 1e-3), batch, 8, rng)
+        loss = released.train_on_batch(small, torch.optim.Adam(small.parameters(), lr=1e-3), batch, 8, rng)
     moved = {name.split(".")[0] for name, p in small.named_parameters() if not torch.equal(p, before[name])}
     assert loss > 0 and moved == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert torch.equal(small.image_encoder.blocks[0].mlp.lin1.weight, before["image_encoder.blocks.0.mlp.lin1.weight"])
 
 
-def test_a_row_that_there_is_not_is_refused_and_ratios_are_speeds(tmp_path):
-    with pytest.raises(UserError, match="^no row quick; there are released, ours"):
+def test_the_tables_have_speeds_as_ratios(lists, tmp_path, capsys):
+    with pytest.raises(UserError, match="^no row quick; there are released, and ours"):
         run(parser().parse_args(["prompts", "--data_path", str(tmp_path), "--rows", "quick"]))
-    text = harness.format_speeds("click, ms", {"released": {"rate": 50.0}, "ours": {"rate": 100.0}}, 1e3)
-    assert text.splitlines()[2:] == ["| released | 20.0 | 1.00 |", "| ours | 10.0 | 2.00 |"]
-    text = harness.format_speeds("images/s", {"released": {"rate": 2.0}, "ours": {"rate": 3.0}})
-    assert text.splitlines()[3] == "| ours | 3.00 | 1.50 |"
+    write_train_list(tmp_path, lists)
+    prepare_process(None)
+    flags = "--encoder micro --image_size 64 --rounds 1 --steps 1 --device cpu --rows released ours".split()
+    args = parser().parse_args(["prompts", "--data_path", str(tmp_path), *flags])
+    args.alone = Here()
+    run(args)
+    tables = capsys.readouterr().out.split("\n\n")[1:]
+    rows = [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in tables]
+    assert [table[0] for table in rows] == [
+        ["row", "encoder, ms", "ratio"],
+        ["row", "click, ms", "ratio"],
+        ["row", "training, images/s", "ratio"],
+    ]
+    assert [[row for row, *_ in table[2:]] for table in rows] == [["released", "ours", "ours+bf16"]] + 2 * [
+        ["released", "ours"]
+    ]
+    released, ours = (float(row[1]) for row in rows[1][2:])
+    assert float(rows[1][3][2]) == pytest.approx(released / ours, rel=0.02)

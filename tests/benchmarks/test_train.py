@@ -2,23 +2,28 @@
 
 import argparse
 import os
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import curves, harness, train
+from benchmarks import harness, train
 from benchmarks.__main__ import parser, run
 from sam2unet.errors import UserError
+from tests.benchmarks.here import Here
 from tests.conftest import write_pairs
 
 
-def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(harness, "run_alone", lambda function, *arguments: function(*arguments))
+def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(capsys, tmp_path):
     images, masks = map(str, write_pairs(tmp_path, count=4))
     flags = "--encoder tiny --size 64 --batch_size 2 --steps 2 --rounds 1 --device cpu --workers 1".split()
     folders = ["--train_image_path", images, "--train_mask_path", masks]
-    run(parser().parse_args(["train", *folders, *flags, "--rows", "released", "ours"]))
+    args = parser().parse_args(["train", *folders, *flags, "--rows", "released", "ours"])
+    args.alone = Here()
+    run(args)
     out = capsys.readouterr().out
     # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
     assert "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.2 and 2.8" in out
@@ -39,7 +44,8 @@ def losses(tmp_path_factory):
     train.add_flags(p)
     flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --seed 3"
     args = p.parse_args(["--train_image_path", images, "--train_mask_path", masks, *flags.split()])
-    return {row: train.measure_training(args, 2, row)["losses"] for row in train.ROWS}
+    args.batch_size = 2
+    return {row: train.measure_training(args, row)["losses"] for row in train.ROWS}
 
 
 @pytest.mark.parametrize("row", train.ROWS[1:])
@@ -54,57 +60,106 @@ def test_each_row_does_the_released_work(row, losses):
 @pytest.mark.parametrize("row", ["quick", "released+fused", "ours+magic"])
 def test_a_row_that_there_is_not_is_refused(row):
     with pytest.raises(UserError, match="^no row .*; there are released, and ours or fast"):
-        harness.check_rows(["released", row], train.OPTIONS)
+        harness.check_flags(argparse.Namespace(rows=["released", row]), train.OPTIONS)
+
+
+class Played:
+    """Stands in for `harness.Alone`: returns results that are given, and raises the reasons among them."""
+
+    def __init__(self, *results):
+        self.results = iter(results)
+
+    def run(self, function, *arguments):
+        if isinstance(result := next(self.results), str):
+            raise harness.NotMeasured(f"not measured: {result}")
+        return result
+
+
+def measure_played(rows: str, rounds: int, machine: dict, *results) -> tuple[str, list]:
+    """Returns the table of the benchmark of training for these results, and what was recorded."""
+    records = []
+    args = argparse.Namespace(
+        rows=rows.split(), rounds=rounds, alone=Played(*results), record=lambda *result: records.append(result)
+    )
+    return harness.measure_rows(args, "training", None, train.COLUMNS, machine, batch="12"), records
 
 
 def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio():
-    ours = {"rate": 24.0, "start_gib": 0.5, "peak_gib": 1.0, "losses": [3.0], "kind": "fp32"}
+    ours = {"rate": 24.0, "start_gib": 0.5, "peak_gib": 1.0, "first_loss": 3.0, "kind": "fp32"}
     machine = {"flops": {"released": (1, 2), "ours": (1, 1e9)}, "peaks": {"fp32": 1e12}}
-    text = train.format_training({"released": "not measured: out of memory", "ours": ours}, 12, machine)
+    text, records = measure_played("released ours", 1, machine, "out of memory", ours)
     assert text.splitlines()[2:] == [
         "| 12 | released | not measured: out of memory | | | | | | |",
         "| 12 | ours | 24.0 |  | 1.00 |  | 0.50 | 2.4% of fp32 | 3.00000 |",
     ]
+    assert [record[1:3] for record in records] == [("released", "not measured: out of memory"), ("ours", ours)]
 
 
-def test_a_row_that_fails_in_one_round_keeps_its_best_round(monkeypatch, capsys):
-    results = iter([{"rate": 2.0}, "out of memory", "out of memory", {"rate": 1.0}, {"rate": 3.0}, {"rate": 2.0}])
-
-    def run_alone(measure, row):
-        if isinstance(result := next(results), str):
-            raise harness.NotMeasured(f"not measured: {result}")
-        return result
-
-    monkeypatch.setattr(harness, "run_alone", run_alone)
-    best = harness.measure_in_turns(["released", "ours"], 3, measure=lambda row: {})
-    assert best == {"released": {"rate": 3.0}, "ours": {"rate": 2.0}}
-    assert "round 1, ours: not measured: out of memory\nround 2, released: not measured" in capsys.readouterr().err
+def test_a_row_that_fails_in_one_round_keeps_its_best_round():
+    fixed = {"peak_gib": 1, "start_gib": 1, "kind": "fp32", "first_loss": 1}
+    machine = {"flops": {"released": (1, 1), "ours": (1, 1)}, "peaks": {}}
+    rates = [2.0, "out of memory", "out of memory", 1.0, 3.0, 2.0]
+    results = (rate if isinstance(rate, str) else {"rate": rate} | fixed for rate in rates)
+    text, records = measure_played("released ours", 3, machine, *results)
+    assert [line.split(" | ")[1:4] for line in text.splitlines()[2:]] == [
+        ["released", "3.00", "1.00"],
+        ["ours", "2.00", "0.67"],
+    ]
+    assert len(records) == 6 and records[1][1:] == ("ours", "not measured: out of memory", {})
 
 
 def raise_out_of_memory():
     raise torch.OutOfMemoryError
 
 
-@pytest.mark.parametrize("work, reason", [(raise_out_of_memory, "out of memory"), (os.abort, "its process was killed")])
-def test_a_process_that_fails_says_why(work, reason):
-    with pytest.raises(harness.NotMeasured, match=f"^not measured: {reason}$"):
-        harness.run_alone(work)
+def import_nothing():
+    import no_such_package  # noqa: F401
 
 
-def test_curves_are_a_picture_and_a_line_each(monkeypatch, capsys, tmp_path):
-    def run_alone(function, args, *row):
-        if function is train.inspect_training:
-            return {"work": "SAM2-UNet tiny at 32x32, 4 pairs, workers 2", "device": "a processor"}
-        return {"losses": [4.0] * 10 + [2.0] * args.steps}
+def divide():
+    return 1 / 0
 
-    monkeypatch.setattr(curves, "run_alone", run_alone)
-    p = argparse.ArgumentParser()
-    curves.add_flags(p)
-    flags = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
-    curves.run(p.parse_args([*flags, str(tmp_path / "a/curves.png")]))
+
+@pytest.mark.parametrize(
+    "work, reason",
+    [
+        (raise_out_of_memory, "not measured: out of memory"),
+        (os.abort, "not measured: its process was killed"),
+        (import_nothing, "not measured: the package no_such_package is not installed"),
+        (divide, "failed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_process_that_fails_says_why(work, reason, tmp_path):
+    with pytest.raises(harness.NotMeasured, match=f"^{reason}$"):
+        harness.Alone(log=tmp_path / "log").run(work)
+    assert ("ZeroDivisionError" in (tmp_path / "log").read_text()) == (work is divide)
+
+
+def start_sleeper(file):
+    """Starts a process that writes its number into `file`, and sleeps like this one."""
+    subprocess.Popen(["sh", "-c", f"echo $$ > {file}; exec sleep 100"])
+    time.sleep(100)
+
+
+def test_the_time_limit_ends_a_process_and_its_children(tmp_path):
+    file = tmp_path / "pid"
+    harness.Alone().run(divmod, 1, 1)  # what all processes import takes time
+    with pytest.raises(harness.NotMeasured, match="^not measured: the time of its step was over$"):
+        harness.Alone(deadline=time.monotonic() + 2).run(start_sleeper, file)
+    status = Path(f"/proc/{file.read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+    with pytest.raises(harness.NotMeasured, match="was over"):
+        harness.Alone(deadline=time.monotonic() - 1).run(divmod, 1, 1)
+
+
+def test_curves_are_a_picture_and_a_line_each(capsys, tmp_path):
+    words = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
+    args = parser().parse_args(["curves", *words, str(tmp_path / "a/curves.png")])
+    args.alone = Played(*[{"losses": [4.0] * 10 + [2.0] * 50}] * 3)
+    run(args)
     assert Image.open(tmp_path / "a/curves.png").width > 1000
     numbers = (tmp_path / "a/curves.csv").read_text().splitlines()
     assert numbers[0] == '"released way, fp32","ours, fp32","ours, bf16"' and numbers[-1] == "2.0,2.0,2.0"
     assert len(numbers) == 61
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and lines[-1] == "ours, bf16           first loss 4.00000, mean of the last 50 2.0000"
+    assert len(lines) == 3 and lines[-1] == "ours, bf16           first loss 4.00000, mean of the last 50 2.0000"

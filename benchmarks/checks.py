@@ -1,0 +1,277 @@
+"""The checks of `benchmarks gpu`: results on the device against the CPU, resumed runs, and the options of test.py."""
+
+from __future__ import annotations
+
+import multiprocessing
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.harness import describe_error
+from sam2unet.data.batches import Batches
+from sam2unet.data.pairs import Pair, match
+from sam2unet.families.load import save_checkpoint, start_model
+from sam2unet.families.shape import NetworkShape
+from sam2unet.families.table import find_family
+from sam2unet.layers.dino import Dino
+from sam2unet.layers.hiera import hiera
+from sam2unet.masks.dataset import MaskFolder
+from sam2unet.masks.step import mask_step
+from sam2unet.prompts.dataset import PromptBatches, PromptFolder
+from sam2unet.prompts.framing import Framing
+from sam2unet.prompts.lists import ImageMasks, read_train_list, write_test_list, write_train_list
+from sam2unet.prompts.step import prompt_step
+from sam2unet.recipe import Recipe
+from sam2unet.run_script import ROOT
+from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type, set_seed
+from sam2unet.weights.formats import save_state
+
+Record = Callable[[str, str, dict | str, dict[str, str]], None]  # table, row, numbers, cells
+MODELS = (  # name, encoder, dino, side
+    ("sam2unet", "tiny", None, 352),
+    ("sam2unet", "large", None, 352),
+    ("sam2unext", "tiny", "small", 352),
+    ("sam_med2d", "vit_b", None, 256),
+)
+QUICK_MODELS = (
+    ("sam2unet", "micro", None, 64),
+    ("sam2unext", "micro", "small", 64),
+    ("sam_med2d", "micro", None, 64),
+)
+# Largest difference of the logits, as a share of their standard deviation (root mean square), of the loss as a share of
+# the loss, and of the gradient as a share of its norm.
+TOLERANCES = {"fp32": (1e-3, 1e-4, 1e-2), "bf16": (0.1, 0.02, 0.3)}
+
+
+class Pass(NamedTuple):
+    """The results of a forward and a backward pass, on the CPU."""
+
+    logits: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+
+def compare_passes(record: Record, table: str, data: dict[str, Path], device: str | None, model: tuple) -> None:
+    """Compares one training step: fp32 on the device and on the CPU; bf16, compiled and DDP with fp32 on the device."""
+    device, run = pick_device(device), prepare_step(*model, data)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    truth = run(torch.device("cpu"))
+    base = run(device)
+    compare_pass(record, table, "fp32, device and CPU", base, truth, "fp32")
+    if pick_half_type(device) == "bf16":
+        compare_pass(record, table, "bf16 and fp32", run(device, amp="bf16"), base, "bf16")
+    connect_alone(device)
+    compare_pass(record, table, "DDP and one process", run(device, wrap=DistributedDataParallel), base, "fp32")
+    if can_compile(device):
+        compare_pass(record, table, "compiled and eager, fp32", run(device, wrap=torch.compile), base, "fp32")
+        compare_pass(record, table, "compiled bf16 and fp32", run(device, amp="bf16", wrap=torch.compile), base, "bf16")
+
+
+def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: dict[str, Path]) -> Callable[..., Pass]:
+    """Returns `run_pass` for a new model and a batch."""
+    set_seed(0)
+    family = find_family(name)
+    network, _ = start_model(name, NetworkShape(encoder, dino, side if "size" in family.options else None))
+    step, batch = (prompt_step, read_prompts) if family.task == "prompts" else (mask_step, read_pairs)
+    return partial(run_pass, network.train(), step, batch(data, side), Recipe.read(model=name, size=side))
+
+
+def connect_alone(device: torch.device) -> None:
+    """Connects this process to itself by the library that train.py uses under torchrun: NCCL on a GPU."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def read_pairs(data: dict[str, Path], side: int):
+    pairs = match(data["images"], data["masks"])
+    return MaskFolder(pairs, side).__getitems__(next(iter(Batches(len(pairs), 2, seed=0))))
+
+
+def read_prompts(data: dict[str, Path], side: int):
+    items = read_train_list(data["lists"])
+    return PromptFolder(items, Framing(side), mask_num=2).__getitems__(next(iter(PromptBatches(len(items), 2, seed=0))))
+
+
+def run_pass(
+    network: nn.Module,
+    step: Callable,
+    batch,
+    recipe: Recipe,
+    device: torch.device,
+    amp: str = "off",
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> Pass:
+    """Computes the first losses of a training step and their gradients."""
+    network.to(device).zero_grad(set_to_none=True)
+    forward, outputs = wrap(network), []
+
+    def call(*inputs):
+        outputs.append(forward(*inputs))
+        return outputs[-1]
+
+    with autocast(device, amp):
+        loss = sum(next(step(call, batch.on(device), recipe)).values())
+    loss.backward()
+    logits = outputs[0]["low_res_logits"] if isinstance(outputs[0], dict) else outputs[0][0]
+    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    return Pass(*(part.detach().cpu().double() for part in (logits, loss, torch.cat(gradients))))
+
+
+def compare_pass(record: Record, table: str, row: str, new: Pass, base: Pass, kind: str) -> None:
+    spread = base.logits - base.logits.mean()
+    differences = [
+        ((a - b).norm() / scale.norm()).item()
+        for a, b, scale in zip(new, base, (spread, base.loss, base.gradient), strict=True)
+    ]
+    ok = all(d <= tolerance for d, tolerance in zip(differences, TOLERANCES[kind], strict=True))
+    texts = [f"{d:.1e} ({tolerance:g})" for d, tolerance in zip(differences, TOLERANCES[kind], strict=True)]
+    numbers = dict(zip(Pass._fields, differences, strict=True))
+    record(table, row, {"ok": ok} | numbers, dict(zip(Pass._fields, texts, strict=True)))
+
+
+def run_script(name: str, words: list[str]) -> None:
+    """Runs a script of the project in this process."""
+    script = runpy.run_path(str(ROOT / name))
+    script["run"](script["parser"]().parse_args(words))
+
+
+def check_resume(record: Record, data: dict[str, Path], device: str | None) -> None:
+    """Checks that a run that was killed and resumed, and a run under torchrun, give the bits of an undisturbed run."""
+    fork = multiprocessing.get_context("fork")  # this process has not used the GPU
+    words = f"--train_image_path {data['images']} --train_mask_path {data['masks']} --encoder tiny --finetune adapters"
+    words += " --size 64 --batch_size 2 --epoch 2 --workers 0 --deterministic --save_minutes 0 --resume auto"
+    words += f" --device {device}" if device else ""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start(name: str) -> multiprocessing.Process:
+            process = fork.Process(
+                target=run_script, args=("train.py", [*words.split(), "--save_path", f"{folder}/{name}"])
+            )
+            process.start()
+            return process
+
+        whole = start("whole")
+        killed, state, versions = start("killed"), Path(folder, "killed/last.pt"), set()
+        while killed.is_alive() and len(versions) < 3:
+            versions |= {state.stat().st_mtime_ns} if state.exists() else set()
+            time.sleep(0.002)
+        killed.kill()
+        killed.join()
+        resumed = start("killed")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+        subprocess.run([*command, str(ROOT / "train.py"), *words.split(), "--save_path", f"{folder}/torchrun"])
+        for process in (whole, resumed):
+            process.join()
+        for name, row in (("killed", "killed and resumed"), ("torchrun", "torchrun, one process")):
+            files = [Path(folder, run, "SAM2-UNet-2.pth") for run in ("whole", name)]
+            same = all(file.exists() for file in files) and have_same_weights(*files)
+            happened = name != "killed" or killed.exitcode == -9
+            cells = {"bits of an undisturbed run": "same" if same else "DIFFERENT or missing"}
+            record("train.py --deterministic", row, {"ok": same and happened}, cells)
+
+
+def have_same_weights(a: Path, b: Path) -> bool:
+    states = [torch.load(path, map_location="cpu", weights_only=True) for path in (a, b)]
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(t, states[1][name]) for name, t in states[0].items()
+    )
+
+
+UNET = "--checkpoint {files}/sam2unet.pth --size 64"
+MASKS = "--save_path {new} --test_image_path {images}"
+PROMPTS = "--save_path {new} --data_path {lists} --checkpoint {files}/sam_med2d.pth"
+TEST_LINES = (  # together they have every option of test.py; the last one takes the prompts of the first of SAM-Med2D
+    f"{MASKS} {UNET} --batch_size 2 --workers 1 --on_bad_image skip --recursive --test_gt_path {{masks}}",
+    f"{MASKS} {UNET} --overlay --contours --save_prob float16 --components 4 --threshold 0.5",
+    f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --no_minmax --skip_existing",
+    f"{MASKS} {UNET} --amp bf16",
+    f"{MASKS} {UNET} --exact",
+    f"{MASKS} {UNET} --compile",
+    f"{MASKS} {UNET} --fast",
+    f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera.pt",
+    f"{MASKS} --checkpoint {{files}}/sam2unext.safetensors --dinov2_path {{files}}/dino.pt",
+    f"{PROMPTS} --boxes_prompt True --point_num 1 3 --iter_point 2 --save_pred True --seed 1",
+    f"{PROMPTS} --image_size 96 --encoder_adapter False --multimask False --rgb True",
+    f"{PROMPTS} --mask_prompt logits --mask_threshold 127",
+    f"{PROMPTS} --foreground 255 --use_amp True",
+    f"{PROMPTS} --model_type vit_b --lr_scheduler none",
+    f"{PROMPTS} --prompt_path {{prompts}}",
+    "--sam_checkpoint {files}/sam_med2d.pth --data_path {lists} --work_dir {new} --run_name a --metrics iou",
+)
+
+
+def check_options(record: Record, device: str | None) -> None:
+    """Runs test.py in this process with every option. The weights are random."""
+    table = "test.py"
+    for action in runpy.run_path(str(ROOT / "test.py"))["parser"]()._actions:
+        if not set(action.option_strings) & {"-h", "--device", *" ".join(TEST_LINES).split()}:
+            record(table, action.option_strings[0], "failed: benchmarks/checks.py has no command with it", {})
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(Path(folder, "data"), 2, (60, 80)) | write_checkpoints(Path(folder))
+        for number, line in enumerate(TEST_LINES):
+            new, row = Path(folder, str(number)), " ".join(word for word in line.split() if word.startswith("--"))
+            if "--compile" in line and not can_compile(pick_device(device)):
+                record(table, row, "not measured: the device does not compile", {})
+                continue
+            prompts = " ".join(map(str, Path(folder, "8").glob("*prompt*.json")))
+            words = line.format(**data, new=new, prompts=prompts).split() + (["--device", device] if device else [])
+            try:
+                run_script("test.py", words)
+                count = sum(path.is_file() for path in new.rglob("*"))
+                record(table, row, {"ok": count > 1}, {"files": str(count)})
+            except Exception as e:
+                traceback.print_exc()
+                record(table, row, describe_error(e), {})
+
+
+def write_checkpoints(folder: Path) -> dict[str, Path]:
+    """Writes micro models, also without the weights of a frozen part. Returns the folder as `files`."""
+    trunk = {f"image_encoder.trunk.{name}": t for name, t in hiera("micro").state_dict().items()}
+    save_state(trunk, folder / "hiera.pt")
+    save_state(Dino("small").model.state_dict(), folder / "dino.pt")
+    for name, shape, flag, file in (
+        ("sam2unet", NetworkShape(), "hiera_path", "hiera.pt"),
+        ("sam2unext", NetworkShape(encoder="micro"), "dinov2_path", "dino.pt"),
+    ):
+        model, files = start_model(name, shape, {flag: folder / file})
+        recipe = Recipe.read(model=name, size=64)
+        save_checkpoint(model, folder / f"{name}.safetensors", files, recipe=recipe)
+        save_checkpoint(model, folder / f"{name}.pth")
+    model, _ = start_model("sam_med2d", NetworkShape(encoder="micro", size=64))
+    save_checkpoint(model, folder / "sam_med2d.pth")
+    return {"files": folder}
+
+
+def make_data(folder: Path, count: int, size: tuple[int, int]) -> dict[str, Path]:
+    """Writes `count` photographs of `size` (height, width) with an ellipse, its mask, a soft map, and lists."""
+    names = ("images", "masks", "maps", "lists")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    noise, pairs = rng.integers(0, 20, (*size, 3), np.uint8), []
+    for number in range(count):
+        photo = cv2.resize(rng.integers(20, 200, (12, 16, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC)
+        mask, centre = np.zeros(size, np.uint8), tuple(int(side * rng.uniform(0.4, 0.6)) for side in size[::-1])
+        cv2.ellipse(mask, centre, (size[1] // 4, size[0] // 5), float(rng.uniform(0, 180)), 0, 360, 255, -1)
+        photo[mask > 0] = 255 - photo[mask > 0]
+        pairs.append(Pair(folder / f"images/{number:03}.jpg", folder / f"masks/{number:03}.png"))
+        cv2.imwrite(str(pairs[-1].image), cv2.add(photo, noise))
+        cv2.imwrite(str(pairs[-1].mask), mask)
+        cv2.imwrite(str(folder / f"maps/{number:03}.png"), cv2.GaussianBlur(mask, (0, 0), size[0] / 40))
+    write_train_list(folder / "lists", [ImageMasks(pair.image, (pair.mask,)) for pair in pairs])
+    write_test_list(folder / "lists", pairs)
+    return {name: folder / name for name in names}

@@ -1,0 +1,132 @@
+"""The command `benchmarks gpu`: what it checks, what it keeps, and what it writes into the docs."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import checks, gpu, results
+from benchmarks.__main__ import parser, run
+from benchmarks.harness import prepare_process
+from sam2unet.errors import SomeFailed, UserError
+from tests.conftest import ROOT, load_script
+
+
+def read_rows(folder) -> dict[tuple[str, str], dict]:
+    return {(result["table"], result["row"]): result for result in results.read_results(folder)}
+
+
+def test_a_quick_run_has_a_result_for_each_part(tmp_path, capsys):
+    """Of one check and of two measurements; the others have the same runner."""
+    folder = tmp_path / "gpu"
+    words = ["gpu", "--save_path", str(folder), "--device", "cpu", "--quick", "--only", "models", "train", "eval"]
+    run(parser().parse_args(words))
+    rows = read_rows(folder)
+    for network in ("sam2unet micro None 64", "sam_med2d micro None 64"):
+        result = rows[f"one training step of {network}", "DDP and one process"]
+        assert result["ok"] and result["loss"] < 1e-5
+    assert rows["training of SAM2-UNet micro at 64x64, batch 2", "ours"]["rate"] > 0
+    assert rows["evaluation: images/s at 60x80", "numpy 1"]["cells"]["images/s at 60x80"]
+    text = (folder / "results.md").read_text()
+    assert "## training of SAM2-UNet micro at 64x64, batch 2\n\n| row | ok | images/s | ratio |" in text
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["models", "train", "eval"]
+    with pytest.raises(UserError, match="^there are no results of a GPU"):
+        run(parser().parse_args(["gpu", "--save_path", str(folder), "--write_docs"]))
+
+
+def fail():
+    raise ValueError("no\nuse")
+
+
+@pytest.mark.parametrize(
+    "work, reason",
+    [
+        (lambda step: step.attempt("a table", "a row", time.sleep, 100), "not measured: the time of its step was over"),
+        (lambda step: step.attempt("a table", "a row", fail), "failed: use"),
+        (lambda step: fail(), "failed: use"),
+        (lambda step: step.record("a table", "a row", {"ok": False}, {}), ""),
+    ],
+)
+def test_a_step_that_fails_is_a_result_and_the_next_step_runs(work, reason, tmp_path, monkeypatch):
+    steps = {"bad": gpu.Step(1, "", work, True), "good": gpu.Step(9, "", lambda step: step.record("t", "r", {}, {}))}
+    monkeypatch.setattr(gpu, "STEPS", steps)
+    args = parser().parse_args(["gpu", "--save_path", str(tmp_path / "gpu"), "--quick", "--device", "cpu"])
+    args.alone.run(divmod, 1, 1)  # what all processes import takes time
+    if reason.startswith("not"):
+        run(args)
+    else:
+        with pytest.raises(SomeFailed, match="^1 results failed"):
+            run(args)
+    bad, good = results.read_results(tmp_path / "gpu")[-2:]
+    assert bad["cells"].get("result", "") == reason and bad["ok"] is (None if reason.startswith("not") else False)
+    assert good["row"] == "r" and good["ok"]
+
+
+def test_a_folder_of_the_user_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files that this script did not make"):
+        run(parser().parse_args(["gpu", "--save_path", str(tmp_path)]))
+
+
+def test_a_result_that_was_not_written_completely_is_left_out(tmp_path):
+    results.add_result(tmp_path, "step", "table", "row", {"rate": 1.0}, {"images/s": "1"})
+    with open(tmp_path / "results.jsonl", "a") as file:
+        file.write('{"step": "st')
+    results.add_result(tmp_path, "step", "table", "next", "not measured: out of memory", {})
+    (first, last) = results.read_results(tmp_path)
+    assert first["rate"] == 1.0 and last["row"] == "next" and last["ok"] is None
+    assert "| next |  |  | not measured: out of memory |" in (tmp_path / "results.md").read_text()
+
+
+def test_results_are_written_into_the_marked_tables_of_the_docs(tmp_path):
+    machine = {"machine": "NVIDIA H200; torch 2.11.0; 2026-12-01", "type": "cuda", "quick": False}
+    results.add_result(tmp_path, "machine", "machine", "", machine, {})
+    table, cells = "training of SAM2-UNet large at 352x352, batch 12", {"images/s": "60.1", "ratio": "1.00"}
+    results.add_result(tmp_path, "train", table, "released", {}, cells)
+    results.add_result(tmp_path, "train", table, "ours", "not measured: out of memory", {})
+    page = tmp_path / "page.md"
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    page.write_text(text)
+    assert results.write_docs(results.read_results(tmp_path), page) == 1
+    changed = [line for line in page.read_text().splitlines() if line not in text.splitlines()]
+    assert [line.split(" | ")[0] for line in changed] == ["| NVIDIA H200; torch 2.11.0; 2026-12-01", "| released"]
+    assert changed[1].startswith("| released | 60.1 | 1.00 | ") and len(text.splitlines()) == len(
+        page.read_text().splitlines()
+    )
+
+
+def test_the_tables_of_the_docs_have_the_names_and_the_columns_of_the_results():
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    tables = results.MARKER.findall(text)
+    assert len(tables) == len(set(tables)) >= 8
+    for step in gpu.STEPS:
+        assert f"| `{step}` |" in text
+    assert sum(step.seconds for step in gpu.STEPS.values() if not step.together) + 140 <= 540
+
+
+def test_every_option_of_test_py_has_a_command():
+    options = {word for line in checks.TEST_LINES for word in line.split() if word.startswith("--")}
+    for action in load_script("test.py").parser()._actions:
+        assert options & {"--device", *action.option_strings} or action.dest in ("help", "device"), action.dest
+
+
+def test_bf16_stays_within_the_tolerance_of_bf16_but_not_of_fp32(tmp_path):
+    prepare_process(None)
+    data = checks.make_data(tmp_path, 2, (60, 80))
+    step = checks.prepare_step("sam2unet", "micro", None, 64, data)
+    base, half = (step(torch.device("cpu"), amp=amp) for amp in ("off", "bf16"))
+    records = []
+    for kind in ("fp32", "bf16"):
+        checks.compare_pass(lambda *result: records.append(result), "table", kind, half, base, kind)
+    assert [numbers["ok"] for _, _, numbers, _ in records] == [False, True]
+
+
+def test_the_package_needs_few_others():
+    """`gpu` runs where only torch, torchvision, timm (with what it needs), numpy, OpenCV and Pillow are installed."""
+    absent = ["py_sod_metrics", "imageio", "matplotlib", "numba", "skimage", "sklearn", "gradio", "av", "onnx"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import benchmarks.__main__, runpy; "
+    code += "[runpy.run_path(name) for name in ('train.py', 'test.py')]"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
