@@ -53,7 +53,7 @@ def attend_with_bias(self: RelativePositionAttention, x: Tensor) -> Tensor:
     shape, window = tuple(x.shape[:3]), (self.side, self.side)
     windows = cut_windows(x, window, x.new_zeros(x.shape[-1]))  # (windows, tokens, C)
     q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias(q)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias(q.unflatten(2, window))
     out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     return join_windows(self.proj(out), window, shape)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .windows import cut_windows, join_windows
+from .windows import cut_windows, join_windows, list_spans
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
 SIZES = {
@@ -172,8 +172,9 @@ class RelativePositionAttention(nn.Module):
     """Multi-head attention with decomposed relative positions: a score also depends on the distance of two tokens.
 
     Attends within windows of `window` x `window` tokens. If `window` is 0, attends over the whole grid. SAM pads the
-    grid with zero tokens at the bottom and right until it holds whole windows. Padded tokens are not masked. Their
-    queries, keys and values equal the bias of `qkv`, so `qkv` and `proj` run on real tokens only.
+    grid with zero tokens at the bottom and right until it holds whole windows. Padded tokens are not masked. Their keys
+    and values equal the bias of `qkv`, so `qkv` and `proj` run on real tokens only. Padded queries are not computed.
+    Padded keys differ in their positions, so one key cannot replace them, unlike in `WindowAttention`.
     """
 
     def __init__(self, dim: int, heads: int, window: int, grid: int):
@@ -187,24 +188,35 @@ class RelativePositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens after the norm (B, H, W, C) -> (B, H, W, C)"""
-        window = (self.side, self.side)
-        qkv = cut_windows(self.qkv(x), window, self.qkv.bias).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * windows, tokens, 3, N, D) -> 3 times (B * windows, N, tokens, D)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.position_bias(q))
-        out = out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
-        return self.proj(join_windows(out, window, tuple(x.shape[:3])))
+        rows, columns = (list_spans(side, self.side) for side in x.shape[1:3])
+        qkv = cut_windows(self.qkv(x), (self.side, self.side), self.qkv.bias)
+        windows = qkv.unflatten(0, (-1, sum(count for _, count in rows), sum(count for _, count in columns)))
+        bands = []
+        for (height, down), band in zip(rows, windows.split([count for _, count in rows], dim=1), strict=True):
+            parts = []
+            for (width, right), part in zip(columns, band.split([count for _, count in columns], dim=2), strict=True):
+                out = self.attend(part.flatten(0, 2), height, width)
+                parts.append(join_windows(out, (height, width), (x.shape[0], down * height, right * width)))
+            bands.append(torch.cat(parts, dim=2))
+        return self.proj(torch.cat(bands, dim=1))
+
+    def attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
+        """Padded windows (B * windows, K * K, 3 C) -> (B * windows, height * width, C), for the real tokens of each."""
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 times (B * windows, N, K * K, D)
+        q = q.unflatten(2, (self.side, self.side))[:, :, :height, :width]
+        out = F.scaled_dot_product_attention(q.flatten(2, 3), k, v, attn_mask=self.position_bias(q))
+        return out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
 
     def position_bias(self, q: Tensor) -> Tensor:
-        """Queries (B * windows, N, K * K, D) -> what is added to their scores (B * windows, N, K * K, K * K).
+        """Queries (B * windows, N, h, w, D) -> what is added to their scores (B * windows, N, h * w, K * K).
 
         The queries are not scaled, as in SAM.
         """
-        q = q.unflatten(2, (self.side, self.side))
         indices = torch.arange(self.side, device=q.device)
         # (K, K): distance from the query's row to the key's row, shifted so that it is an index into the table.
         distance = indices[:, None] - indices + self.side - 1
-        rows = torch.einsum("bnhwd,hkd->bnhwk", q, self.rel_pos_h[distance])
-        columns = torch.einsum("bnhwd,wkd->bnhwk", q, self.rel_pos_w[distance])
+        rows = torch.einsum("bnhwd,hkd->bnhwk", q, self.rel_pos_h[distance[: q.shape[2]]])
+        columns = torch.einsum("bnhwd,wkd->bnhwk", q, self.rel_pos_w[distance[: q.shape[3]]])
         return (rows[..., None] + columns[..., None, :]).flatten(4).flatten(2, 3)
 
 

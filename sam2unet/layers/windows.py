@@ -152,16 +152,18 @@ def max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
 
 
+def list_spans(side: int, window: int) -> list[tuple[int, int]]:
+    """Returns the lengths of windows along a side without padding, each with the number of such windows."""
+    return [(length, count) for length, count in ((window, side // window), (side % window, 1)) if length * count]
+
+
 def split_grid(x: Tensor, window: int) -> list[tuple[Tensor, ...]]:
     """Splits tokens (B, H, W, C) into regions, row by row. All windows of a region have the same shape.
 
     The first region of a row has whole windows, and the second one the columns that are left. The same holds for rows.
     """
-
-    def split_side(side: int) -> list[int]:
-        return [part for part in (side // window * window, side % window) if part]
-
-    return [band.split(split_side(x.shape[2]), dim=2) for band in x.split(split_side(x.shape[1]), dim=1)]
+    rows, columns = ([length * count for length, count in list_spans(side, window)] for side in x.shape[1:3])
+    return [band.split(columns, dim=2) for band in x.split(rows, dim=1)]
 
 
 def cut_windows(x: Tensor, window: tuple[int, int], padding: Tensor | None = None) -> Tensor:
