@@ -59,9 +59,9 @@ class Step(NamedTuple):
 class StepRun:
     """A step that runs. `data` has the folders of generated files: images, masks, maps and lists."""
 
-    def __init__(self, name: str, args: argparse.Namespace, data: dict[str, Path], end: float):
+    def __init__(self, name: str, args: argparse.Namespace, data: dict[str, Path], deadline: float):
         self.name, self.args, self.data = name, args, data
-        self.alone = Alone(min(end, time.monotonic() + STEPS[name].seconds), args.save_path / f"{name}.log")
+        self.alone = Alone(deadline, args.save_path / f"{name}.log")
         self.record = partial(add_result, args.save_path, name)
 
     def run(self) -> None:
@@ -74,7 +74,7 @@ class StepRun:
                 list(module.run(args))
         except UserError as e:
             self.record(self.name, "the step", str(e) if isinstance(e, NotMeasured) else f"failed: {e}", {})
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             self.record(self.name, "the step", self.alone.report(e), {})
 
     def parse(self, line: str) -> tuple[object, argparse.Namespace]:
@@ -104,7 +104,7 @@ class StepRun:
                 pool.submit(self.attempt, table, "all", *job)
 
     def fill_caches(self) -> None:
-        """Runs some updates or predictions of each compiled row, four rows at the same time."""
+        """Runs some updates or predictions of each compiled row, six rows at the same time."""
         if not self.alone.run(describe_machine, self.args)["compiles"]:
             self.record(self.name, "all", "not measured: --fast does not compile on this device", {})
             return
@@ -116,9 +116,9 @@ class StepRun:
             list(module.run(args))
             for table, row, numbers, _ in results:
                 seconds = {"seconds, with a few steps": f"{time.monotonic() - start:.0f}"}
-                self.record("compiling, four rows at once", f"{table}: {row}", numbers, seconds)
+                self.record("compiling, six rows at once", f"{table}: {row}", numbers, seconds)
 
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(6) as pool:
             list(pool.map(fill, COMPILED))
 
     def compare_losses(self) -> None:
@@ -133,7 +133,7 @@ class StepRun:
                 self.record(table, row, numbers, cells)
         if len(means) == 2:
             change = means["fast"] / means["ours"] - 1
-            self.record(table, "difference", {"ok": abs(change) < 0.03}, {"mean of the last 50": f"{change:.2%} (3%)"})
+            self.record(table, "difference", {"ok": abs(change) < 0.1}, {"mean of the last 50": f"{change:.2%} (10%)"})
 
     def check_resume(self) -> None:
         self.attempt(self.name, "all", checks.check_resume, self.record, self.data, self.args.device)
@@ -146,6 +146,7 @@ class StepRun:
         text = ""
         for row in ("ours", "fast"):
             _, args = self.parse(f"{TRAIN} --encoder large --batch_size 12")
+            args.steps = 2  # the profiler needs seconds for each
             (args.batch_size,) = args.batch_size
             table = f"one update of {args.encoder} at {args.size or 352}, batch {args.batch_size}, {row}"
             times = self.attempt(table, "all", train.profile_training, args, row) or []
@@ -166,23 +167,22 @@ COMPILED = (
     f"{LARGE} --batch_size 64 --rows fast",
     f"{PREDICT_LARGE} --rows fast",
     f"{NEXT} --rows fast",
+    f"{PREDICT_NEXT} --rows fast",
     f"{LARGE} --batch_size 12 --rows fast+grad_checkpointing",
     f"{LARGE} --batch_size 64 --rows fast+grad_checkpointing",
-    f"{PREDICT_NEXT} --rows fast",
     f"{PREDICT_LARGE} --batch_size 1 --rows fast",
-    f"{NEXT} --rows fast+grad_checkpointing",
 )
-STEPS = {  # by value; together 540 seconds
+STEPS = {  # by value; the first five run at the same time, so all take 530 seconds and 10 to begin
     "models": Step(
         140, "one training step of each model: the GPU and the CPU, bf16, compiled", StepRun.check_models, True
     ),
-    "compile": Step(140, "fills the caches of compiled code for the steps below", StepRun.fill_caches, True),
-    "losses": Step(140, "200 losses in fp32 and with --fast", StepRun.compare_losses, True),
-    "resume": Step(140, "train.py after SIGKILL, under torchrun, and NCCL", StepRun.check_resume, True),
-    "options": Step(140, "every option of test.py", StepRun.check_options, True),
-    "train": Step(185, "training of large at 352", (f"{LARGE} --batch_size 12 64",)),
+    "compile": Step(130, "fills the caches of compiled code for the steps below", StepRun.fill_caches, True),
+    "losses": Step(130, "200 losses in fp32 and with --fast", StepRun.compare_losses, True),
+    "resume": Step(130, "train.py after SIGKILL, under torchrun, and NCCL", StepRun.check_resume, True),
+    "options": Step(130, "every option of test.py", StepRun.check_options, True),
+    "train": Step(165, "training of large at 352", (f"{LARGE} --batch_size 12 64",)),
     "predict": Step(
-        80,
+        65,
         "prediction with large at 352, and the model alone",
         (
             f"{PREDICT_LARGE} --count 512",
@@ -190,9 +190,11 @@ STEPS = {  # by value; together 540 seconds
             f"{PREDICT_LARGE} --batch_size 32 --rows ours fast",
         ),
     ),
-    "profile": Step(25, "where the time of a training step goes", StepRun.profile),
-    "sam2unext": Step(55, "training and prediction with SAM2-UNeXT at 1024", (NEXT, PREDICT_NEXT)),
-    "sam_med2d": Step(30, "encoder, click and training of SAM-Med2D", ("prompts --data_path {lists} --rounds 1",)),
+    "profile": Step(40, "where the time of a training step goes", StepRun.profile),
+    "sam2unext": Step(
+        85, "training and prediction with SAM2-UNeXT at 1024", (f"{NEXT} --rows released ours fast", PREDICT_NEXT)
+    ),
+    "sam_med2d": Step(25, "encoder, click and training of SAM-Med2D", ("prompts --data_path {lists} --rounds 1",)),
     "eval": Step(
         20,
         "evaluation on all cores",
@@ -224,9 +226,9 @@ def run(args: argparse.Namespace) -> Iterator[str]:
         add_result(args.save_path, "machine", "machine", package, text, {})
     yield machine["machine"]
 
-    def run_step(name: str) -> str:
+    def run_step(name: str, deadline: float) -> str:
         begin = time.monotonic()
-        StepRun(name, args, data, end).run()
+        StepRun(name, args, data, min(deadline, end)).run()
         results = [r for r in read_results(args.save_path) if r["step"] == name and r["time"] >= int(start)]
         bad = sum(result["ok"] is False for result in results)
         return f"{name}: {time.monotonic() - begin:.0f} s, {len(results)} results, {bad} failed"
@@ -234,9 +236,13 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         data = checks.make_data(Path(folder), *((4, (60, 80)) if args.quick else (64, (737, 984))))
         together = [name for name in args.only if STEPS[name].together]
+        deadline = time.monotonic() + max((STEPS[name].seconds for name in together), default=0)
         with ThreadPoolExecutor(len(together) or 1) as pool:
-            yield from pool.map(run_step, together)
-        yield from (run_step(name) for name in args.only if not STEPS[name].together)
+            yield from pool.map(run_step, together, [deadline] * len(together))
+        for name in args.only:
+            if not STEPS[name].together:
+                deadline += STEPS[name].seconds  # time that earlier steps did not need is added
+                yield run_step(name, deadline)
     failed = [r for r in read_results(args.save_path) if r["ok"] is False and r["time"] >= int(start)]
     if failed:
         raise SomeFailed(f"{len(failed)} results failed, first: {failed[0]['table']}, {failed[0]['row']}")

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as PoolTimeout  # Python 3.10 has a class of its own
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class Alone:
         seconds = self.deadline and self.deadline - time.monotonic()
         if seconds is not None and seconds <= 0:
             raise NotMeasured("not measured: the time of its step was over")
-        context = multiprocessing.get_context("forkserver")  # forks a process that has imported all, but used no GPU
+        # All processes are forks of one that has imported everything. It must not touch the GPU, so it asks NVML.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.__main__", "timm"])
         with ProcessPoolExecutor(1, context, prepare_process, (self.log,)) as pool:
             future = pool.submit(function, *arguments)
@@ -77,11 +80,11 @@ class Alone:
                 raise
             except BrokenProcessPool as e:
                 raise NotMeasured("not measured: its process was killed") from e
-            except TimeoutError as e:
+            except PoolTimeout as e:
                 raise NotMeasured("not measured: the time of its step was over") from e
             except ModuleNotFoundError as e:
                 raise NotMeasured(f"not measured: the package {e.name} is not installed") from e
-            except Exception as e:
+            except (Exception, SystemExit) as e:
                 if isinstance(e, RuntimeError) and is_out_of_memory(e):
                     raise NotMeasured("not measured: out of memory") from e
                 raise NotMeasured(self.report(e)) from e
@@ -90,7 +93,7 @@ class Alone:
                     with suppress(ProcessLookupError):
                         kill(group, signal.SIGKILL)
 
-    def report(self, error: Exception) -> str:
+    def report(self, error: BaseException) -> str:
         """Writes the traceback. Returns the last line of the error."""
         with open(self.log or os.devnull, "a") as file:
             traceback.print_exception(error, file=file if self.log else sys.stderr)

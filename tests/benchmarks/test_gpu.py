@@ -1,15 +1,17 @@
 """The command `benchmarks gpu`: what it checks, what it keeps, and what it writes into the docs."""
 
+import re
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 
-from benchmarks import checks, gpu, results
+from benchmarks import checks, gpu, predict, results, train
 from benchmarks.__main__ import parser, run
-from benchmarks.harness import prepare_process
+from benchmarks.harness import Alone, prepare_process
 from sam2unet.errors import SomeFailed, UserError
 from tests.conftest import ROOT, load_script
 
@@ -18,22 +20,37 @@ def read_rows(folder) -> dict[tuple[str, str], dict]:
     return {(result["table"], result["row"]): result for result in results.read_results(folder)}
 
 
-def test_a_quick_run_has_a_result_for_each_part(tmp_path, capsys):
-    """Of one check and of two measurements; the others have the same runner."""
+def test_a_quick_run_has_results_in_both_files(tmp_path, capsys):
     folder = tmp_path / "gpu"
-    words = ["gpu", "--save_path", str(folder), "--device", "cpu", "--quick", "--only", "models", "train", "eval"]
-    run(parser().parse_args(words))
+    run(
+        parser().parse_args(
+            ["gpu", "--save_path", str(folder), "--device", "cpu", "--quick", "--only", "train", "eval"]
+        )
+    )
     rows = read_rows(folder)
-    for network in ("sam2unet micro None 64", "sam_med2d micro None 64"):
-        result = rows[f"one training step of {network}", "DDP and one process"]
-        assert result["ok"] and result["loss"] < 1e-5
     assert rows["training of SAM2-UNet micro at 64x64, batch 2", "ours"]["rate"] > 0
     assert rows["evaluation: images/s at 60x80", "numpy 1"]["cells"]["images/s at 60x80"]
     text = (folder / "results.md").read_text()
     assert "## training of SAM2-UNet micro at 64x64, batch 2\n\n| row | ok | images/s | ratio |" in text
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["models", "train", "eval"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["train", "eval"]
     with pytest.raises(UserError, match="^there are no results of a GPU"):
         run(parser().parse_args(["gpu", "--save_path", str(folder), "--write_docs"]))
+
+
+@pytest.mark.slow
+def test_a_whole_quick_run_has_results_of_each_step(tmp_path):
+    run(parser().parse_args(["gpu", "--save_path", str(tmp_path / "gpu"), "--device", "cpu", "--quick"]))
+    found = results.read_results(tmp_path / "gpu")
+    assert {result["step"] for result in found} == {"machine", *gpu.STEPS}
+    assert not [result for result in found if result["ok"] is False]
+
+
+def test_a_training_step_is_compared_with_the_cpu_and_with_ddp(tmp_path):
+    data, record = checks.make_data(tmp_path / "data", 2, (60, 80)), partial(results.add_result, tmp_path, "models")
+    Alone().run(checks.compare_passes, record, "a table", data, "cpu", ("sam_med2d", "micro", None, 64))
+    rows = read_rows(tmp_path)
+    for row in ("fp32, device and CPU", "DDP and one process"):
+        assert rows["a table", row]["ok"] and max(rows["a table", row][name] for name in checks.Pass._fields) < 1e-5
 
 
 def fail():
@@ -100,10 +117,13 @@ def test_results_are_written_into_the_marked_tables_of_the_docs(tmp_path):
 def test_the_tables_of_the_docs_have_the_names_and_the_columns_of_the_results():
     text = (ROOT / "docs/benchmarks.md").read_text()
     tables = results.MARKER.findall(text)
-    assert len(tables) == len(set(tables)) >= 8
+    assert len(tables) == len(set(tables)) == 10
+    columns = {*train.COLUMNS, *predict.COLUMNS, *(name.removeprefix("SAM-Med2D: ") for name in tables)}
+    titles = [block.splitlines()[1].strip("| ").split(" | ")[1:] for block in re.split("<!-- gpu: .+ -->\n", text)[1:]]
+    assert {title for line in titles for title in line} <= columns
     for step in gpu.STEPS:
         assert f"| `{step}` |" in text
-    assert sum(step.seconds for step in gpu.STEPS.values() if not step.together) + 140 <= 540
+    assert sum(step.seconds for step in gpu.STEPS.values() if not step.together) + 130 <= 530
 
 
 def test_every_option_of_test_py_has_a_command():
