@@ -54,7 +54,7 @@ QUICK_MODELS = (
     ("sam_med2d", "micro", None, 64),
 )
 # Largest difference of the logits, as a share of their standard deviation (root mean square), of the loss as a share of
-# the loss, and of the gradient as a share of its norm.
+# the loss, and of the gradient as a share of its norm. In bf16 on a CPU, large at 96 has 0.043, 0.00027 and 0.25.
 TOLERANCES = {"fp32": (1e-3, 1e-4, 1e-2), "bf16": (0.1, 0.02, 0.3)}
 
 
