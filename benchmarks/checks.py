@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import runpy
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.harness import describe_error
+from benchmarks.harness import Alone, Cells, Measurement, build_model
 from sam2unet.atomic import sha256
 from sam2unet.data.batches import Batches
 from sam2unet.data.pairs import Pair, match
@@ -38,110 +37,89 @@ from sam2unet.prompts.lists import ImageMasks, read_train_list, write_test_list,
 from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
 from sam2unet.run_script import ROOT
-from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type, set_seed
+from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type
 from sam2unet.weights.formats import save_state
 
-Record = Callable[[str, str, dict | str, dict[str, str]], None]  # table, row, numbers, cells
+Record = Callable[[str, str, Measurement | str, Cells], None]  # table, row
+Data = dict[str, Path]  # the folders that `make_data` wrote
+Pass = dict[str, Tensor]  # the logits, the loss and the gradient of a training step, on the CPU
 MODELS = (  # name, encoder, dino, side
     ("sam2unet", "tiny", None, 352),
     ("sam2unet", "large", None, 352),
     ("sam2unext", "tiny", "small", 352),
     ("sam_med2d", "vit_b", None, 256),
 )
-QUICK_MODELS = (
-    ("sam2unet", "micro", None, 64),
-    ("sam2unext", "micro", "small", 64),
-    ("sam_med2d", "micro", None, 64),
-)
 # Largest difference of the logits, as a share of their standard deviation (root mean square), of the loss as a share of
 # the loss, and of the gradient as a share of its norm. In bf16 on a CPU, large at 96 has 0.043, 0.00027 and 0.25.
-TOLERANCES = {"fp32": (1e-3, 1e-4, 1e-2), "bf16": (0.1, 0.02, 0.3)}
+TOLERANCES = {
+    "fp32": {"logits": 1e-3, "loss": 1e-4, "gradient": 1e-2},
+    "bf16": {"logits": 0.1, "loss": 0.02, "gradient": 0.3},
+}
 
 
-class Pass(NamedTuple):
-    """The results of a forward and a backward pass, on the CPU."""
+def compare_passes(
+    name: str, encoder: str, dino: str | None, side: int, record: Record, data: Data, device: str | None, quick: bool
+) -> None:
+    """Compares one training step: fp32 on the device and on the CPU; bf16, compiled and DDP with fp32 on the device.
 
-    logits: Tensor
-    loss: Tensor
-    gradient: Tensor
-
-
-def compare_passes(record: Record, table: str, data: dict[str, Path], device: str | None, model: tuple) -> None:
-    """Compares one training step: fp32 on the device and on the CPU; bf16, compiled and DDP with fp32 on the device."""
-    device, run = pick_device(device), prepare_step(*model, data)
+    With `quick`, the model is tiny.
+    """
+    model, device = (name, "micro", dino, 64) if quick else (name, encoder, dino, side), pick_device(device)
+    compare = partial(compare_pass, record, f"one training step of {' '.join(str(part) for part in model if part)}")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    truth = run(torch.device("cpu"))
-    base = run(device)
-    compare_pass(record, table, "fp32, device and CPU", base, truth, "fp32")
+    run = prepare_step(*model, data)
+    truth, base = run(torch.device("cpu")), run(device)
+    compare("fp32, device and CPU", base, truth, "fp32")
     if pick_half_type(device) == "bf16":
-        compare_pass(record, table, "bf16 and fp32", run(device, amp="bf16"), base, "bf16")
-    connect_alone(device)
-    wrapped = prepare_step(*model, data)(device, wrap=DistributedDataParallel)  # DDP leaves hooks in its model
-    compare_pass(record, table, "DDP and one process", wrapped, base, "fp32")
-    if can_compile(device):
-        compare_pass(record, table, "compiled and eager, fp32", run(device, wrap=torch.compile), base, "fp32")
-
-
-def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: dict[str, Path]) -> Callable[..., Pass]:
-    """Returns `run_pass` for a new model and a batch."""
-    set_seed(0)
-    family = find_family(name)
-    network, _ = start_model(name, NetworkShape(encoder, dino, side if "size" in family.options else None))
-    step, batch = (prompt_step, read_prompts) if family.task == "prompts" else (mask_step, read_pairs)
-    return partial(run_pass, network.train(), step, batch(data, side), Recipe.read(model=name, size=side))
-
-
-def connect_alone(device: torch.device) -> None:
-    """Connects this process to itself by the library that train.py uses under torchrun: NCCL on a GPU."""
+        compare("bf16 and fp32", run(device, amp="bf16"), base, "bf16")
+    # This process connects to itself by the library that train.py uses under torchrun: NCCL on a GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    wrapped = prepare_step(*model, data)(device, wrap=DistributedDataParallel)  # DDP leaves hooks in its model
+    compare("DDP and one process", wrapped, base, "fp32")
+    if can_compile(device):
+        compare("compiled and eager, fp32", run(device, wrap=torch.compile), base, "fp32")
 
 
-def read_pairs(data: dict[str, Path], side: int):
-    pairs = match(data["images"], data["masks"])
-    return MaskFolder(pairs, side).__getitems__(next(iter(Batches(len(pairs), 2, seed=0))))
+def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: Data) -> Callable[..., Pass]:
+    """Returns a function that computes the first losses of a training step and their gradients, for a new model."""
+    files = dict.fromkeys(("hiera_path", "dinov2_path", "sam_checkpoint"))
+    args = argparse.Namespace(model=name, encoder=encoder, dino=dino, size=side, seed=0, **files)
+    network, recipe = build_model(args).train(), Recipe.read(model=name, size=side)
+    if find_family(name).task == "prompts":
+        items = read_train_list(data["lists"])
+        folder, batches, step = PromptFolder(items, Framing(side), 2), PromptBatches(len(items), 2, seed=0), prompt_step
+    else:
+        pairs = match(data["images"], data["masks"])
+        folder, batches, step = MaskFolder(pairs, side), Batches(len(pairs), 2, seed=0), mask_step
+    batch = folder.__getitems__(next(iter(batches)))
 
+    def run_pass(device: torch.device, amp: str = "off", wrap: Callable = lambda network: network) -> Pass:
+        network.to(device).zero_grad(set_to_none=True)
+        forward, outputs = wrap(network), []
 
-def read_prompts(data: dict[str, Path], side: int):
-    items = read_train_list(data["lists"])
-    return PromptFolder(items, Framing(side), mask_num=2).__getitems__(next(iter(PromptBatches(len(items), 2, seed=0))))
+        def call(*inputs):
+            outputs.append(forward(*inputs))
+            return outputs[-1]
 
+        with autocast(device, amp):
+            loss = sum(next(step(call, batch.on(device), recipe)).values())
+        loss.backward()
+        logits = outputs[0]["low_res_logits"] if isinstance(outputs[0], dict) else outputs[0][0]
+        gradient = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+        parts = {"logits": logits, "loss": loss, "gradient": gradient}
+        return {name: part.detach().cpu().double() for name, part in parts.items()}
 
-def run_pass(
-    network: nn.Module,
-    step: Callable,
-    batch,
-    recipe: Recipe,
-    device: torch.device,
-    amp: str = "off",
-    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
-) -> Pass:
-    """Computes the first losses of a training step and their gradients."""
-    network.to(device).zero_grad(set_to_none=True)
-    forward, outputs = wrap(network), []
-
-    def call(*inputs):
-        outputs.append(forward(*inputs))
-        return outputs[-1]
-
-    with autocast(device, amp):
-        loss = sum(next(step(call, batch.on(device), recipe)).values())
-    loss.backward()
-    logits = outputs[0]["low_res_logits"] if isinstance(outputs[0], dict) else outputs[0][0]
-    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-    return Pass(*(part.detach().cpu().double() for part in (logits, loss, torch.cat(gradients))))
+    return run_pass
 
 
 def compare_pass(record: Record, table: str, row: str, new: Pass, base: Pass, kind: str) -> None:
-    spread = base.logits - base.logits.mean()
-    differences = [
-        ((a - b).norm() / scale.norm()).item()
-        for a, b, scale in zip(new, base, (spread, base.loss, base.gradient), strict=True)
-    ]
-    ok = all(d <= tolerance for d, tolerance in zip(differences, TOLERANCES[kind], strict=True))
-    texts = [f"{d:.1e} ({tolerance:g})" for d, tolerance in zip(differences, TOLERANCES[kind], strict=True)]
-    numbers = dict(zip(Pass._fields, differences, strict=True))
-    record(table, row, {"ok": ok} | numbers, dict(zip(Pass._fields, texts, strict=True)))
+    tolerances, numbers, cells = TOLERANCES[kind], {}, {}
+    for name, value in base.items():
+        scale = value - value.mean() if name == "logits" else value
+        numbers[name] = ((new[name] - value).norm() / scale.norm()).item()
+        cells[name] = f"{numbers[name]:.1e} ({tolerances[name]:g})"
+    record(table, row, numbers | {"ok": all(numbers[name] <= tolerances[name] for name in numbers)}, cells)
 
 
 def run_script(name: str, words: list[str]) -> None:
@@ -150,23 +128,20 @@ def run_script(name: str, words: list[str]) -> None:
     script["run"](script["parser"]().parse_args(words))
 
 
-def check_resume(record: Record, data: dict[str, Path], device: str | None) -> None:
+def check_resume(record: Record, data: Data, device: str | None, quick: bool) -> None:
     """Checks that a run that was killed and resumed, and a run under torchrun, give the bits of an undisturbed run."""
-    fork = multiprocessing.get_context("fork")  # this process has not used the GPU
     words = f"--train_image_path {data['images']} --train_mask_path {data['masks']} --encoder tiny --finetune adapters"
     words += " --size 64 --batch_size 2 --epoch 2 --workers 0 --deterministic --save_minutes 0 --resume auto"
     words += f" --device {device}" if device else ""
     with tempfile.TemporaryDirectory() as folder:
 
         def start(name: str) -> multiprocessing.Process:
-            process = fork.Process(
-                target=run_script, args=("train.py", [*words.split(), "--save_path", f"{folder}/{name}"])
-            )
-            process.start()
+            flags = [*words.split(), "--save_path", f"{folder}/{name}"]
+            process = multiprocessing.get_context("fork").Process(target=run_script, args=("train.py", flags))
+            process.start()  # a fork is faster than a new interpreter; this process has not used the GPU
             return process
 
-        whole = start("whole")
-        killed, state, versions = start("killed"), Path(folder, "killed/last.pt"), set()
+        whole, killed, state, versions = start("whole"), start("killed"), Path(folder, "killed/last.pt"), set()
         while killed.is_alive() and len(versions) < 3:
             versions |= {state.stat().st_mtime_ns} if state.exists() else set()
             time.sleep(0.002)
@@ -175,14 +150,13 @@ def check_resume(record: Record, data: dict[str, Path], device: str | None) -> N
         resumed = start("killed")
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
         subprocess.run([*command, str(ROOT / "train.py"), *words.split(), "--save_path", f"{folder}/torchrun"])
-        for process in (whole, resumed):
-            process.join()
+        whole.join()
+        resumed.join()
         for name, row in (("killed", "killed and resumed"), ("torchrun", "torchrun, one process")):
             files = [Path(folder, run, "SAM2-UNet-2.pth") for run in ("whole", name)]
             same = all(file.exists() for file in files) and len(set(map(sha256, files))) == 1
-            happened = name != "killed" or killed.exitcode == -9
             cells = {"bits of an undisturbed run": "same" if same else "DIFFERENT or missing"}
-            record("train.py --deterministic", row, {"ok": same and happened}, cells)
+            record("train.py --deterministic", row, {"ok": same and (name != "killed" or killed.exitcode == -9)}, cells)
 
 
 UNET = "--checkpoint {files}/sam2unet.pth --size 64"
@@ -200,57 +174,50 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} --checkpoint {{files}}/sam2unext.safetensors --dinov2_path {{files}}/dino.pt",
     f"{PROMPTS} --boxes_prompt True --point_num 1 3 --iter_point 2 --save_pred True --seed 1",
     f"{PROMPTS} --image_size 96 --encoder_adapter False --multimask False --rgb True",
-    f"{PROMPTS} --mask_prompt logits --mask_threshold 127",
+    f"{PROMPTS} --mask_prompt logits --mask_threshold 127 --model_type vit_b --lr_scheduler none",
     f"{PROMPTS} --foreground 255 --use_amp True",
-    f"{PROMPTS} --model_type vit_b --lr_scheduler none",
     f"{PROMPTS} --prompt_path {{prompts}}",
     "--sam_checkpoint {files}/sam_med2d.pth --data_path {lists} --work_dir {new} --run_name a --metrics iou",
 )
 
 
-def check_options(record: Record, device: str | None) -> None:
+def check_options(record: Record, data: Data, device: str | None, quick: bool) -> None:
     """Runs test.py in this process with every option. The weights are random."""
-    table = "test.py"
-    for action in runpy.run_path(str(ROOT / "test.py"))["parser"]()._actions:
-        if not set(action.option_strings) & {"-h", "--device", *" ".join(TEST_LINES).split()}:
-            record(table, action.option_strings[0], "failed: benchmarks/checks.py has no command with it", {})
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder, "data"), 2, (60, 80)) | write_checkpoints(Path(folder))
         for number, line in enumerate(TEST_LINES):
             new, row = Path(folder, str(number)), " ".join(word for word in line.split() if word.startswith("--"))
-            if "--compile" in line and not can_compile(pick_device(device)):
-                record(table, row, "not measured: the device does not compile", {})
-                continue
             prompts = next(Path(folder).glob("*/64_prompt.json"), "")  # an earlier command wrote it
             words = line.format(**data, new=new, prompts=prompts).split() + (["--device", device] if device else [])
+            if "--compile" in words and not can_compile(pick_device(device)):
+                record("test.py", row, "not measured: the device does not compile", {})
+                continue
             try:
                 run_script("test.py", words)
                 count = sum(path.is_file() for path in new.rglob("*"))
-                record(table, row, {"ok": count > 1}, {"files": str(count)})
+                record("test.py", row, {"ok": count > 1}, {"files": str(count)})
             except (Exception, SystemExit) as e:
-                traceback.print_exc()
-                record(table, row, describe_error(e), {})
+                record("test.py", row, Alone().report(e), {})
 
 
-def write_checkpoints(folder: Path) -> dict[str, Path]:
+def write_checkpoints(folder: Path) -> Data:
     """Writes micro models, also without the weights of a frozen part. Returns the folder as `files`."""
     trunk = {f"image_encoder.trunk.{name}": t for name, t in hiera("micro").state_dict().items()}
     save_state(trunk, folder / "hiera.pt")
     save_state(Dino("small").model.state_dict(), folder / "dino.pt")
-    for name, shape, flag, file in (
-        ("sam2unet", NetworkShape(), "hiera_path", "hiera.pt"),
-        ("sam2unext", NetworkShape(encoder="micro"), "dinov2_path", "dino.pt"),
+    for name, shape, paths in (
+        ("sam2unet", NetworkShape(), {"hiera_path": folder / "hiera.pt"}),
+        ("sam2unext", NetworkShape(encoder="micro"), {"dinov2_path": folder / "dino.pt"}),
+        ("sam_med2d", NetworkShape(encoder="micro", size=64), {}),
     ):
-        model, files = start_model(name, shape, {flag: folder / file})
-        recipe = Recipe.read(model=name, size=64)
-        save_checkpoint(model, folder / f"{name}.safetensors", files, recipe=recipe)
+        model, files = start_model(name, shape, paths)
         save_checkpoint(model, folder / f"{name}.pth")
-    model, _ = start_model("sam_med2d", NetworkShape(encoder="micro", size=64))
-    save_checkpoint(model, folder / "sam_med2d.pth")
+        if files:
+            save_checkpoint(model, folder / f"{name}.safetensors", files, recipe=Recipe.read(model=name, size=64))
     return {"files": folder}
 
 
-def make_data(folder: Path, count: int, size: tuple[int, int]) -> dict[str, Path]:
+def make_data(folder: Path, count: int, size: tuple[int, int]) -> Data:
     """Writes `count` photographs of `size` (height, width) with an ellipse, its mask, a soft map, and lists."""
     names = ("images", "masks", "maps", "lists")
     for name in names:

@@ -8,56 +8,74 @@ Processes are killed when the time of their step is over. NAME.log has what the 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from benchmarks import checks, predict, prompts, scoring, train
-from benchmarks.harness import Alone, Measurement, NotMeasured, describe_versions, name_device
-from benchmarks.results import add_result, read_results, write_docs
-from sam2unet.atomic import claim_folder, write_atomic
+from benchmarks import checks, harness, predict, prompts, scoring, train
+from benchmarks.harness import Alone, Cells, Measurement
+from sam2unet.atomic import claim_folder, read_text, write_atomic
 from sam2unet.cli import Parser
 from sam2unet.errors import SomeFailed, UserError
 from sam2unet.run_script import ROOT
 from sam2unet.runtime.device import can_compile, pick_device
-from sam2unet.runtime.versions import version
 
-COMMANDS = {"eval": scoring, "predict": predict, "train": train, "prompts": prompts}
-TRAIN = "train --train_image_path {images} --train_mask_path {masks} --rounds 1 --warm_up 3 --steps 6"
-PREDICT = "predict --test_image_path {images} --rounds 1"
-QUICK = {
-    "train": "--encoder micro --size 64 --batch_size 2 --warm_up 1 --steps 2 --workers 0 --rows ours fast",
-    "predict": "--encoder micro --size 64 --count 2 --workers 1 --megapixels 0.01 --rows ours fast",
-    "prompts": "--encoder micro --image_size 64 --steps 1 --rows released ours",
-    "eval": "--sizes 60x80 --pairs 2",
+QUICK = "--encoder micro --size 64 --rows ours fast"
+QUICK_TRAIN = f"{QUICK} --batch_size 2 --warm_up 1 --steps 2 --workers 0"
+COMMANDS = {  # name: a function that adds the flags, one that runs, and what --quick adds
+    "eval": (scoring.add_flags, scoring.run, "--sizes 60x80 --pairs 2"),
+    "predict": (predict.add_flags, predict.run, f"{QUICK} --count 2 --workers 1 --megapixels 0.01"),
+    "train": (train.add_flags, train.run, QUICK_TRAIN),
+    "losses": (train.add_loss_flags, train.run_losses, QUICK_TRAIN),
+    "profile": (train.add_flags, train.run_profile, QUICK_TRAIN),
+    "prompts": (prompts.add_flags, prompts.run, f"{QUICK} --steps 1 --rows released ours"),
 }
-OPTIONAL = {"pysodmetrics": "`released` of eval", "imageio": "`released` of predict", "numba": "`numba` of eval"}
+PAIRS = "--train_image_path {images} --train_mask_path {masks} --rounds 1"
+LARGE = f"train {PAIRS} --warm_up 3 --steps 6 --encoder large"
+NEXT = f"train {PAIRS} --warm_up 3 --steps 6 --model sam2unext --batch_size 1"
+PREDICT = "predict --test_image_path {images} --rounds 1"
+PREDICT_LARGE, PREDICT_NEXT = f"{PREDICT} --encoder large", f"{PREDICT} --model sam2unext --count 32"
+LARGE_12, LARGE_64 = f"{LARGE} --batch_size 12", f"{LARGE} --batch_size 64"
+FAST_LINES = (LARGE_12, LARGE_64, PREDICT_LARGE, NEXT, PREDICT_NEXT, f"{PREDICT_LARGE} --batch_size 1")
+COMPILED = [f"{line} --rows fast" for line in FAST_LINES]
+COMPILED += [f"{line} --rows fast+grad_checkpointing" for line in (LARGE_12, LARGE_64)]
+PREDICT_SIZES = [f"{PREDICT_LARGE} --batch_size {size} --rows ours fast" for size in (1, 32)]
+
+MARKED_TABLE = re.compile(r"<!-- gpu: (.+) -->\n\n((?:\|.*\n)+)")  # in the docs: the name of a table of results
+lock = threading.Lock()
 
 
 class Step(NamedTuple):
-    """A part of the command.
+    seconds: int  # its time limit
+    jobs: Sequence[str | Callable]  # commands of `python -m benchmarks`, and functions (see checks.py)
+    together: bool = False  # it runs at the same time as the other such steps, and so do its jobs
 
-    Attributes:
-        seconds: its time limit.
-        purpose: what it checks or measures.
-        work: a method of `StepRun`, or commands of `python -m benchmarks`.
-        together: it runs at the same time as the other such steps.
-    """
 
-    seconds: int
-    purpose: str
-    work: Callable[[StepRun], None] | tuple[str, ...]
-    together: bool = False
+STEPS = {  # by value; the first five run at the same time, so all take 530 seconds and 10 to begin
+    "models": Step(140, [partial(checks.compare_passes, *model) for model in checks.MODELS], True),
+    "compile": Step(130, COMPILED, True),
+    "losses": Step(130, [f"losses {PAIRS} --encoder tiny --batch_size 12 --save_path {{results}}"], True),
+    "resume": Step(130, [checks.check_resume], True),
+    "options": Step(130, [checks.check_options], True),
+    "train": Step(165, [LARGE_12, LARGE_64]),
+    "predict": Step(65, [f"{PREDICT_LARGE} --count 512", *PREDICT_SIZES]),
+    "profile": Step(40, [f"profile {PAIRS} --encoder large --batch_size 12 --steps 2 --rows ours fast"]),
+    "sam2unext": Step(85, [f"{NEXT} --rows released ours fast", PREDICT_NEXT]),
+    "sam_med2d": Step(25, ["prompts --data_path {lists} --rounds 1"]),
+    "eval": Step(20, ["eval --pred_path {maps} --gt_path {masks} --sizes 737x984 --pairs 200 --rounds 1"]),
+}
 
 
 class StepRun:
-    """A step that runs. `data` has the folders of generated files: images, masks, maps and lists."""
+    """A step that runs. `data` has the folders of generated files: images, masks, maps, lists; and the results."""
 
     def __init__(self, name: str, args: argparse.Namespace, data: dict[str, Path], deadline: float):
         self.name, self.args, self.data = name, args, data
@@ -65,142 +83,34 @@ class StepRun:
         self.record = partial(add_result, args.save_path, name)
 
     def run(self) -> None:
-        work = STEPS[self.name].work
-        try:
-            if callable(work):
-                work(self)
-            for line in () if callable(work) else work:
-                module, args = self.parse(line)
-                list(module.run(args))
-        except UserError as e:
-            self.record(self.name, "the step", str(e) if isinstance(e, NotMeasured) else f"failed: {e}", {})
-        except (Exception, SystemExit) as e:
-            self.record(self.name, "the step", self.alone.report(e), {})
+        with ThreadPoolExecutor(6 if STEPS[self.name].together else 1) as pool:
+            list(pool.map(self.run_job, STEPS[self.name].jobs))
 
-    def parse(self, line: str) -> tuple[object, argparse.Namespace]:
-        """Returns the module and the flags of a command of `python -m benchmarks`."""
+    def run_job(self, job: str | Callable) -> None:
+        try:
+            if isinstance(job, str):
+                run, args = self.parse(job)
+                for text in run(args):
+                    with open(self.alone.log, "a") as log:
+                        print(text, file=log)
+            else:
+                self.alone.run(job, self.record, self.data, self.args.device, self.args.quick)
+        except (Exception, SystemExit) as e:
+            row = job if isinstance(job, str) else " ".join(map(str, getattr(job, "args", ("all",))))
+            self.record(self.name, row, self.alone.report(e), {})
+
+    def parse(self, line: str) -> tuple[Callable, argparse.Namespace]:
+        """Returns the function and the flags of a command of `python -m benchmarks`."""
         command, *words = [word.format(**self.data) for word in line.split()]
+        add, run, quick_words = COMMANDS[command]
         if self.args.quick:
-            words += QUICK[command].split() + (["--dino", "small"] if "sam2unext" in words else [])
+            words += quick_words.split() + (["--dino", "small"] if "sam2unext" in words else [])
         if self.args.device and command != "eval":
             words += ["--device", self.args.device]
         parser = Parser()
-        COMMANDS[command].add_flags(parser)
+        add(parser)
         parser.set_defaults(alone=self.alone, record=self.record)
-        return COMMANDS[command], parser.parse_args(words)
-
-    def attempt(self, table: str, row: str, function: Callable, *arguments: object) -> object:
-        """Returns what `function` returns in a new process. After an error, records it and returns None."""
-        try:
-            return self.alone.run(function, *arguments)
-        except UserError as e:
-            self.record(table, row, str(e), {})
-
-    def check_models(self) -> None:
-        with ThreadPoolExecutor() as pool:
-            for model in checks.QUICK_MODELS if self.args.quick else checks.MODELS:
-                table = f"one training step of {' '.join(map(str, model))}"
-                job = checks.compare_passes, self.record, table, self.data, self.args.device, model
-                pool.submit(self.attempt, table, "all", *job)
-
-    def fill_caches(self) -> None:
-        """Runs some updates or predictions of each compiled row, six rows at the same time."""
-        if not self.alone.run(describe_machine, self.args)["compiles"]:
-            self.record(self.name, "all", "not measured: --fast does not compile on this device", {})
-            return
-
-        def fill(line: str) -> None:
-            module, args = self.parse(line)
-            results, start = [], time.monotonic()
-            args.record = lambda *result: results.append(result)
-            list(module.run(args))
-            for table, row, numbers, _ in results:
-                seconds = {"seconds, with a few steps": f"{time.monotonic() - start:.0f}"}
-                self.record("compiling, six rows at once", f"{table}: {row}", numbers, seconds)
-
-        with ThreadPoolExecutor(6) as pool:
-            list(pool.map(fill, COMPILED))
-
-    def compare_losses(self) -> None:
-        _, args = self.parse(f"{TRAIN} --encoder tiny --warm_up 0 --steps 200")
-        means, table = {}, "loss curves"
-        args.batch_size, args.steps = (2, 4) if self.args.quick else (12, 200)
-        for row in ("ours", "fast"):
-            if numbers := self.attempt(table, row, train.measure_training, args, row):
-                losses = numbers["losses"]
-                means[row] = float(np.mean(losses[-50:]))
-                cells = {"first loss": f"{losses[0]:.5f}", "mean of the last 50": f"{means[row]:.4f}"}
-                self.record(table, row, numbers, cells)
-        if len(means) == 2:
-            change = means["fast"] / means["ours"] - 1
-            self.record(table, "difference", {"ok": abs(change) < 0.1}, {"mean of the last 50": f"{change:.2%} (10%)"})
-
-    def check_resume(self) -> None:
-        self.attempt(self.name, "all", checks.check_resume, self.record, self.data, self.args.device)
-
-    def check_options(self) -> None:
-        self.attempt(self.name, "all", checks.check_options, self.record, self.args.device)
-
-    def profile(self) -> None:
-        """Writes the operations of a training step to profile.txt, and the first ones as results."""
-        text = ""
-        for row in ("ours", "fast"):
-            _, args = self.parse(f"{TRAIN} --encoder large --batch_size 12")
-            args.steps = 2  # the profiler needs seconds for each
-            (args.batch_size,) = args.batch_size
-            table = f"one update of {args.encoder} at {args.size or 352}, batch {args.batch_size}, {row}"
-            times = self.attempt(table, "all", train.profile_training, args, row) or []
-            total = sum(ms for _, ms in times)
-            text += f"{table}: {total:.1f} ms\n" + "".join(f"{ms:10.3f} ms  {name}\n" for name, ms in times[:60])
-            for name, ms in times[:12]:
-                self.record(
-                    table, name[:80].replace("|", " "), {"ms": ms}, {"ms": f"{ms:.2f}", "share": f"{ms / total:.1%}"}
-                )
-        with write_atomic(self.args.save_path / "profile.txt") as file:
-            file.write(text.encode())
-
-
-LARGE, NEXT = f"{TRAIN} --encoder large", f"{TRAIN} --model sam2unext --batch_size 1"
-PREDICT_LARGE, PREDICT_NEXT = f"{PREDICT} --encoder large", f"{PREDICT} --model sam2unext --count 32"
-COMPILED = (
-    f"{LARGE} --batch_size 12 --rows fast",
-    f"{LARGE} --batch_size 64 --rows fast",
-    f"{PREDICT_LARGE} --rows fast",
-    f"{NEXT} --rows fast",
-    f"{PREDICT_NEXT} --rows fast",
-    f"{LARGE} --batch_size 12 --rows fast+grad_checkpointing",
-    f"{LARGE} --batch_size 64 --rows fast+grad_checkpointing",
-    f"{PREDICT_LARGE} --batch_size 1 --rows fast",
-)
-STEPS = {  # by value; the first five run at the same time, so all take 530 seconds and 10 to begin
-    "models": Step(
-        140, "one training step of each model: the GPU and the CPU, bf16, compiled", StepRun.check_models, True
-    ),
-    "compile": Step(130, "fills the caches of compiled code for the steps below", StepRun.fill_caches, True),
-    "losses": Step(130, "200 losses in fp32 and with --fast", StepRun.compare_losses, True),
-    "resume": Step(130, "train.py after SIGKILL, under torchrun, and NCCL", StepRun.check_resume, True),
-    "options": Step(130, "every option of test.py", StepRun.check_options, True),
-    "train": Step(165, "training of large at 352", (f"{LARGE} --batch_size 12 64",)),
-    "predict": Step(
-        65,
-        "prediction with large at 352, and the model alone",
-        (
-            f"{PREDICT_LARGE} --count 512",
-            f"{PREDICT_LARGE} --batch_size 1 --rows ours fast",
-            f"{PREDICT_LARGE} --batch_size 32 --rows ours fast",
-        ),
-    ),
-    "profile": Step(40, "where the time of a training step goes", StepRun.profile),
-    "sam2unext": Step(
-        85, "training and prediction with SAM2-UNeXT at 1024", (f"{NEXT} --rows released ours fast", PREDICT_NEXT)
-    ),
-    "sam_med2d": Step(25, "encoder, click and training of SAM-Med2D", ("prompts --data_path {lists} --rounds 1",)),
-    "eval": Step(
-        20,
-        "evaluation on all cores",
-        ("eval --pred_path {maps} --gt_path {masks} --sizes 737x984 --pairs 200 --rounds 1",),
-    ),
-}
+        return run, parser.parse_args(words)
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -217,24 +127,25 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     if args.write_docs:
         yield f"{write_docs(read_results(args.save_path), ROOT / 'docs/benchmarks.md')} rows in docs/benchmarks.md"
         return
-    start, end = time.time(), time.monotonic() + 60 * args.minutes
-    claim_folder(args.save_path, "results of benchmarks gpu")
+    start, end = int(time.time()), time.monotonic() + 60 * args.minutes
+    claim_folder(args.save_path, harness.RESULTS)
     machine = args.alone.run(describe_machine, args)
-    add_result(args.save_path, "machine", "machine", machine["machine"], machine, {})
-    for package in machine["missing"]:
-        text = f"not measured: the package {package} is not installed; there is no {OPTIONAL[package]}"
-        add_result(args.save_path, "machine", "machine", package, text, {})
+    record = partial(add_result, args.save_path)
+    record("machine", "machine", machine["machine"], machine, {})
+    if not machine["compiles"] and "compile" in args.only:
+        args.only.remove("compile")
+        record("compile", "all rows", "all", "not measured: --fast does not compile on this device", {})
     yield machine["machine"]
 
     def run_step(name: str, deadline: float) -> str:
         begin = time.monotonic()
         StepRun(name, args, data, min(deadline, end)).run()
-        results = [r for r in read_results(args.save_path) if r["step"] == name and r["time"] >= int(start)]
-        bad = sum(result["ok"] is False for result in results)
-        return f"{name}: {time.monotonic() - begin:.0f} s, {len(results)} results, {bad} failed"
+        bad = [result["ok"] is False for result in read_results(args.save_path, start) if result["step"] == name]
+        return f"{name}: {time.monotonic() - begin:.0f} s, {len(bad)} results, {sum(bad)} failed"
 
     with tempfile.TemporaryDirectory() as folder:
         data = checks.make_data(Path(folder), *((4, (60, 80)) if args.quick else (64, (737, 984))))
+        data["results"] = args.save_path
         together = [name for name in args.only if STEPS[name].together]
         deadline = time.monotonic() + max((STEPS[name].seconds for name in together), default=0)
         with ThreadPoolExecutor(len(together) or 1) as pool:
@@ -243,18 +154,83 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             if not STEPS[name].together:
                 deadline += STEPS[name].seconds  # time that earlier steps did not need is added
                 yield run_step(name, deadline)
-    failed = [r for r in read_results(args.save_path) if r["ok"] is False and r["time"] >= int(start)]
-    if failed:
+    if failed := [result for result in read_results(args.save_path, start) if result["ok"] is False]:
         raise SomeFailed(f"{len(failed)} results failed, first: {failed[0]['table']}, {failed[0]['row']}")
 
 
 def describe_machine(args: argparse.Namespace) -> Measurement:
     device = pick_device(args.device)
-    name, packages = name_device(device), describe_versions(("torch", "torchvision", "timm", "numpy"))
-    return {
-        "machine": f"{name}; {packages}",
-        "type": device.type,
-        "quick": args.quick,
-        "compiles": can_compile(device),
-        "missing": [package for package in OPTIONAL if version(package) is None],
-    }
+    text = f"{harness.name_device(device)}; {harness.describe_versions()}"
+    return {"machine": text, "type": device.type, "quick": args.quick, "compiles": can_compile(device)}
+
+
+def add_result(folder: Path, step: str, table: str, row: str, numbers: Measurement | str, cells: Cells) -> None:
+    """Appends a result to `results.jsonl` and writes `results.md` again. Processes may do this at the same time.
+
+    `numbers` can be a text that says why there is no result.
+    """
+    if step == "compile":  # its rows run at the same time, so they are slow
+        table = f"compiling: {table}"
+    if isinstance(numbers, str):
+        numbers, cells = {"ok": False if numbers.startswith("failed") else None}, {"result": numbers}
+    result = dict(step=step, table=table, row=row, ok=True, time=round(time.time()), cells=cells) | numbers
+    path = folder / "results.jsonl"
+    with lock:
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # the writer of the last line was killed
+        with open(path, "ab", buffering=0) as file:  # one write for a whole line
+            file.write(b"\n" * torn + json.dumps(result).encode() + b"\n")
+        with write_atomic(folder / "results.md") as file:
+            file.write(format_results(read_results(folder)).encode())
+
+
+def read_results(folder: Path, start: float = 0) -> list[dict]:
+    """Returns the results since `start`, in seconds. A line that was not written completely is left out."""
+    results = []
+    for line in read_text(folder / "results.jsonl").splitlines():
+        with suppress(ValueError):
+            results.append(json.loads(line))
+    return [result for result in results if result["time"] >= start]
+
+
+def format_results(results: list[dict]) -> str:
+    """Returns the tables in Markdown. Of several results for a row, the last one counts."""
+    tables: dict[str, dict[str, Cells]] = {}
+    for result in results:
+        ok = {True: "yes", False: "NO", None: ""}[result["ok"]]
+        tables.setdefault(result["table"], {})[result["row"]] = {"row": result["row"], "ok": ok} | result["cells"]
+    text = ""
+    for table, rows in tables.items():
+        titles = list(dict.fromkeys(title for cells in rows.values() for title in cells))
+        lines = [[cells.get(title, "") for title in titles] for cells in rows.values()]
+        text += f"## {table}\n\n{harness.format_table(titles, lines)}\n\n"
+    return text
+
+
+def write_docs(results: list[dict], page: Path) -> int:
+    """Writes results of a GPU into the tables of `page` that have a marker. Returns the number of rows.
+
+    A cell changes if a result has its row and its column. The first title of the table names the device.
+    """
+    machine, cells_by_row, count = "", {}, 0
+    for result in results:
+        if result["step"] == "machine":
+            machine = result["machine"] if result["type"] == "cuda" and not result["quick"] else ""
+        elif machine and result["ok"]:
+            cells_by_row[result["table"], result["row"]] = result["cells"] | {"machine": machine}
+    if not cells_by_row:
+        raise UserError("there are no results of a GPU; run this command on a GPU first, without --quick")
+
+    def fill(match: re.Match) -> str:
+        nonlocal count
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in match[2].splitlines()]
+        titles = lines[0][1:]
+        for line in lines[2:]:
+            if cells := cells_by_row.get((match[1], line[0])):
+                lines[0][0], count = cells["machine"], count + 1
+                line[1:] = [cells.get(*pair) for pair in zip(titles, line[1:], strict=True)]
+        return match[0].removesuffix(match[2]) + f"{harness.format_lines(lines)}\n"
+
+    text = MARKED_TABLE.sub(fill, read_text(page))
+    with write_atomic(page) as file:
+        file.write(text.encode())
+    return count

@@ -1,23 +1,18 @@
 """Maps made per second from the same photographs: the released way, ours without options, and ours with --fast.
 
-Each row of each round runs in a process of its own. The fastest round counts. The rounds take turns, so that a busy
-moment does not slow down one row alone. Not timed: imports, the model, and a warm-up over some photographs, which
-includes compiling. `images/s` is measured from files to files. The parts of an image are measured separately, one after
-another: decode (file to input tensor), forward (normalise and the model, per image of a batch), resize (logits to 8-bit
-map), write (PNG). The released way: batches of one, one file after another, all three outputs, attention on padded
-windows, fp32, PNG by imageio.
+`images/s` is measured from files to files, after a warm-up, which includes compiling. The parts of an image are
+measured separately, one after another: decode (file to input tensor), forward (normalise and the model, per image of a
+batch), resize (logits to 8-bit map), write (PNG). The released way: batches of one, one file after another, all three
+outputs, attention on padded windows, fp32, PNG by imageio.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +22,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision import transforms
 
 from benchmarks import harness
 from benchmarks.harness import Measurement
-from benchmarks.released.masks import use_released_order_
+from benchmarks.released.masks import make_image_transform, use_released_order_
 from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
 from sam2unet.families.table import find_family_of
@@ -39,18 +33,14 @@ from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.outputs import PredictOutputs, to_grey_map, write_outputs
 from sam2unet.masks.predict_folder import PredictFiles, find_jobs, make_reader, write_maps
 from sam2unet.masks.predictor import PredictOptions, average_logits
-from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import pick_device
-from sam2unet.runtime.parallel import batched
+from sam2unet.runtime.parallel import batched, map_files
 
-ROWS = ("released", "ours", "fast")
 OPTIONS = ("fp32", "bf16", "fp16", "compile", "fold", "exact")
-PACKAGES = ("torch", "pillow", "opencv-python-headless", "imageio")
-STAGES = ("decode", "forward", "resize", "write")
 COLUMNS = {
     "images/s": ("rate", ".3g"),
     "ratio": ("rate", "ratio"),
-    **{f"{stage}, ms": (stage, ".3g") for stage in STAGES},
+    **{f"{stage}, ms": (stage, ".3g") for stage in ("decode", "forward", "resize", "write")},
     "forward of device's peak": ("forward_rate", "share"),
     "batch": ("batch_size", "d"),
     "model alone, ms": ("model", ".3g"),
@@ -62,48 +52,44 @@ STAGE_IMAGES = 16  # photographs, or one batch, whose stages are measured
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--test_image_path", type=Path, required=True, help="folder of photographs")
     p.add_argument("--checkpoint", type=Path, help="default: random weights, which take the same time")
-    harness.add_model_flags(p, " that a .safetensors checkpoint was trained from")
     p.add_argument("--megapixels", type=float, default=0.7, help="size of the resized photographs; default: 0.7")
     p.add_argument("--count", type=int, default=32, help="photographs, repeated if there are fewer; default: 32")
     p.add_argument("--batch_size", type=int, help="for ours and fast; default: 1, or the choice of --fast")
-    harness.add_row_flags(p, ROWS, OPTIONS)
+    harness.add_model_flags(p, ("sam2unet", "sam2unext"), ("released", "ours", "fast"), OPTIONS)
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    harness.check_flags(args, OPTIONS)
+    harness.check_flags(args)
     with tempfile.TemporaryDirectory() as folder:
         args.photographs = Path(folder)
-        pixels = write_photographs(args.test_image_path, Path(folder), args.count, args.megapixels)
-        machine = args.alone.run(harness.inspect_model, args, count_forward_flops, PACKAGES)
-        work = f"{args.count} photographs of {pixels / 1e6:.2f} megapixels, workers {harness.count_workers(args)}; "
-        yield harness.describe_work(machine, f"{work}best of {args.rounds} rounds", "of one forward pass")
-        table = f"prediction with {machine['work']}" + (f", batch {args.batch_size}" if args.batch_size else "")
-        yield "\n" + harness.measure_rows(args, table, measure_prediction, COLUMNS, machine)
+        write_photographs(args.test_image_path, Path(folder), args.count, args.megapixels)
+        work = f"{args.count} photographs of {args.megapixels} megapixels", "of one forward pass"
+        machine = args.alone.run(harness.inspect_model, args, *work, count_forward_flops)
+        yield machine["text"]
+        table = f"prediction with {machine['title']}" + (f", batch {args.batch_size}" if args.batch_size else "")
+        yield harness.measure_rows(args, table, measure_prediction, COLUMNS, machine)[0]
 
 
-def write_photographs(source: Path, folder: Path, count: int, megapixels: float) -> float:
-    """Writes resized copies as JPEG, without a change of the aspect ratio. Returns their mean number of pixels."""
+def write_photographs(source: Path, folder: Path, count: int, megapixels: float) -> None:
+    """Writes resized copies as JPEG, without a change of the aspect ratio."""
 
-    def write(number: int, path: Path) -> int:
-        photo = read_image(path)
+    def write(item: tuple[int, Path]) -> None:
+        photo = read_image(item[1])
         factor = math.sqrt(megapixels * 1e6 / (photo.width * photo.height))
-        photo = photo.resize((max(1, round(photo.width * factor)), max(1, round(photo.height * factor))))
-        photo.save(folder / f"{number:05d}.jpg", quality=95)
-        return photo.width * photo.height
+        photo = photo.resize([max(1, round(side * factor)) for side in photo.size])
+        photo.save(folder / f"{item[0]:05d}.jpg", quality=95)
 
-    with ThreadPoolExecutor() as pool:
-        return float(np.mean(list(pool.map(write, range(count), itertools.cycle(list_images(source).values())))))
+    map_files(write, list(enumerate(itertools.islice(itertools.cycle(list_images(source).values()), count))))
 
 
 class ReleasedWay:
     """The steps of the released test script. `decode`, `forward`, `resize` and `write` are the stages of an image."""
 
-    batch_size, kind, choice = 1, "fp32", ""
+    batch_size, kind = 1, "fp32"
 
     def __init__(self, model: nn.Module, side: int, device: torch.device):
         self.model, self.device = use_released_order_(model), device
-        normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-        self.transform = transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
+        self.transform = make_image_transform(side)
 
     def decode(self, path: Path) -> tuple[Tensor, tuple[int, int]]:
         with Image.open(path) as file:
@@ -136,17 +122,16 @@ class ReleasedWay:
 class OurWay:
     """What test.py runs, and the same stages of it."""
 
-    def __init__(self, model: nn.Module, side: int, device: torch.device, row: str, args: argparse.Namespace):
+    def __init__(self, model: nn.Module, device: torch.device, row: str, args: argparse.Namespace):
         words, batch_size = row.split("+"), args.batch_size
         amp = harness.choose_precision(row, "auto" if "fast" in words else "off")
         switches = {name: name in words for name in ("fold", "compile", "exact")}
-        options = PredictOptions(side, amp=amp, **switches)
-        with redirect_stdout(io.StringIO()) as text:
-            if "fast" in words:
-                options, batch_size = choose_fast_options(device, options, batch_size)
-        self.choice, self.workers, self.batch_size = text.getvalue().strip(), args.workers, batch_size or 1
+        options = PredictOptions(args.size, amp=amp, **switches)
+        if "fast" in words:
+            options, batch_size = choose_fast_options(device, options, batch_size)
+        self.workers, self.batch_size = args.workers, batch_size or 1
         self.kind = options.amp.replace("off", "fp32")
-        self.predictor = build_predictor(model, side, options)
+        self.predictor = build_predictor(model, args.size, options)
 
     def decode(self, path: Path) -> tuple[Tensor, tuple[int, int]]:
         (job,) = find_jobs(PredictFiles(path, Path("maps")))
@@ -178,9 +163,9 @@ def count_forward_flops(way: str, model: nn.Module, image: Tensor) -> tuple[int]
 
 
 def measure_prediction(args: argparse.Namespace, row: str) -> Measurement:
-    device, side = pick_device(args.device), args.size or Recipe.read(model=args.model).size
+    device = pick_device(args.device)
     model = harness.build_model(args).eval().to(device)
-    way = ReleasedWay(model, side, device) if row == "released" else OurWay(model, side, device, row, args)
+    way = ReleasedWay(model, args.size, device) if row == "released" else OurWay(model, device, row, args)
     paths = list(list_images(args.photographs).values())
     with tempfile.TemporaryDirectory() as target:
         # The first of two full measurements is a warm-up: memory settles, and code is compiled.
@@ -188,7 +173,7 @@ def measure_prediction(args: argparse.Namespace, row: str) -> Measurement:
         seconds, _ = harness.time_call(partial(way.predict_folder, args.photographs, Path(target)), device)
         assert len(list(Path(target).glob("*.png"))) == len(paths)
     rates = {"rate": len(paths) / seconds} | {f"{stage}_rate": 1e3 / ms for stage, ms in milliseconds.items()}
-    return milliseconds | rates | {"kind": way.kind, "batch_size": way.batch_size, "choice": way.choice}
+    return milliseconds | rates | {"kind": way.kind, "batch_size": way.batch_size}
 
 
 def time_stages(way: ReleasedWay | OurWay, paths: list[Path], target: Path, device: torch.device) -> dict[str, float]:

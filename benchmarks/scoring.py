@@ -8,6 +8,7 @@ kernels and the number of processes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -24,17 +25,13 @@ from benchmarks import harness
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_mask
 from sam2unet.errors import UserError
-from sam2unet.runtime.versions import version
 from sam2unet.scoring.pixels import kernels, weighted_f
 from sam2unet.scoring.score_folders import pool_map
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
 
 CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
-ROWS = (
-    "released",
-    *(f"{name} {n}" for name in ("numpy", "numba") if name != "numba" or version(name) for n in (1, CORES)),
-)
+ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
             write_resized_pairs(args.pred_path, args.gt_path, Path(folder, text), size, args.pairs)
             title, measure = f"images/s at {text}", partial(measure_scoring, Path(folder, text))
             columns = {title: ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-            yield "\n" + harness.measure_rows(args, f"evaluation: {title}", measure, columns)
+            yield harness.measure_rows(args, f"evaluation: {title}", measure, columns)[0]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -82,6 +79,8 @@ def write_resized_pairs(maps: Path, masks: Path, folder: Path, size: tuple[int, 
 def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness.Measurement:
     """`row` is `released`, or the kernels and the number of processes, for example `numpy 2`."""
     library, *workers = row.split()
+    if workers:
+        importlib.import_module(library)  # numba may be missing
     multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
     if library == "numpy":
         weighted_f.kernels = kernels

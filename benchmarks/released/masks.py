@@ -1,16 +1,9 @@
-"""The released way of training, for comparison: the same mathematics in the order of the released script.
-
-- Worker processes decode, resize, flip and normalise files as Pillow images.
-- Attention cuts its windows before anything else, so that padding is computed like the image.
-- DINO's map is resized before its channels are reduced.
-- The loss computes its edge weights for each output, as means over 31 x 31 pixels.
-- AdamW gets every parameter.
-"""
+"""The released way of training, for comparison: the same mathematics in the order of the released script."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,28 +17,35 @@ from sam2unet.data.reading import read_image, read_mask
 from sam2unet.layers.windows import WindowAttention, cut_windows, join_windows, max_pool
 from sam2unet.losses import structure_loss
 from sam2unet.models.sam2unext import SAM2UNeXT
+from sam2unet.recipe import Recipe
+
+
+def make_image_transform(side: int) -> transforms.Compose:
+    """Returns a function from a photograph to the input (3, S, S)."""
+    normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    return transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
 
 
 class ReleasedFolder(Dataset):
     """Item: image (3, S, S) normalised and mask (1, S, S), for a draw of `data.batches`."""
 
     def __init__(self, pairs: Sequence[Pair], size: int):
-        self.pairs = pairs
-        self.resize_image = transforms.Resize((size, size))
-        self.resize_mask = transforms.Resize((size, size), interpolation=transforms.InterpolationMode.BICUBIC)
-        self.to_tensor = transforms.ToTensor()
-        self.normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        self.pairs, self.to_image = pairs, make_image_transform(size)
+        bicubic = transforms.InterpolationMode.BICUBIC
+        self.to_mask = transforms.Compose([transforms.Resize((size, size), bicubic), transforms.ToTensor()])
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
         pair = self.pairs[draw.index]
-        image, mask = self.resize_image(read_image(pair.image)), self.resize_mask(read_mask(pair.mask))
-        for flip in [transforms.functional.hflip] * draw.mirror + [transforms.functional.vflip] * draw.tip:
-            image, mask = flip(image), flip(mask)
-        return self.normalise(self.to_tensor(image)), self.to_tensor(mask)
+        axes = [-1] * draw.mirror + [-2] * draw.tip
+        return self.to_image(read_image(pair.image)).flip(axes), self.to_mask(read_mask(pair.mask)).flip(axes)
 
 
 def use_released_order_(model: nn.Module) -> nn.Module:
-    """Changes attention, and the fusion of SAM2-UNeXT's encoders, to the released order, in place."""
+    """Changes attention, and the fusion of SAM2-UNeXT's encoders, to the released order, in place.
+
+    Attention cuts its windows first, so padding is computed like the image. DINO's map is resized before its channels
+    are reduced.
+    """
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.forward = types.MethodType(attend_to_windows, module)
@@ -78,18 +78,18 @@ def resize_and_fuse(x: Tensor, dino: Tensor, align: nn.Conv2d, reduce: nn.Conv2d
     return reduce(torch.cat([x, dino], dim=1))
 
 
-def build_released_adamw(model: nn.Module, lr: float = 1e-3, weight_decay: float = 5e-4) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([{"params": model.parameters(), "initia_lr": lr}], lr=lr, weight_decay=weight_decay)
-
-
-def compute_edge_weight(masks: Tensor) -> Tensor:
-    return 1 + 5 * torch.abs(F.avg_pool2d(masks, kernel_size=31, stride=1, padding=15) - masks)
-
-
-def take_released_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor) -> Tensor:
-    """Takes one optimizer step. Returns the loss before the step."""
-    optimizer.zero_grad()
-    loss = sum(structure_loss(logits, masks, weight=compute_edge_weight(masks)) for logits in model(images))
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
+def take_released_updates(
+    model: nn.Module, recipe: Recipe, device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[Tensor]:
+    """Takes an optimizer step for each batch. Yields the loss before the step. AdamW gets every parameter."""
+    groups = [{"params": use_released_order_(model).parameters(), "initia_lr": recipe.lr}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    for images, masks in batches:
+        images, masks, loss = images.to(device), masks.to(device), 0
+        optimizer.zero_grad()
+        for logits in model(images):  # the edge weights are computed for each output
+            weight = 1 + 5 * torch.abs(F.avg_pool2d(masks, kernel_size=31, stride=1, padding=15) - masks)
+            loss = loss + structure_loss(logits, masks, weight=weight)
+        loss.backward()
+        optimizer.step()
+        yield loss.detach()

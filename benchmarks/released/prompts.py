@@ -9,44 +9,43 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam2unet.layers.sam_mask import Attention, split_heads
 from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, RelativePositionAttention
 from sam2unet.layers.windows import cut_windows, join_windows
-from sam2unet.losses import prompt_losses
 from sam2unet.models.sam_med2d import SAMMed2D, resize_logits, select_best
-from sam2unet.prompts.clicks import find_box
-from sam2unet.prompts.framing import SAM_MEAN, SAM_STD
+from sam2unet.prompts import step
+from sam2unet.prompts.clicks import Points, find_box
+from sam2unet.prompts.dataset import PromptTensors
+from sam2unet.prompts.framing import SAM_MEAN, SAM_STD, Frame
 from sam2unet.prompts.lists import ImageMasks
-
-POINTS = (1, 3, 5, 9)
+from sam2unet.prompts.step import prompt_step
+from sam2unet.recipe import Recipe
 
 
 @contextmanager
 def released_order(model: SAMMed2D) -> Iterator[None]:
-    """A context in which the layers of `model` compute in the released order."""
+    """A context in which the layers of `model` and the clicks of training are computed in the released order."""
     forwards = {
         RelativePositionAttention: attend_with_bias,
         Adapter: adapt_by_convolutions,
         Attention: attend_step_by_step,
         LayerNorm2d: norm_step_by_step,
     }
-    changed = [module for module in model.modules() if type(module) in forwards]
-    for module in changed:
-        module.forward = types.MethodType(forwards[type(module)], module)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(step, "draw_error_points", draw_clicks))
+        for module in model.modules():
+            if forward := forwards.get(type(module)):
+                stack.enter_context(mock.patch.object(module, "forward", types.MethodType(forward, module)))
         yield
-    finally:
-        for module in changed:
-            del module.forward
 
 
 def attend_with_bias(self: RelativePositionAttention, x: Tensor) -> Tensor:
@@ -79,74 +78,61 @@ def norm_step_by_step(self: LayerNorm2d, x: Tensor) -> Tensor:
 def read_item(item: ImageMasks, side: int, mask_num: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
     """Returns image (1, 3, S, S), masks (M, 1, S, S), boxes (M, 1, 4), points (M, 1, 2), labels (M, 1)."""
     image = (cv2.imread(str(item.image)).astype(np.float64) - np.array(SAM_MEAN)) / np.array(SAM_STD)
-    labels, boxes, points = [], [], []
+    frame, labels, boxes, points = Frame(*image.shape[:2], side), [], [], []
     for index in rng.integers(len(item.masks), size=mask_num):
-        mask = fit_to_square(cv2.imread(str(item.masks[index]), cv2.IMREAD_GRAYSCALE) / 255, side).astype(np.int64)
+        mask = frame.place(cv2.imread(str(item.masks[index]), cv2.IMREAD_GRAYSCALE) / 255).astype(np.int64)
         labels.append(mask)
         boxes.append(find_box(mask > 0))
         inside = np.argwhere(mask > 0)
         points.append(inside[rng.integers(len(inside))][::-1].astype(np.float32))
-    image = torch.from_numpy(fit_to_square(image, side).transpose(2, 0, 1)[None]).float()
+    image = torch.from_numpy(frame.place(image).transpose(2, 0, 1)[None]).float()
     boxes, points = (torch.from_numpy(np.stack(values)[:, None]) for values in (boxes, points))
     return image, torch.from_numpy(np.stack(labels)[:, None]).float(), boxes, points, torch.ones(mask_num, 1)
 
 
-def fit_to_square(pixels: np.ndarray, side: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    if height >= side or width >= side:
-        return cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
-    top, left = (side - height) // 2, (side - width) // 2
-    return cv2.copyMakeBorder(pixels, top, side - height - top, left, side - width - left, cv2.BORDER_CONSTANT, value=0)
+def take_updates(
+    model: SAMMed2D, items: list[ImageMasks], recipe: Recipe, batches: Iterable, device: torch.device
+) -> Iterator[float]:
+    """Reads batches of draws and trains on them. Yields a loss of each."""
+    rng, generator = np.random.default_rng(recipe.seed), torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    for draws in batches:
+        parts = [read_item(items[draw.index], recipe.size, recipe.mask_num, rng) for draw in draws]
+        images, labels, boxes, *points = (torch.cat(values).to(device) for values in zip(*parts, strict=True))
+        batch = PromptTensors(images, labels, boxes, Points(*points), generator, generator)
+        yield train_on_batch(model, optimizer, batch, recipe)
 
 
-def train_on_batch(
-    model: SAMMed2D, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...], rounds: int, rng: np.random.Generator
-) -> float:
-    """Takes all optimizer steps of a batch. Returns the first loss."""
-    images, labels, boxes, points, point_labels = batch
-    side = images.shape[-1]
-    prompt = {"boxes": boxes} if rng.random() > 0.5 else {"points": (points, point_labels)}
-    embedding = model.image_encoder(images).repeat_interleave(len(labels) // len(images), dim=0)
-    low, quality = select_best(*model.decode(embedding, **prompt))
-    first_loss = take_step(resize_logits(low, side), labels, quality, optimizer)
-    embedding = embedding.detach()
-    no_clicks = {rounds - 1, int(rng.integers(1, rounds - 1))}
-    for number in range(rounds):
-        clicks = draw_clicks(resize_logits(low.detach(), side), labels, int(rng.choice(POINTS)), rng)
-        points = None if number in no_clicks else clicks
-        low, quality = select_best(*model.decode(embedding, points, masks=low.detach().sigmoid(), train_prompts=False))
-        take_step(resize_logits(low, side), labels, quality, optimizer)
-    return first_loss
+def train_on_batch(model: SAMMed2D, optimizer: torch.optim.Optimizer, batch: PromptTensors, recipe: Recipe) -> float:
+    """Takes all optimizer steps of a batch. Returns the last loss."""
+    with released_order(model):
+        for losses in prompt_step(model, batch, recipe):
+            loss = sum(losses.values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            value = loss.item()
+    return value
 
 
-def draw_clicks(logits: Tensor, labels: Tensor, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def draw_clicks(logits: Tensor, labels: Tensor, count: int, generator: torch.Generator) -> Points:
+    """Draws `count` clicks per mask where logits (M, 1, S, S) are wrong."""
     answers, truths = (logits.sigmoid() > 0.5).cpu().numpy()[:, 0], labels.cpu().numpy()[:, 0] > 0
-    points, point_labels = [], []
+    coords, point_labels = [], []
     for answer, truth in zip(answers, truths, strict=True):
-        wrong = np.argwhere(answer != truth)
-        chosen = wrong[rng.integers(len(wrong), size=count)] if len(wrong) else np.zeros((count, 2), int)
-        points.append(chosen[:, ::-1].astype(np.float32))
+        wrong, chosen = np.argwhere(answer != truth), np.zeros((count, 2), int)
+        if len(wrong):
+            chosen = wrong[torch.randint(len(wrong), (count,), generator=generator).numpy()]
+        coords.append(chosen[:, ::-1].astype(np.float32))
         point_labels.append(truth[chosen[:, 0], chosen[:, 1]] if len(wrong) else np.full(count, -1))
-    device = logits.device
-    return torch.from_numpy(np.stack(points)).to(device), torch.from_numpy(np.stack(point_labels)).float().to(device)
-
-
-def take_step(logits: Tensor, labels: Tensor, quality: Tensor, optimizer: torch.optim.Optimizer) -> float:
-    loss = sum(prompt_losses(logits, labels, quality).values())
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.item()
-
-
-def build_released_adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=lr)
+    return Points(
+        *(torch.from_numpy(np.stack(part).astype(np.float32)).to(logits.device) for part in (coords, point_labels))
+    )
 
 
 def answer_click(
-    model: SAMMed2D, embedding: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int]
+    model: SAMMed2D, embedding: Tensor, points: tuple[Tensor, Tensor], size: tuple[int, int]
 ) -> np.ndarray:
     """Returns the mask of a click, bool (height, width)."""
-    low, _ = select_best(*model.decode(embedding, (points, labels)))
-    logits = F.interpolate(resize_logits(low, model.side), size, mode="bilinear", align_corners=False)
-    return (logits.sigmoid() > 0.5)[0, 0].cpu().numpy()
+    low, _ = select_best(*model.decode(embedding, points))
+    return (resize_logits(resize_logits(low, model.side), size).sigmoid() > 0.5)[0, 0].cpu().numpy()

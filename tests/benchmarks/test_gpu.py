@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import checks, gpu, predict, results, train
+from benchmarks import checks, gpu, predict, train
 from benchmarks.__main__ import parser, run
 from benchmarks.harness import Alone, prepare_process
 from sam2unet.errors import SomeFailed, UserError
@@ -17,7 +17,7 @@ from tests.conftest import ROOT, load_script
 
 
 def read_rows(folder) -> dict[tuple[str, str], dict]:
-    return {(result["table"], result["row"]): result for result in results.read_results(folder)}
+    return {(result["table"], result["row"]): result for result in gpu.read_results(folder)}
 
 
 def test_a_quick_run_has_results_in_both_files(tmp_path, capsys):
@@ -40,34 +40,47 @@ def test_a_quick_run_has_results_in_both_files(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_whole_quick_run_has_results_of_each_step(tmp_path):
     run(parser().parse_args(["gpu", "--save_path", str(tmp_path / "gpu"), "--device", "cpu", "--quick"]))
-    found = results.read_results(tmp_path / "gpu")
+    found = gpu.read_results(tmp_path / "gpu")
     assert {result["step"] for result in found} == {"machine", *gpu.STEPS}
     assert not [result for result in found if result["ok"] is False]
 
 
 def test_a_training_step_is_compared_with_the_cpu_and_with_ddp(tmp_path):
-    data, record = checks.make_data(tmp_path / "data", 2, (60, 80)), partial(results.add_result, tmp_path, "models")
-    Alone().run(checks.compare_passes, record, "a table", data, "cpu", ("sam_med2d", "micro", None, 64))
-    rows = read_rows(tmp_path)
+    data, record = checks.make_data(tmp_path / "data", 2, (60, 80)), partial(gpu.add_result, tmp_path, "models")
+    Alone().run(checks.compare_passes, "sam_med2d", "vit_b", None, 256, record, data, "cpu", True)
+    rows, table = read_rows(tmp_path), "one training step of sam_med2d micro 64"
     for row in ("fp32, device and CPU", "DDP and one process"):
-        assert rows["a table", row]["ok"] and max(rows["a table", row][name] for name in checks.Pass._fields) < 1e-5
+        assert rows[table, row]["ok"]
+        assert max(rows[table, row][name] for name in ("logits", "loss", "gradient")) < 1e-5
 
 
-def fail():
+def fail(record, data, device, quick):
     raise ValueError("no\nuse")
 
 
+def sleep(record, data, device, quick):
+    time.sleep(100)
+
+
+def record_failure(record, data, device, quick):
+    record("a table", "a row", {"ok": False}, {})
+
+
+def record_success(record, data, device, quick):
+    record("t", "r", {}, {})
+
+
 @pytest.mark.parametrize(
-    "work, reason",
+    "job, reason",
     [
-        (lambda step: step.attempt("a table", "a row", time.sleep, 100), "not measured: the time of its step was over"),
-        (lambda step: step.attempt("a table", "a row", fail), "failed: use"),
-        (lambda step: fail(), "failed: use"),
-        (lambda step: step.record("a table", "a row", {"ok": False}, {}), ""),
+        (sleep, "not measured: the time of its step was over"),
+        (fail, "failed: use"),
+        ("train --no_such_flag", "failed: SystemExit: 2"),
+        (record_failure, ""),
     ],
 )
-def test_a_step_that_fails_is_a_result_and_the_next_step_runs(work, reason, tmp_path, monkeypatch):
-    steps = {"bad": gpu.Step(1, "", work, True), "good": gpu.Step(9, "", lambda step: step.record("t", "r", {}, {}))}
+def test_a_step_that_fails_is_a_result_and_the_next_step_runs(job, reason, tmp_path, monkeypatch):
+    steps = {"bad": gpu.Step(1 if job is sleep else 60, [job], True), "good": gpu.Step(60, [record_success])}
     monkeypatch.setattr(gpu, "STEPS", steps)
     args = parser().parse_args(["gpu", "--save_path", str(tmp_path / "gpu"), "--quick", "--device", "cpu"])
     args.alone.run(divmod, 1, 1)  # what all processes import takes time
@@ -76,7 +89,7 @@ def test_a_step_that_fails_is_a_result_and_the_next_step_runs(work, reason, tmp_
     else:
         with pytest.raises(SomeFailed, match="^1 results failed"):
             run(args)
-    bad, good = results.read_results(tmp_path / "gpu")[-2:]
+    bad, good = gpu.read_results(tmp_path / "gpu")[-2:]
     assert bad["cells"].get("result", "") == reason and bad["ok"] is (None if reason.startswith("not") else False)
     assert good["row"] == "r" and good["ok"]
 
@@ -88,25 +101,25 @@ def test_a_folder_of_the_user_is_refused(tmp_path):
 
 
 def test_a_result_that_was_not_written_completely_is_left_out(tmp_path):
-    results.add_result(tmp_path, "step", "table", "row", {"rate": 1.0}, {"images/s": "1"})
+    gpu.add_result(tmp_path, "step", "table", "row", {"rate": 1.0}, {"images/s": "1"})
     with open(tmp_path / "results.jsonl", "a") as file:
         file.write('{"step": "st')
-    results.add_result(tmp_path, "step", "table", "next", "not measured: out of memory", {})
-    (first, last) = results.read_results(tmp_path)
+    gpu.add_result(tmp_path, "step", "table", "next", "not measured: out of memory", {})
+    (first, last) = gpu.read_results(tmp_path)
     assert first["rate"] == 1.0 and last["row"] == "next" and last["ok"] is None
-    assert "| next |  |  | not measured: out of memory |" in (tmp_path / "results.md").read_text()
+    assert "| next | | | not measured: out of memory |" in (tmp_path / "results.md").read_text()
 
 
 def test_results_are_written_into_the_marked_tables_of_the_docs(tmp_path):
     machine = {"machine": "NVIDIA H200; torch 2.11.0; 2026-12-01", "type": "cuda", "quick": False}
-    results.add_result(tmp_path, "machine", "machine", "", machine, {})
+    gpu.add_result(tmp_path, "machine", "machine", "", machine, {})
     table, cells = "training of SAM2-UNet large at 352x352, batch 12", {"images/s": "60.1", "ratio": "1.00"}
-    results.add_result(tmp_path, "train", table, "released", {}, cells)
-    results.add_result(tmp_path, "train", table, "ours", "not measured: out of memory", {})
+    gpu.add_result(tmp_path, "train", table, "released", {}, cells)
+    gpu.add_result(tmp_path, "train", table, "ours", "not measured: out of memory", {})
     page = tmp_path / "page.md"
     text = (ROOT / "docs/benchmarks.md").read_text()
     page.write_text(text)
-    assert results.write_docs(results.read_results(tmp_path), page) == 1
+    assert gpu.write_docs(gpu.read_results(tmp_path), page) == 1
     changed = [line for line in page.read_text().splitlines() if line not in text.splitlines()]
     assert [line.split(" | ")[0] for line in changed] == ["| NVIDIA H200; torch 2.11.0; 2026-12-01", "| released"]
     assert changed[1].startswith("| released | 60.1 | 1.00 | ") and len(text.splitlines()) == len(
@@ -116,7 +129,7 @@ def test_results_are_written_into_the_marked_tables_of_the_docs(tmp_path):
 
 def test_the_tables_of_the_docs_have_the_names_and_the_columns_of_the_results():
     text = (ROOT / "docs/benchmarks.md").read_text()
-    tables = results.MARKER.findall(text)
+    tables = [name for name, _ in gpu.MARKED_TABLE.findall(text)]
     assert len(tables) == len(set(tables)) == 10
     columns = {*train.COLUMNS, *predict.COLUMNS, *(name.removeprefix("SAM-Med2D: ") for name in tables)}
     titles = [block.splitlines()[1].strip("| ").split(" | ")[1:] for block in re.split("<!-- gpu: .+ -->\n", text)[1:]]

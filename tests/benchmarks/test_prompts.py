@@ -8,8 +8,11 @@ from benchmarks.__main__ import parser, run
 from benchmarks.harness import prepare_process
 from benchmarks.released import prompts as released
 from sam2unet.errors import UserError
+from sam2unet.prompts.clicks import Points
+from sam2unet.prompts.dataset import PromptTensors
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, write_train_list
+from sam2unet.recipe import Recipe
 from tests.benchmarks.here import Here
 from tests.conftest import save, tiny_sam_med2d
 
@@ -67,11 +70,12 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
     save(tmp_path / "m.png", mask)
     items = [ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",))]
     write_train_list(tmp_path, items)
-    rng = np.random.default_rng(1)
-    batch = tuple(part.double() for part in released.read_item(items[0], 64, 3, rng))
+    image, labels, boxes, *points = released.read_item(items[0], 64, 3, np.random.default_rng(1))
+    generator = torch.Generator().manual_seed(1)
+    parts = image.double(), labels.double(), boxes.double(), Points(*points)
+    batch, recipe = PromptTensors(*parts, generator, generator), Recipe.read(model="sam_med2d", size=64)
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
-    with released.released_order(small):
-        loss = released.train_on_batch(small, torch.optim.Adam(small.parameters(), lr=1e-3), batch, 8, rng)
+    loss = released.train_on_batch(small, torch.optim.Adam(small.parameters(), lr=1e-3), batch, recipe)
     moved = {name.split(".")[0] for name, p in small.named_parameters() if not torch.equal(p, before[name])}
     assert loss > 0 and moved == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert torch.equal(small.image_encoder.blocks[0].mlp.lin1.weight, before["image_encoder.blocks.0.mlp.lin1.weight"])
@@ -82,12 +86,12 @@ def test_the_tables_have_speeds_as_ratios(lists, tmp_path, capsys):
         run(parser().parse_args(["prompts", "--data_path", str(tmp_path), "--rows", "quick"]))
     write_train_list(tmp_path, lists)
     prepare_process(None)
-    flags = "--encoder micro --image_size 64 --rounds 1 --steps 1 --device cpu --rows released ours".split()
+    flags = "--encoder micro --size 64 --rounds 1 --steps 1 --device cpu --rows released ours".split()
     args = parser().parse_args(["prompts", "--data_path", str(tmp_path), *flags])
     args.alone = Here()
     run(args)
-    tables = capsys.readouterr().out.split("\n\n")[1:]
-    rows = [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in tables]
+    tables = [part for part in capsys.readouterr().out.split("\n\n") if part.startswith("|")]
+    rows = [[line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")] for table in tables]
     assert [table[0] for table in rows] == [
         ["row", "encoder, ms", "ratio"],
         ["row", "click, ms", "ratio"],

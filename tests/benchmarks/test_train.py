@@ -28,12 +28,12 @@ def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(capsys, tm
     out = capsys.readouterr().out
     # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
     assert "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.2 and 2.8" in out
-    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| 2 |")]
-    assert [cells[1] for cells in table] == ["released", "ours"]
-    for _, _, rate, ratio, peak, share, start, of_peak, loss in table:
+    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith(("| released", "| ours"))]
+    assert [cells[0] for cells in table] == ["released", "ours"]
+    for _, rate, ratio, peak, share, start, of_peak, loss in table:
         assert min(map(float, (rate, ratio, peak, share, start, loss))) > 0
         assert float(start) <= float(peak) and of_peak.endswith("% of fp32")
-    assert table[0][3] == table[0][5] == "1.00"
+    assert table[0][2] == table[0][4] == "1.00"
     assert float(table[0][-1]) == pytest.approx(float(table[1][-1]), abs=2e-5)
 
 
@@ -43,9 +43,9 @@ def losses(tmp_path_factory):
     images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
     p = argparse.ArgumentParser()
     train.add_flags(p)
-    flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --seed 3"
+    flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --seed 3 --batch_size 2"
     args = p.parse_args(["--train_image_path", images, "--train_mask_path", masks, *flags.split()])
-    args.batch_size = 2
+    harness.check_flags(args)
     return {row: train.measure_training(args, row)["losses"] for row in train.ROWS}
 
 
@@ -61,7 +61,7 @@ def test_each_row_does_the_released_work(row, losses):
 @pytest.mark.parametrize("row", ["quick", "released+fused", "ours+magic"])
 def test_a_row_that_there_is_not_is_refused(row):
     with pytest.raises(UserError, match="^no row .*; there are released, and ours or fast"):
-        harness.check_flags(argparse.Namespace(rows=["released", row]), train.OPTIONS)
+        harness.check_flags(argparse.Namespace(rows=["released", row], options=train.OPTIONS))
 
 
 class Played:
@@ -82,16 +82,16 @@ def measure_played(rows: str, rounds: int, machine: dict, *results) -> tuple[str
     args = argparse.Namespace(
         rows=rows.split(), rounds=rounds, alone=Played(*results), record=lambda *result: records.append(result)
     )
-    return harness.measure_rows(args, "training", None, train.COLUMNS, machine, batch="12"), records
+    return harness.measure_rows(args, "training", None, train.COLUMNS, machine)[0], records
 
 
 def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio():
     ours = {"rate": 24.0, "start_gib": 0.5, "peak_gib": 1.0, "first_loss": 3.0, "kind": "fp32"}
     machine = {"flops": {"released": (1, 2), "ours": (1, 1e9)}, "peaks": {"fp32": 1e12}}
     text, records = measure_played("released ours", 1, machine, "out of memory", ours)
-    assert text.splitlines()[2:] == [
-        "| 12 | released | not measured: out of memory | | | | | | |",
-        "| 12 | ours | 24.0 |  | 1.00 |  | 0.50 | 2.4% of fp32 | 3.00000 |",
+    assert text.splitlines()[5:] == [
+        "| released | not measured: out of memory | | | | | | |",
+        "| ours | 24.0 | | 1.00 | | 0.50 | 2.4% of fp32 | 3.00000 |",
     ]
     assert [record[1:3] for record in records] == [("released", "not measured: out of memory"), ("ours", ours)]
 
@@ -102,7 +102,7 @@ def test_a_row_that_fails_in_one_round_keeps_its_best_round():
     rates = [2.0, "out of memory", "out of memory", 1.0, 3.0, 2.0]
     results = (rate if isinstance(rate, str) else {"rate": rate} | fixed for rate in rates)
     text, records = measure_played("released ours", 3, machine, *results)
-    assert [line.split(" | ")[1:4] for line in text.splitlines()[2:]] == [
+    assert [line.strip("| ").split(" | ")[:3] for line in text.splitlines()[5:]] == [
         ["released", "3.00", "1.00"],
         ["ours", "2.00", "0.67"],
     ]
@@ -154,14 +154,17 @@ def test_the_time_limit_ends_a_process_and_its_children(tmp_path):
         harness.Alone(deadline=time.monotonic() - 1).run(divmod, 1, 1)
 
 
-def test_curves_are_a_picture_and_a_line_each(capsys, tmp_path):
-    words = ["--train_image_path", "i", "--train_mask_path", "m", "--steps", "60", "--save_path"]
-    args = parser().parse_args(["curves", *words, str(tmp_path / "a/curves.png")])
-    args.alone = Played(*[{"losses": [4.0] * 10 + [2.0] * 50}] * 3)
+def test_losses_are_a_picture_and_a_result_of_each_row(tmp_path, monkeypatch):
+    losses = [4.0] * 10 + [2.0] * 50
+    numbers = {"rate": 1, "losses": losses, "first_loss": 4.0, "last_loss": 2.0}
+    monkeypatch.setattr(
+        train, "measure_training", lambda args, row: numbers | {"last_loss": 2.5 if row == "fast" else 2}
+    )
+    words = ["--train_image_path", "i", "--train_mask_path", "m", "--rounds", "1", "--save_path", str(tmp_path / "a")]
+    args, records = parser().parse_args(["losses", *words]), []
+    args.alone, args.record = Here(), lambda *result: records.append(result)
     run(args)
-    assert Image.open(tmp_path / "a/curves.png").width > 1000
-    numbers = (tmp_path / "a/curves.csv").read_text().splitlines()
-    assert numbers[0] == '"released way, fp32","ours, fp32","ours, bf16"' and numbers[-1] == "2.0,2.0,2.0"
-    assert len(numbers) == 61
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[-1] == "ours, bf16           first loss 4.00000, mean of the last 50 2.0000"
+    assert Image.open(tmp_path / "a/losses.png").width > 1000
+    assert [row for _, row, _, _ in records] == ["released", "ours", "fast", "difference"]
+    assert records[0][3] == {"first loss": "4.00000", "mean of the last 50": "2.0000"}
+    assert records[3][2:] == ({"ok": False}, {"mean of the last 50": "25.00% (10%)"})

@@ -55,14 +55,11 @@ def new_model(fill):
 def expected(pairs, fill):
     """Losses and weights of five steps of the released way, batches of two."""
     torch.set_default_dtype(torch.float64)
-    model = released.use_released_order_(new_model(fill))
-    optimizer = released.build_released_adamw(model)
-    folder = released.ReleasedFolder(pairs, SIZE)
-    losses = []
+    model, folder, batches = new_model(fill), released.ReleasedFolder(pairs, SIZE), []
     for draws in Batches(len(pairs), 2, seed=3):
-        images, masks = (torch.stack(parts).double() for parts in zip(*(folder[draw] for draw in draws), strict=True))
-        losses.append(released.take_released_step(model, optimizer, images, masks).item())
-    return losses, model.state_dict()
+        batches.append([torch.stack(parts).double() for parts in zip(*(folder[draw] for draw in draws), strict=True)])
+    updates = released.take_released_updates(model, Recipe(), torch.device("cpu"), batches)
+    return [loss.item() for loss in updates], model.state_dict()
 
 
 SLOW = [pytest.mark.slow]  # compiling takes minutes
