@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     recipe.add_argument("--config", type=Path, help="a file of configs/; default: the released recipe of the model")
     add_recipe_flags(recipe, "recipe")
     add_mask_values(recipe)
+    add_recipe_flags(recipe, "classes")
     prompts = p.add_argument_group("recipe of sam_med2d", "the defaults are those of the released code")
     add_recipe_flags(prompts, "prompts")
     departures = p.add_argument_group("changes to the released recipe", "none of these is on by default")

@@ -9,10 +9,12 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import PIL
 
+from .classes import Classes
 from .errors import SomeFailed, Stopped, UserError, print_errors, print_line, printable, warn
 from .recipe import FIELDS, RELEASED_RECIPES, Recipe
 from .runtime.versions import version
@@ -43,6 +45,7 @@ def add_recipe_flags(container: argparse._ActionsContainer, group: str) -> None:
         if field.metadata["group"] != group:
             continue
         kind, choices = get_value_type(hints[name]), field.metadata.get("choices", ())
+        kind = Path if kind is Classes else kind
         options = {"help": f"{field.metadata['help']}{describe_default(name)}"}
         if field.metadata.get("switch"):
             options |= {"action": "store_const", "const": True}
@@ -74,6 +77,8 @@ def format_default(value: object) -> str:
 def read_recipe_flags(args: argparse.Namespace) -> dict[str, object]:
     """Returns the fields of a recipe that the user gave as flags."""
     flags = {name: value for name in FIELDS if (value := getattr(args, name, None)) is not None}
+    if "classes" in flags:
+        flags["classes"] = Classes.read(flags["classes"])
     return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
 
 
@@ -90,7 +95,7 @@ def parse_boolean(text: str) -> bool:
 
 
 BOOLEAN = {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "True|False"}
-METAVARS = {int: "N", float: "X"}
+METAVARS = {int: "N", float: "X", Path: "FILE"}
 
 
 def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]) -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from .atomic import write_atomic
+from .classes import Classes
 from .errors import UserError
 from .limits import check_numbers, shorten
 from .typed_yaml import read_fields
@@ -70,6 +71,9 @@ class Recipe:
     foreground: tuple[int, ...] = define(
         (), "these mask values are foreground; for a mask with a palette, give palette indices", "mask values"
     )
+    classes: Classes | None = define(
+        None, "YAML file with the classes of the masks; default: foreground and background", "classes", task="masks"
+    )
     finetune: str | None = define_departure(
         None,
         "what trains: adapters and decoder, decoder alone, or all (use a lower --lr); default: adapters, or full "
@@ -78,8 +82,15 @@ class Recipe:
     )
     loss: str = define_departure(
         "released",
-        "weighted: the cross-entropy also counts pixels near edges more, as in the formula of the paper",
-        choices=("released", "weighted"),
+        "released: the structure loss of the released code; with --classes, cross-entropy plus Dice. structure: the "
+        "structure loss, with --classes of each class against the rest. weighted: its cross-entropy also counts pixels "
+        "near edges more, as in the formula of the paper",
+        choices=("released", "structure", "weighted"),
+        task="masks",
+    )
+    class_weights: tuple[str, ...] = define_departure(
+        (),
+        "with --classes: weight of each class in the loss; none, inverse (of its share of pixels), or N numbers",
         task="masks",
     )
     amp: str = define(
@@ -123,14 +134,21 @@ class Recipe:
             raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
         if self.multi_scale:
             check_numbers({"size": round(max(self.multi_scale) * self.size)})
-        make_foreground_rule(self.mask_threshold, self.foreground)
+        if make_foreground_rule(self.mask_threshold, self.foreground) is not None and self.classes:
+            raise UserError("classes and --mask_threshold or --foreground both say what mask values mean; give one")
+        check_class_weights(self.class_weights, self.classes)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {shorten(getattr(self, name))}; there are {', '.join(choices)}")
 
     @property
-    def mask_rule(self) -> ForegroundRule:
-        return make_foreground_rule(self.mask_threshold, self.foreground)
+    def mask_rule(self) -> MaskRule:
+        return self.classes or make_foreground_rule(self.mask_threshold, self.foreground)
+
+    @property
+    def class_count(self) -> int | None:
+        """The number of outputs of the network. None: one, for foreground and background."""
+        return len(self.classes.items) if self.classes else None
 
     def refuse_others(self, fields: Sequence[str], title: str) -> None:
         """Raises UserError if one of `fields`, which the model `title` does not use, differs from its default."""
@@ -139,16 +157,21 @@ class Recipe:
             raise UserError(f"{title} has no use for --{' --'.join(changed)}")
 
     @classmethod
-    def read(cls, path: Path | None = None, text: str | None = None, **flags: object) -> Recipe:
+    def read(
+        cls, path: Path | None = None, text: str | None = None, class_count: int | None = None, **flags: object
+    ) -> Recipe:
         """Returns the released recipe of the model, changed by the file, then by the flags that are not None.
 
         The file may also hold the keys of `Study`. `text` is the recipe if the file `path` also holds other content.
+        `class_count` is the number of classes of a network, for a file that does not name them.
         """
         values = {} if path is None else read_fields(path, cls, beside=Study, text=text)
         flags = {key: value for key, value in flags.items() if value is not None}
         if flags.keys() & {"mask_threshold", "foreground"}:  # they replace both keys of the file
             values = {key: value for key, value in values.items() if key not in ("mask_threshold", "foreground")}
         values |= flags
+        if class_count and not values.get("classes"):
+            values["classes"] = Classes.number(class_count)
         return cls(**RELEASED_RECIPES.get(values.get("model"), {}) | values)
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:
@@ -159,7 +182,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, object]:
         """Returns the values for a JSON or YAML file, without those that are None or empty."""
-        values = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        values = {name: value for name in FIELDS if (value := getattr(self, name)) not in (None, ())}
+        if self.classes:
+            values["classes"] = self.classes.to_entries()
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -194,9 +219,26 @@ class Study:
         return cls() if path is None else cls(**read_fields(path, cls, beside=Recipe))
 
 
-ForegroundRule = (
-    int | tuple[int, ...] | None
-)  # foreground: values above N, these values, or None for masks of 0 and 255
+# Foreground: values above N, these values, or None for masks of 0 and 255.
+ForegroundRule = int | tuple[int, ...] | None
+MaskRule = ForegroundRule | Classes  # what the values of a mask mean
+
+
+def check_class_weights(weights: Sequence[str], classes: Classes | None) -> None:
+    """Raises UserError if `weights` are not empty, `none`, `inverse` or a positive number for each class."""
+    if not weights or list(weights) in (["none"], ["inverse"]) and classes:
+        return
+    if not classes:
+        raise UserError("class_weights need --classes")
+    try:
+        numbers = [float(weight) for weight in weights]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(classes.items) or not all(0 < number < 1e6 for number in numbers):
+        raise UserError(
+            f"class_weights is {shorten(' '.join(weights))}; wanted none, inverse, or {len(classes.items)} numbers "
+            f"above 0, for {shorten(', '.join(classes.names), 200)}"
+        )
 
 
 def make_foreground_rule(threshold: int | None, values: Sequence[int] | None) -> ForegroundRule:

@@ -4,6 +4,7 @@ import typing
 from pathlib import Path
 
 from .atomic import read_yaml
+from .classes import Classes
 from .errors import UserError
 from .limits import check_numbers, shorten
 
@@ -29,6 +30,8 @@ def convert(path: Path, key: str, wanted: object, value: object) -> object:
     if value in NULLS and type(None) in typing.get_args(wanted):
         return None
     kind = get_value_type(wanted)
+    if kind is Classes:
+        return Classes.from_entries(value if isinstance(value, dict) else {"classes": value}, path)
     try:
         return CONVERTERS[kind](value)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError):

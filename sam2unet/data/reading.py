@@ -10,8 +10,9 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..atomic import read_start
+from ..classes import Classes
 from ..errors import Stopped, UserError
-from ..recipe import ForegroundRule
+from ..recipe import MaskRule
 from .pairs import EXTENSIONS
 
 FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts
@@ -142,21 +143,34 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 
-def read_mask(path: Path, threshold: ForegroundRule = None) -> Image.Image:
+def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
     """Reads an upright mask in mode L: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, or floats in [0, 1].
 
     Without `threshold`, a 0/255 mask keeps its grey values, and MaskCoding is raised for other values. Otherwise
-    `threshold` is a rule for the values in the file, grey or indices of a palette; the result has only 0 and 255.
+    `threshold` is a rule for the values in the file, grey or indices of a palette; the result has only 0 and 255. If it
+    is `Classes`, the result has the index of each pixel's class; UnknownValues is raised for other values.
     """
     with open_image(path) as image:
         image = rotate_upright(image)
         if threshold is None:
             return check_coding(image, path)
+        if isinstance(threshold, Classes):
+            return Image.fromarray(threshold.to_indices(read_codes(image, path, threshold), path))
         if np.ndim(threshold) and not has_palette(image) and has_colours(image):
             raise MaskCoding.of(path, "it has colours, but no palette whose indices could be the values")
         values = stored_values(image, path)
         foreground = values > threshold if np.ndim(threshold) == 0 else np.isin(values, threshold)
         return Image.fromarray(foreground * np.uint8(255))
+
+
+def read_codes(image: Image.Image, path: Path, classes: Classes) -> np.ndarray:
+    """Returns integers (H, W): the values of a mask, or its packed colours if the classes have no values."""
+    if not classes.has_values:
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
+        return red << 16 | green << 8 | blue
+    if not has_palette(image) and has_colours(image):
+        raise MaskCoding.of(path, "it has colours; for colours, give the classes a color and no value")
+    return stored_values(image, path)
 
 
 def check_coding(image: Image.Image, path: Path) -> Image.Image:

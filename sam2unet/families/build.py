@@ -27,13 +27,13 @@ SAM_ENCODER = "image_encoder."  # prefix of the encoder in files of SAM and SAM-
 
 def build_sam2unet(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
     trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
-    return SAM2UNet(trunk), weight_files
+    return SAM2UNet(trunk, classes=shape.class_count or 1), weight_files
 
 
 def build_sam2unext(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
     trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
     frozen, dino_files = build_dino(shape.dino, weight_paths.get("dinov2_path"))
-    return SAM2UNeXT(trunk, frozen), weight_files | dino_files
+    return SAM2UNeXT(trunk, frozen, classes=shape.class_count or 1), weight_files | dino_files
 
 
 def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
@@ -123,11 +123,12 @@ def find_licence(shape: NetworkShape) -> str:
 
 
 def find_sam2unet_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
-    return all_or_none(encoder=hiera.find_hiera_size(strip_prefix(state, "encoder.")))
+    return all_or_none(state, encoder=hiera.find_hiera_size(strip_prefix(state, "encoder.")))
 
 
 def find_sam2unext_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return all_or_none(
+        state,
         encoder=hiera.find_hiera_size(strip_prefix(state, "sam.")),
         dino=dino.find_dino_size(strip_prefix(state, "dino.model.")),
     )
@@ -142,9 +143,10 @@ def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return NetworkShape(encoder=size, size=side, encoder_adapter=any(".Adapter." in name for name in encoder))
 
 
-def all_or_none(**sizes: str | None) -> NetworkShape | None:
-    """Returns the shape with these sizes, or None if one of them is None."""
-    return None if None in sizes.values() else NetworkShape(**sizes)
+def all_or_none(state: Mapping[str, Tensor], **sizes: str | None) -> NetworkShape | None:
+    """Returns the shape with these sizes and the outputs of `state`, or None if one of the sizes is None."""
+    outputs = len(state.get("head.bias", (0,)))
+    return None if None in sizes.values() else NetworkShape(**sizes, class_count=outputs if outputs > 1 else None)
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ def create_model(
     sam_checkpoint: str | Path | None = None,
     image_size: int | None = None,
     encoder_adapter: bool | None = None,
+    classes: int | None = None,
 ) -> nn.Module:
     """Creates a model for training. The pretrained parts are frozen; adapters and decoder are trainable.
 
@@ -55,8 +56,10 @@ def create_model(
         sam_checkpoint: for sam_med2d: a checkpoint of SAM or SAM-Med2D.
         image_size: for sam_med2d: side of the images in pixels. None: 256.
         encoder_adapter: for sam_med2d: use adapters; they are new if the file has none. None: True.
+        classes: for sam2unet and sam2unext: number of classes, with the background. None: foreground and background,
+            with one output as in the released models.
     """
-    shape = NetworkShape(encoder, dino, image_size, encoder_adapter)
+    shape = NetworkShape(encoder, dino, image_size, encoder_adapter, classes)
     weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     return start_model(name, shape, weight_paths, init_from)[0]
 
@@ -88,19 +91,34 @@ def start_model(
     what = family.describe(checkpoint.shape)
     for option, size in shape.to_dict().items():
         stored = getattr(checkpoint.shape, option)
-        if size != stored:
+        if size != stored and option != "class_count":
             raise UserError(
                 f"{checkpoint.path} is {what}, but the requested {option} is {size}; give --{option} {stored}"
             )
+    if shape.class_count != checkpoint.shape.class_count and (recipe or shape.class_count):
+        checkpoint = replace_heads(checkpoint, shape.class_count)
     model, weight_files = assemble(checkpoint, weight_paths, recipe)
     print_line(f"weights: {checkpoint.path.name}, {what}, SHA-256 {sha256(checkpoint.path)}")
     return model, weight_files
 
 
+def replace_heads(checkpoint: Checkpoint, count: int | None) -> Checkpoint:
+    """Returns a checkpoint for `count` classes. All weights stay, except the last layers, which are new and random."""
+    family, state = checkpoint.family, dict(checkpoint.state)
+    for head in family.heads:
+        channels = state[f"{head}.weight"].shape[1]
+        for name, weight in nn.Conv2d(channels, count or 1, kernel_size=1).state_dict().items():
+            state[f"{head}.{name}"] = weight
+    before, now = (f"{n} classes" if n else "foreground and background" for n in (checkpoint.shape.class_count, count))
+    print_line(f"weights: the last layers ({', '.join(family.heads)}) are new, from {before} to {now}")
+    return replace(checkpoint, shape=replace(checkpoint.shape, class_count=count), state=state)
+
+
 def get_network_shape(family: Family, recipe: Recipe) -> NetworkShape:
     """Returns the shape that a recipe requests, also with values that its model does not have."""
     has_side = "size" in family.options
-    return NetworkShape(recipe.encoder, recipe.dino, recipe.size if has_side else None, recipe.encoder_adapter)
+    side = recipe.size if has_side else None
+    return NetworkShape(recipe.encoder, recipe.dino, side, recipe.encoder_adapter, recipe.class_count)
 
 
 def check_network_options(family: Family, shape: NetworkShape, weight_paths: WeightPaths) -> None:
@@ -212,7 +230,7 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     if family is None:
         raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
     state, weight_files = to_float32(state, path), weight_files_from_facts(facts)
-    written = facts.keys() >= set(family.options)
+    written = facts.keys() >= set(family.options) - {"class_count"}
     shape = NetworkShape.from_facts(facts, family.options) if written else family.find_shape(state)
     if shape is None:
         raise UserError(f"{path}: a {family.title} checkpoint, but of no size that is known here")

@@ -16,6 +16,7 @@ class NetworkShape:
     dino: str | None = None  # the size of DINO, for example `large` or `v3_small`
     size: int | None = None  # the side of the square input in pixels, if the weights depend on it (SAM-Med2D)
     encoder_adapter: bool | None = None  # whether the encoder has adapters, if a network can have none (SAM-Med2D)
+    class_count: int | None = None  # the channels of the outputs; None for one, foreground and background
 
     def to_dict(self) -> dict[str, object]:
         """Returns the values that are not None, by name."""
@@ -27,11 +28,14 @@ class NetworkShape:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, str], names: Iterable[str]) -> NetworkShape | None:
-        """Reads the values `names` from the text in a file of weights. Returns None if one has no known form."""
-        values: dict[str, object] = {name: facts[name] for name in names}
-        if "size" in values:
-            side = facts["size"]
-            values["size"] = int(side) if side.isascii() and side.isdigit() and len(side) < 6 else None
+        """Reads the values `names` from the text in a file of weights. Returns None if one has no known form.
+
+        Only `class_count` may be absent.
+        """
+        values: dict[str, object] = {name: facts[name] for name in names if name in facts or name != "class_count"}
+        for name in values.keys() & {"size", "class_count"}:
+            text = facts[name]
+            values[name] = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
         if "encoder_adapter" in values:
             values["encoder_adapter"] = FLAGS.get(facts["encoder_adapter"])
         return None if None in values.values() else cls(**values)

@@ -41,8 +41,9 @@ class Family:
     # returns the parameters that never get a gradient
     unused_parameters: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
     find_unused_parameters: bool = False  # the steps of a batch use different parameters, see DistributedDataParallel
-    # for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, 1, S, S)
+    # for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, C, S, S)
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
+    heads: tuple[str, ...] = ()  # for the task `masks`: the layers whose channels are the classes
     stride: int = 32  # the sides of the input are multiples of it
     # returns a state dict for another shape. None: the weights do not depend on the side.
     resize_weights: Callable[[Mapping[str, Tensor], NetworkShape], dict[str, Tensor]] | None = None
@@ -70,13 +71,14 @@ FAMILIES = {
         ),
         task="masks",
         weight_flags=(TRUNK,),
-        options=("encoder",),
+        options=("encoder", "class_count"),
         build=building.build_sam2unet,
         find_shape=building.find_sam2unet_shape,
         marker="encoder.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("encoder.", "trunk")),
         unused_parameters=lambda model: list(model.up4.parameters()),
         logits=lambda model, images: model(images, sides=False)[0],
+        heads=("head", "side1", "side2"),
     ),
     "sam2unext": Family(
         title="SAM2-UNeXT",
@@ -87,12 +89,13 @@ FAMILIES = {
         ),
         task="masks",
         weight_flags=(TRUNK, WeightFlag("dinov2_path", "dino", "dino")),
-        options=("encoder", "dino"),
+        options=("encoder", "dino", "class_count"),
         build=building.build_sam2unext,
         find_shape=building.find_sam2unext_shape,
         marker="sam.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("sam.", "trunk"), ("dino.", "dino")),
         logits=lambda model, images: model(images)[0],
+        heads=("head",),
     ),
     "sam_med2d": Family(
         title="SAM-Med2D",

@@ -96,5 +96,5 @@ class JoinUp(nn.Module):
 
 
 def enlarge(logits: Tensor, factor: int) -> Tensor:
-    """(B, 1, h, w) -> (B, 1, factor * h, factor * w). Bilinear; corners are not aligned."""
+    """(B, C, h, w) -> (B, C, factor * h, factor * w). Bilinear; corners are not aligned."""
     return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from ..atomic import write_atomic
 from ..data.pairs import Pair
 from ..errors import UserError, print_line
-from ..recipe import ForegroundRule
+from ..recipe import MaskRule
 from .transforms import pair_bytes
 
 PLACES = ("off", "ram", "disk")
 
 
 def open_cache(
-    place: str, pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule, folder: Path, copies: int = 1
+    place: str, pairs: Sequence[Pair], side: int, mask_threshold: MaskRule, folder: Path, copies: int = 1
 ) -> Tensor | None:
     """Returns all resized pairs, uint8 (pairs, 4, side, side): red, green, blue, mask. None if `place` is `off`.
 
@@ -60,7 +60,7 @@ def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -
     print_line(text)
 
 
-def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> Iterator[Tensor]:
+def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> Iterator[Tensor]:
     """Yields uint8 (4, side, side) for each pair, in order. One thread per core decodes files."""
 
     def read(pair: Pair) -> Tensor:
@@ -74,7 +74,7 @@ def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundR
                 yield row
 
 
-def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: ForegroundRule) -> str:
+def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> str:
     """Returns a key of the content: the files with sizes and times, the resizing, and the version of Pillow."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for pair in pairs for path in pair]
     return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__)).encode()).hexdigest()[:16]

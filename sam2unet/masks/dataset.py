@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..classes import Classes
 from ..data.batches import Draw
 from ..data.pairs import Pair
 from ..errors import UserError, shortlist
-from ..recipe import ForegroundRule
+from ..recipe import MaskRule
 from .transforms import normalise_image, pair_bytes, to_unit
 
 
@@ -24,14 +25,18 @@ class MaskBatch(NamedTuple):
     flips: Tensor  # bool (B, 2): mirror left-right, mirror top-bottom
     indices: Tensor  # (B,) indices in the list of pairs
     skipped: tuple[str, ...] = ()  # for each pair that is left out because it cannot be read, the reason
+    has_classes: bool = False  # the masks hold indices of classes
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns flipped and normalised images (B, 3, S, S) and masks (B, 1, S, S) in [0, 1], on `device`."""
+        """Returns flipped and normalised images (B, 3, S, S) and masks (B, 1, S, S), on `device`.
+
+        The masks are in [0, 1]. With `has_classes` they stay uint8 indices.
+        """
         images, masks, flips = (part.to(device, non_blocking=True) for part in self[:3])
         for axis, is_flipped in ((-1, flips[:, 0]), (-2, flips[:, 1])):
             selection = is_flipped.view(-1, 1, 1, 1)
             images, masks = (torch.where(selection, part.flip(axis), part) for part in (images, masks))
-        return normalise_image(images), to_unit(masks)
+        return normalise_image(images), masks if self.has_classes else to_unit(masks)
 
 
 class MaskFolder(Dataset):
@@ -47,7 +52,7 @@ class MaskFolder(Dataset):
         self,
         pairs: Sequence[Pair],
         size: int,
-        mask_threshold: ForegroundRule = None,
+        mask_threshold: MaskRule = None,
         cache: Tensor | None = None,
         skip_bad: bool = False,
     ):
@@ -81,4 +86,5 @@ class MaskFolder(Dataset):
             names = [self.pairs[draw.index].image.name for draw in draws]
             text = f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]})"
             raise UserError(f"{text}; is the disk still there?")
-        return MaskBatch(*map(torch.stack, zip(*read, strict=True)), tuple(skipped))
+        parts = map(torch.stack, zip(*read, strict=True))
+        return MaskBatch(*parts, tuple(skipped), isinstance(self.mask_threshold, Classes))

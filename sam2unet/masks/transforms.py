@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..classes import Classes
 from ..data.pairs import Pair
 from ..data.reading import read_image, read_mask
-from ..recipe import ForegroundRule
+from ..recipe import ForegroundRule, MaskRule
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)  # ImageNet's, RGB
 IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
@@ -20,9 +21,13 @@ def image_bytes(image: Image.Image, size: int) -> Tensor:
     return to_bytes(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def mask_bytes(mask: Image.Image, size: int) -> Tensor:
-    """Mode L -> uint8 (1, size, size). Resizes with bicubic filtering, as the released code; edges become soft."""
-    return to_bytes(mask.resize((size, size), Image.Resampling.BICUBIC))
+def mask_bytes(mask: Image.Image, size: int, rule: MaskRule = None) -> Tensor:
+    """Mode L -> uint8 (1, size, size). Resizes with bicubic filtering, as the released code; edges become soft.
+
+    The indices of classes are resized by nearest neighbour, because the mean of two indices is another class.
+    """
+    nearest = isinstance(rule, Classes)
+    return to_bytes(mask.resize((size, size), Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC))
 
 
 def to_bytes(image: Image.Image) -> Tensor:
@@ -42,10 +47,10 @@ def to_unit(grey: Tensor) -> Tensor:
     return grey.to(torch.get_default_dtype()).div_(255)
 
 
-def pair_bytes(pair: Pair, size: int, mask_threshold: ForegroundRule = None) -> tuple[Tensor, Tensor]:
+def pair_bytes(pair: Pair, size: int, mask_threshold: MaskRule = None) -> tuple[Tensor, Tensor]:
     """Returns the image, uint8 (3, size, size), and the mask, uint8 (1, size, size). UserError as `load_pair`."""
     mask = read_mask(pair.mask, mask_threshold)
-    return image_bytes(read_image(pair.image), size), mask_bytes(mask, size)
+    return image_bytes(read_image(pair.image), size), mask_bytes(mask, size, mask_threshold)
 
 
 def load_pair(

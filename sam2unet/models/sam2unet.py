@@ -8,19 +8,20 @@ from ..layers.hiera import Hiera
 class SAM2UNet(nn.Module):
     """Hiera with adapters, one receptive-field block per stage, and a U-shaped decoder (arXiv 2408.08870, section 3).
 
-    Freezes `trunk`. The decoder has `width` channels. The attributes have the names of the released checkpoints.
+    Freezes `trunk`. The decoder has `width` channels, and an output has `classes` channels: 1 for foreground and
+    background. The attributes have the names of the released checkpoints.
     """
 
-    def __init__(self, trunk: Hiera, width: int = 64):
+    def __init__(self, trunk: Hiera, width: int = 64, classes: int = 1):
         super().__init__()
         self.encoder = add_adapters(trunk)
         self.rfb1, self.rfb2, self.rfb3, self.rfb4 = (RFB(c, width) for c in trunk.channels)
         self.up1, self.up2, self.up3 = (Up(2 * width, width) for _ in range(3))
         self.up4 = Up(2 * width, width)  # never called; released checkpoints contain its weights
-        self.side1, self.side2, self.head = (nn.Conv2d(width, 1, kernel_size=1) for _ in range(3))
+        self.side1, self.side2, self.head = (nn.Conv2d(width, classes, kernel_size=1) for _ in range(3))
 
     def forward(self, image: Tensor, sides: bool = True) -> tuple[Tensor, ...]:
-        """Normalised images (B, 3, H, W) -> logits (B, 1, H, W), before the sigmoid.
+        """Normalised images (B, 3, H, W) -> logits (B, C, H, W), before the sigmoid or the softmax.
 
         Returns the map, then the side outputs from strides 16 and 8, which only training uses (deep supervision).
         Without `sides`, returns the map alone; the map is the same. Raises UserError if H or W is not a multiple of 32.

@@ -10,10 +10,11 @@ from ..layers.hiera import Hiera
 class SAM2UNeXT(nn.Module):
     """Hiera with adapters, a frozen DINO that is fused with it at each stage, and a decoder (arXiv 2508.03566).
 
-    Freezes `trunk`. The decoder has `width` channels. The attributes have the names of the released checkpoints.
+    Freezes `trunk`. The decoder has `width` channels, and an output has `classes` channels: 1 for foreground and
+    background. The attributes have the names of the released checkpoints.
     """
 
-    def __init__(self, trunk: Hiera, dino: Dino, width: int = 128):
+    def __init__(self, trunk: Hiera, dino: Dino, width: int = 128, classes: int = 1):
         super().__init__()
         self.sam = add_adapters(trunk, std=0.02)
         self.dino = dino
@@ -25,12 +26,12 @@ class SAM2UNeXT(nn.Module):
         )
         self.up1, self.up2, self.up3 = (JoinUp(2 * width, width) for _ in range(3))
         self.up4 = JoinUp(width, width)
-        self.head = nn.Conv2d(width, 1, kernel_size=1)
+        self.head = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
-        """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, 1, H, W), before the sigmoid.
+        """Normalised images (B, 3, H, W) -> a tuple with one item, the logits (B, C, H, W).
 
-        Raises UserError if H or W is not a multiple of 32.
+        The logits are before the sigmoid or the softmax. Raises UserError if H or W is not a multiple of 32.
         """
         f4, f8, f16, f32 = self.sam(image)  # named by stride
         semantic = self.dino(image)

@@ -194,4 +194,5 @@ def resize_batch(batch: Batch, scale: float, stride: int) -> Batch:
     if scale == 1:
         return batch
     sides = [max(stride, round(side * scale / stride) * stride) for side in batch[0].shape[-2:]]
-    return tuple(F.interpolate(part, sides, mode="bilinear", align_corners=True) for part in batch)
+    bilinear, nearest = {"mode": "bilinear", "align_corners": True}, {"mode": "nearest"}  # indices have no mean
+    return tuple(F.interpolate(part, sides, **(bilinear if part.is_floating_point() else nearest)) for part in batch)
