@@ -141,6 +141,25 @@ def write_pairs(folder: Path, count: int = 4, size: tuple[int, int] = (60, 50)) 
     return folder / "images", folder / "masks"
 
 
+def write_class_pairs(folder: Path, count: int = 4, size: tuple[int, int] = (60, 50)) -> tuple[Path, Path, Path]:
+    """As `write_pairs`, with masks of the classes of `write_classes`. Also returns the file of the classes."""
+    images, masks = write_pairs(folder, count, size)
+    for index, path in enumerate(sorted(masks.iterdir())):
+        mask = np.array(Image.open(path)) // 255
+        mask[:, size[0] // 2 :] = 2 * (index % 2)
+        mask[:3] = 255
+        save(path, mask)
+    return images, masks, write_classes(folder / "classes.yaml")
+
+
+def write_classes(path: Path, before: str = "") -> Path:
+    path.write_text(
+        f"{before}classes:\n  - {{name: background, value: 0}}\n  - {{name: left, value: 1, color: [220, 20, 60]}}\n"
+        "  - {name: right, value: 2, color: [0, 90, 200]}\n" + ("" if before else "ignore: 255\n")
+    )
+    return path
+
+
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
