@@ -9,7 +9,8 @@ from sam2unet.families.load import Checkpoint
 from sam2unet.masks import predict_folder
 from sam2unet.masks.open import read_model_file
 from sam2unet.masks.outputs import NUMBERS, PredictOutputs
-from sam2unet.masks.predictor import Averaging, PredictOptions, Tile
+from sam2unet.masks.predictor import Averaging, PredictOptions
+from sam2unet.masks.tiles import Tile
 from sam2unet.prompts import score_list
 from sam2unet.recipe import CHOICES
 from sam2unet.released_flags import add_released_flags, translate_test_flags

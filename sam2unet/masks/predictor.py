@@ -6,7 +6,6 @@ This is the only place that predicts maps. The Python API, folders, videos, vali
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,38 +20,17 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import check_size, find_family_of
-from ..limits import check_numbers, shorten
+from ..limits import shorten
 from ..runtime.cpu import compute_in_parallel, use_fast_linear
 from ..runtime.device import autocast, check_output
 from ..runtime.parallel import batched
 from .cache import free_memory
+from .tiles import Tile, fade_weights, list_tiles
 from .transforms import image_bytes, normalise_image
 
 MEMORY_PER_PIXEL = 4096  # bytes that a forward pass needs for a pixel of the input; 3300 in SAM2-UNeXT large
 SCALES = (0.75, 1.0, 1.25)  # factors of the input side for test-time averaging
 Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits of the map (B, 1, S, S)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A photograph that is larger than `side` is cut into squares of this side. Neighbours share `overlap` pixels."""
-
-    side: int
-    overlap: int
-
-    def __post_init__(self) -> None:
-        check_numbers({"tile": self.side})
-        if not 0 <= self.overlap < self.side / 2:
-            raise UserError(f"tile {self.side},{self.overlap}: the overlap must be from 0 to below half of the side")
-
-    @classmethod
-    def read(cls, text: str) -> Tile:
-        """Reads `SIDE,OVERLAP`, or `SIDE`. The default overlap is a quarter of the side."""
-        try:
-            numbers = [int(word) for word in text.split(",")]
-            return cls(*numbers) if len(numbers) > 1 else cls(numbers[0], numbers[0] // 4)
-        except (TypeError, ValueError) as e:
-            raise UserError(f"tile is {shorten(text)}; wanted SIDE,OVERLAP in pixels, such as 1024,128") from e
 
 
 @dataclass(frozen=True)
@@ -159,7 +137,7 @@ class Predictor:
         Args:
             size: (height, width) of the map; None: of the photograph. With tiles, it must be the photograph's.
         """
-        boxes = self.list_tiles(picture.width, picture.height)
+        boxes = list_tiles(picture.width, picture.height, self.tile)
         crops = (picture.crop(box) for box in boxes) if len(boxes) > 1 else [picture]  # lazy, because they may be large
         by_crop = [[image_bytes(crop, side) for side in self.sides] for crop in crops]
         by_side = [torch.stack(resized) for resized in zip(*by_crop, strict=True)]
@@ -210,14 +188,6 @@ class Predictor:
         ((_, probability),) = self.predict([self.prepare(picture, size, name)])
         return probability
 
-    def list_tiles(self, width: int, height: int) -> list[tuple[int, int, int, int]]:
-        """Returns left, top, right and bottom of each tile. A small photograph is one tile."""
-        if self.tile is None or max(width, height) <= self.tile.side:
-            return [(0, 0, width, height)]
-        columns, rows = (tile_starts(length, self.tile) for length in (width, height))
-        side = self.tile.side
-        return [(x, y, min(x + side, width), min(y + side, height)) for y in rows for x in columns]
-
     def predict_logits(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, S, S) -> (B, flips, 1, S, S)"""
         images = normalise_image(images.to(self.device, non_blocking=True))
@@ -233,7 +203,7 @@ class Predictor:
         if len(logits[0]) == 1:
             return average_logits(logits, 0, size)
         total, weight = (torch.zeros(size, device=self.device) for _ in range(2))
-        for index, (left, top, right, bottom) in enumerate(self.list_tiles(size[1], size[0])):
+        for index, (left, top, right, bottom) in enumerate(list_tiles(size[1], size[0], self.tile)):
             probability = average_logits(logits, index, (bottom - top, right - left))
             rows, columns = (fade_weights(n, self.tile.overlap) for n in (bottom - top, right - left))
             fade = (rows[:, None] * columns).to(self.device)
@@ -253,20 +223,6 @@ def average_logits(logits: list[Tensor], tile: int, size: tuple[int, int]) -> Te
     for probability in maps:  # one map at a time, because maps may be large
         total += probability
     return total.div_(len(parts)) if len(parts) > 1 else total
-
-
-def tile_starts(length: int, tile: Tile) -> list[int]:
-    """Returns where tiles begin along a side. They are evenly spread; neighbours share at least the overlap."""
-    if length <= tile.side:
-        return [0]
-    count = math.ceil((length - tile.overlap) / (tile.side - tile.overlap))
-    return [round(number * (length - tile.side) / (count - 1)) for number in range(count)]
-
-
-def fade_weights(length: int, overlap: int) -> Tensor:
-    """Returns (length,) weights in (0, 1]: 1 in the middle, linearly smaller over `overlap` pixels at both ends."""
-    center = torch.arange(length, dtype=torch.float32) + 0.5
-    return torch.minimum(center, length - center).div_(max(overlap, 1)).clamp_(max=1)
 
 
 def stretch_range(probability: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from sam2unet.data.pairs import list_images
 from sam2unet.data.pictures import outline_
 from sam2unet.data.reading import read_image
 from sam2unet.masks.outputs import remove_small_parts
-from sam2unet.masks.predictor import Predictor, Tile
+from sam2unet.masks.predictor import Predictor
+from sam2unet.masks.tiles import Tile, list_tiles
 from tests.conftest import save
 
 CPU = torch.device("cpu")
@@ -78,10 +79,9 @@ def test_tiles_of_a_model_that_sees_single_pixels_are_the_whole_map():
 
 @pytest.mark.parametrize("side, overlap", [(32, 0), (32, 8), (33, 15), (64, 31)])
 def test_tiles_cover_every_pixel_and_share_the_overlap(side, overlap):
-    predictor = Predictor(pixels_seen, 32, CPU, tile=Tile(side, overlap))
     for width in (*range(20, 140), 500):
         for height in (20, side, side + 1, 97):
-            boxes = predictor.list_tiles(width, height)
+            boxes = list_tiles(width, height, Tile(side, overlap))
             seen = np.zeros((height, width), int)
             for left, top, right, bottom in boxes:
                 assert 0 <= left < right <= width and 0 <= top < bottom <= height
