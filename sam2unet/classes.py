@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from .atomic import read_yaml
-from .errors import UserError
+from .errors import UserError, shortlist
 from .limits import shorten
 
 IGNORED = 255  # the index of the pixels that count nowhere
@@ -34,7 +34,8 @@ class UnknownValues(UserError):
     """A mask has values that belong to no class.
 
     Attributes:
-        counts: the number of pixels of each such value. An RGB colour is one number, see `pack_color`.
+        counts: the number of pixels of each such value, for the most frequent ones. An RGB colour is one number, see
+            `pack_color`.
     """
 
     def __init__(self, counts: dict[int, int], path: Path, classes: Classes):
@@ -107,7 +108,8 @@ class Classes:
         unknown = known[order][place] != codes
         if unknown.any():
             values, counts = np.unique(codes[unknown], return_counts=True)
-            raise UnknownValues(dict(zip(values.tolist(), counts.tolist(), strict=True)), path, self)
+            most = np.sort(np.argsort(-counts, kind="stable")[: LIMIT + 1])
+            raise UnknownValues(dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)), path, self)
         index = np.array([*range(len(self.items)), *[IGNORED] * len(self.ignore)], np.uint8)
         return index[order][place]
 
@@ -115,13 +117,18 @@ class Classes:
         """Returns a value as text; a packed colour as `[red, green, blue]`."""
         return str(code) if self.has_values else str(unpack_color(code))
 
-    def describe_unknown(self, counts: Mapping[int, int]) -> str:
-        """Returns text such as `11 (1,204 pixels); add a line {name: ..., value: 11}, or ignore: 11`."""
+    def describe_unknown(self, counts: Mapping[int, int], files: Mapping[int, Sequence[str]] | None = None) -> str:
+        """Returns text such as `11 (1,204 pixels in 2 files: a.png, b.png); add the line ..., or ignore: 11`.
+
+        `counts` has the number of pixels of each value; `files` the names of the masks with this value, if several.
+        """
         shown = sorted(counts, key=lambda code: -counts[code])[:6]
-        text = ", ".join(f"{self.describe(code)} ({counts[code]:,} pixels)" for code in shown)
+        places = {code: f" in {len(files[code])} files: {shortlist(files[code], 3)}" if files else "" for code in shown}
+        text = ", ".join(f"{self.describe(code)} ({counts[code]:,} pixels{places[code]})" for code in shown)
         more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
         key, code = "value" if self.has_values else "color", self.describe(shown[0])
-        return f"{text}{more}; add the line `- {{name: ..., {key}: {code}}}` to the classes, or `ignore: {code}`"
+        ignore = f"[{', '.join(map(self.describe, [*self.ignore, shown[0]]))}]" if self.ignore else code
+        return f"{text}{more}; add the line `- {{name: ..., {key}: {code}}}` to the classes, or `ignore: {ignore}`"
 
     @classmethod
     def number(cls, count: int) -> Classes:

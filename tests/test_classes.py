@@ -101,7 +101,7 @@ def test_values_of_no_class_are_counted_and_the_missing_line_is_named(tmp_path, 
     assert error.value.counts == {5: 3, 9: 1}
     assert str(error.value) == (
         f"{path} has values of no class: 5 (3 pixels), 9 (1 pixels); "
-        "add the line `- {name: ..., value: 5}` to the classes, or `ignore: 5`"
+        "add the line `- {name: ..., value: 5}` to the classes, or `ignore: [255, 5]`"
     )
 
 

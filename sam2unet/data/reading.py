@@ -155,22 +155,26 @@ def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
         if threshold is None:
             return check_coding(image, path)
         if isinstance(threshold, Classes):
-            return Image.fromarray(threshold.to_indices(read_codes(image, path, threshold), path))
-        if np.ndim(threshold) and not has_palette(image) and has_colours(image):
+            return Image.fromarray(threshold.to_indices(read_codes(image, path, threshold.has_values), path))
+        if np.ndim(threshold) and is_colour_mask(image):
             raise MaskCoding.of(path, "it has colours, but no palette whose indices could be the values")
         values = stored_values(image, path)
         foreground = values > threshold if np.ndim(threshold) == 0 else np.isin(values, threshold)
         return Image.fromarray(foreground * np.uint8(255))
 
 
-def read_codes(image: Image.Image, path: Path, classes: Classes) -> np.ndarray:
+def read_codes(image: Image.Image, path: Path, has_values: bool) -> np.ndarray:
     """Returns integers (H, W): the values of a mask, or its packed colours if the classes have no values."""
-    if not classes.has_values:
+    if not has_values:
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
         return red << 16 | green << 8 | blue
-    if not has_palette(image) and has_colours(image):
-        raise MaskCoding.of(path, "it has colours; for colours, give the classes a color and no value")
+    if is_colour_mask(image):
+        raise UserError(f"{path} has no values: it has colours; for colours, give the classes a color and no value")
     return stored_values(image, path)
+
+
+def is_colour_mask(image: Image.Image) -> bool:
+    return not has_palette(image) and has_colours(image)
 
 
 def check_coding(image: Image.Image, path: Path) -> Image.Image:
