@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From bottom to top. A module imports only from its own folder and from lines above its own line.
 LINES = (
-    ("errors", "atomic", "limits", "typed_yaml", "losses", "recipe"),
+    ("errors", "atomic", "limits", "typed_yaml", "losses", "classes", "recipe"),
     ("layers",),
     ("models",),
     ("runtime",),
@@ -31,6 +31,7 @@ TOGETHER = {
     "limits",
     "typed_yaml",
     "losses",
+    "classes",
     "recipe",
     "cli",
     "run_script",
