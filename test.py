@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
     maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
     maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
-    maps.add_argument("--components", type=int, default=0, metavar="MIN_AREA", help="blacken parts of fewer pixels")
+    maps.add_argument(
+        "--components", type=int, default=0, metavar="MIN_AREA", help="parts of fewer pixels become background"
+    )
     maps.add_argument("--tta", metavar="flip,scale", help="average over the mirrored image, 0.75 and 1.25 of the size")
     maps.add_argument("--tile", metavar="SIDE,OVERLAP", help="cut large images into squares, blended where they meet")
     maps.add_argument("--overlay", action="store_true", help="photographs under their maps too, in overlay/")

@@ -30,7 +30,7 @@ from sam2unet.data.pairs import list_images
 from sam2unet.data.reading import read_image
 from sam2unet.families.table import find_family_of
 from sam2unet.masks.open import build_predictor, choose_fast_options
-from sam2unet.masks.outputs import PredictOutputs, to_grey_map, write_outputs
+from sam2unet.masks.outputs import PredictOutputs, to_map_pixels, write_outputs
 from sam2unet.masks.predict_folder import PredictFiles, find_jobs, make_reader, write_maps
 from sam2unet.masks.predictor import PredictOptions, average_logits
 from sam2unet.runtime.device import pick_device
@@ -144,7 +144,7 @@ class OurWay:
 
     @torch.inference_mode()
     def resize(self, logits: Tensor, size: tuple[int, int]) -> np.ndarray:
-        return to_grey_map(average_logits([logits[None]], 0, size), True, PredictOutputs())
+        return to_map_pixels(average_logits([logits[None]], 0, size), True, PredictOutputs())
 
     def write(self, folder: Path, name: str, grey: np.ndarray) -> None:
         write_outputs(folder, name, grey)

@@ -1,5 +1,6 @@
 """Where the reference data is, and small folders of real files to work on."""
 
+import dataclasses
 import fcntl
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import sam2unet
+from sam2unet.classes import Classes
 from sam2unet.data.pairs import Pair
 from sam2unet.layers.hiera import hiera
 from sam2unet.layers.sam_vit import SamViT
@@ -99,6 +101,18 @@ def checkpoint(fill, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
     torch.save(model.state_dict(), path)  # as the released script saves it
     return path
+
+
+@pytest.fixture(scope="session")
+def class_checkpoint(fill, tmp_path_factory) -> Path:
+    """The smallest network, with the classes of `write_classes` and generated weights; its maps have all classes."""
+    folder = tmp_path_factory.mktemp("classes")
+    model = sam2unet.create_model("sam2unet", encoder="micro", classes=3)
+    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
+    torch.save(model.state_dict(), folder / "SAM2-UNet-20.pth")
+    classes = Classes.read(write_classes(folder / "classes.yaml"))
+    dataclasses.replace(model.recipe, size=64, classes=classes).write(folder / "recipe.yaml")
+    return folder / "SAM2-UNet-20.pth"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.photos import Picture, to_photo
 from ..errors import UserError
@@ -13,14 +13,18 @@ from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
 from .inputs import find_inputs
-from .predictor import Photo, Predictor, stretch_range
+from .predictor import Photo, Predictor, pick_classes, stretch_range
 
 
-def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: bool = True) -> np.ndarray:
+def predict(
+    model: nn.Module, image: Picture, size: int | None = None, minmax: bool = True, probabilities: bool = False
+) -> np.ndarray:
     """Predicts the map of one image: float32 (height, width) in [0, 1], in the size of the image. 1 is foreground.
 
-    Raises UserError if the file cannot be read, the array is not an image, the model cannot take this size, or the
-    model's output contains NaN or Inf.
+    With classes, the map is uint8 (height, width), the index of the most probable class in `model.recipe.classes`.
+
+    Raises UserError if the file cannot be read, the array is not an image, the model cannot take this size, the model's
+    output contains NaN or Inf, or `minmax` is False for a model with classes.
 
     Args:
         model: in training or evaluation mode. The function changes neither the mode nor the weights, so that several
@@ -29,8 +33,9 @@ def predict(model: nn.Module, image: Picture, size: int | None = None, minmax: b
             tensor (1, H, W) or (3, H, W), RGB, with 8 bits or floats in [0, 1].
         size: side of the model's square input. None: the side that the model was trained at, `model.recipe.size`.
         minmax: stretch the map to the full range, as the released test script does. False: return probabilities.
+        probabilities: return probabilities, float32. With classes their shape is (C, height, width).
     """
-    ((_, map_),) = predict_many(model, [image], size, batch_size=1, minmax=minmax)
+    ((_, map_),) = predict_many(model, [image], size, batch_size=1, minmax=minmax, probabilities=probabilities)
     return map_
 
 
@@ -41,6 +46,7 @@ def predict_many(
     batch_size: int = 8,
     amp: bool = False,
     minmax: bool = True,
+    probabilities: bool = False,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, map) for each image, in order. The maps are those of `predict`. A few images are read ahead.
 
@@ -54,6 +60,10 @@ def predict_many(
     """
     find_family_of(model)  # UserError for an object that is no model
     predictor = Predictor.from_model(evaluation_copy(model), size, amp="bf16" if amp else "off")
+    if predictor.classes and not (minmax or probabilities):
+        raise UserError(
+            "minmax=False is for foreground and background; for a model with classes, give probabilities=True"
+        )
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images))]
     elif not isinstance(images, Iterable):
@@ -70,4 +80,11 @@ def predict_many(
     with ThreadPoolExecutor(2) as pool:
         photos = prefetch(pool, read, named, 2 * batch_size)
         for photo, probability in predictor.predict(photos, batch_size):
-            yield photo.source, (stretch_range(probability) if minmax else probability).cpu().numpy()
+            yield photo.source, to_array(probability, minmax and not probabilities)
+
+
+def to_array(probability: Tensor, as_map: bool) -> np.ndarray:
+    """Returns probabilities on the CPU; with `as_map` a stretched map, or the indices of the classes."""
+    if as_map and probability.ndim == 3:
+        return pick_classes(probability)
+    return (stretch_range(probability) if as_map else probability).cpu().numpy()

@@ -10,13 +10,17 @@ from PIL import Image
 from torch import Tensor
 
 from ..atomic import make_folder, write_atomic
+from ..classes import Classes
+from ..data.class_pictures import add_legend, encode_index_png, find_foreground_classes, outline_classes_, tint_classes_
 from ..data.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
 from ..data.reading import FOREGROUND, read_image
 from ..errors import UserError
 from ..limits import check_numbers
-from .predictor import stretch_range, to_uint8
+from .predictor import pick_classes, stretch_range, to_uint8
 
 NUMBERS = ("float16", "float32")
+# Kind of a picture -> the functions that draw a map on a photograph: of grey levels, of classes.
+DRAWINGS = {"overlay": (tint_, tint_classes_), "contours": (outline_, outline_classes_)}
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class PredictOutputs:
     """The files that a prediction writes for each image. Raises UserError if a value is outside its range."""
 
     threshold: float | None = None  # write 255 above this value and 0 below it. None: write grey levels.
-    components: int = 0  # parts of the foreground with fewer pixels become 0
+    components: int = 0  # parts of the foreground, or of a class, with fewer pixels become 0, the background
     # overlay and contours: also write the photograph with the map or its outlines, in folders of these names
     overlay: bool = False
     contours: bool = False
@@ -44,8 +48,14 @@ class PredictOutputs:
         return {"map": folder / f"{name}.png"} | extra
 
 
-def to_grey_map(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> np.ndarray:
-    """Probabilities (height, width) -> the map, uint8. Small parts are not removed."""
+def to_map_pixels(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> np.ndarray:
+    """Returns the map, uint8 (height, width). Small parts are not removed.
+
+    Args:
+        probability: (height, width) gives grey levels; (C, height, width) gives the indices of the classes.
+    """
+    if probability.ndim == 3:
+        return pick_classes(probability)
     if minmax:
         probability = stretch_range(probability)
     if outputs.threshold is not None:
@@ -53,38 +63,57 @@ def to_grey_map(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> n
     return to_uint8(probability)
 
 
-def remove_small_parts(grey: np.ndarray, minimum: int) -> np.ndarray:
-    """Sets foreground parts (grey above 128, 8-connected) with fewer than `minimum` pixels to 0."""
+def remove_small_parts(pixels: np.ndarray, minimum: int, has_classes: bool = False) -> np.ndarray:
+    """Sets parts with fewer than `minimum` pixels to 0, the background. The parts are 8-connected.
+
+    `pixels` are grey levels, with foreground above 128, or with `has_classes` indices; a part has one class.
+    """
     if minimum < 2:
-        return grey
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((grey > FOREGROUND).astype(np.uint8), connectivity=8)
-    small = stats[:, cv2.CC_STAT_AREA] < minimum
-    small[0] = False  # label 0 is the background
-    return np.where(small[labels], np.uint8(0), grey)
+        return pixels
+    areas = (pixels == index for index in find_foreground_classes(pixels)) if has_classes else [pixels > FOREGROUND]
+    kept = pixels.copy()
+    for area in areas:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(area.view(np.uint8), connectivity=8)
+        small = stats[:, cv2.CC_STAT_AREA] < minimum
+        small[0] = False  # label 0 is the rest of the map
+        kept[small[labels]] = 0
+    return kept
+
+
+def draw_map(kind: str, photo: np.ndarray, pixels: np.ndarray, classes: Classes | None) -> np.ndarray:
+    """Draws a map on a photograph, uint8 (H, W, 3), which may change. With classes, the result has a legend below it.
+
+    `kind` is a key of `DRAWINGS`.
+    """
+    draw_grey, draw_classes = DRAWINGS[kind]
+    return draw_grey(photo, pixels) if classes is None else add_legend(draw_classes(photo, pixels, classes), classes)
 
 
 def write_outputs(
     folder: Path,
     name: str,
-    grey: np.ndarray,
+    pixels: np.ndarray,
     outputs: PredictOutputs = PredictOutputs(),
     photo: Path | None = None,
     probability: np.ndarray | None = None,
+    classes: Classes | None = None,
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
-    `grey` is uint8 (height, width), from `to_grey_map`, and `probability` float (height, width), for the folder `prob`.
-    `photo` is read again for overlay and contours, because photographs that wait would fill the memory.
+    Args:
+        pixels: from `to_map_pixels`.
+        photo: for overlay and contours. It is read again, because photographs that wait would fill the memory.
+        probability: for the folder `prob`, as `Predictor.predict` yields it.
+        classes: what the pixels are the indices of. None: they are grey levels.
     """
     paths = outputs.paths(folder, name)
-    grey = remove_small_parts(grey, outputs.components)
-    write_bytes(paths["map"], encode_png(grey))
+    pixels = remove_small_parts(pixels, outputs.components, classes is not None)
+    write_bytes(paths["map"], encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
     if outputs.overlay or outputs.contours:
-        picture, size = read_image(photo), grey.shape[::-1]
+        picture, size = read_image(photo), pixels.shape[::-1]
         picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
-        for kind, draw in (("overlay", tint_), ("contours", outline_)):
-            if kind in paths:
-                write_bytes(paths[kind], encode_jpeg(draw(np.array(picture), grey)))
+        for kind in paths.keys() & DRAWINGS:
+            write_bytes(paths[kind], encode_jpeg(draw_map(kind, np.array(picture), pixels, classes)))
     if "prob" in paths:
         make_folder(paths["prob"].parent)
         with write_atomic(paths["prob"]) as file:

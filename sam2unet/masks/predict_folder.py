@@ -29,11 +29,11 @@ from ..runtime.signals import Signals
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
 from .open import choose_fast_options, open_predictor
-from .outputs import PredictOutputs, to_grey_map, write_outputs
+from .outputs import PredictOutputs, to_map_pixels, write_outputs
 from .predictor import Photo, PredictOptions, Predictor
 from .video import predict_video
 
-LARGE = 50_000_000  # pixels; of images with more, only one is read and one is written at a time
+LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ImageNotes(NamedTuple):
 
 class PredictedMap(NamedTuple):
     item: Input
-    grey: np.ndarray
+    pixels: np.ndarray
     probability: np.ndarray | None
 
 
@@ -107,6 +107,7 @@ def run(
         if not processes.first:
             return  # one process predicts the whole video
         predictor = open_predictor(checkpoint, target, weight_paths, options)
+        check_grey_flags(predictor, outputs, minmax)
         with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
@@ -114,6 +115,7 @@ def run(
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
     predictor = open_predictor(checkpoint, target, weight_paths, options)
+    check_grey_flags(predictor, outputs, minmax)
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     if files.skip_existing:
         count = len(jobs)
@@ -140,6 +142,16 @@ def run(
         raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {shortlist(notes.bad, limit=20)}")
 
 
+def check_grey_flags(predictor: Predictor, outputs: PredictOutputs, minmax: bool) -> None:
+    """Raises UserError if a model with classes gets flags that change grey levels."""
+    flags = {"--threshold": outputs.threshold is not None, "--no_minmax": not minmax}
+    if predictor.classes and any(flags.values()):
+        raise UserError(
+            f"this model has {len(predictor.classes.items)} classes, and its maps have no grey levels; leave out "
+            f"{' and '.join(flag for flag, is_on in flags.items() if is_on)}; --save_prob writes the probabilities"
+        )
+
+
 def write_maps(
     predictor: Predictor,
     jobs: list[MapJob],
@@ -163,10 +175,11 @@ def write_maps(
         predicted = (to_predicted_map(photo, probability, minmax, outputs) for photo, probability in maps)
 
         def write(map_: PredictedMap) -> None:
-            write_outputs(files.target, map_.item.name, map_.grey, outputs, map_.item.path, map_.probability)
+            item, pixels, probability = map_
+            write_outputs(files.target, item.name, pixels, outputs, item.path, probability, predictor.classes)
 
         def weigh(map_: PredictedMap) -> int:
-            return 2 * threads if map_.grey.size > LARGE else 1
+            return 2 * threads if max(map_.pixels.size, np.size(map_.probability)) > LARGE else 1
 
         try:
             for _ in prefetch(writers, write, predicted, 2 * threads, weigh):
@@ -270,4 +283,4 @@ def drop_unreadable(photos: Iterator[Photo | UserError], on_bad_image: str, note
 
 def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: PredictOutputs) -> PredictedMap:
     kept = None if outputs.probability is None else probability.cpu().numpy()
-    return PredictedMap(photo.source.item, to_grey_map(probability, minmax, outputs), kept)
+    return PredictedMap(photo.source.item, to_map_pixels(probability, minmax, outputs), kept)

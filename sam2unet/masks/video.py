@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import create_folder, refuse_unmarked, write_atomic
-from ..data.pictures import outline_, tint_
+from ..data.class_pictures import paint_classes
 from ..errors import SomeFailed, UserError, print_line
 from ..runtime.parallel import prefetch
 from ..runtime.versions import import_extra
-from .outputs import PredictOutputs, remove_small_parts, to_grey_map
+from .outputs import DRAWINGS, PredictOutputs, draw_map, remove_small_parts, to_map_pixels
 from .predictor import Photo, Predictor
 
 THREADS = 2  # threads that resize frames
@@ -29,9 +29,10 @@ def predict_video(
 ) -> None:
     """Writes `target/NAME.mp4` with the maps, and `target/overlay/NAME.mp4` with the maps on the frames.
 
-    The number, the size and the rate of the frames stay the same. `outputs.contours` adds a third video. Raises
-    UserError if the file or an output cannot be used; then there is no video. Raises SomeFailed if the file ends early;
-    the frames before its end are written.
+    The number, the size and the rate of the frames stay the same. `outputs.contours` adds a third video. The maps of
+    several classes are in colour, and the other videos have a legend below the frames. Raises UserError if the file or
+    an output cannot be used; then there is no video. Raises SomeFailed if the file ends early; the frames before its
+    end are written.
     """
     if outputs.probability is not None:
         raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
@@ -44,7 +45,7 @@ def predict_video(
         )
     refuse_unmarked(target, paths.values())
     rate, turns, count = read_video_facts(source)
-    start, made = time.perf_counter(), 0
+    start, made, classes = time.perf_counter(), 0, predictor.classes
 
     def prepare(frame: np.ndarray) -> Photo:
         return predictor.prepare(Image.fromarray(frame), name=source, source=frame)
@@ -55,16 +56,15 @@ def predict_video(
         bar = stack.enter_context(tqdm(total=count, unit="frame", disable=None))
 
         def write(predicted: tuple[np.ndarray, np.ndarray]) -> None:
-            frame, grey = predicted[0], remove_small_parts(predicted[1], outputs.components)
-            writers[""](grey)
-            writers["overlay"](tint_(frame.copy(), grey))
-            if "contours" in writers:
-                writers["contours"](outline_(frame, grey))
+            frame, pixels = predicted[0], remove_small_parts(predicted[1], outputs.components, classes is not None)
+            writers[""](pixels if classes is None else paint_classes(pixels, classes))
+            for kind in paths.keys() & DRAWINGS:
+                writers[kind](draw_map(kind, frame.copy(), pixels, classes))
 
         photos = prefetch(readers, prepare, read_frames(source, turns), 2 * batch_size)
         maps = predictor.predict(photos, batch_size)
-        greys = ((photo.source, to_grey_map(probability, minmax, outputs)) for photo, probability in maps)
-        for _ in prefetch(encoder, write, greys, 2 * batch_size):
+        predicted = ((photo.source, to_map_pixels(probability, minmax, outputs)) for photo, probability in maps)
+        for _ in prefetch(encoder, write, predicted, 2 * batch_size):
             made += 1
             bar.update()
         if not made:
