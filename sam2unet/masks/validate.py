@@ -1,26 +1,31 @@
 """Scores during training. They equal the scores of test.py and eval.py for the same weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
+from ..classes import Classes
 from ..data.pairs import Pair
 from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image, read_mask
 from ..errors import UserError
-from ..recipe import ForegroundRule
+from ..recipe import ForegroundRule, MaskRule
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
 from ..runtime.processes import Processes
 from ..scoring.aggregate import MethodResult
+from ..scoring.classes.confusion import count_confusion, count_pixels
 from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
-from .predictor import Photo, Predictor, predict_grey, stretch_range, to_uint8
+from .predictor import Photo, Predictor, stretch_range, to_uint8
 
+Score = TypeVar("Score")
 THREADS = 4  # threads that read and score; with one thread, a GPU would wait
 ROUND = 16  # images per process between two exchanges of scores
 
@@ -40,18 +45,52 @@ def validate(
     """
     masks = [pair.mask for pair in pairs]
     result = MethodResult("validation", "", [mask.stem for mask in masks], masks=masks)
+
+    def score(prediction: np.ndarray, mask: np.ndarray) -> ImageScore:
+        return score_arrays(prediction, mask, ScoreOptions(mask_threshold), ())
+
     with ThreadPoolExecutor(THREADS) as pool:
-        scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool)
-        fill_(result, exchange_scores(scores, len(pairs), Processes(rank, world)))
+        scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool, score)
+        fill_(result, map(to_problem, exchange_scores(scores, len(pairs), Processes(rank, world))))
     if rank == 0:
         warn_undefined(result)
     return result
 
 
+def to_problem(score: ImageScore | UserError) -> ImageScore:
+    """Returns a score with a problem for an error."""
+    return ImageScore({}, {}, problem="unreadable", detail=str(score)) if isinstance(score, UserError) else score
+
+
+def count_validation_classes(
+    model: nn.Module, pairs: Sequence[Pair], size: int, classes: Classes, processes: Processes
+) -> np.ndarray:
+    """Predicts maps for `pairs` at `size`. Returns their pixels, int64 (N, 3, C); see `scoring.classes.confusion`.
+
+    With several processes, the same as `validate`.
+    """
+    share = pairs[processes.rank :: processes.world]
+
+    def score(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return count_pixels(count_confusion(prediction, mask, len(classes.items)))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        scores = score_maps(evaluation_copy(model), share, size, classes, pool, score)
+        counts = list(exchange_scores(scores, len(pairs), processes))
+    if errors := [item for item in counts if isinstance(item, UserError)]:
+        raise errors[0]
+    return np.stack(counts)
+
+
 def score_maps(
-    model: nn.Module, pairs: Sequence[Pair], size: int, mask_threshold: ForegroundRule, pool: ThreadPoolExecutor
-) -> Iterator[ImageScore]:
-    """Yields the scores of each pair, in order. An error becomes a score with a problem, for `exchange_scores`.
+    model: nn.Module,
+    pairs: Sequence[Pair],
+    size: int,
+    mask_rule: MaskRule,
+    pool: ThreadPoolExecutor,
+    score: Callable[[np.ndarray, np.ndarray], Score],
+) -> Iterator[Score | UserError]:
+    """Yields `score(map, mask)` of each pair, in order, or its error, which `exchange_scores` gives to all processes.
 
     The pool reads the next pairs and scores the last maps while the model predicts.
     """
@@ -59,7 +98,7 @@ def score_maps(
 
     def read(pair: Pair) -> Photo | UserError:
         try:
-            picture, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
+            picture, mask = read_image(pair.image), read_mask(pair.mask, mask_rule)
             return predictor.prepare(picture, mask.size[::-1], pair.image, source=np.asarray(mask))
         except UserError as e:
             return e
@@ -71,19 +110,24 @@ def score_maps(
                 continue
             try:
                 for _, probability in predictor.predict([photo]):
-                    yield to_uint8(stretch_range(probability)), photo.source
+                    yield to_map(probability), photo.source
             except UserError as e:
                 yield e
 
-    def score(arrays: tuple[np.ndarray, np.ndarray] | UserError) -> ImageScore:
-        if isinstance(arrays, UserError):
-            return ImageScore({}, {}, problem="unreadable", detail=str(arrays))
-        return score_arrays(*arrays, ScoreOptions(mask_threshold), ())
+    def score_next(arrays: tuple[np.ndarray, np.ndarray] | UserError) -> Score | UserError:
+        return arrays if isinstance(arrays, UserError) else score(*arrays)
 
-    return prefetch(pool, score, predict_next(), THREADS)
+    return prefetch(pool, score_next, predict_next(), THREADS)
 
 
-def exchange_scores(scores: Iterator[ImageScore], count: int, processes: Processes) -> Iterator[ImageScore]:
+def to_map(probability: Tensor) -> np.ndarray:
+    """Probabilities -> the 8-bit map (height, width): grey levels of (height, width), classes of (C, height, width)."""
+    if probability.dim() == 3:
+        return probability.argmax(0).to(torch.uint8).cpu().numpy()
+    return to_uint8(stretch_range(probability))
+
+
+def exchange_scores(scores: Iterator[Score], count: int, processes: Processes) -> Iterator[Score]:
     """Yields the scores of all processes, in the order of all `count` pairs.
 
     The processes exchange a few scores at a time, because the curves of all images would fill the memory.
@@ -99,16 +143,19 @@ def draw_validation(
     model: nn.Module,
     pairs: Sequence[Pair],
     size: int,
-    mask_threshold: ForegroundRule,
+    mask_rule: MaskRule,
     path: Path,
     rows: int = 8,
     side: int = 160,
 ) -> None:
-    """Writes a PNG with rows of image, mask and map. It shows the same pairs every time."""
+    """Writes a PNG with rows of image, mask and map. It shows the same pairs every time. Classes have their colours."""
     predictor = Predictor.from_model(evaluation_copy(model), size)
 
     def make_row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
-        photo, mask = read_image(pair.image), read_mask(pair.mask, mask_threshold)
-        return photo, mask, Image.fromarray(predict_grey(predictor, photo, mask.size[::-1]))
+        photo, mask = read_image(pair.image), read_mask(pair.mask, mask_rule)
+        drawn = np.asarray(mask), to_map(predictor.predict_photo(photo, mask.size[::-1]))
+        if isinstance(mask_rule, Classes):
+            drawn = (mask_rule.palette[indices] for indices in drawn)
+        return photo, *map(Image.fromarray, drawn)
 
     draw_overview(map(make_row, pick_evenly(pairs, rows)), path, side)

@@ -16,6 +16,7 @@ from ..errors import UserError, print_line
 from ..families.load import get_network_shape, start_model
 from ..families.table import Family, WeightFlag, check_size, find_family
 from ..limits import check_numbers
+from ..masks.class_task import ClassTask
 from ..masks.task import MaskTask
 from ..prompts.task import PromptTask
 from ..recipe import Recipe, Study
@@ -108,11 +109,13 @@ def prepare_run(
     with processes.silence_other_ranks():
         family = find_family(recipe.model)
         check_run_options(family, recipe, run_folder, hardware)
-        task = TASKS[family.task](family, recipe, data)
+        task_type = ClassTask if recipe.classes and family.task == "masks" else TASKS[family.task]
+        task = task_type(family, recipe, data)
         metric = find_metric(run_folder.best_metric or task.best_metric, task.metrics)
         init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
         model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)
         task.check(study)
+        recipe = task.recipe  # with the class weights that the masks give
         batches = task.batches(processes)
         if run_folder.save == "trainable" and not weight_files:
             flags = " and ".join(f"--{flag.flag}" for flag in family.weight_flags)
