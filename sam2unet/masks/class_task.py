@@ -1,10 +1,12 @@
 """The training task of models that predict one map with several classes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
+from ..data.class_counts import inverse_weights, keep_all_classes, warn_missing_classes
 from ..families.table import Family
 from ..recipe import Recipe
 from ..runtime.processes import Processes
@@ -27,6 +29,22 @@ class ClassTask(MaskTask):
         super().__init__(family, recipe, data)
         columns = name_class_columns(recipe.classes.names)
         self.metrics = {key: Metric(key, "") for key in columns}
+
+    def use_class_counts(self, counts: list[np.ndarray]) -> None:
+        """Moves images so that training and validation have every class, and computes the class weights."""
+        recipe, in_training = self.recipe, counts[0]
+        if self.data.val_fraction:
+            pairs, both = [*self.pairs, *self.held_out], np.concatenate(counts)
+            held_out = keep_all_classes(range(len(self.pairs), len(pairs)), both)
+            warn_missing_classes(held_out, both, recipe.classes)
+            self.held_out = [pairs[i] for i in held_out]
+            self.pairs = [pair for i, pair in enumerate(pairs) if i not in set(held_out)]
+            in_training = np.delete(both, held_out, axis=0)
+        if recipe.class_weights == ("none",):
+            self.recipe = replace(recipe, class_weights=())
+        elif recipe.class_weights == ("inverse",):
+            weights = inverse_weights(in_training, recipe.classes)
+            self.recipe = replace(recipe, class_weights=tuple(f"{weight:.6g}" for weight in weights))
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         recipe = self.recipe

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from ..data.batches import Batches
@@ -59,8 +60,11 @@ class MaskTask:
             warn(f"{count} training pairs; {study.train_count} were published ({', '.join(study.train)})")
         if self.data.on_bad_image == "skip":
             self.pairs = readable_pairs(self.pairs)
-        for pairs in filter(None, (self.pairs, self.held_out)):
-            check_pairs(pairs, self.recipe.mask_rule)
+        parts = filter(None, (self.pairs, self.held_out))
+        self.use_class_counts([check_pairs(pairs, self.recipe.mask_rule) for pairs in parts])
+
+    def use_class_counts(self, counts: list[np.ndarray | None]) -> None:
+        """Receives the pixels of each class in the training and the validation masks, which `ClassTask` needs."""
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe

@@ -1,6 +1,8 @@
 """Training with several classes, through train.py."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sam2unet.masks.predictor import Predictor
 from sam2unet.recipe import Recipe
 from sam2unet.scoring.classes.confusion import count_confusion, count_pixels, score_classes
 from tests.conftest import write_class_pairs, write_pairs
+from tests.training.waiting import wait_for
 
 SMALL = "--encoder micro --size 64 --batch_size 3 --device cpu --workers 0".split()
 OPTIONS = ["--amp bf16", "--accumulate 2", "--ema 0.9", "--multi_scale 0.75 1 1.25", "--cache ram", "--cache disk"]
@@ -50,7 +53,7 @@ def test_a_run_learns_says_its_scores_and_keeps_its_classes(train_py, words, tmp
         assert scores[key] == pytest.approx(value, abs=1e-9), key
 
     picture = np.asarray(Image.open(tmp_path / "run/validation/epoch-012.png"))
-    masks = picture[:160, 160:320].reshape(-1, 3)
+    masks = picture[:, 160:320].reshape(-1, 3)
     assert all((masks == color).all(1).sum() > 100 for color in classes.palette[:3])
 
 
@@ -62,16 +65,19 @@ def test_options_of_training_work_with_classes(options, train_py, words, tmp_pat
     assert len(model.head.bias) == 3 and all(p.isfinite().all() for p in model.parameters())
 
 
-def test_a_stopped_run_ends_in_the_same_bits(train_py, words, tmp_path):
-    whole = train_py(*words, "--epoch", 2, "--class_weights", "inverse", "--save_path", tmp_path / "whole")
-    assert whole.status == 0, whole.err
-    words = [*words, "--class_weights", "inverse", "--save_path", tmp_path / "run", "--resume", "auto"]
-    assert train_py(*words, "--epoch", 2, "--save_minutes", 0).status == 0
-    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
-    assert state
-    a, b = (torch.load(tmp_path / name / "SAM2-UNet-2.pth", weights_only=True) for name in ("whole", "run"))
+def test_a_killed_run_ends_in_the_same_bits(start, train_py, words, tmp_path):
+    words = [*words, "--class_weights", "inverse", "--epoch", 5, "--save_minutes", 0, "--save_path"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert train_py(*words, whole).status == 0
+    process = start("train.py", *words, run)
+    wait_for(process, lambda: (run / "last.pt").exists())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.finish()
+    assert not (run / "SAM2-UNet-5.pth").exists()
+    assert train_py(*words, run, "--resume", "auto").status == 0
+    a, b = (torch.load(folder / "SAM2-UNet-5.pth", weights_only=True) for folder in (whole, run))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    weights = [float(weight) for weight in Recipe.read(tmp_path / "run/recipe.yaml").class_weights]
+    weights = [float(weight) for weight in Recipe.read(run / "recipe.yaml").class_weights]
     assert len(weights) == 3 and min(weights) > 0 and weights[0] < min(weights[1:])  # most pixels are background
 
 
