@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.errors import UserError, print_lines
+from sam2unet.classes import Classes
+from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main
+from sam2unet.errors import UserError, print_lines, shortlist
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.scoring import evaluate
+from sam2unet.scoring.classes import evaluate as evaluate_classes
+from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, name_class_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.tables import format_legend
 
@@ -24,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run, instead of images"
     )
     how = p.add_argument_group("scoring")
+    add_recipe_flags(how, "classes")
     add_mask_values(how)
     how.add_argument(
         "--missing",
@@ -32,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
         help="what to do with a mask without prediction: stop, score a black map, leave it out",
     )
     how.add_argument(
-        "--resize", action="store_true", help="resize maps to the size of their mask, bilinear; default: error"
+        "--resize",
+        action="store_true",
+        help="resize maps to the size of their mask, bilinear, or with --classes nearest neighbour; default: error",
     )
     how.add_argument(
         "--backend",
@@ -46,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--workers", type=int, help="number of processes; default: one for each core")
     out = p.add_argument_group("output")
     out.add_argument(
-        "--protocol", default="released", help=f"columns that the papers of a task use: {', '.join(PROTOCOLS)}"
+        "--protocol",
+        help=f"columns that the papers of a task use: {', '.join(PROTOCOLS)}; default: released; "
+        f"with --classes: {', '.join(CLASS_PROTOCOLS)}; default: semantic",
     )
     out.add_argument(
         "--expect", metavar="PAPER", help="also print the published figures of a paper: sam2-unet or sam2-unext"
@@ -62,10 +70,17 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.legend:
-        print_lines(format_legend(list(METRICS)))
+        metrics = name_class_columns(["CLASS"]) if args.classes else METRICS
+        print_lines(format_legend(list(metrics), metrics))
         return
+    protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
+    args.protocol = args.protocol or next(iter(protocols))
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
-    outputs = evaluate.ScoreOutputs(args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments)
+    outputs = evaluate.ScoreOutputs(
+        args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments, tuple(protocols)
+    )
+    if args.classes:
+        refuse_binary_flags(args)
     if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
         raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from")
     if args.source is not None:
@@ -77,6 +92,10 @@ def run(args: argparse.Namespace) -> None:
         entries = evaluate.read_entry_flags(
             args.dataset_name, args.pred_path, args.gt_path, args.method, args.image_path
         )
+    if args.classes:
+        classes = Classes.read(args.classes)
+        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers)
+        return
     evaluate.run(
         entries,
         outputs,
@@ -87,6 +106,15 @@ def run(args: argparse.Namespace) -> None:
         verify_count=args.verify,
         workers=args.workers,
     )
+
+
+def refuse_binary_flags(args: argparse.Namespace) -> None:
+    """Raises UserError if a flag has a value that needs foreground and background."""
+    defaults = parser().parse_args([])
+    names = ("mask_threshold", "foreground", "expect", "plots", "report", "verify", "backend")
+    flags = [f"--{name}" for name in names if getattr(args, name) != getattr(defaults, name)]
+    if flags := [*flags, *["--from"] * (args.source is not None)]:
+        raise UserError(f"--classes does not go with {shortlist(flags)}, which need masks of foreground and background")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Decoder(nn.Module):
     def answer(self, low: Tensor, qualities: Tensor, size: Tensor) -> tuple[Tensor, ...]:
         """Masks to return (1, M, 4g, 4g) and their predicted IoU (1, M) -> the outputs of `forward`."""
         masks = self.enlarge_masks(low, size)
-        extra = (compute_stability(masks), count_pixels(masks > 0)) if self.options.return_extra_metrics else ()
+        extra = (compute_stability(masks), count_foreground(masks > 0)) if self.options.return_extra_metrics else ()
         return masks, compute_stability(low) if self.options.use_stability_score else qualities, *extra, low
 
     def embed_points(self, coords: Tensor, labels: Tensor) -> Tensor:
@@ -158,10 +158,10 @@ def add_end_point(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def compute_stability(masks: Tensor) -> Tensor:
     """Logits (1, M, h, w) -> (1, M): the number of pixels above 1, divided by the number above -1. 0 if both are 0."""
-    return count_pixels(masks > 1) / count_pixels(masks > -1).clamp(min=1)
+    return count_foreground(masks > 1) / count_foreground(masks > -1).clamp(min=1)
 
 
-def count_pixels(masks: Tensor) -> Tensor:
+def count_foreground(masks: Tensor) -> Tensor:
     """Bool (1, M, h, w) -> float (1, M)"""
     return masks.sum((2, 3)).float()
 

@@ -1,14 +1,14 @@
 """Compares methods by a paired bootstrap over the images, which shows what may be chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import printable
 from .aggregate import MethodResult
-from .columns import METRICS
+from .columns import METRICS, Metric
 from .csv_files import PER_IMAGE, json_number
 from .tables import align_columns
 
@@ -23,7 +23,8 @@ class Difference:
     dataset: str
     method: str
     baseline: str
-    metric: str
+    metric: str  # the key of the column
+    column: Metric
     mean: float
     low: float
     high: float
@@ -35,7 +36,7 @@ class Difference:
         """`better` or `worse` than the baseline; empty if the interval contains 0."""
         if not (self.low > 0 or self.high < 0):
             return ""
-        return "better" if (self.mean > 0) == METRICS[self.metric].higher else "worse"
+        return "better" if (self.mean > 0) == self.column.higher else "worse"
 
 
 def compare(results: list[MethodResult], columns: Sequence[str]) -> list[Difference]:
@@ -52,7 +53,7 @@ def compare(results: list[MethodResult], columns: Sequence[str]) -> list[Differe
         for key, values, low, high in zip(keys, deltas.T, lows, highs, strict=True):
             used = int(np.isfinite(values).sum())
             mean = float(np.nanmean(values)) if used else math.nan
-            names = (r.dataset, r.method, baseline.method, key)
+            names = (r.dataset, r.method, baseline.method, key, METRICS[key])
             differences.append(Difference(*names, mean, float(low), float(high), used, len(images) - used))
     return differences
 
@@ -73,17 +74,26 @@ def bootstrap_intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = len(deltas)
     defined = ~np.isnan(deltas)
     both = np.concatenate([np.where(defined, deltas, 0), defined], axis=1)  # sums and counts in one product
-    rng = np.random.default_rng(SEED)
     means = []
-    step = max(1, BLOCK // count)
+    for times in draw_weights(count, count):
+        sums, counts = np.split(times @ both, 2, axis=1)
+        means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
+    return compute_percentiles(np.concatenate(means), defined.sum(0) < 2)
+
+
+def draw_weights(count: int, width: int) -> Iterator[np.ndarray]:
+    """Yields the resamples in blocks (R, count): how often each image is drawn. A block has `BLOCK` / `width` rows."""
+    rng = np.random.default_rng(SEED)
+    step = max(1, BLOCK // width)
     for start in range(0, RESAMPLES, step):
         block = min(step, RESAMPLES - start)
         draws = rng.integers(0, count, (block, count)) + count * np.arange(block)[:, None]
-        times = np.bincount(draws.ravel(), minlength=block * count).reshape(block, count)
-        sums, counts = np.split(times.astype(float) @ both, 2, axis=1)
-        means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
-    few = defined.sum(0) < 2
-    low, high = np.nanpercentile(np.where(few, 0, np.concatenate(means)), [2.5, 97.5], axis=0)
+        yield np.bincount(draws.ravel(), minlength=block * count).reshape(block, count).astype(float)
+
+
+def compute_percentiles(values: np.ndarray, few: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R, K) -> 2.5 and 97.5 percentiles, (K,) each. Columns with too `few` images have NaN."""
+    low, high = np.nanpercentile(np.where(few, 0, values), [2.5, 97.5], axis=0)
     return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
@@ -91,12 +101,12 @@ def format_comparison(differences: list[Difference]) -> str:
     """Returns an aligned table with a note that explains it."""
 
     def signed(d: Difference, value: float) -> str:
-        return "--" if math.isnan(value) else f"{value:+.{METRICS[d.metric].digits + 1}f}"
+        return "--" if math.isnan(value) else f"{value:+.{d.column.digits + 1}f}"
 
     left = [
         ("dataset", [printable(d.dataset) for d in differences]),
         ("difference", [printable(f"{d.method} - {d.baseline}") for d in differences]),
-        ("metric", [METRICS[d.metric].title for d in differences]),
+        ("metric", [printable(d.column.title) for d in differences]),
     ]
     right = [
         ("images", [str(d.images) for d in differences]),

@@ -1,7 +1,8 @@
 """Runs eval.py: scores folders of maps against folders of masks, writes the files and prints the table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic, write_together
@@ -25,7 +26,7 @@ FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", 
 class ScoreOutputs:
     """What to print and to write. Raises UserError for an unknown protocol, or plots or a report without folder."""
 
-    protocol: str = "released"  # a name of `columns.PROTOCOLS`, which decides the columns
+    protocol: str = "released"  # a name of `protocols`, which decides the columns
     expect: str | None = None  # a paper whose published figures are printed beside the measured numbers
     folder: Path | None = None  # the folder for all files; None to write none
     # plots and report: also write the plots, or the HTML report
@@ -33,10 +34,11 @@ class ScoreOutputs:
     report: bool = False
     # the flags of the run, which are written into results.json
     arguments: Mapping[str, object] = field(default_factory=dict)
+    protocols: Sequence[str] = tuple(PROTOCOLS)
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise UserError(f"no protocol named {self.protocol}; give one of {', '.join(PROTOCOLS)}")
+        if self.protocol not in self.protocols:
+            raise UserError(f"no protocol named {self.protocol}; give one of {', '.join(self.protocols)}")
         if self.folder is None and (self.plots or self.report):
             raise UserError("--plots and --report need --save_dir, the folder for their files")
 
@@ -89,12 +91,12 @@ def rerun(path: Path, outputs: ScoreOutputs) -> None:
     write_and_print(results, columns, outputs, prepare_outputs(outputs))
 
 
-def prepare_outputs(outputs: ScoreOutputs) -> Figures | None:
+def prepare_outputs(outputs: ScoreOutputs, names: Sequence[str] = FILES) -> Figures | None:
     """Returns the published figures. Makes the folder. Raises UserError if it holds results of another program."""
     figures = read_figures(outputs.expect) if outputs.expect else None
     if outputs.folder:
         make_folder(outputs.folder)
-        refuse_other_results(outputs.folder, FILES)
+        refuse_other_results(outputs.folder, names)
     return figures
 
 
@@ -111,31 +113,24 @@ def write_and_print(
     outputs: ScoreOutputs,
     expected: Figures | None,
     verify_line: str = "",
-    mask_threshold: int | None = None,
+    mask_threshold: ForegroundRule = None,
 ) -> None:
-    """Writes the files, then prints the tables. It prints even if the files cannot be written."""
-    names: list[str] = []
-    try:
-        if outputs.folder:
-            names = write_files(results, columns, outputs, mask_threshold)
-    finally:
-        texts = [tables.format_table(results, columns, expected)]
-        if differences := compare.compare(results, columns):
-            texts.append(compare.format_comparison(differences))
-        texts += [tables.format_legend(columns), *filter(None, [verify_line])]
-        print_lines("\n\n".join(texts))
-    if names:
-        print_line()
-        print_line(f"in {outputs.folder}: {', '.join(names)}")
+    """Writes the files, then prints the tables."""
+    draw = []
+    if outputs.plots:
+        draw.append(lambda folder: write_plots(results, folder))
+    if outputs.report:
+        page = partial(write_report, results, columns=columns, mask_threshold=mask_threshold)
+        draw.append(lambda folder: page(folder / "report.html"))
+    texts = [tables.format_table(results, columns, expected)]
+    if differences := compare.compare(results, columns):
+        texts.append(compare.format_comparison(differences))
+    texts += [tables.format_legend(columns), *filter(None, [verify_line])]
+    publish(outputs, lambda: make_contents(results, columns, outputs), draw, texts)
 
 
-def write_files(
-    results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, mask_threshold: ForegroundRule = None
-) -> list[str]:
-    """Writes all files or none. Returns their names.
-
-    If a plot or the report cannot be drawn, the other files are written before the error is raised.
-    """
+def make_contents(results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
+    """Returns the content of each file by name, without plots and report."""
     differences = compare.compare(results, list(METRICS))
     comparison = compare.to_json_dict(differences) if differences else None
     contents = {
@@ -145,16 +140,40 @@ def write_files(
         "per_image.csv": csv_files.per_image_csv(results),
         "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
+    return {name: text.encode() for name, text in contents.items()}
+
+
+def publish(
+    outputs: ScoreOutputs,
+    make_contents: Callable[[], Mapping[str, bytes]],
+    draw: Sequence[Callable[[Path], None]],
+    texts: Sequence[str],
+) -> None:
+    """Writes all files or none, then prints `texts`. It prints even if the files cannot be written.
+
+    `draw` functions write more files into a folder. If one raises UserError, the contents are written all the same.
+    """
+    names: list[str] = []
+    try:
+        if outputs.folder:
+            names = write_files(outputs.folder, make_contents(), draw)
+    finally:
+        print_lines("\n\n".join(texts))
+    if names:
+        print_line()
+        print_line(f"in {outputs.folder}: {', '.join(names)}")
+
+
+def write_files(target: Path, contents: Mapping[str, bytes], draw: Sequence[Callable[[Path], None]]) -> list[str]:
+    """Writes all files or none. Returns their names."""
     failed = None
-    with write_together(outputs.folder) as folder:
-        for name, text in contents.items():
+    with write_together(target) as folder:
+        for name, content in contents.items():
             with write_atomic(folder / name) as file:
-                file.write(text.encode())
+                file.write(content)
         try:
-            if outputs.plots:
-                write_plots(results, folder)
-            if outputs.report:
-                write_report(results, folder / "report.html", columns, mask_threshold=mask_threshold)
+            for function in draw:
+                function(folder)
         except UserError as e:
             failed = e  # the numbers are written all the same
         names = sorted(path.name for path in folder.iterdir())

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from .aggregate import MethodResult, average_scores
 from .pixels.histograms import reuse_freed_memory
 from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 
+T = TypeVar("T")
 BOUNDS = {"Fw": 1e-5}  # of `verify`; if several foreground pixels are equally near, the library may use any of them
 BOUND = 1e-6  # of the other scores
 
@@ -43,15 +45,23 @@ def score_entries(
     A mask without prediction is an error, or counts as a black map (`zero`), or is left out (`skip`). Raises UserError
     if names do not match, before the first file is opened, or if files cannot be scored.
     """
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or more")
     results = [match_predictions(entry, missing) for entry in entries]
-    jobs = [ScoreJob(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
-    with pool_map(workers or os.cpu_count() or 1) as run:
-        scores = iter(tqdm(run(score_job, jobs), total=len(jobs), unit="img", disable=None))
+    with score_pairs(score_job, results, how, workers) as scores:
         for result in results:
             add_scores_(result, scores, how)
     return results
+
+
+@contextmanager
+def score_pairs(
+    score: Callable[[ScoreJob], T], results: Sequence[MethodResult], how: ScoreOptions, workers: int | None
+) -> Iterator[Iterator[T]]:
+    """Gives an iterator over the scores of all pairs of all `results`, in order."""
+    if workers is not None and workers < 0:
+        raise UserError(f"workers is {workers}; it must be 0 or more")
+    jobs = [ScoreJob(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
+    with pool_map(workers or os.cpu_count() or 1) as run:
+        yield iter(tqdm(run(score, jobs), total=len(jobs), unit="img", disable=None))
 
 
 @contextmanager
@@ -151,7 +161,7 @@ def refuse_problems(problems: dict[str, list[tuple[str, str]]], result: MethodRe
     if files := problems.get("size"):
         raise UserError(
             f"{len(files)} predictions have another size than their mask: {shortlist([d for _, d in files])}; "
-            "predict with --test_gt_path, which gives each map the size of its mask, or score with --resize (bilinear)"
+            "predict with --test_gt_path, which gives each map the size of its mask, or score with --resize"
         )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit
 from ..errors import UserError
-from ..recipe import ForegroundRule
+from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
 from .pixels.image_scores import score_image
 from .pixels.library import count_corrections, score_by_library
@@ -22,7 +22,7 @@ from .pixels.mirror_scores import score_mirror
 class ScoreOptions:
     """How maps are scored."""
 
-    mask_threshold: ForegroundRule = None  # which mask values are foreground; None for 0/255 masks
+    mask_threshold: MaskRule = None  # which mask values are foreground, or the classes; None for 0/255 masks
     resize: bool = False  # resize a map to the size of its mask, bilinear. If False, another size is a problem.
     library: bool = False  # use only py-sod-metrics
     plain: bool = True  # compute all metrics that belong to no other group
@@ -64,12 +64,16 @@ def score_job(job: ScoreJob) -> ImageScore:
         return ImageScore({}, {}, problem="unreadable", detail=str(e))
     notes += note_unusual(prediction, mask, job.mask)
     if prediction.shape != mask.shape:
-        sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
         if not job.how.resize:
-            return ImageScore({}, {}, problem="size", detail=f"{job.prediction.name} ({sizes})")
+            return ImageScore({}, {}, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
         prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         notes += ("resized",)
     return score_arrays(prediction, mask, job.how, notes)
+
+
+def describe_sizes(path: Path, prediction: ndarray, mask: ndarray) -> str:
+    sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
+    return f"{path.name} ({sizes})"
 
 
 def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: tuple[str, ...]) -> ImageScore:

@@ -2,54 +2,63 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from ..errors import printable
 from .aggregate import MethodResult
-from .columns import METRICS
+from .columns import METRICS, Metric
 from .expected import Figures, find_figures
 
 Column = tuple[str, list[str]]  # title, a cell per row
 
 
-def format_table(results: list[MethodResult], columns: Sequence[str], expected: Figures | None = None) -> str:
-    """Returns a table with aligned columns and a row for each result.
+def format_table(
+    results: list[MethodResult],
+    columns: Sequence[str],
+    expected: Figures | None = None,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> str:
+    """Returns a table with aligned columns and a row for each result. `metrics` explains the columns.
 
     With `expected`, the published figure and its difference from the printed number are beside each number.
     """
     names = name_columns(results)
     numbers = [("images", [str(len(r.images)) for r in results])]
     for key in columns:
-        numbers.append((METRICS[key].title, [format_value(key, r.table.get(key, math.nan)) for r in results]))
+        metric = metrics[key]
+        numbers.append((metric.title, [format_value(metric, r.table.get(key, math.nan)) for r in results]))
         figures = [find_figures(expected or {}, r.dataset).get(key) for r in results]
         if any(figure is not None for figure in figures):
             pairs = list(zip(figures, numbers[-1][1], strict=True))
-            numbers.append(("paper", ["" if figure is None else format_value(key, figure) for figure, _ in pairs]))
-            numbers.append(("diff", [format_difference(key, figure, measured) for figure, measured in pairs]))
+            numbers.append(("paper", ["" if figure is None else format_value(metric, figure) for figure, _ in pairs]))
+            numbers.append(("diff", [format_difference(metric, figure, measured) for figure, measured in pairs]))
     return align_columns(names, numbers)
 
 
-def format_markdown(results: list[MethodResult], columns: Sequence[str]) -> str:
+def format_markdown(
+    results: list[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS
+) -> str:
     """Returns a pipe table. If a data set has several methods, the best is bold and the second best is underlined."""
     names = [(title, [markdown_text(cell) for cell in cells]) for title, cells in name_columns(results)]
     table = [*names, ("images", [str(len(r.images)) for r in results])]
     for key in columns:
-        title = f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}"
-        table.append((title, mark_best(results, key, ("**", "**"), ("<ins>", "</ins>"))))  # GitHub removes <u>
+        title = f"{markdown_text(metrics[key].title)} {'↑' if metrics[key].higher else '↓'}"
+        # GitHub removes <u>
+        table.append((title, mark_best(results, key, metrics[key], ("**", "**"), ("<ins>", "</ins>"))))
     titles, rows = to_rows(table)
     rule = ["---"] * len(names) + ["---:"] * (len(table) - len(names))
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
 
 
-def format_latex(results: list[MethodResult], columns: Sequence[str]) -> str:
+def format_latex(results: list[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> str:
     """Returns a booktabs tabular with a block of rows for each data set. Marks are those of `format_markdown`."""
     names = [(title.capitalize(), [escape_latex(cell) for cell in cells]) for title, cells in name_columns(results)]
     table = list(names)
     for key in columns:
-        arrow = r"$\uparrow$" if METRICS[key].higher else r"$\downarrow$"
-        cells = mark_best(results, key, (r"\textbf{", "}"), (r"\underline{", "}"))
-        table.append((f"{METRICS[key].title} {arrow}", cells))
+        arrow = r"$\uparrow$" if metrics[key].higher else r"$\downarrow$"
+        cells = mark_best(results, key, metrics[key], (r"\textbf{", "}"), (r"\underline{", "}"))
+        table.append((f"{escape_latex(printable(metrics[key].title))} {arrow}", cells))
     titles, rows = to_rows(table)
     several = len(names) > 1
     lines = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * len(columns)}}}"]
@@ -62,12 +71,13 @@ def format_latex(results: list[MethodResult], columns: Sequence[str]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def format_legend(columns: Sequence[str]) -> str:
+def format_legend(columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> str:
     """Returns a line for each metric: its title, its meaning, and which direction is better."""
-    width = max(6, *(len(METRICS[key].title) for key in columns))
+    shown = [metrics[key] for key in columns]
+    width = max(6, *(len(metric.title) for metric in shown))
     return "\n".join(
-        f"{METRICS[key].title:<{width}} {METRICS[key].legend}; {'higher' if METRICS[key].higher else 'lower'} is better"
-        for key in columns
+        f"{metric.title:<{width}} {metric.legend}; {'higher' if metric.higher else 'lower'} is better"
+        for metric in shown
     )
 
 
@@ -79,29 +89,31 @@ def name_columns(results: list[MethodResult]) -> list[Column]:
     return names
 
 
-def format_value(key: str, value: float) -> str:
-    return "--" if math.isnan(value) else f"{value:.{METRICS[key].digits}f}"
+def format_value(metric: Metric, value: float) -> str:
+    return "--" if math.isnan(value) else f"{value:.{metric.digits}f}"
 
 
-def format_difference(key: str, figure: float | None, measured: str) -> str:
+def format_difference(metric: Metric, figure: float | None, measured: str) -> str:
     """Returns the signed difference of the two printed numbers, so that the line adds up."""
     if figure is None or measured == "--":
         return ""
-    delta = round(float(measured) - float(format_value(key, figure)), METRICS[key].digits)
-    return f"{delta:+.{METRICS[key].digits}f}" if delta else format_value(key, 0.0)
+    delta = round(float(measured) - float(format_value(metric, figure)), metric.digits)
+    return f"{delta:+.{metric.digits}f}" if delta else format_value(metric, 0.0)
 
 
-def mark_best(results: list[MethodResult], key: str, best: tuple[str, str], second: tuple[str, str]) -> list[str]:
+def mark_best(
+    results: list[MethodResult], key: str, metric: Metric, best: tuple[str, str], second: tuple[str, str]
+) -> list[str]:
     """Returns a cell for each result. `best` and `second` enclose the best and second best method of a data set.
 
     Equal printed numbers have the same mark. Nothing is marked if fewer than two methods have a number.
     """
-    cells = [format_value(key, r.table.get(key, math.nan)) for r in results]
+    cells = [format_value(metric, r.table.get(key, math.nan)) for r in results]
     marks = {}
     for dataset in {r.dataset for r in results}:
         printed = [cell for r, cell in zip(results, cells, strict=True) if r.dataset == dataset and cell != "--"]
         if len(printed) > 1:
-            order = sorted(set(printed), key=float, reverse=METRICS[key].higher)
+            order = sorted(set(printed), key=float, reverse=metric.higher)
             marks |= {(dataset, cell): mark for cell, mark in zip(order, (best, second), strict=False)}
     pairs = [marks.get((r.dataset, cell), ("", "")) for r, cell in zip(results, cells, strict=True)]
     return [f"{before}{cell}{after}" for cell, (before, after) in zip(cells, pairs, strict=True)]

@@ -139,8 +139,8 @@ def test_weights_count_images_several_times():
 
 def test_a_map_with_an_index_of_no_class_is_refused():
     mask = np.zeros((4, 4), np.uint8)
-    for index in (3, IGNORED):
-        with pytest.raises(UserError, match=f"maps/a.png has a pixel of class index {index}; .* 0 to 2"):
+    for index, text in ((3, "class index 3"), (IGNORED, "no class")):
+        with pytest.raises(UserError, match=f"maps/a.png has a pixel of {text}; .* 0 to 2"):
             count_confusion(np.full_like(mask, index), mask, 3, "maps/a.png")
 
 

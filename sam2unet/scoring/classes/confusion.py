@@ -2,7 +2,7 @@
 
 Legend: N images, C classes, R weightings of the images. All columns need three numbers of each image and class:
 `counts`, (N, 3, C), the pixels of the class in both mask and map, in the mask, and in the map. The first class is the
-background. Columns follow PASCAL VOC, Cityscapes and mmsegmentation; those with `_image` follow medical papers.
+background.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...classes import IGNORED
 from ...errors import UserError
 from ..pixels.histograms import EXACT_IN_FLOAT32
-
-SUMMARY = ("mIoU", "mIoU_fg", "mDice_fg", "mDice_image_fg", "accuracy", "mean_accuracy", "fw_IoU")
+from .columns import name_class_columns
 
 
 def count_confusion(prediction: np.ndarray, mask: np.ndarray, count: int, path: Path | str = "the map") -> np.ndarray:
@@ -27,7 +27,8 @@ def count_confusion(prediction: np.ndarray, mask: np.ndarray, count: int, path: 
         count: C, the number of classes.
     """
     if (largest := int(prediction.max())) >= count:
-        raise UserError(f"{path} has a pixel of class index {largest}; a map has only the classes 0 to {count - 1}")
+        found = "of no class" if largest == IGNORED else f"of class index {largest}"
+        raise UserError(f"{path} has a pixel {found}; a map has only the classes 0 to {count - 1}")
     confusion = np.zeros((count, count), np.int64)
     rows = max(1, EXACT_IN_FLOAT32 // mask.shape[1])  # OpenCV counts in float32
     for start in range(0, len(mask), rows):
@@ -47,7 +48,7 @@ def count_pixels(confusion: np.ndarray) -> np.ndarray:
 def score_classes(
     counts: np.ndarray, names: Sequence[str], weights: np.ndarray | None = None
 ) -> dict[str, float] | dict[str, np.ndarray]:
-    """Returns the value of each column. NaN means not defined.
+    """Returns the value of each column of `name_class_columns`, in its order. NaN means not defined.
 
     `weights` (R, N) says how often an image counts, as in a bootstrap; then each column is (R,). Without, each image
     counts once, and each column is a number.
@@ -60,19 +61,11 @@ def score_classes(
     frequency = divide(in_mask, in_mask.sum(-1, keepdims=True))
     summary = [iou, iou[:, 1:], dice[:, 1:], image_dice[:, 1:]]
     values = [*map(average_defined, summary), divide(both.sum(-1), in_mask.sum(-1))]
-    values += [average_defined(divide(both, in_mask)), np.where(frequency > 0, frequency * iou, 0 * frequency).sum(-1)]
+    # A class that is in no mask has the frequency 0. Without any pixel, all frequencies and the score are NaN.
+    values += [average_defined(divide(both, in_mask)), np.where(frequency > 0, frequency * iou, frequency).sum(-1)]
     values += [column for group in (iou, dice, image_iou, image_dice) for column in group.T]
     pairs = zip(name_class_columns(names), values, strict=True)
     return {key: float(value[0]) if weights is None else value for key, value in pairs}
-
-
-def name_class_columns(names: Sequence[str]) -> list[str]:
-    """Returns all columns. Raises UserError if two have the same name, as for the classes `a` and `a_image`."""
-    groups = [f"{key}_{{}}{end}" for end in ("", "_image") for key in ("IoU", "Dice")]
-    columns = [*SUMMARY, *(group.format(name) for group in groups for name in names)]
-    if twice := [name for name in names if f"{name}_image" in names]:
-        raise UserError(f"the classes {twice[0]} and {twice[0]}_image give columns of the same name; rename one")
-    return columns
 
 
 def score_pixels(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

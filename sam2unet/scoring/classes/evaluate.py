@@ -1,0 +1,60 @@
+"""Runs eval.py --classes: scores folders of maps with several classes, writes the files and prints the tables."""
+
+from collections.abc import Sequence
+
+from ...classes import Classes
+from ...runtime.versions import versions
+from .. import csv_files, tables
+from ..compare import format_comparison, to_json_dict
+from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, prepare_outputs, publish
+from ..score_folders import Entry
+from . import files
+from .columns import SUMMARY, list_columns, name_class_columns
+from .compare import compare_classes
+from .score_folders import ClassResult, score_class_folders
+
+
+def run(
+    entries: Sequence[Entry],
+    outputs: ScoreOutputs,
+    classes: Classes,
+    missing: str = "error",
+    resize: bool = False,
+    workers: int | None = None,
+) -> None:
+    """Scores, writes the files and prints the tables. Raises UserError before it prints or writes anything.
+
+    Args:
+        missing, resize, workers: see `score_class_folders`. Maps are resized by nearest neighbour.
+    """
+    check_names(entries)
+    metrics = name_class_columns(classes.names)
+    prepare_outputs(outputs, [*FILES, "classes.csv", "confusion.csv"])
+    results = score_class_folders(entries, classes, missing, resize, workers)
+    columns = list_columns(outputs.protocol, classes.names)
+    summary = [key for key in columns if key in SUMMARY]
+    texts = [
+        tables.format_table(results, summary, metrics=metrics),
+        files.format_class_table(results, outputs.protocol),
+    ]
+    if differences := compare_classes(results, columns):
+        texts.append(format_comparison(differences))
+    texts.append(tables.format_legend(summary, metrics))
+    publish(outputs, lambda: make_class_contents(results, columns, outputs), [], texts)
+
+
+def make_class_contents(results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
+    """Returns the content of each file by name, without the report."""
+    metrics = name_class_columns(results[0].classes.names)
+    differences = compare_classes(results, list(metrics))
+    comparison = to_json_dict(differences) if differences else None
+    contents = {
+        "table.md": tables.format_markdown(results, columns, metrics),
+        "table.tex": tables.format_latex(results, columns, metrics),
+        "table.csv": csv_files.csv_table(results, list(metrics)),
+        "classes.csv": files.class_table_csv(results),
+        "per_image.csv": files.per_image_class_csv(results),
+        "confusion.csv": files.confusion_csv(results),
+        "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
+    }
+    return {name: text.encode() for name, text in contents.items()} | files.confusion_pictures(results)

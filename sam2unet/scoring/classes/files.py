@@ -1,0 +1,109 @@
+"""The tables of classes and images as text, and the confusion matrix as text and as a picture."""
+
+import re
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ...errors import UserError, printable
+from ..columns import Metric
+from ..csv_files import NAMES, csv_text, format_number
+from ..tables import align_columns, format_value
+from .columns import CLASS_PROTOCOLS
+from .confusion import divide, score_pixels
+from .score_folders import ClassResult
+
+TITLES = ("dataset", "method", "class", "images", "pixels", "IoU", "Dice", "IoU_image", "Dice_image")
+SCORE = Metric("", "")
+SIDE = 900  # pixels of the matrix in its picture, if the classes are few
+BLUE = np.array((8, 81, 156))
+
+
+def format_class_table(results: list[ClassResult], protocol: str) -> str:
+    """Returns an aligned table with a row for each result and class, and the scores of classes in `protocol`."""
+    shown = {key.replace("_{}", "") for key in CLASS_PROTOCOLS[protocol] if "{}" in key}
+    rows = [[*row[:4], *(format_value(SCORE, value) for value in row[4:])] for row in class_rows(results)]
+    columns = [(title, [printable(row[i]) for row in rows]) for i, title in enumerate(TITLES)]
+    names = columns[:3] if any(r.method for r in results) else [columns[0], columns[2]]
+    return align_columns(names, [*columns[3:5], *(column for column in columns[5:] if column[0] in shown)])
+
+
+def class_table_csv(results: list[ClassResult]) -> str:
+    rows = ([*row[:4], *map(format_number, row[4:])] for row in class_rows(results))
+    return csv_text([TITLES, *rows])
+
+
+def class_rows(results: list[ClassResult]) -> Iterator[list]:
+    """Yields for each class: the names, the images with the class, its share of the pixels of the masks, its scores."""
+    for r in results:
+        shares = divide(r.confusion.sum(1), r.confusion.sum())
+        images = (r.counts[:, 1:].sum(1) > 0).sum(0)
+        for name, count, share in zip(r.classes.names, images, shares, strict=True):
+            scores = [r.table[f"{key}_{name}"] for key in ("IoU", "Dice")]
+            scores += [r.table[f"{key}_{name}_image"] for key in ("IoU", "Dice")]
+            yield [r.dataset, r.method, name, int(count), float(share), *scores]
+
+
+def per_image_class_csv(results: list[ClassResult]) -> str:
+    """Returns a row for each image and class. A score of a class in neither mask nor map is empty."""
+    titles = (*NAMES, "class", "IoU", "Dice", "intersection", "union", "mask_pixels", "map_pixels")
+    return csv_text([titles, *(row for r in results for row in image_rows(r))])
+
+
+def image_rows(r: ClassResult) -> Iterator[list]:
+    iou, dice = score_pixels(r.counts)
+    for i, image in enumerate(r.images):
+        for c, name in enumerate(r.classes.names):
+            both, mask, prediction = r.counts[i, :, c].tolist()
+            scores = format_number(iou[i, c]), format_number(dice[i, c])
+            yield [r.dataset, r.method, image, name, *scores, both, mask + prediction - both, mask, prediction]
+
+
+def confusion_csv(results: list[ClassResult]) -> str:
+    """Returns the pixels: a row for each result and class of the masks, a column for each class of the maps."""
+    rows = [["dataset", "method", "mask", *results[0].classes.names]]
+    for r in results:
+        lines = zip(r.classes.names, r.confusion.tolist(), strict=True)
+        rows += ([r.dataset, r.method, name, *line] for name, line in lines)
+    return csv_text(rows)
+
+
+def confusion_pictures(results: list[ClassResult]) -> dict[str, bytes]:
+    """Returns a PNG for each result by file name. Raises UserError if two results have the same file name."""
+    pictures = {}
+    for r in results:
+        name = re.sub(r"[^\w.-]", "_", "_".join(filter(None, ("confusion", r.dataset, r.method)))) + ".png"
+        if name in pictures:
+            raise UserError(f"two results would write their picture to {name}; rename {r.dataset!r} or {r.method!r}")
+        file = BytesIO()
+        draw_confusion(r.confusion, r.classes.names).save(file, "PNG")
+        pictures[name] = file.getvalue()
+    return pictures
+
+
+def draw_confusion(confusion: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Draws the share of each row in per cent, white to blue, with the names of the classes."""
+    shares = np.nan_to_num(divide(confusion, confusion.sum(1, keepdims=True)))
+    cell = max(14, min(64, SIDE // len(names)))
+    font = ImageFont.load_default(max(10, min(15, cell // 3)))
+    texts = [printable(name)[:24] for name in names]
+    margin = round(max(map(font.getlength, texts))) + 28
+    picture = Image.new("RGB", (margin + cell * len(names) + 8,) * 2, "white")
+    colors = np.rint(255 - shares[..., None] * (255 - BLUE)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    picture.paste(Image.fromarray(colors), (margin, margin))
+    draw = ImageDraw.Draw(picture)
+    draw.text((8, 4), "rows: mask, columns: map, % of the row", "grey", font)
+    turned = Image.new("L", (picture.width, margin))  # the names of the columns, written upwards
+    for i, text in enumerate(texts):
+        middle = margin + i * cell + cell // 2
+        draw.text((margin - 6, middle), text, "black", font, anchor="rm")
+        strip = Image.new("L", (margin - 22, cell))
+        ImageDraw.Draw(strip).text((0, cell // 2), text, 255, font, anchor="lm")
+        turned.paste(strip.rotate(90, expand=True), (margin + i * cell, 16))
+        for j, share in enumerate(shares[i] if cell >= 36 else ()):
+            place = (margin + j * cell + cell // 2, middle)
+            draw.text(place, f"{100 * share:.0f}", "white" if share > 0.5 else "black", font, anchor="mm")
+    picture.paste("black", (0, 0), turned)
+    return picture

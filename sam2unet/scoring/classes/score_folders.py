@@ -1,0 +1,95 @@
+"""Scores folders of maps with several classes. Only the counts of each image are kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ...classes import Classes
+from ...data.reading import read_mask
+from ...errors import UserError, shortlist, warn
+from ..aggregate import MethodResult
+from ..score_folders import Entry, label, match_predictions, refuse_problems, score_pairs
+from ..score_pair import ScoreJob, ScoreOptions, describe_sizes
+from .confusion import count_confusion, count_pixels, score_classes, score_pixels
+
+
+@dataclass(kw_only=True)
+class ClassResult(MethodResult):
+    """The scores of one method on one data set. `per_image` has IoU and Dice of each class.
+
+    Attributes:
+        counts: (N, 3, C) int64, the pixels of each class in both mask and map, in the mask, and in the map.
+        confusion: (C, C) int64, the pixels of all images; rows are classes of the masks, columns those of the maps.
+    """
+
+    classes: Classes
+    counts: np.ndarray
+    confusion: np.ndarray
+
+    def __post_init__(self) -> None:
+        names = self.classes.names
+        self.table = score_classes(self.counts, names)
+        for key, values in zip(("IoU", "Dice"), score_pixels(self.counts), strict=True):
+            self.per_image |= {f"{key}_{name}": column for name, column in zip(names, values.T, strict=True)}
+
+
+class PairCounts(NamedTuple):
+    """The confusion matrix of a pair; None if there is a problem, see `score_pair.ImageScore`."""
+
+    confusion: np.ndarray | None
+    resized: bool = False
+    problem: str = ""
+    detail: str = ""
+
+
+def score_class_folders(
+    entries: list[Entry], classes: Classes, missing: str = "error", resize: bool = False, workers: int | None = None
+) -> list[ClassResult]:
+    """Returns the scores of each entry, in order. Arguments and errors are those of `score_entries`.
+
+    A missing prediction counts as a map of the first class if `missing` is `zero`.
+    """
+    matches = [match_predictions(entry, missing) for entry in entries]
+    with score_pairs(count_pair, matches, ScoreOptions(classes, resize), workers) as pairs:
+        return [collect_counts(match, pairs, classes) for match in matches]
+
+
+def count_pair(job: ScoreJob) -> PairCounts:
+    """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception."""
+    classes = job.how.mask_threshold
+    try:
+        mask = np.asarray(read_mask(job.mask, classes))
+        if job.prediction is None:
+            return PairCounts(count_confusion(np.zeros_like(mask), mask, len(classes.items)))
+        prediction = np.asarray(read_mask(job.prediction, classes))
+        if resized := prediction.shape != mask.shape:
+            if not job.how.resize:
+                return PairCounts(None, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
+            prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return PairCounts(count_confusion(prediction, mask, len(classes.items), job.prediction), resized)
+    except UserError as e:
+        return PairCounts(None, problem="unreadable", detail=str(e))
+
+
+def collect_counts(match: MethodResult, pairs: Iterator[PairCounts], classes: Classes) -> ClassResult:
+    """Adds the next pairs up, one for each image of `match`. Warns about maps of another size and absent classes."""
+    confusion, counts, resized, problems = 0, [], [], {}
+    for image, mask in zip(match.images, match.masks, strict=True):
+        pair = next(pairs)
+        if pair.problem:
+            problems.setdefault(pair.problem, []).append((mask.name, pair.detail))
+        elif not problems:
+            confusion = confusion + pair.confusion
+            counts.append(count_pixels(pair.confusion))
+        resized += [image] * pair.resized
+    refuse_problems(problems, match)
+    result = ClassResult(**vars(match), classes=classes, counts=np.stack(counts), confusion=confusion)
+    if resized:
+        count = f"{len(resized)} predictions were resized to the size of their mask"
+        warn(f"{label(result)}: {count}, nearest neighbour: {shortlist(resized)}")
+    if absent := [name for name in classes.names if np.isnan(result.table[f"IoU_{name}"])]:
+        warn(f"{label(result)}: no mask and no map has {shortlist(absent)}; such a class has no score")
+    return result
