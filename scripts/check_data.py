@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from sam2unet.atomic import make_folder, write_atomic
+from sam2unet.atomic import make_folder, refuse_existing, write_atomic
+from sam2unet.classes import Classes
 from sam2unet.cli import Parser, add_mask_values, main
-from sam2unet.data.audit import Audit, audit_folders
-from sam2unet.data.findings import PROBLEM, WARNING
+from sam2unet.data.audit import Audit, audit_folders, find_classes
+from sam2unet.data.class_pictures import draw_class_legend, tint_classes_
+from sam2unet.data.findings import PROBLEM, WARNING, MaskFacts, describe_shares
 from sam2unet.data.reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
 from sam2unet.errors import UserError, print_line, printable
-from sam2unet.recipe import ForegroundRule, make_foreground_rule
+from sam2unet.recipe import MaskRule, make_foreground_rule
 from sam2unet.runtime.parallel import map_files
 
 SPREAD, ODD, TWINS = 48, 120, 24  # largest number of other pairs, odd pairs and near duplicates on the contact sheet
@@ -43,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add_mask_values(p)
     p.add_argument(
+        "--classes", metavar="FILE|auto", help="YAML file with the classes of the masks; auto: find them in the masks"
+    )
+    p.add_argument("--write_classes", type=Path, metavar="FILE", help="with --classes auto: new file for the classes")
+    p.add_argument(
         "--save_path", type=Path, metavar="DIR", help="folder for contact_sheet.png, which shows odd pairs first"
     )
     return p
@@ -54,10 +60,13 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--save_path {args.save_path} is a folder of inputs; give another folder")
         make_folder(args.save_path)
         refuse_other_picture(args.save_path / SHEET)
-    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    rule = choose_rule(args)
     audit = audit_folders(args.images, args.masks, args.other, rule)
     for finding in audit.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
+    if args.write_classes:
+        write_classes(args.write_classes, rule, audit, args.masks)
+        print_line(f"{'':<9}{'classes file':<17}{args.write_classes}: change the names in it")
     if args.save_path is not None:
         with write_atomic(args.save_path / SHEET) as file:
             contact_sheet(audit, rule).save(file, "PNG", pnginfo=origin_note())
@@ -69,6 +78,30 @@ def run(args: argparse.Namespace) -> None:
     )
     if problems:
         sys.exit(1)
+
+
+def choose_rule(args: argparse.Namespace) -> MaskRule:
+    """Returns what the values of the masks mean. Raises UserError for flags that do not go together."""
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    if args.classes is not None and rule is not None:
+        raise UserError("--classes and --mask_threshold or --foreground both say what mask values mean; give one")
+    if args.write_classes:
+        if args.classes != "auto":
+            raise UserError("--write_classes writes the classes that --classes auto finds; give both")
+        refuse_existing(args.write_classes)
+    if args.classes is None:
+        return rule
+    return find_classes(args.masks) if args.classes == "auto" else Classes.read(Path(args.classes))
+
+
+def write_classes(path: Path, classes: Classes, audit: Audit, mask_folder: Path) -> None:
+    """Writes the classes, each with its share of the pixels and its number of masks in a comment."""
+    shares = describe_shares(audit.masks.values()) if audit.masks else []
+    lines = classes.to_yaml().splitlines()
+    notes = [f"in {mask_folder}; change the names; the first class is the background", *map(str.strip, shares)]
+    lines = [f"{line}  # {printable(note)}" for line, note in zip(lines, notes, strict=False)]
+    with write_atomic(path) as file:
+        file.write("\n".join([*lines, ""]).encode())
 
 
 def origin_note() -> PngInfo:
@@ -95,13 +128,21 @@ class SheetTile(NamedTuple):
     odd: bool = True
 
 
-def contact_sheet(audit: Audit, mask_threshold: ForegroundRule) -> Image.Image:
-    """Draws near duplicates side by side, odd pairs, and a selection of the others, from small masks to large ones."""
-    sections = {f"{title}: {len(tiles)} of {total}": tiles for title, tiles, total in choose_tiles(audit) if tiles}
+def contact_sheet(audit: Audit, mask_threshold: MaskRule) -> Image.Image:
+    """Draws near duplicates side by side, odd pairs, and a selection of the others, from small masks to large ones.
+
+    With `Classes`, a legend of their colours is at the top.
+    """
+    classes = mask_threshold if isinstance(mask_threshold, Classes) else None
+    sections = choose_tiles(audit, classes)
+    sections = {f"{title}: {len(tiles)} of {total}": tiles for title, tiles, total in sections if tiles}
+    width = GAP + (WIDTH + GAP) * COLUMNS
+    legend = draw_class_legend(classes, width) if classes else np.empty((0, width, 3), np.uint8)
     rows = [LINE * 2 + (HEIGHT + 2 * LINE + GAP) * -(-len(tiles) // COLUMNS) for tiles in sections.values()]
-    sheet = Image.new("RGB", (GAP + (WIDTH + GAP) * COLUMNS, GAP + sum(rows)), PAPER)
+    sheet = Image.new("RGB", (width, len(legend) + GAP + sum(rows)), PAPER)
+    sheet.paste(Image.fromarray(legend))
     draw, font, bold = ImageDraw.Draw(sheet), ImageFont.load_default(12), ImageFont.load_default(15)
-    top = GAP
+    top = len(legend) + GAP
     for (title, tiles), height in zip(sections.items(), rows, strict=True):
         draw.text((GAP, top), title, INK, bold)
         pictures = map_files(partial(draw_tile, mask_threshold=mask_threshold), tiles)
@@ -115,7 +156,7 @@ def contact_sheet(audit: Audit, mask_threshold: ForegroundRule) -> Image.Image:
     return sheet
 
 
-def choose_tiles(audit: Audit) -> list[tuple[str, list[SheetTile], int]]:
+def choose_tiles(audit: Audit, classes: Classes | None = None) -> list[tuple[str, list[SheetTile], int]]:
     """Returns for each section its title, its tiles, and the number of tiles that it would have without a limit."""
     marks: dict[Path, list[str]] = {}
     for finding in audit.findings:
@@ -130,16 +171,28 @@ def choose_tiles(audit: Audit) -> list[tuple[str, list[SheetTile], int]]:
     texts = [", ".join(marks.get(pair.mask, []) + marks.get(pair.image, [])) for pair in odd]
     rest = sorted(set(audit.pairs) - set(odd), key=lambda pair: (audit.masks[pair.mask].foreground, pair))
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(SPREAD, len(rest))).round().astype(int)]
-    plain = [SheetTile(*pair, f"foreground {audit.masks[pair.mask].foreground:.1%}", odd=False) for pair in spread]
+    plain = [SheetTile(*pair, describe_mask(audit.masks[pair.mask], classes), odd=False) for pair in spread]
     return [
         ("pictures of near duplicates", twins, 2 * len(audit.twins)),
         ("odd pairs", [SheetTile(*pair, text) for pair, text in zip(odd[:ODD], texts, strict=False)], len(odd)),
-        ("other pairs, from the smallest mask to the largest", plain, len(rest)),
+        (f"other pairs, from the smallest {'foreground' if classes else 'mask'} to the largest", plain, len(rest)),
     ]
 
 
-def draw_tile(tile: SheetTile, mask_threshold: ForegroundRule) -> Image.Image:
-    """Draws the image with the outline of its mask, at most WIDTH x HEIGHT. An image that cannot be read is grey."""
+def describe_mask(mask: MaskFacts, classes: Classes | None) -> str:
+    """Returns the share of the foreground, or the three largest classes with their shares."""
+    if classes is None:
+        return f"foreground {mask.foreground:.1%}"
+    shares = mask.pixels / mask.pixels.sum()
+    largest = [index for index in np.argsort(-shares[:-1], kind="stable")[:3] if shares[index]]
+    return ", ".join(f"{classes.names[index]} {shares[index]:.0%}" for index in largest)
+
+
+def draw_tile(tile: SheetTile, mask_threshold: MaskRule) -> Image.Image:
+    """Draws the image, at most WIDTH x HEIGHT, with the outline of its mask or in the colours of its classes.
+
+    An image that cannot be read is grey.
+    """
     try:
         picture = read_image(tile.image)
     except UserError:
@@ -154,6 +207,9 @@ def draw_tile(tile: SheetTile, mask_threshold: ForegroundRule) -> Image.Image:
             mask = read_mask(tile.mask, 0)  # the most likely meaning
     except UserError:
         return picture
+    if isinstance(mask_threshold, Classes):
+        indices = np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST))
+        return Image.fromarray(tint_classes_(np.array(picture), indices, mask_threshold))
     # A pixel of the picture is inside if any of its mask pixels is foreground, that is, if their average is not 0.
     inside = mask.point(lambda grey: 255 * (grey > FOREGROUND)).resize(picture.size, Image.Resampling.BOX)
     inside = ImageOps.expand(inside.point(lambda grey: 255 * (grey > 0)), 2)  # for an outline along the border

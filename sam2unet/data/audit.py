@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, unpack_color
 from ..errors import UserError
-from ..recipe import ForegroundRule
+from ..recipe import MaskRule
 from ..runtime.parallel import map_files
 from .check import Size
 from .findings import BITS, NEAR, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
 from .pairs import Pair, list_files
-from .reading import FOREGROUND, open_image, orientation, read_image, read_mask
+from .reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
 
 Bits = Callable[[Image.Image], np.ndarray]
 
@@ -31,7 +32,7 @@ class Audit(NamedTuple):
 
 
 def audit_folders(
-    image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: ForegroundRule = None
+    image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: MaskRule = None
 ) -> Audit:
     """Reads all files. Everything that is wrong with them is a finding. Raises UserError for a wrong folder."""
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
@@ -48,7 +49,7 @@ def audit_folders(
     masks, bad_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
 
     pairs, findings = pair_up(image_files, mask_files)
-    findings += report_data_set(pairs, images, masks, bad_images, bad_masks)
+    findings += report_data_set(pairs, images, masks, bad_images, bad_masks, mask_threshold)
     twins: list[Twin] = []
     if other_folder:
         others, bad_others = audit_files(other_files[0], partial(audit_image, bits=bits))
@@ -80,11 +81,57 @@ def audit_image(path: Path, bits: Bits | None) -> ImageFacts:
     return ImageFacts(Size(*picture.size), rotated, digest.digest(), bits(picture) if bits else None)
 
 
-def audit_mask(path: Path, threshold: ForegroundRule) -> MaskFacts:
+def audit_mask(path: Path, threshold: MaskRule) -> MaskFacts:
     mask = read_mask(path, threshold)
-    counts = mask.histogram()
+    counts, size = mask.histogram(), Size(*mask.size)
     total = mask.width * mask.height
-    return MaskFacts(Size(*mask.size), sum(counts[FOREGROUND + 1 :]) / total, sum(counts[1:255]) / total)
+    if isinstance(threshold, Classes):
+        pixels = np.array([*counts[: len(threshold.items)], counts[IGNORED]])
+        return MaskFacts(size, pixels[1:-1].sum() / total, 0, pixels)
+    return MaskFacts(size, sum(counts[FOREGROUND + 1 :]) / total, sum(counts[1:255]) / total)
+
+
+def find_classes(mask_folder: Path) -> Classes:
+    """Returns a class for each value in the masks, ascending. If a mask is an RGB image, a class for each colour.
+
+    Keeps the colours of the first palette. The value 255 is ignored, unless it is one of two. Leaves out files that
+    cannot be read. UserError if the values cannot be classes.
+    """
+    files = list_files(mask_folder)
+    has_values = not any(audit_files(files, has_rgb_colours)[0].values())
+    looks, bad = audit_files(files, partial(list_codes, has_values=has_values))
+    if not looks:
+        raise next(iter(bad.values()))
+    codes = np.unique(np.concatenate([codes for codes, _ in looks.values()])).tolist()
+    ignore = (IGNORED,) if has_values and IGNORED in codes and len(codes) > 2 else ()
+    codes = [code for code in codes if code not in ignore]
+    what = "value" if has_values else "colour"
+    if not 2 <= len(codes) <= LIMIT:
+        count = f"more than {LIMIT} {what}s" if len(codes) > LIMIT else f"only one {what}"
+        raise UserError(
+            f"the masks in {mask_folder} have {count}, so they are not masks of classes; give PNG masks with one "
+            f"{what} for each class (soft edges, and lossy formats such as JPEG, have other {what}s)"
+        )
+    if has_values and (wrong := [code for code in codes if code % 1 or not 0 <= code < 2**16]):
+        raise UserError(f"the masks in {mask_folder} have the value {wrong[0]:g}; wanted whole numbers from 0 to 65535")
+    palette = next((palette for _, palette in looks.values() if palette), [])
+    items = []
+    for index, code in enumerate(map(int, codes)):
+        name = "background" if code == 0 else f"class {code if has_values else index}"
+        color = tuple(palette[3 * code : 3 * code + 3]) if has_values else tuple(unpack_color(code))
+        items.append(MaskClass(name, code if has_values else None, color or pick_color(index)))
+    return Classes(tuple(items), ignore)
+
+
+def has_rgb_colours(path: Path) -> bool:
+    with open_image(path) as image:
+        return is_colour_mask(image)
+
+
+def list_codes(path: Path, has_values: bool) -> tuple[np.ndarray, list[int] | None]:
+    """Returns the distinct values of a mask, or of many the first, more than classes can have; and its palette."""
+    with open_image(path) as image:
+        return np.unique(read_codes(image, path, has_values))[: LIMIT + 2], image.getpalette("RGB")
 
 
 def perceptual_bits() -> Bits | None:

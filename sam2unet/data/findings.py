@@ -2,14 +2,17 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..classes import Classes, UnknownValues
 from ..errors import UserError, shortlist
-from .check import Size, describe_mismatch
+from ..limits import shorten
+from ..recipe import MaskRule
+from .check import Size, describe_mismatch, describe_unknown_values
 from .pairs import Pair, find_duplicates, pair_names
 from .reading import WAY_OUT, MaskCoding
 
@@ -32,8 +35,9 @@ class ImageFacts(NamedTuple):
 
 class MaskFacts(NamedTuple):
     size: Size  # upright
-    foreground: float  # share of the pixels
+    foreground: float  # share of the pixels; with classes, of all but the first class
     soft: float  # share of the pixels that are neither 0 nor 255
+    pixels: np.ndarray | None = None  # with C classes, (C + 1,): the pixels of each class, and the ignored ones
 
 
 class Finding(NamedTuple):
@@ -76,11 +80,15 @@ def report_data_set(
     masks: Mapping[Path, MaskFacts],
     bad_images: Mapping[Path, UserError],
     bad_masks: Mapping[Path, UserError],
+    rule: MaskRule,
 ) -> list[Finding]:
     unreadable = report_unreadable("images", bad_images) + report_unreadable("masks", bad_masks)
-    findings = unreadable + report_coding(bad_masks, len(masks) + len(bad_masks))
+    findings = unreadable + report_coding(bad_masks, len(masks) + len(bad_masks), rule)
     findings += report_sizes(pairs, images, masks) + report_rotated(images)
-    return findings + report_contents(pairs, masks) + report_repeated(images)
+    looks = {pair.mask: masks[pair.mask] for pair in pairs if pair.mask in masks}
+    if looks:
+        findings += report_classes(looks, rule) if isinstance(rule, Classes) else report_foreground(looks)
+    return findings + report_repeated(images)
 
 
 def report_others(
@@ -97,7 +105,8 @@ def report_others(
 
 
 def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:
-    marks = {path: f"{what[:-1]} cannot be read" for path, e in bad.items() if not isinstance(e, MaskCoding)}
+    bad = {path: e for path, e in bad.items() if not isinstance(e, (MaskCoding, UnknownValues))}
+    marks = {path: f"{what[:-1]} cannot be read" for path in bad}
     reason = next((str(bad[path]) for path in marks), "")
     text = (
         f"{len(marks)} {what}: {shortlist([path.name for path in marks], MANY)}; {'first: ' * (len(marks) > 1)}{reason}"
@@ -105,7 +114,11 @@ def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PRO
     return [Finding("unreadable", text, level, marks)] if marks else []
 
 
-def report_coding(bad: Mapping[Path, UserError], total: int) -> list[Finding]:
+def report_coding(bad: Mapping[Path, UserError], total: int, rule: MaskRule) -> list[Finding]:
+    if unknown := {path: e for path, e in bad.items() if isinstance(e, UnknownValues)}:
+        marks = {path: f"no class: {shortlist(list(map(rule.describe, e.counts)))}" for path, e in unknown.items()}
+        text = f"{len(unknown)} of {total} {describe_unknown_values(unknown, rule)}"
+        return [Finding("mask values", text, PROBLEM, marks)]
     marks = {path: e.found for path, e in bad.items() if isinstance(e, MaskCoding)}
     kinds = "; ".join(
         found if len(marks) == count else f"{count} with {found}"
@@ -153,10 +166,30 @@ def report_rotated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
     return [Finding("EXIF", text, WARNING, marks)] if marks else []
 
 
-def report_contents(pairs: Sequence[Pair], masks: Mapping[Path, MaskFacts]) -> list[Finding]:
-    looks = {pair.mask: masks[pair.mask] for pair in pairs if pair.mask in masks}
-    if not looks:
-        return []
+def report_classes(looks: Mapping[Path, MaskFacts], classes: Classes) -> list[Finding]:
+    names = [shorten(name, 24) for name in classes.names] + ["ignored"] * bool(classes.ignore)
+    codes = [classes.describe(code) for code in classes.codes] + [", ".join(map(classes.describe, classes.ignore))]
+    names, codes = ([f"{text:<{max(map(len, texts))}}" for text in texts] for texts in (names, codes))
+    rows = zip(names, codes, describe_shares(looks.values()), strict=False)
+    findings = [Finding("class", f"{name}  {code}  {text}") for name, code, text in rows]
+    pixels = sum(look.pixels for look in looks.values())[:-1]
+    if absent := [name for name, count in zip(classes.names, pixels, strict=True) if not count]:
+        few = len(classes.names) - len(absent) < 2
+        text = f"{list_names(absent, classes.names)}; in no mask{'; nothing to learn' if few else ''}"
+        findings.append(Finding("absent classes", text, PROBLEM if few else WARNING))
+    if marks := {path: "only ignored pixels" for path, look in looks.items() if not look.pixels[:-1].any()}:
+        findings.append(Finding("ignored masks", list_names([path.name for path in marks], looks), WARNING, marks))
+    return findings
+
+
+def describe_shares(looks: Collection[MaskFacts]) -> list[str]:
+    """Returns text for each class, and for the ignored pixels: `15.531% of the pixels, in 39 of 123 masks`."""
+    pixels = np.stack([look.pixels for look in looks])
+    shares, counts = pixels.sum(0) / pixels.sum(), (pixels > 0).sum(0)
+    return [f"{s:7.3%} of the pixels, in {n} of {len(pixels)} masks" for s, n in zip(shares, counts, strict=True)]
+
+
+def report_foreground(looks: Mapping[Path, MaskFacts]) -> list[Finding]:
     shares = [look.foreground for look in looks.values()]
     mean, median = statistics.fmean(shares), statistics.median(shares)
     text = f"mean {mean:.3f}, median {median:.3f}, min {min(shares):.3f}, max {max(shares):.3f} of a mask's pixels"
