@@ -19,7 +19,7 @@ from PIL import Image
 
 from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import save_state
-from tests.conftest import ROOT, tiny_sam_med2d
+from tests.conftest import ROOT, tiny_sam_med2d, write_class_pairs
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -77,6 +77,8 @@ def prepared(polyps, tmp_path_factory) -> Path:
     for name in ("masks/A", "masks/B", "maps/A", "maps/B", "data/CAMO/GT", "maps/CAMO", "others/FEDER/CAMO"):
         shutil.copytree(folder / "data/test/masks", folder / name)
     shutil.copytree(folder / "data/test/images", folder / "data/CAMO/Imgs")
+    for part, count in (("train", 6), ("test", 2)):
+        write_class_pairs(folder / "data/streets" / part, count)
     (configuration,) = read_blocks(ROOT / "docs/evaluation.md", "yaml")
     (folder / "sets.yaml").write_text(configuration.text)
     write_small(images[0], folder / "photo.jpg")
