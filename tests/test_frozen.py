@@ -7,8 +7,9 @@ from tests.conftest import load_script
 
 FLAGS = {
     "train.py": """
-        --accumulate --amp --batch_size --best_metric --cache --channels_last --compile --config --data_path
-        --deterministic --device --dino --dinov2_path --ema --encoder --encoder_adapter --epoch --epochs --fast
+        --accumulate --amp --batch_size --best_metric --cache --channels_last --class_weights --classes --compile
+        --config --data_path --deterministic --device --dino --dinov2_path --ema --encoder --encoder_adapter --epoch --epochs
+        --fast
         --finetune --foreground --fused --grad_checkpointing --hiera_path --image_size --init_from --iter_point
         --loss --lr --lr_scheduler --mask_num --mask_prompt --mask_threshold --metrics --model --model_type
         --multi_scale --multimask --on_bad_image --point_list --resume --rgb --run_name --sam_checkpoint --save
@@ -25,7 +26,7 @@ FLAGS = {
         --threshold --tile --tta --use_amp --work_dir --workers
     """,
     "eval.py": """
-        --backend --config --dataset_name --expect --foreground --from --gt_path --image_path --legend
+        --backend --classes --config --dataset_name --expect --foreground --from --gt_path --image_path --legend
         --mask_threshold --method --missing --plots --pred_path --protocol --report --resize --save_dir --verify
         --workers
     """,
