@@ -9,6 +9,7 @@ import safetensors.torch
 from torch import nn
 
 from ..atomic import read_json, sha256, write_atomic, write_together
+from ..classes import Classes
 from ..errors import UserError
 from ..families.build import find_licence
 from ..families.load import Checkpoint
@@ -87,6 +88,15 @@ CARD_TEXTS = {
 }
 
 
+def describe_classes(classes: Classes) -> CardText:
+    names = ", ".join(map(markdown_code, classes.names))
+    return CARD_TEXTS["masks"]._replace(
+        purpose=f"for segmentation of images into {len(classes.items)} classes: {names}",
+        use='indices = sam2unet.predict(model, "photo.jpg", size={size})  # uint8, an index for each pixel\n'
+        "names = model.recipe.classes.names",
+    )
+
+
 def write_folder(
     folder: Path, found: Checkpoint, model: nn.Module, weight_files: WeightFiles, scores: Path | None
 ) -> None:
@@ -97,7 +107,8 @@ def write_folder(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another")
-    text = CARD_TEXTS[found.family.task]
+    classes = model.recipe.classes
+    text = describe_classes(classes) if classes else CARD_TEXTS[found.family.task]
     results, columns = ({}, ()) if scores is None else read_scores(scores)
     title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
@@ -112,7 +123,7 @@ def write_folder(
         if (file := weight_files.get(flag.flag))
     ]
     (paper, number), size = found.family.paper, config["size"]
-    facts = front_matter(found.family.name, title, find_licence(found.shape), results, columns)
+    facts = front_matter(found.family.name, title, find_licence(found.shape), results, columns, bool(classes))
     texts = {"facts": facts, "title": title, "purpose": text.purpose, "paper": paper, "number": number, "size": size}
     texts |= {"use": text.use.format(size=size), "scores": format_scores(results, columns), "origin": "\n".join(origin)}
     card = CARD.format(**texts)
@@ -142,7 +153,9 @@ def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
     return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
 
 
-def front_matter(kind: str, title: str, licence: str, results: Mapping, columns: Sequence[str]) -> str:
+def front_matter(
+    kind: str, title: str, licence: str, results: Mapping, columns: Sequence[str], has_classes: bool = False
+) -> str:
     """Returns the YAML header that the hub reads, with the scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -152,11 +165,12 @@ def front_matter(kind: str, title: str, licence: str, results: Mapping, columns:
         for key in columns
     ]
     family = find_family(kind)
+    tags = [kind, *["sam2"] * (family.task == "masks"), f"{'semantic' if has_classes else 'binary'}-segmentation"]
     data = ModelCardData(
         license=licence,
         library_name="sam2unet",
         pipeline_tag="image-segmentation" if family.task == "masks" else "mask-generation",
-        tags=[kind, "binary-segmentation"] if family.task == "prompts" else [kind, "sam2", "binary-segmentation"],
+        tags=tags,
         model_name=title if scored else None,
         eval_results=scored or None,
     )

@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..atomic import refuse_existing, sha256, write_atomic
+from ..classes import Classes
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
 from ..families.settings import find_recipe
 from ..families.table import Family, check_size
 from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
-from ..masks.predictor import stretch_range, to_uint8
+from ..masks.predictor import stretch_range, to_probability_, to_uint8
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
 from ..runtime.versions import import_extra
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
@@ -35,7 +36,7 @@ class Logits(nn.Module):
         self.family, self.model = family, model
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S), normalised -> (B, 1, S, S)"""
+        """(B, 3, S, S), normalised -> (B, C, S, S)"""
         return self.family.logits(self.model, image)
 
 
@@ -47,8 +48,11 @@ class WholeGraph(nn.Module):
         self.logits = logits
 
     def forward(self, photo: Tensor) -> Tensor:
-        """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S). Each map is stretched to 0..255."""
-        probability = self.logits(normalise_image(photo.permute(0, 3, 1, 2))).sigmoid()[:, 0]
+        """uint8 (B, S, S, 3), RGB -> uint8 (B, S, S): the indices of classes, or grey levels stretched to 0..255."""
+        logits = self.logits(normalise_image(photo.permute(0, 3, 1, 2)))
+        if logits.shape[1] > 1:
+            return logits.argmax(1).to(torch.uint8)
+        probability = logits.sigmoid()[:, 0]
         low, high = probability.amin((1, 2), keepdim=True), probability.amax((1, 2), keepdim=True)
         return ((probability - low) / (high - low + 1e-8) * 255).to(torch.uint8)  # as `stretch_range`, per image
 
@@ -74,7 +78,7 @@ def run(
     model, weight_files = assemble(found, weight_paths, recipe)
     logits = Logits(found.family, model.eval())
     graph = WholeGraph(logits).eval() if whole else logits
-    facts = describe_mask_export(found, weight_files, size, whole)
+    facts = describe_mask_export(found, weight_files, size, whole, recipe.classes)
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with write_atomic(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about internals of the exporters
@@ -100,17 +104,22 @@ def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
     return writer, reader
 
 
-def describe_mask_export(found: Checkpoint, weight_files: WeightFiles, size: int, whole: bool) -> dict[str, str]:
+def describe_mask_export(
+    found: Checkpoint, weight_files: WeightFiles, size: int, whole: bool, classes: Classes | None
+) -> dict[str, str]:
     """Returns what a program must know to use the file, and the origin of the weights."""
     resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
-    to_grey = "(p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
+    to_map = "p = sigmoid, (p - min) / (max - min + 1e-8) of each map, times 255, truncated to 8 bits"
+    if classes:
+        to_map = "the index of the largest logit, which is the index of a class"
     if whole:
         given, made = f"photo uint8 (batch, {size}, {size}, 3)", f"map uint8 (batch, {size}, {size})"
-        before, after = resize, f"none but resizing; inside: p = sigmoid(logits), {to_grey}"
+        before, after = resize, f"none but resizing{', by nearest neighbour' * bool(classes)}; inside: {to_map}"
     else:
-        given, made = f"image float32 (batch, 3, {size}, {size})", f"logits float32 (batch, 1, {size}, {size})"
+        channels = found.shape.class_count or 1
+        given, made = f"image float32 (batch, 3, {size}, {size})", f"logits float32 (batch, {channels}, {size}, {size})"
         before = f"{resize}, divided by 255, minus mean, divided by std"
-        after = f"logits resized to the photograph's size (bilinear, corners not aligned), p = sigmoid, {to_grey}"
+        after = f"logits resized to the photograph's size (bilinear, corners not aligned), {to_map}"
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -126,7 +135,7 @@ def describe_mask_export(found: Checkpoint, weight_files: WeightFiles, size: int
         "postprocessing": after,
         "checkpoint": found.path.name,
         "checkpoint_sha256": sha256(found.path),
-    }
+    } | ({"classes": json.dumps(classes.to_entries())} if classes else {})
     return facts | weight_files_to_facts(weight_files)
 
 
@@ -163,23 +172,36 @@ def to_graph_input(graph: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def find_largest_difference(exported: Exported, graph: nn.Module, images: Tensor) -> float:
-    """Returns the largest difference in probability over uint8 images (N, 3, S, S), in batches of one and of two.
-
-    The maps of a whole graph are compared with the maps of test.py. Both are truncated to grey levels, which turns any
-    small difference into one level. Therefore one level counts as no difference.
-    """
+    """Returns the largest difference in probability over uint8 images (N, 3, S, S), in batches of one and of two."""
     if len(images) % 2:
         images = torch.cat([images, images[-1:].flip(-1)])
-    logits = graph.logits if isinstance(graph, WholeGraph) else graph
-    wanted = torch.cat([logits(normalise_image(image[None])) for image in images]).sigmoid()[:, 0]
+    is_whole = isinstance(graph, WholeGraph)
+    logits = graph.logits if is_whole else graph
+    wanted = torch.stack([to_probability_(logits(normalise_image(image[None]))) for image in images])
     worst = []
     for count in (1, 2):
         found = torch.cat([exported(to_graph_input(graph, part)) for part in images.split(count)])
-        if isinstance(graph, WholeGraph):
-            greys = torch.stack([torch.from_numpy(to_uint8(stretch_range(map_))) for map_ in wanted])
-            span = wanted.amax((1, 2), keepdim=True) - wanted.amin((1, 2), keepdim=True)
-            levels = (found.int() - greys.int()).abs()
-            worst.append(((levels - 1).clamp(min=0) / 255 * span).max())
+        if is_whole:
+            worst.append(compare_maps(found, wanted))
         else:
-            worst.append((found.sigmoid()[:, 0] - wanted).abs().max())
+            found = torch.stack([to_probability_(part[None]) for part in found])
+            worst.append((found - wanted).abs().max())
     return torch.stack(worst).max().item()
+
+
+def compare_maps(maps: Tensor, probability: Tensor) -> Tensor:
+    """Returns the largest difference in probability between the maps of a whole graph, uint8 (N, S, S), and PyTorch.
+
+    With classes, it is the difference between the most probable class of a pixel and the class in the map. Grey levels
+    are compared with the maps of test.py. Both are truncated, which turns any small difference into one level.
+    Therefore one level counts as no difference.
+
+    Args:
+        probability: (N, S, S), or (N, C, S, S) with classes.
+    """
+    if probability.ndim == 4:
+        return (probability.amax(1) - probability.gather(1, maps[:, None].long())[:, 0]).max()
+    greys = torch.stack([torch.from_numpy(to_uint8(stretch_range(map_))) for map_ in probability])
+    span = probability.amax((1, 2), keepdim=True) - probability.amin((1, 2), keepdim=True)
+    levels = (maps.int() - greys.int()).abs()
+    return ((levels - 1).clamp(min=0) / 255 * span).max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import read_start
+from ..classes import Classes
 from ..errors import UserError, warn
 from ..limits import check_numbers, shorten
 from ..runtime.versions import import_extra
@@ -32,6 +34,7 @@ class OnnxForward:
     Attributes:
         facts: the metadata of the file, from `describe_mask_export`.
         size: the input side, which is fixed.
+        classes: the classes of the model, or None for foreground and background.
         whole: the graph takes uint8 photographs and returns uint8 maps. False: normalised images and logits.
         device: a GPU if onnxruntime can use it, else the CPU.
     """
@@ -53,6 +56,7 @@ class OnnxForward:
             raise UserError(f"{path} is not a model that scripts/export.py made; give such a file or a checkpoint")
         if (version := self.facts.get("version")) != VERSION:
             raise UserError(f"{path} has version {shorten(version)} of the format, known here is {VERSION}; update")
+        self.classes = read_classes(self.facts["classes"], path) if "classes" in self.facts else None
         self.size, self.whole = self.check_graph(path), self.facts["whole"] == "yes"
         self.device = device if on_gpu else torch.device("cpu")
 
@@ -60,16 +64,18 @@ class OnnxForward:
         """Returns the input side of the graph. UserError if the graph does not match the metadata of the file."""
         puts = [*self.session.get_inputs(), *self.session.get_outputs()]
         size = puts[0].shape[2] if puts and len(puts[0].shape) == 4 else None
+        channels = len(self.classes.items) if self.classes else 1
         wanted = {
-            "no": [("tensor(float)", [3, size, size]), ("tensor(float)", [1, size, size])],
+            "no": [("tensor(float)", [3, size, size]), ("tensor(float)", [channels, size, size])],
             "yes": [("tensor(uint8)", [size, size, 3]), ("tensor(uint8)", [size, size])],
         }
         stated_size, whole = self.facts.get("size"), self.facts.get("whole")
         if stated_size != str(size) or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole):
             actual = ", ".join(f"{put.name} {put.type} {put.shape}" for put in puts)
+            count = f" and {channels} classes" if self.classes else ""
             raise UserError(
-                f"{path} is damaged: it says that it has size {shorten(stated_size)} and whole {shorten(whole)}, but "
-                f"its inputs and outputs are {shorten(actual, 200)}; export it again"
+                f"{path} is damaged: it says that it has size {shorten(stated_size)} and whole {shorten(whole)}{count}"
+                f", but its inputs and outputs are {shorten(actual, 200)}; export it again"
             )
         check_numbers({"size": size}, path)
         return size
@@ -82,6 +88,17 @@ class OnnxForward:
             why = shorten(" ".join(str(e).split()), 200)
             raise UserError(f"onnxruntime cannot compute {self.path} ({why}); export it again") from e
         return torch.from_numpy(output).to(self.device)
+
+
+def read_classes(text: str, path: Path) -> Classes:
+    """Reads the JSON in the metadata of a file. Raises UserError for any other text."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
+        raise UserError(f"{path} is damaged: its classes are {shorten(text)}, wanted JSON; export it again")
+    return Classes.from_entries(entries, path)
 
 
 def open_session(path: Path, providers: Sequence[object] = ("CPUExecutionProvider",)) -> ort.InferenceSession:
@@ -109,7 +126,8 @@ def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, 
         raise UserError(f"{path} runs as it was exported; leave out {', '.join(wrong)}, or give the checkpoint")
     forward = OnnxForward(path, device)
     if forward.whole:
-        raise UserError(f"{path} was exported with --whole, for programs that need grey maps; export it without")
+        raise UserError(f"{path} was exported with --whole, for programs that need maps of one size; export it without")
     if options.size not in (None, forward.size):
         raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {options.size}")
-    return Predictor(forward, forward.size, forward.device, averaging=options.averaging, tile=options.tile)
+    options = {"averaging": options.averaging, "tile": options.tile, "classes": forward.classes}
+    return Predictor(forward, forward.size, forward.device, **options)

@@ -1,0 +1,93 @@
+"""Exported models of several classes: their metadata, their maps, test.py with an .onnx, and hub folders."""
+
+import json
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from PIL import Image
+
+import sam2unet
+from sam2unet.classes import Classes
+from sam2unet.data.reading import read_image
+from sam2unet.export import masks as mask_export
+from sam2unet.families.load import read_checkpoint
+from sam2unet.masks.onnx_file import OnnxForward, read_classes
+from sam2unet.masks.transforms import image_bytes, normalise_image
+
+
+@pytest.fixture(scope="module")
+def model(class_checkpoint):
+    return sam2unet.load_model(class_checkpoint, "cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(polyps):
+    return [read_image(path) for path in sorted((polyps / "images").iterdir())[:3]]
+
+
+@pytest.fixture(scope="module")
+def onnx_file(class_checkpoint, photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    mask_export.run(read_checkpoint(class_checkpoint), path, photos)
+    return path
+
+
+def test_test_py_writes_the_classes_of_an_onnx(onnx_file, class_checkpoint, photos, test_py, model, tmp_path):
+    facts = ort.InferenceSession(onnx_file).get_modelmeta().custom_metadata_map
+    assert Classes.from_entries(json.loads(facts["classes"]), "") == model.recipe.classes
+    assert facts["class_count"] == "3" and facts["output"] == "logits float32 (batch, 3, 64, 64)"
+    for number, photo in enumerate(photos):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        photo.save(tmp_path / f"images/{number}.png")
+    for name, path in (("onnx", onnx_file), ("torch", class_checkpoint)):
+        words = ("--checkpoint", path, "--test_image_path", tmp_path / "images", "--save_path", tmp_path / name)
+        assert test_py(*words, "--overlay").status == 0
+    for number in range(3):
+        a, b = (Image.open(tmp_path / name / f"{number}.png") for name in ("onnx", "torch"))
+        assert a.mode == "P" and a.getpalette() == b.getpalette()
+        assert np.mean(np.asarray(a) == np.asarray(b)) > 0.999 and len(np.unique(a)) == 3
+    assert test_py(*words[:1], onnx_file, *words[2:], "--threshold", 0.5).is_refusal("leave out --threshold")
+
+
+def test_a_whole_graph_makes_maps_of_indices(class_checkpoint, model, photos, tmp_path):
+    """A convolution instead of a network, which takes minutes to export."""
+    logits, classes = torch.nn.Conv2d(3, 3, 5, padding=2), model.recipe.classes
+    facts = mask_export.describe_mask_export(read_checkpoint(class_checkpoint), {}, 64, True, classes)
+    images = torch.stack([image_bytes(photo, 64) for photo in photos])
+    graph = mask_export.WholeGraph(logits).eval()
+    example = mask_export.to_graph_input(graph, images)
+    with open(tmp_path / "whole.onnx", "wb") as file:
+        mask_export.write_onnx(graph, example[:2], facts, file)
+    session = ort.InferenceSession(tmp_path / "whole.onnx")
+    (maps,) = session.run(None, {"photo": example.numpy()})
+    assert maps.dtype == np.uint8 and maps.shape == (3, 64, 64) and len(np.unique(maps)) == 3
+    wanted = logits(normalise_image(images)).argmax(1)
+    assert np.mean(maps == wanted.numpy()) > 0.999
+    assert "index of the largest logit" in session.get_modelmeta().custom_metadata_map["postprocessing"]
+    assert OnnxForward(tmp_path / "whole.onnx", torch.device("cpu")).classes == classes
+    assert mask_export.find_largest_difference(mask_export.read_onnx(tmp_path / "whole.onnx"), graph, images) < 1e-4
+
+
+def test_the_difference_of_two_maps_is_that_of_the_probabilities():
+    probability = torch.tensor([[[[0.7]], [[0.1]], [[0.2]]]])
+    for index, difference in enumerate((0, 0.6, 0.5)):
+        maps = torch.full((1, 1, 1), index, dtype=torch.uint8)
+        assert mask_export.compare_maps(maps, probability).item() == pytest.approx(difference)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, '{"classes": 5}', '{"classes": [{"name": "a\\nb"}]}'])
+def test_classes_that_are_damaged_are_one_line(text, tmp_path):
+    with pytest.raises(sam2unet.UserError) as error:
+        read_classes(text, tmp_path / "x.onnx")
+    assert str(error.value).startswith(str(tmp_path / "x.onnx")) and "\n" not in str(error.value)
+
+
+def test_a_hub_folder_has_the_classes(class_checkpoint, model, convert, photos, tmp_path):
+    convert(class_checkpoint, "--hub", tmp_path / "hub")
+    again = sam2unet.load_model(tmp_path / "hub", "cpu")
+    assert again.recipe.classes == model.recipe.classes and again.recipe.size == 64
+    assert np.array_equal(sam2unet.predict(again, photos[0]), sam2unet.predict(model, photos[0]))
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "into 3 classes: `background`, `left`, `right`" in card and "- semantic-segmentation" in card
