@@ -103,15 +103,19 @@ class Classes:
         Raises UnknownValues if a value is neither a class nor ignored.
         """
         known = np.array([*self.codes, *self.ignore])
+        index = np.array([*range(len(self.items)), *[IGNORED] * len(self.ignore)], np.uint8)
         order = np.argsort(known)
-        place = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
-        unknown = known[order][place] != codes
+        # 8 and 16 bits have few values: a table of all of them is faster than a search for each pixel.
+        values = np.arange(np.iinfo(codes.dtype).max + 1) if codes.dtype in (np.uint8, np.uint16) else codes
+        place = np.searchsorted(known[order], values).clip(max=len(known) - 1)
+        index, unknown = index[order][place], known[order][place] != values
+        if values is not codes:
+            index, unknown = index.take(codes), unknown.take(codes)
         if unknown.any():
             values, counts = np.unique(codes[unknown], return_counts=True)
             most = np.sort(np.argsort(-counts, kind="stable")[: LIMIT + 1])
             raise UnknownValues(dict(zip(values[most].tolist(), counts[most].tolist(), strict=True)), path, self)
-        index = np.array([*range(len(self.items)), *[IGNORED] * len(self.ignore)], np.uint8)
-        return index[order][place]
+        return index
 
     def describe(self, code: int) -> str:
         """Returns a value as text; a packed colour as `[red, green, blue]`."""
