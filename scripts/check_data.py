@@ -89,6 +89,8 @@ def choose_rule(args: argparse.Namespace) -> MaskRule:
         if args.classes != "auto":
             raise UserError("--write_classes writes the classes that --classes auto finds; give both")
         refuse_existing(args.write_classes)
+        if not args.write_classes.parent.is_dir():
+            raise UserError(f"no such folder: {args.write_classes.parent}; make it, or give another --write_classes")
     if args.classes is None:
         return rule
     return find_classes(args.masks) if args.classes == "auto" else Classes.read(Path(args.classes))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, unpack_color
-from ..errors import UserError
+from ..errors import UserError, shortlist, warn
 from ..recipe import MaskRule
 from ..runtime.parallel import map_files
 from .check import Size
@@ -102,7 +102,7 @@ def find_classes(mask_folder: Path) -> Classes:
     looks, bad = audit_files(files, partial(list_codes, has_values=has_values))
     if not looks:
         raise next(iter(bad.values()))
-    codes = np.unique(np.concatenate([codes for codes, _ in looks.values()])).tolist()
+    codes = np.unique(np.concatenate([look.codes for look in looks.values()])).tolist()
     ignore = (IGNORED,) if has_values and IGNORED in codes and len(codes) > 2 else ()
     codes = [code for code in codes if code not in ignore]
     what = "value" if has_values else "colour"
@@ -114,7 +114,12 @@ def find_classes(mask_folder: Path) -> Classes:
         )
     if has_values and (wrong := [code for code in codes if code % 1 or not 0 <= code < 2**16]):
         raise UserError(f"the masks in {mask_folder} have the value {wrong[0]:g}; wanted whole numbers from 0 to 65535")
-    palette = next((palette for _, palette in looks.values() if palette), [])
+    if lossy := [path.name for path, look in looks.items() if look.is_jpeg]:
+        warn(
+            f"{len(lossy)} of {len(looks)} masks are JPEG, which changes values: {shortlist(lossy)}; some values may be "
+            "no classes; give PNG masks"
+        )
+    palette = next((look.palette for look in looks.values() if look.palette), [])
     items = []
     for index, code in enumerate(map(int, codes)):
         name = "background" if code == 0 else f"class {code if has_values else index}"
@@ -128,10 +133,16 @@ def has_rgb_colours(path: Path) -> bool:
         return is_colour_mask(image)
 
 
-def list_codes(path: Path, has_values: bool) -> tuple[np.ndarray, list[int] | None]:
-    """Returns the distinct values of a mask, or of many the first, more than classes can have; and its palette."""
+class MaskCodes(NamedTuple):
+    codes: np.ndarray  # the distinct values of a mask, ascending; of many the first, more than classes can have
+    palette: list[int] | None  # red, green, blue of index 0, and so on
+    is_jpeg: bool
+
+
+def list_codes(path: Path, has_values: bool) -> MaskCodes:
     with open_image(path) as image:
-        return np.unique(read_codes(image, path, has_values))[: LIMIT + 2], image.getpalette("RGB")
+        codes = np.unique(read_codes(image, path, has_values))[: LIMIT + 2]
+        return MaskCodes(codes, image.getpalette("RGB"), image.format in ("JPEG", "MPO"))
 
 
 def perceptual_bits() -> Bits | None:

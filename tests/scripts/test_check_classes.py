@@ -109,6 +109,13 @@ def test_masks_without_classes_are_one_line(name, run_main, tmp_path):
     assert err.startswith(f"error: the masks in {masks} {BAD[name][1]}")
 
 
+def test_jpeg_masks_with_few_values_are_a_warning(tmp_path, capsys):
+    folder = write_class_pairs(tmp_path)[1]
+    save(folder / "a.jpg", np.uint8(80) * (INDICES > 0))
+    find_classes(folder)
+    assert capsys.readouterr().err.startswith("warning: 1 of 5 masks are JPEG, which changes values: a.jpg; ")
+
+
 def test_flags_that_do_not_go_together_and_existing_files_are_refused(run_main, tmp_path):
     images, masks, file = write_class_pairs(tmp_path)
     before = file.read_bytes()
@@ -118,6 +125,7 @@ def test_flags_that_do_not_go_together_and_existing_files_are_refused(run_main, 
         (("--write_classes", tmp_path / "b.yaml"), "that --classes auto finds; give both"),
         (("--classes", file, "--mask_threshold", 0), "both say what mask values mean; give one"),
         (("--classes", tmp_path / "c.yaml"), "no such file: "),
+        (("--classes", "auto", "--write_classes", tmp_path / "no/c.yaml"), "no such folder: "),
     ):
         status, out, err = run_main(check_data, images, masks, *flags)
         assert (status, out, err.count("\n")) == (2, "", 1) and words in err
