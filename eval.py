@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 def refuse_binary_flags(args: argparse.Namespace) -> None:
     """Raises UserError if a flag has a value that needs foreground and background."""
     defaults = parser().parse_args([])
-    names = ("mask_threshold", "foreground", "expect", "plots", "report", "verify", "backend")
+    names = ("mask_threshold", "foreground", "expect", "plots", "verify", "backend")
     flags = [f"--{name}" for name in names if getattr(args, name) != getattr(defaults, name)]
     if flags := [*flags, *["--from"] * (args.source is not None)]:
         raise UserError(f"--classes does not go with {shortlist(flags)}, which need masks of foreground and background")

@@ -10,6 +10,7 @@ from PIL import Image
 from sam2unet.scoring import compare
 from sam2unet.scoring.classes.compare import bootstrap_classes
 from sam2unet.scoring.classes.confusion import score_classes
+from sam2unet.scoring.report.pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING
 
 COLORS = [(0, 0, 0), (220, 20, 60), (0, 90, 200), (9, 9, 9)]
 VALUES = [0, 300, 7, 40]  # 16 bits
@@ -212,3 +213,36 @@ def test_bad_values_and_flags_are_refused_in_one_line(organs, evaluate, tmp_path
     assert ended.err.startswith("error: --classes does not go with --mask_threshold, --plots")
     assert evaluate(*words, "--from", tmp_path / "per_image.csv").status == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_browser_shows_the_pictures_and_scores_of_the_chosen_class(organs, evaluate, tmp_path, browser):
+    words, masks, maps = organs
+    assert evaluate(*words, "--save_dir", tmp_path / "out", "--report").status == 0
+    browser.get((tmp_path / "out/report.html").as_uri())
+    # Returns the pixels of the first mask, map and errors, once they are drawn, and the titles of the distributions.
+    look = """
+        const [chosen, done] = arguments, select = document.querySelector("[name=shown]");
+        select.value = chosen;
+        select.dispatchEvent(new Event("input", { bubbles: true }));
+        const read = canvas => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+        const wait = () => {
+            const canvases = [...document.querySelectorAll("[data-image='1'] canvas")].slice(0, 3).map(read);
+            if (canvases.length < 3 || canvases.some(pixels => pixels[3] === 0)) return setTimeout(wait, 20);
+            done([canvases, [...document.querySelectorAll("#distributions figcaption")].map(e => e.textContent)]);
+        };
+        wait();"""
+    mask, map_ = masks[1], maps["good"][1]
+    colors = np.array([*COLORS, *[(40, 40, 40)] * 252], np.uint8)
+    (shown_mask, shown_map, errors), titles = browser.execute_async_script(look, "")
+    assert (np.reshape(shown_mask, (30, 40, 4))[..., :3] == colors[mask]).all()
+    assert (np.reshape(shown_map, (30, 40, 4))[..., :3] == colors[map_]).all()
+    right = np.array([FALSE_POSITIVE, AGREED])[(mask == map_).astype(int)]
+    expected = np.where((mask == 255)[..., None], NOTHING, right)
+    assert (np.reshape(errors, (30, 40, 4))[..., :3] == expected).all()
+    assert titles == ["accuracy ↑"]
+    (_, _, errors), titles = browser.execute_async_script(look, "1")
+    expected = np.array([NOTHING, FALSE_POSITIVE, FALSE_NEGATIVE, AGREED])[(map_ == 1) + 2 * (mask == 1)]
+    expected[mask == 255] = NOTHING
+    assert (np.reshape(errors, (30, 40, 4))[..., :3] == expected).all()
+    assert titles == ["IoU_liver ↑", "Dice_liver ↑"]
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]

@@ -1,12 +1,14 @@
 """Runs eval.py --classes: scores folders of maps with several classes, writes the files and prints the tables."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from ...classes import Classes
 from ...runtime.versions import versions
 from .. import csv_files, tables
 from ..compare import format_comparison, to_json_dict
 from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, prepare_outputs, publish
+from ..report.page import write_report
 from ..score_folders import Entry
 from . import files
 from .columns import SUMMARY, list_columns, name_class_columns
@@ -40,7 +42,9 @@ def run(
     if differences := compare_classes(results, columns):
         texts.append(format_comparison(differences))
     texts.append(tables.format_legend(summary, metrics))
-    publish(outputs, lambda: make_class_contents(results, columns, outputs), [], texts)
+    page = partial(write_report, results, columns=columns, mask_threshold=classes, metrics=metrics)
+    draw = [lambda folder: page(folder / "report.html")] if outputs.report else []
+    publish(outputs, lambda: make_class_contents(results, columns, outputs), draw, texts)
 
 
 def make_class_contents(results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:

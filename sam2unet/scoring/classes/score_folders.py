@@ -13,12 +13,12 @@ from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
 from ..score_folders import Entry, label, match_predictions, refuse_problems, score_pairs
 from ..score_pair import ScoreJob, ScoreOptions, describe_sizes
-from .confusion import count_confusion, count_pixels, score_classes, score_pixels
+from .confusion import count_confusion, count_pixels, divide, score_classes, score_pixels
 
 
 @dataclass(kw_only=True)
 class ClassResult(MethodResult):
-    """The scores of one method on one data set. `per_image` has IoU and Dice of each class.
+    """The scores of one method on one data set. `per_image` has accuracy, and IoU and Dice of each class.
 
     Attributes:
         counts: (N, 3, C) int64, the pixels of each class in both mask and map, in the mask, and in the map.
@@ -32,6 +32,8 @@ class ClassResult(MethodResult):
     def __post_init__(self) -> None:
         names = self.classes.names
         self.table = score_classes(self.counts, names)
+        both, in_mask, _ = np.moveaxis(self.counts.sum(-1), -1, 0)
+        self.per_image["accuracy"] = divide(both, in_mask)
         for key, values in zip(("IoU", "Dice"), score_pixels(self.counts), strict=True):
             self.per_image |= {f"{key}_{name}": column for name, column in zip(names, values.T, strict=True)}
 

@@ -10,39 +10,61 @@ from string import Template
 import numpy as np
 
 from ...atomic import write_atomic
+from ...classes import Classes
 from ...errors import printable
-from ...recipe import ForegroundRule
+from ...recipe import MaskRule
 from ..aggregate import MethodResult
-from ..columns import METRICS
-from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, Row, thumbnails
+from ..columns import METRICS, Metric
+from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING, Row, thumbnails
 
 TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
+# The text above the gallery, and what its three colours mean.
+BINARY_TEXTS = {
+    "note": "stretched as for scoring, and its errors at the threshold 0.5",
+    "positive_text": "false positive",
+    "negative_text": "false negative",
+    "agreed_text": "foreground in both",
+}
+CLASS_TEXTS = {
+    "note": "and its errors, for all classes or for the class that you choose",
+    "positive_text": "wrong class; of one class: false positive",
+    "negative_text": "of one class: false negative",
+    "agreed_text": "right",
+}
 
 
 def write_report(
-    results: list[MethodResult], path: Path, columns: Sequence[str], mask_threshold: ForegroundRule = None
+    results: list[MethodResult],
+    path: Path,
+    columns: Sequence[str],
+    mask_threshold: MaskRule = None,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> None:
     """Writes the page with tables of `columns`, completely or not at all. It has at most 60 MB.
 
     Raises UserError if a file cannot be read, or the page cannot be written.
 
     Args:
-        mask_threshold: the rule for foreground that was used for the scores.
+        mask_threshold: the rule for foreground, or the classes, that was used for the scores.
+        metrics: the meaning of `columns` and of the scores of images.
     """
     datasets: dict[str, list[MethodResult]] = {}
     for result in results:
         datasets.setdefault(result.dataset, []).append(result)
     galleries = [list_rows(methods) for methods in datasets.values()]
     head, tail = TEMPLATE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
+    classes = mask_threshold if isinstance(mask_threshold, Classes) else None
     head = Template(head).substitute(
+        CLASS_TEXTS if classes else BINARY_TEXTS,
         title=escape(", ".join(datasets)),
         summary=describe_counts(galleries, results),
         style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
         false_positive=f"rgb{FALSE_POSITIVE}",
         false_negative=f"rgb{FALSE_NEGATIVE}",
         agreed=f"rgb{AGREED}",
-        tables=report_tables(datasets, columns),
-        data=script_json(page_data(datasets, galleries, columns)),
+        nothing=f"rgb{NOTHING}",
+        tables=report_tables(datasets, columns, metrics),
+        data=script_json(page_data(datasets, galleries, columns, metrics, classes)),
     )
     tail = Template(tail).substitute(script=TEMPLATE.with_suffix(".js").read_text("utf-8"))
     ids = [f"pictures-{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
@@ -67,13 +89,20 @@ def list_rows(methods: Sequence[MethodResult]) -> list[Row]:
 
 
 def page_data(
-    datasets: Mapping[str, Sequence[MethodResult]], galleries: Sequence[Sequence[Row]], columns: Sequence[str]
+    datasets: Mapping[str, Sequence[MethodResult]],
+    galleries: Sequence[Sequence[Row]],
+    columns: Sequence[str],
+    metrics: Mapping[str, Metric],
+    classes: Classes | None,
 ) -> dict:
     """Returns the data that the script of the page draws, without pictures. Values are in the order of the gallery."""
     used = {key for methods in datasets.values() for method in methods for key in method.per_image}
-    keys = [*(key for key in columns if key in used), *(key for key in METRICS if key in used - set(columns))]
+    keys = [*(key for key in columns if key in used), *(key for key in metrics if key in used - set(columns))]
+    names = classes.names if classes else []
+    owners = {f"{key}_{name}": {"owner": index} for index, name in enumerate(names) for key in ("IoU", "Dice")}
     return {
-        "metrics": {key: METRICS[key]._asdict() for key in keys},
+        "metrics": {key: metrics[key]._asdict() | owners.get(key, {}) for key in keys},
+        "classes": [{"name": name, "color": classes.items[i].color} for i, name in enumerate(names)],
         "datasets": [
             {"name": name, "images": [row.name for row in rows], "photographs": any(row.photograph for row in rows)}
             | {"methods": [method_data(method, rows) for method in methods]}
@@ -114,17 +143,21 @@ def describe_counts(galleries: Sequence[Sequence[Row]], results: Sequence[Method
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
 
-def report_tables(datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str]) -> str:
+def report_tables(
+    datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str], metrics: Mapping[str, Metric]
+) -> str:
     """Returns HTML: a table for each data set, then the meaning of the columns."""
-    meanings = "".join(f"<dt>{escape(METRICS[key].title)}<dd>{escape(METRICS[key].legend)}" for key in columns)
+    meanings = "".join(f"<dt>{escape(metrics[key].title)}<dd>{escape(metrics[key].legend)}" for key in columns)
     legend = f'<details class="legend"><summary>What the columns mean</summary><dl>{meanings}</dl></details>'
-    return "\n".join([*(report_table(name, methods, columns) for name, methods in datasets.items()), legend])
+    return "\n".join([*(report_table(name, methods, columns, metrics) for name, methods in datasets.items()), legend])
 
 
-def report_table(dataset: str, methods: Sequence[MethodResult], columns: Sequence[str]) -> str:
+def report_table(
+    dataset: str, methods: Sequence[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric]
+) -> str:
     heads, rows = [], [[f'<th scope="row">{escape(method.method)}'] for method in methods]
     for key in columns:
-        metric = METRICS[key]
+        metric = metrics[key]
         better = "↑" if metric.higher else "↓"
         heads.append(f'<th scope="col" title="{escape(metric.legend)}">{escape(metric.title)} <span>{better}</span>')
         values = [method.table.get(key, np.nan) for method in methods]

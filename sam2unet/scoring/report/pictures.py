@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ...classes import Classes
 from ...data.reading import FOREGROUND, open_image, read_image, read_mask, to_8_bit
-from ...recipe import ForegroundRule
+from ...recipe import MaskRule
 
 BUDGET = 56_000_000  # bytes of all pictures as base64; 4 MB of the 60 MB are for the numbers
 PHOTOGRAPH = 3  # a photograph may have this many times the bytes of another picture
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     predictions: list[Path | None]
 
 
-def thumbnails(rows: Sequence[Row], mask_threshold: ForegroundRule = None) -> Iterator[dict]:
+def thumbnails(rows: Sequence[Row], mask_threshold: MaskRule = None) -> Iterator[dict]:
     """Yields for each row the pictures as base64 WebP, and the "size" (width, height) of the mask thumbnail.
 
     "photograph" may be None. The lists "maps" and "errors" have None for a missing prediction.
@@ -49,10 +50,12 @@ def picture_bytes(rows: Sequence[Row]) -> int:
     return BUDGET * 3 // 4 // max(parts, 1)
 
 
-def make_thumbnails(row: Row, max_bytes: int, mask_threshold: ForegroundRule) -> dict:
+def make_thumbnails(row: Row, max_bytes: int, mask_threshold: MaskRule) -> dict:
     """Returns pictures of at most `max_bytes` each; the photograph has at most PHOTOGRAPH times as many."""
     side = min(LARGEST, int((34 * max_bytes) ** 0.5))  # at this side, most files fit with a quality of 80 %
     mask = read_mask(row.mask, mask_threshold)
+    if isinstance(mask_threshold, Classes):
+        return make_class_thumbnails(row, mask, side, max_bytes, mask_threshold)
     small = shrink(mask, side)
     maps, errors = [None] * len(row.predictions), [None] * len(row.predictions)
     for i, path in enumerate(row.predictions):
@@ -61,10 +64,27 @@ def make_thumbnails(row: Row, max_bytes: int, mask_threshold: ForegroundRule) ->
             error = draw_errors(predicted, np.asarray(mask) > FOREGROUND)
             maps[i] = encode_webp(shrink(grey, side), max_bytes)
             errors[i] = encode_webp(shrink(error, side), max_bytes, flat=True)
-    photograph = row.photograph and shrink(read_image(row.photograph), side)
-    photograph = photograph and encode_webp(photograph, PHOTOGRAPH * max_bytes)
     pictures = {"mask": encode_webp(small, max_bytes, flat=True), "maps": maps, "errors": errors}
-    return {"size": small.size, "photograph": photograph} | pictures
+    return {"size": small.size, "photograph": encode_photograph(row, side, max_bytes)} | pictures
+
+
+def make_class_thumbnails(row: Row, mask: Image.Image, side: int, max_bytes: int, classes: Classes) -> dict:
+    """The same for classes: grey pictures whose values are the indices. The page draws colours and errors."""
+    maps = [path and read_mask(path, classes).resize(mask.size, Image.Resampling.NEAREST) for path in row.predictions]
+    while True:
+        size = shrink(mask, side).size
+        small = [picture and picture.resize(size, Image.Resampling.NEAREST) for picture in (mask, *maps)]
+        files = [picture and encode_webp(picture, BUDGET, flat=True) for picture in small]
+        if max(len(file or "") for file in files) * 3 // 4 <= max_bytes or side <= 32:
+            break
+        side //= 2  # in a lossy file, pixels would change their class
+    pictures = {"mask": files[0], "maps": files[1:], "errors": [None] * len(maps)}
+    return {"size": size, "photograph": encode_photograph(row, max(size), max_bytes)} | pictures
+
+
+def encode_photograph(row: Row, side: int, max_bytes: int) -> str | None:
+    """Returns the photograph as base64 text; None if there is none."""
+    return row.photograph and encode_webp(shrink(read_image(row.photograph), side), PHOTOGRAPH * max_bytes)
 
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:

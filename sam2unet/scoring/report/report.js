@@ -1,5 +1,5 @@
 "use strict";
-const { metrics, datasets } = JSON.parse(document.getElementById("data").textContent);
+const { metrics, datasets, classes } = JSON.parse(document.getElementById("data").textContent);
 const METHODS = [...new Set(datasets.flatMap(set => set.methods.map(method => method.name)))];
 const byId = id => document.getElementById(id);
 
@@ -15,6 +15,8 @@ function make(tag, attributes = {}, ...children) {
 const colour = method => `var(--m${METHODS.indexOf(method) % 8})`;
 const dash = method => (METHODS.indexOf(method) < 8 ? null : "5 3");
 const shown = value => (value == null ? "–" : value < 100 ? value.toFixed(3) : value.toFixed(0));
+// The metrics of the chosen class; without a choice, those of whole images.
+const shownKeys = () => Object.keys(metrics).filter(key => String(metrics[key].owner ?? "") === controls.shown.value);
 const arrow = key => (metrics[key].higher ? "↑" : "↓");
 
 function methodKey(tag, method, ...more) {
@@ -137,8 +139,9 @@ function histogramFigure(key, methods) {
 }
 
 function drawDistributions() {
+  for (const drawn of byId("distributions").querySelectorAll("details")) drawn.remove();
   datasets.forEach((set, s) => {
-    const figures = Object.keys(metrics)
+    const figures = shownKeys()
       .map(key => [key, set.methods.filter(method => method.values[key])])
       .filter(([, methods]) => methods.length)
       .map(([key, methods]) => histogramFigure(key, methods));
@@ -164,7 +167,7 @@ function options(select, choices) {
 function chooseSet() {
   gallery.s = Number(controls.set.value);
   gallery.set = datasets[gallery.s];
-  const keys = Object.keys(metrics).filter(key => gallery.set.methods.some(method => method.values[key]));
+  const keys = shownKeys().filter(key => gallery.set.methods.some(method => method.values[key]));
   const titled = keys.map(key => [key, `${metrics[key].title} ${arrow(key)}`]);
   for (const name of ["sort", "limited"]) options(controls[name], titled);
   options(controls.by, gallery.set.methods.map((method, m) => [m, method.name]));
@@ -215,27 +218,74 @@ function galleryRow(i, position) {
   return row;
 }
 
+// Reads a picture whose grey values are indices of classes.
+async function readIndices(data, [width, height]) {
+  const image = new Image();
+  image.src = `data:image/webp;base64,${data}`;
+  await image.decode();
+  const context = make("canvas", { width, height }).getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, width, height).data.filter((_, at) => at % 4 === 0);
+}
+
+// Returns a canvas with the colour `paint(mask index, map index)` in each pixel, once both pictures are read.
+function classCanvas(stored, map, label, paint) {
+  const [width, height] = stored.size;
+  const canvas = make("canvas", { width, height, role: "img", "aria-label": label });
+  Promise.all([stored.mask, map].map(data => readIndices(data, stored.size))).then(([mask, indices]) => {
+    const pixels = new ImageData(width, height);
+    mask.forEach((index, at) => pixels.data.set([...paint(index, indices[at]), 255], 4 * at));
+    canvas.getContext("2d").putImageData(pixels, 0, 0);
+  });
+  return canvas;
+}
+
+// Returns how to colour the pixels of a map: pale if another class is chosen. Ignored pixels are nearly black.
+function classPainter() {
+  const chosen = controls.shown.value;
+  const colours = Array.from({ length: 256 }, (_, index) =>
+    (classes[index]?.color ?? [40, 40, 40]).map(part => (chosen === "" || chosen === String(index) ? part : 204 + part / 5)));
+  return (mask, map) => colours[map];
+}
+
+// Returns how to colour the errors of the chosen class; without a choice, those of all classes.
+function errorPainter() {
+  const chosen = controls.shown.value;
+  const style = getComputedStyle(document.documentElement);
+  const [nothing, positive, negative, agreed] = ["nothing", "false-positive", "false-negative", "agreed"]
+    .map(name => style.getPropertyValue(`--${name}`).match(/\d+/g));
+  return (mask, map) => {
+    if (!classes[mask]) return nothing; // ignored
+    if (chosen === "") return mask === map ? agreed : positive;
+    const [inMask, inMap] = [mask === Number(chosen), map === Number(chosen)];
+    return inMask ? (inMap ? agreed : negative) : inMap ? positive : nothing;
+  };
+}
+
 function pictures(i) {
   const { s, set } = gallery;
   const stored = JSON.parse(byId(`pictures-${s}-${i}`).textContent);
   const [width, height] = stored.size;
-  const picture = (data, alt) =>
+  const image = (data, alt) =>
     make("img", { src: `data:image/webp;base64,${data}`, alt, width, height, decoding: "async" });
+  const picture = classes.length ? (data, alt) => classCanvas(stored, data, alt, classPainter()) : image;
   const absent = (text, n) => make("div", { class: "absent", style: `aspect-ratio: ${n * width} / ${height}` }, text);
   const group = (n, parts, caption) => {
     const attributes = { style: `--n: ${n}`, class: n === 1 ? "lone" : null };
     return make("figure", attributes, make("div", { class: "pair" }, ...parts), caption);
   };
   const mask = picture(stored.mask, "mask");
-  const photograph = stored.photograph ? picture(stored.photograph, "photograph") : absent("no photograph", 1);
+  const photograph = stored.photograph ? image(stored.photograph, "photograph") : absent("no photograph", 1);
   const first = set.photographs
     ? group(2, [photograph, mask], make("figcaption", {}, "image, mask"))
     : group(1, [mask], make("figcaption", {}, "mask"));
   const key = controls.sort.value;
   const methods = set.methods.map((method, m) => {
-    const [map, error] = [stored.maps[m], stored.errors[m]];
+    const [map, label] = [stored.maps[m], `errors of ${method.name}`];
+    const errors = () =>
+      (classes.length ? classCanvas(stored, map, label, errorPainter()) : image(stored.errors[m], label));
     const parts = map
-      ? [picture(map, `map of ${method.name}`), picture(error, `errors of ${method.name}`)]
+      ? [picture(map, `map of ${method.name}`), errors()]
       : [absent("no prediction", 2)];
     const value = key && make("b", {}, `${metrics[key].title} ${shown(valueOf(method, key, i))}`);
     return group(2, parts, make("figcaption", {}, methodKey("span", method.name), value));
@@ -260,7 +310,7 @@ function enlarge(position) {
 
 function numbers(i) {
   const { methods } = gallery.set;
-  const keys = Object.keys(metrics).filter(key => methods.some(method => method.values[key]));
+  const keys = shownKeys().filter(key => methods.some(method => method.values[key]));
   const head = methods.map(method => make("th", { scope: "col" }, methodKey("span", method.name)));
   const body = keys.map(key => make("tr", {},
     make("th", { scope: "row", title: metrics[key].legend }, metrics[key].title, make("span", {}, ` ${arrow(key)}`)),
@@ -282,9 +332,16 @@ function onClose() {
 }
 
 function listen() {
-  byId("controls").addEventListener("input", event => (event.target === controls.set ? chooseSet() : refresh()));
+  byId("controls").addEventListener("input", event => {
+    if (event.target === controls.shown) drawDistributions();
+    if ([controls.set, controls.shown].includes(event.target)) chooseSet();
+    else refresh();
+  });
   byId("controls").addEventListener("submit", event => event.preventDefault());
-  byId("controls").addEventListener("reset", () => setTimeout(chooseSet)); // the form resets its values after this event
+  byId("controls").addEventListener("reset", () => setTimeout(() => { // the form resets its values after this event
+    if (classes.length) drawDistributions();
+    chooseSet();
+  }));
   byId("more").addEventListener("click", drawMore);
   const near = new IntersectionObserver(([more]) => {
     if (!more.isIntersecting) return;
@@ -307,6 +364,10 @@ function listen() {
 }
 
 drawCurves();
+options(controls.shown, [["", "all"], ...classes.map(({ name }, c) => [c, name])]);
+controls.shown.parentElement.hidden = !classes.length;
+byId("classes").append(...classes.map(({ name, color }) =>
+  make("li", {}, make("span", { class: "key" }, make("i", { style: `background: rgb(${color})` }), name))));
 drawDistributions();
 options(controls.set, datasets.map((set, s) => [s, set.name]));
 controls.set.parentElement.hidden = datasets.length < 2;
