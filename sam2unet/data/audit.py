@@ -116,8 +116,8 @@ def find_classes(mask_folder: Path) -> Classes:
         raise UserError(f"the masks in {mask_folder} have the value {wrong[0]:g}; wanted whole numbers from 0 to 65535")
     if lossy := [path.name for path, look in looks.items() if look.is_jpeg]:
         warn(
-            f"{len(lossy)} of {len(looks)} masks are JPEG, which changes values: {shortlist(lossy)}; some values may be "
-            "no classes; give PNG masks"
+            f"{len(lossy)} of {len(looks)} masks are JPEG, which changes values: {shortlist(lossy)}; some values "
+            "may belong to no class; give PNG masks"
         )
     palette = next((look.palette for look in looks.values() if look.palette), [])
     items = []
