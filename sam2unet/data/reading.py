@@ -167,7 +167,7 @@ def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
 def read_codes(image: Image.Image, path: Path, has_values: bool) -> np.ndarray:
     """Returns integers (H, W): the values of a mask, or its packed colours if the classes have no values."""
     if not has_values:
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int64), -1, 0)
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
         return red << 16 | green << 8 | blue
     if is_colour_mask(image):
         raise UserError(f"{path} has no values: it has colours; for colours, give the classes a color and no value")
