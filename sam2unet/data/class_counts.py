@@ -79,4 +79,7 @@ def warn_missing_classes(held_out: Sequence[int], counts: np.ndarray, classes: C
         if missing.any()
     ]
     if texts:
-        warn(f"not every class is in both parts: {'; '.join(texts)}; too few images have these classes")
+        warn(
+            f"--val_fraction cannot keep every class in training and validation: {'; '.join(texts)}; "
+            "add images with these classes, or give a larger fraction"
+        )

@@ -104,8 +104,8 @@ def test_classes_that_a_part_does_not_have_are_one_line(capsys):
     counts = np.array([[5, 0, 1, 0], [5, 3, 0, 0], [5, 0, 0, 0]])
     warn_missing_classes([0], counts, make_classes(4))
     assert capsys.readouterr().err == (
-        "warning: not every class is in both parts: building in no validation mask; pole in no training mask; "
-        "road in no mask; too few images have these classes\n"
+        "warning: --val_fraction cannot keep every class in training and validation: building in no validation mask; "
+        "pole in no training mask; road in no mask; add images with these classes, or give a larger fraction\n"
     )
     warn_missing_classes([0], np.ones((2, 4)), make_classes(4))
     assert capsys.readouterr().err == ""
