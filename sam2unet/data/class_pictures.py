@@ -39,11 +39,12 @@ def paint_classes(indices: np.ndarray, classes: Classes) -> np.ndarray:
     return cv2.LUT(cv2.cvtColor(indices, cv2.COLOR_GRAY2RGB), classes.palette[None])
 
 
-def tint_classes_(photo: np.ndarray, indices: np.ndarray, classes: Classes) -> np.ndarray:
+def tint_classes_(photo: np.ndarray, indices: np.ndarray, classes: Classes, opacity: float = 0.5) -> np.ndarray:
     """Mixes a photograph, uint8 (H, W, 3), with the colours of its classes, in place. Under black it stays as it is."""
     for top in range(0, len(photo), BAND):
         rows, colors = photo[top : top + BAND], paint_classes(indices[top : top + BAND], classes)
-        rows[:] = np.where(colors.any(axis=2, keepdims=True), cv2.addWeighted(rows, 0.5, colors, 0.5, 0), rows)
+        mixed = cv2.addWeighted(rows, 1 - opacity, colors, opacity, 0)
+        rows[:] = np.where(colors.any(axis=2, keepdims=True), mixed, rows)
     return photo
 
 

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
+from ..classes import Classes
+from ..data.class_pictures import tint_classes_
 from ..data.pictures import encode_image
 
 VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
@@ -48,22 +50,24 @@ def draw_differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray
     return tint(picture, second & ~first, 0.85, ONLY_SECOND)
 
 
-def draw_thumbnail(photo: ndarray, grey_map: ndarray, height: int = 240) -> ndarray:
+def draw_thumbnail(photo: ndarray, grey_map: ndarray, classes: Classes | None = None, height: int = 240) -> ndarray:
     """Draws a small picture that does not depend on a threshold: the colour is stronger where the map is higher."""
+    if classes:
+        return scale_down(tint_classes_(photo.copy(), grey_map, classes), height / len(photo))
     photo, grey_map = (scale_down(array, height / len(photo)) for array in (photo, grey_map))
     weight = 0.65 * grey_map[..., None]
     return np.rint((1 - weight) * photo + weight * np.array(PREDICTION)).astype(np.uint8)
 
 
-def scale_down(picture: ndarray, factor: float) -> ndarray:
+def scale_down(picture: ndarray, factor: float, interpolation: int = cv2.INTER_AREA) -> ndarray:
     """Multiplies both sides of a picture or a map (H, W, ...) by `factor`. Does not enlarge it."""
     size = [max(1, round(side * min(1, factor))) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, size, interpolation=interpolation)
 
 
-def shrink_to_view(picture: ndarray) -> ndarray:
+def shrink_to_view(picture: ndarray, interpolation: int = cv2.INTER_AREA) -> ndarray:
     """Shrinks a picture or a map (H, W, ...) so that its longer side has at most VIEW pixels."""
-    return scale_down(picture, VIEW / max(picture.shape[:2]))
+    return scale_down(picture, VIEW / max(picture.shape[:2]), interpolation)
 
 
 def to_jpeg(picture: ndarray) -> bytes:

@@ -91,7 +91,8 @@ def serve(
     """Serves a page for opened models: one or two models for masks, or one model for prompts."""
     folders, model_lock = (home / UPLOADS, home / EXAMPLES), threading.Lock()
     (home / EXAMPLES).mkdir()
-    examples = make_examples(home / EXAMPLES)
+    has_classes = not isinstance(methods, PromptMethod) and methods[0].predictor.classes
+    examples = [] if has_classes else make_examples(home / EXAMPLES)  # their masks are for foreground and background
     if isinstance(methods, PromptMethod):
         bench = PromptBench(methods, home, folders, limits, model_lock)
         blocks = import_page("prompts").build_prompt_page(bench, examples)
@@ -184,6 +185,8 @@ def open_methods(
                 raise UserError(f"{model_file.path} takes images at {model.side}x{model.side} only; leave --size out")
             return PromptMethod(name, model)
         methods.append(Method(name, open_predictor(model_file, target, paths, PredictOptions(size=size))))
+    if methods[0].predictor.classes != methods[-1].predictor.classes:
+        raise UserError(f"{checkpoints[0]} and {checkpoints[1]} have different classes; give one of them")
     return methods
 
 

@@ -12,11 +12,15 @@ PRIVACY = "Your files stay on the computer that runs this page. They are deleted
 def heading_html(bench: Bench) -> str:
     names = " and ".join(f"<code>{html.escape(method.name)}</code>" for method in bench.methods)
     limits = bench.limits
+    what, how = "foreground", ": a map, and an overlay of the pixels above a threshold"
+    if bench.classes:
+        what, how = "classes", ", and the area of each class"
+    masks = "" if bench.classes else "A mask must have the name of its image. "
     return (
-        f"<h1>sam2unet</h1><p>Drop an image. The page shows the foreground that {names} "
-        f"{'find' if len(bench.methods) > 1 else 'finds'}: a map, and an overlay of the pixels above a threshold.</p>"
+        f"<h1>sam2unet</h1><p>Drop an image. The page shows the {what} that {names} "
+        f"{'find' if len(bench.methods) > 1 else 'finds'}{how}.</p>"
         f"<p class=limits>Limits: {limits.images} images or frames of a clip, {limits.megapixels:g} megapixels per "
-        f"image, {limits.megabytes:g} MB per file. A mask must have the name of its image. {PRIVACY}</p>"
+        f"image, {limits.megabytes:g} MB per file. {masks}{PRIVACY}</p>"
     )
 
 

@@ -4,25 +4,28 @@ import csv
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ...data.class_pictures import add_legend, encode_index_png, tint_classes_
 from ...data.pictures import encode_png
 from ...errors import UserError
 from ...masks.predictor import to_uint8
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import draw_overlay
 from ..files import safe_stem
+from .panel import hide_classes
 from .session import Session
 
 
-def bundle(session: Session, threshold: float, opacity: float) -> Path:
+def bundle(session: Session, shown: float | Sequence[int], opacity: float) -> Path:
     """Writes a zip with `maps/` and `masks/`, as test.py and its --threshold write them, and `overlays/`.
 
-    With two methods, each method has a folder. If images have masks, the zip contains `scores.csv`.
+    With classes there are no `masks/`. With two methods, each method has a folder. If images have masks, the zip
+    contains `scores.csv`. `shown` and `opacity` are those of `panel_html`.
     """
     if not session.items:
         raise UserError("there is nothing to download yet; drop an image first")
@@ -30,21 +33,26 @@ def bundle(session: Session, threshold: float, opacity: float) -> Path:
         path.unlink()
     path = Path(tempfile.mkdtemp(prefix="zip-", dir=session.folder)) / "sam2unet-maps.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
-        for name, content in make_files(session, threshold, opacity):
+        for name, content in make_files(session, shown, opacity):
             archive.writestr(name, content)
     return path
 
 
-def make_files(session: Session, threshold: float, opacity: float) -> Iterator[tuple[str, bytes]]:
+def make_files(session: Session, shown: float | Sequence[int], opacity: float) -> Iterator[tuple[str, bytes]]:
     """Yields the name and the content of each file in the zip."""
-    methods = session.bench.methods
+    methods, classes = session.bench.methods, session.bench.classes
     for item in session.items:
         photo = item.load("photo")
         for number, method in enumerate(methods):
             folder = f"{safe_stem(Path(f'{method.name}.pth'))}/" if len(methods) > 1 else ""
             grey_map = item.load(f"map{number}")
+            if classes:
+                picture = tint_classes_(photo.copy(), hide_classes(grey_map, shown), classes, opacity)
+                yield f"{folder}maps/{item.name}.png", encode_index_png(grey_map, classes)
+                yield f"{folder}overlays/{item.name}.png", encode_png(add_legend(picture, classes))
+                continue
             yield f"{folder}maps/{item.name}.png", encode_png(to_uint8(torch.from_numpy(grey_map)))
-            mask = grey_map > np.float32(threshold)
+            mask = grey_map > np.float32(shown)
             yield f"{folder}masks/{item.name}.png", encode_png(np.where(mask, 255, 0).astype(np.uint8))
             yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, mask, opacity))
     if any(item.has_mask for item in session.items):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import gradio as gr
 
+from ...classes import Classes
 from ...data.pairs import EXTENSIONS
-from ...errors import UserError
+from ...errors import UserError, printable
 from ...masks.inputs import VIDEOS
 from ..draw import draw_thumbnail
 from ..files import Example
@@ -29,6 +30,7 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             images = gr.File(
                 label="Images, or a video clip", file_types=image_types, scale=3, elem_id="images", **several
             )
+            several |= {"visible": not bench.classes}
             masks = gr.File(label="Masks (optional)", file_types=list(EXTENSIONS), scale=2, elem_id="masks", **several)
         if examples:
             gr.HTML("<p>Or choose an example. Each example has a mask:</p>", elem_id="or")
@@ -36,7 +38,7 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
         status = gr.HTML("", elem_id="status")
         with gr.Column(visible=False, elem_id="results") as results:
             with gr.Row(equal_height=True):
-                threshold = gr.Slider(0, 1, THRESHOLD, step=0.01, label="Threshold", buttons=[], elem_id="threshold")
+                threshold = class_switches(bench.classes) if bench.classes else threshold_slider()
                 opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
                 with gr.Column(min_width=230, scale=0, elem_id="actions"):
                     download = gr.Button("Download PNGs (zip)", variant="primary", elem_id="download")
@@ -49,7 +51,8 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
             return visit or Session(bench)
 
         def view(visit: Session, position: int, cut: float, strength: float) -> dict:
-            drawings = [draw_thumbnail(item.load("view_photo"), item.load("view_map0")) for item in visit.items]
+            views = [(item.load("view_photo"), item.load("view_map0")) for item in visit.items]
+            drawings = [draw_thumbnail(*arrays, bench.classes) for arrays in views]
             names = [item.name + (" ✓" if item.has_mask else "") for item in visit.items]
             thumbs = list(zip(drawings, names, strict=True))
             shown = gr.update(value=thumbs, selected_index=position, visible=len(thumbs) > 1)
@@ -114,6 +117,15 @@ def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks
         saved.success(None, js=DOWNLOAD, api_visibility="private")
         clear.click(on_clear, [session, *sliders], [status, *outputs], **DRAWING)
     return page
+
+
+def threshold_slider() -> gr.Slider:
+    return gr.Slider(0, 1, THRESHOLD, step=0.01, label="Threshold", buttons=[], elem_id="threshold")
+
+
+def class_switches(classes: Classes) -> gr.CheckboxGroup:
+    choices = [(printable(name), index) for index, name in enumerate(classes.names)]
+    return gr.CheckboxGroup(choices, value=list(range(len(choices))), label="Classes", elem_id="classes")
 
 
 def list_paths(files: Sequence[str] | None) -> list[Path]:

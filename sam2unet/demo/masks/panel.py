@@ -7,19 +7,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...classes import IGNORED
+from ...data.class_pictures import paint_classes, tint_classes_
 from ...data.reading import FOREGROUND
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import ONLY_FIRST, ONLY_SECOND, TRUTH, draw_differences, draw_overlay, to_jpeg
 from .session import Session, SessionItem
 
 
-def panel_html(session: Session, index: int, threshold: float, opacity: float) -> str:
-    """Returns an empty text if there is no image at `index`. `threshold` and `opacity` are in [0, 1]."""
+def panel_html(session: Session, index: int, shown: float | Sequence[int], opacity: float) -> str:
+    """Returns an empty text if there is no image at `index`.
+
+    `shown` is the threshold in [0, 1], or with classes the indices that are switched on. `opacity` is in [0, 1].
+    """
     if not 0 <= index < len(session.items):
         return ""
     item = session.items[index]
+    if session.bench.classes:
+        return class_pictures_html(session, item, shown, opacity)
     table = scores_html(session, item) if item.has_mask else ""
-    return f"{pictures_html(session, item, threshold, opacity)}{table}"
+    return f"{pictures_html(session, item, shown, opacity)}{table}"
 
 
 def pictures_html(session: Session, item: SessionItem, threshold: float, opacity: float) -> str:
@@ -44,6 +51,32 @@ def pictures_html(session: Session, item: SessionItem, threshold: float, opacity
         note = f"{legend_html(ONLY_FIRST, f'only {names[0]}')} {legend_html(ONLY_SECOND, f'only {names[1]}')}"
         figures.append(figure_html("differences", draw_differences(photo, *masks), "Differences", note))
     return f'<div class="pictures {"two" if several else "one"}">{"".join(figures)}</div>'
+
+
+def class_pictures_html(session: Session, item: SessionItem, shown: Sequence[int], opacity: float) -> str:
+    """Shows the classes in `shown` in their colours, and below each overlay the names and the areas of all classes."""
+    classes, photo = session.bench.classes, item.load("view_photo")
+    maps = [item.load(f"view_map{number}") for number in range(len(session.bench.methods))]
+    figures = [figure_html("image", photo, "Image", item.name)]
+    for number, (method, map_) in enumerate(zip(session.bench.methods, maps, strict=True)):
+        suffix = f" · {method.name}" if len(maps) > 1 else ""
+        visible = hide_classes(map_, shown)
+        areas = zip(classes.items, item.areas[number], strict=True)
+        note = " ".join(legend_html(label.color, f"{label.name} {area:.1%}") for label, area in areas)
+        picture = tint_classes_(photo.copy(), visible, classes, opacity)
+        figures.append(figure_html(f"overlay-{number}", picture, f"Overlay{suffix}", note))
+        figures.append(figure_html(f"map-{number}", paint_classes(visible, classes), f"Map{suffix}", ""))
+    if len(maps) > 1:
+        differ = maps[0] != maps[1]
+        note = legend_html(ONLY_FIRST, f"another class: {differ.mean():.1%}")
+        picture = draw_differences(photo, differ, np.zeros_like(differ))
+        figures.append(figure_html("differences", picture, "Differences", note))
+    return f'<div class="pictures {"two" if len(maps) > 1 else "one"}">{"".join(figures)}</div>'
+
+
+def hide_classes(indices: np.ndarray, shown: Sequence[int]) -> np.ndarray:
+    """Returns a map in which the classes that are not in `shown` are ignored pixels, which are black."""
+    return np.where(np.isin(indices, shown), indices, np.uint8(IGNORED))
 
 
 def resize_view(truth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from ...classes import Classes
 from ...data.pairs import EXTENSIONS
 from ...data.reading import read_mask
 from ...errors import UserError
 from ...masks.inputs import is_video
-from ...masks.predictor import Predictor, predict_grey, stretch_range, to_uint8
+from ...masks.predictor import Predictor, pick_classes, predict_grey, stretch_range, to_uint8
 from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays
@@ -41,13 +43,18 @@ class Bench:
     limits: Limits = Limits()
     mask_threshold: ForegroundRule = None  # which mask values are foreground. None: masks are 0/255.
 
+    @property
+    def classes(self) -> Classes | None:
+        """The classes of all methods, or None for foreground and background."""
+        return self.methods[0].predictor.classes
+
 
 @dataclass
 class SessionItem:
     """An image of a visit.
 
     Its folder contains `photo.npy`, and `map<number>.npy` for each method: float32 in [0, 1], the map of test.py before
-    it becomes 8 bits. The files `view_*.npy` are the same in the size of the page.
+    it becomes 8 bits; with classes uint8, their indices. The files `view_*.npy` are the same in the size of the page.
     """
 
     name: str  # the name of saved files
@@ -55,14 +62,15 @@ class SessionItem:
     folder: Path
     # for each method, the scores by metric key. Empty without a mask.
     scores: list[dict[str, float]] = field(default_factory=list)
+    areas: list[np.ndarray] = field(default_factory=list)  # for each method, the share of each class in the pixels
 
     def load(self, name: str) -> np.ndarray:
         return np.load(self.folder / f"{name}.npy")
 
-    def save(self, name: str, array: np.ndarray) -> None:
+    def save(self, name: str, array: np.ndarray, interpolation: int = cv2.INTER_AREA) -> None:
         """Writes an array (H, W, ...), and its copy in the size of the page."""
         np.save(self.folder / f"{name}.npy", array)
-        np.save(self.folder / f"view_{name}.npy", shrink_to_view(array))
+        np.save(self.folder / f"view_{name}.npy", shrink_to_view(array, interpolation))
 
     @property
     def has_mask(self) -> bool:
@@ -138,7 +146,12 @@ class Session:
                 probability = method.predictor.predict_photo(photo)
             except torch.OutOfMemoryError as e:
                 raise UserError(f"{item.name}: the device has not enough memory for it") from e
-            item.save(f"map{number}", stretch_range(probability).cpu().numpy())
+            if self.bench.classes:
+                indices = pick_classes(probability)
+                item.save(f"map{number}", indices, cv2.INTER_NEAREST)
+                item.areas.append(np.bincount(indices.ravel(), minlength=len(probability)) / indices.size)
+            else:
+                item.save(f"map{number}", stretch_range(probability).cpu().numpy())
         return item
 
     def add_masks(self, files: Sequence[Path]) -> list[str]:
@@ -146,6 +159,8 @@ class Session:
 
         A mask must have the name of its image. A single mask for a single image can have any name.
         """
+        if self.bench.classes:
+            raise UserError("the page has no scores of several classes; eval.py --classes computes them")
         if not self.items:
             raise UserError("drop the images first, then their masks")
         problems = []
