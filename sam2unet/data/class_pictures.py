@@ -6,11 +6,13 @@ from io import BytesIO
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from ..classes import IGNORED, Classes
 from ..errors import printable
 from ..limits import shorten
 from .pictures import BAND
+from .reading import VALUES_NOTE
 
 NAME_LENGTH = 40  # of a longer name, a legend shows the start
 
@@ -18,19 +20,22 @@ NAME_LENGTH = 40  # of a longer name, a legend shows the start
 def encode_index_png(indices: np.ndarray, classes: Classes) -> bytes:
     """Encodes a PNG with the colours of the classes as its palette.
 
-    A pixel is the value of its class, so that `read_mask` reads the file like a mask. It is the index of the class if
-    the classes have no values, because `read_mask` then reads the colours; and if a value is above 255.
+    `read_mask` reads the file like a mask. A pixel is the value of its class. It is the index of the class if the
+    classes have no values, because `read_mask` then reads the colours; and if a value is above 255. A text in the file
+    then lists the values for `read_mask`.
     """
-    codes = np.arange(len(classes.items))
+    codes, note = np.arange(len(classes.items)), PngInfo()
     if classes.has_values and max(classes.codes) < 256:
         codes = np.array(classes.codes)
+    elif classes.has_values:
+        note.add_text(VALUES_NOTE, " ".join(map(str, classes.codes)))
     pixels, palette = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
     pixels[: len(codes)] = codes
     palette[codes] = classes.palette[: len(codes)]
     image = Image.fromarray(cv2.LUT(indices, pixels))
     image.putpalette(palette.tobytes())
     file = BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, "PNG", compress_level=1, pnginfo=note)
     return file.getvalue()
 
 

@@ -27,6 +27,7 @@ OTHERS = {
 EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, even if it has flat areas
 FEW_LEVELS = 16
 LOSSY = ("JPEG", "MPO", "WEBP")
+VALUES_NOTE = "Class values"  # a text in a PNG with a palette: the value of each index, if values need more than 8 bits
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -171,7 +172,13 @@ def read_codes(image: Image.Image, path: Path, has_values: bool) -> np.ndarray:
         return red << 16 | green << 8 | blue
     if is_colour_mask(image):
         raise UserError(f"{path} has no values: it has colours; for colours, give the classes a color and no value")
-    return stored_values(image, path)
+    values = stored_values(image, path)
+    if has_palette(image) and VALUES_NOTE in image.info:
+        table = np.full(256, -1)
+        known = [int(text) for text in image.info[VALUES_NOTE].split()]
+        table[: len(known)] = known
+        values = table[values]
+    return values
 
 
 def is_colour_mask(image: Image.Image) -> bool:

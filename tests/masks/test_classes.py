@@ -9,6 +9,7 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import sam2unet
 from sam2unet.classes import Classes, MaskClass
@@ -19,7 +20,7 @@ from sam2unet.data.class_pictures import (
     outline_classes_,
     tint_classes_,
 )
-from sam2unet.data.reading import read_mask
+from sam2unet.data.reading import VALUES_NOTE, read_mask
 from sam2unet.masks.outputs import remove_small_parts
 from sam2unet.masks.predictor import Averaging, Predictor, pick_classes
 from sam2unet.masks.tiles import Tile
@@ -171,7 +172,7 @@ def test_a_legend_names_every_class():
 
 @pytest.mark.parametrize(
     "values, pixels",
-    [((0, 1, 2), [0, 1, 2]), ((10, 255, 7), [10, 255, 7]), ((0, 300, 7), [0, 1, 2]), ((None,) * 3, [0, 1, 2])],
+    [((0, 1, 2), [0, 1, 2]), ((10, 255, 7), [10, 255, 7]), ((0, 300, 1), [0, 1, 2]), ((None,) * 3, [0, 1, 2])],
 )
 def test_pngs_have_values_of_8_bits_else_indices(values, pixels, tmp_path):
     colors = ((0, 0, 0), (9, 8, 7), (255, 0, 1))
@@ -181,8 +182,19 @@ def test_pngs_have_values_of_8_bits_else_indices(values, pixels, tmp_path):
     image = Image.open(tmp_path / "map.png")
     assert image.mode == "P" and np.array_equal(image, np.array(pixels)[indices])
     assert np.array_equal(image.convert("RGB"), np.array(colors)[indices])
-    if 300 not in values:
-        assert np.array_equal(read_mask(tmp_path / "map.png", classes), indices)
+    assert np.array_equal(read_mask(tmp_path / "map.png", classes), indices)
+    shuffled = Classes(classes.items[::-1])  # as in another classes.yaml
+    assert np.array_equal(read_mask(tmp_path / "map.png", shuffled), 2 - indices)
+
+
+@pytest.mark.parametrize("note, words", [("0 300", "of no class: -1"), ("0 x", "damaged"), ("1 " * 300, "damaged")])
+def test_a_wrong_list_of_values_in_a_png_is_one_line(note, words, tmp_path):
+    image, text = Image.fromarray(np.full((4, 5), 2, np.uint8)), PngInfo()
+    image.putpalette(bytes(768))
+    text.add_text(VALUES_NOTE, note)
+    image.save(tmp_path / "map.png", pnginfo=text)
+    with pytest.raises(sam2unet.UserError, match=words):
+        read_mask(tmp_path / "map.png", Classes.number(3))
 
 
 @pytest.mark.parametrize("flags", [("--threshold", 0.5), ("--no_minmax",)])
