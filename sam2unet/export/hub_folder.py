@@ -17,11 +17,15 @@ from ..families.settings import locate_recipe
 from ..families.table import find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
+from ..scoring.classes.columns import CLASS_PROTOCOLS, list_columns, name_class_columns
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.tables import markdown_code, markdown_text
 from ..weights.hub import CONFIG, WEIGHTS
 from ..weights.weight_files import WeightFiles, weight_files_to_facts
 
+# With several classes, a card has the scores over all classes, and not those of each class.
+ALL_METRICS = METRICS | name_class_columns(())
+CARD_COLUMNS = PROTOCOLS | {name: list_columns(name, ()) for name in CLASS_PROTOCOLS}
 CARD = """---
 {facts}
 ---
@@ -140,7 +144,7 @@ def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
     """Reads a results.json: data set -> metric -> number, with the number of images as `images`, and the columns."""
     content = read_json(path)
     try:
-        columns = PROTOCOLS[content["arguments"].get("protocol") or "released"]
+        columns = CARD_COLUMNS[content["arguments"].get("protocol") or "released"]
         several = next((names for names in content["datasets"].values() if len(names) != 1), None)
         if several is not None:
             raise UserError(f"{path} has scores of several models ({', '.join(several)}); score only this model")
@@ -160,7 +164,7 @@ def front_matter(
     from huggingface_hub import EvalResult, ModelCardData
 
     scored = [
-        EvalResult("image-segmentation", dataset, dataset, key, numbers[key], metric_name=METRICS[key].title)
+        EvalResult("image-segmentation", dataset, dataset, key, numbers[key], metric_name=ALL_METRICS[key].title)
         for dataset, numbers in results.items()
         for key in columns
     ]
@@ -180,9 +184,9 @@ def front_matter(
 def format_scores(results: Mapping, columns: Sequence[str]) -> str:
     if not results:
         return "No scores.\n"
-    titles = [f"{METRICS[key].title} {'↑' if METRICS[key].higher else '↓'}" for key in columns]
+    titles = [f"{ALL_METRICS[key].title} {'↑' if ALL_METRICS[key].higher else '↓'}" for key in columns]
     rows = [["data set", "images", *titles], ["---", *["---:"] * (len(columns) + 1)]]
     for dataset, numbers in results.items():
         rows.append([markdown_text(dataset), f"{numbers['images']:.0f}", *(f"{numbers[key]:.3f}" for key in columns)])
-    legend = "; ".join(f"{METRICS[key].title}: {METRICS[key].legend}" for key in columns)
+    legend = "; ".join(f"{ALL_METRICS[key].title}: {ALL_METRICS[key].legend}" for key in columns)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{legend}.\n"

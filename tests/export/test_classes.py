@@ -85,9 +85,13 @@ def test_classes_that_are_damaged_are_one_line(text, tmp_path):
 
 
 def test_a_hub_folder_has_the_classes(class_checkpoint, model, convert, photos, tmp_path):
-    convert(class_checkpoint, "--hub", tmp_path / "hub")
+    numbers = dict.fromkeys(("mIoU", "mIoU_fg", "accuracy", "mean_accuracy", "fw_IoU", "IoU_left"), 0.25)
+    scores = {"arguments": {"protocol": "semantic"}, "files": {"x": {"": {"images": 7}}}}
+    (tmp_path / "r.json").write_text(json.dumps(scores | {"datasets": {"x": {"": numbers}}}))
+    convert(class_checkpoint, "--hub", tmp_path / "hub", "--scores", tmp_path / "r.json")
     again = sam2unet.load_model(tmp_path / "hub", "cpu")
     assert again.recipe.classes == model.recipe.classes and again.recipe.size == 64
     assert np.array_equal(sam2unet.predict(again, photos[0]), sam2unet.predict(model, photos[0]))
     card = (tmp_path / "hub/README.md").read_text()
     assert "into 3 classes: `background`, `left`, `right`" in card and "- semantic-segmentation" in card
+    assert "| data set | images | mIoU ↑ | mIoU_fg ↑ | accuracy ↑ | mean_accuracy ↑ | fw_IoU ↑ |" in card
