@@ -194,7 +194,7 @@ def save_checkpoint(
         family = find_family_of(model)
         saved = {name: state[name] for name in list_saved_names(family, model, weight_files)}
         left_out = weight_files if len(saved) < len(state) else {}
-        facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict())}
+        facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict(), ensure_ascii=False)}
         write_trainable(path, saved, family.name, family.find_shape(state).to_facts() | facts, left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")

@@ -58,4 +58,5 @@ def read_hub_recipe(weights: Path) -> tuple[Path, str] | None:
     check_numbers({"size": size}, config)
     if not isinstance(recipe, dict):
         raise UserError(f"{config}: recipe is {shorten(repr(recipe))}; wanted an object with settings")
-    return config, json.dumps(recipe | {"size": size})
+    # YAML, which reads this text, cannot read what JSON writes for characters such as 🍃 by default.
+    return config, json.dumps(recipe | {"size": size}, ensure_ascii=False)

@@ -1,6 +1,7 @@
 """Exported models of several classes: their metadata, their maps, test.py with an .onnx, and hub folders."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
@@ -12,7 +13,7 @@ import sam2unet
 from sam2unet.classes import Classes
 from sam2unet.data.reading import read_image
 from sam2unet.export import masks as mask_export
-from sam2unet.families.load import read_checkpoint
+from sam2unet.families.load import read_checkpoint, save_checkpoint
 from sam2unet.masks.onnx_file import OnnxForward, read_classes
 from sam2unet.masks.transforms import image_bytes, normalise_image
 
@@ -95,3 +96,16 @@ def test_a_hub_folder_has_the_classes(class_checkpoint, model, convert, photos, 
     card = (tmp_path / "hub/README.md").read_text()
     assert "into 3 classes: `background`, `left`, `right`" in card and "- semantic-segmentation" in card
     assert "| data set | images | mIoU ↑ | mIoU_fg ↑ | accuracy ↑ | mean_accuracy ↑ | fw_IoU ↑ |" in card
+
+
+def test_every_name_of_a_class_is_stored_as_it_is(class_checkpoint, model, convert, tmp_path):
+    first, *others = model.recipe.classes.items
+    others = (replace(item, name=f"🍃 é\"'\n|`{item.name}") for item in others)
+    recipe = replace(model.recipe, classes=replace(model.recipe.classes, items=(first, *others)))
+    (tmp_path / class_checkpoint.name).symlink_to(class_checkpoint)
+    recipe.write(tmp_path / "recipe.yaml")
+    convert(tmp_path / class_checkpoint.name, "--hub", tmp_path / "hub")
+    (tmp_path / "alone").mkdir()
+    save_checkpoint(model, tmp_path / "alone/x.safetensors", recipe=recipe)
+    for path in (tmp_path / class_checkpoint.name, tmp_path / "hub", tmp_path / "alone/x.safetensors"):
+        assert sam2unet.load_model(path, "cpu").recipe.classes == recipe.classes
