@@ -6,6 +6,7 @@ This is the only place that predicts maps. The Python API, folders, videos, vali
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -159,8 +160,10 @@ class Predictor:
         Raises:
             UserError: the model's output contains NaN or Inf.
         """
-        batches = batched(photos, batch_size)
-        first = list(itertools.islice(batches, self.limit_parallel(batch_size)))
+        photos = iter(photos)
+        peeked = list(itertools.islice(photos, 1))
+        batches = batched(itertools.chain(peeked, photos), batch_size)
+        first = list(itertools.islice(batches, self.limit_parallel(batch_size, *(photo.size for photo in peeked))))
         batches = itertools.chain(first, batches)
         if len(first) > 1:
             predicted = compute_in_parallel(
@@ -170,13 +173,15 @@ class Predictor:
             predicted = (self.predict_batch(batch, batch_size) for batch in batches)
         yield from itertools.chain.from_iterable(predicted)
 
-    def limit_parallel(self, batch_size: int) -> int:
+    def limit_parallel(self, batch_size: int, map_size: tuple[int, int] = (0, 0)) -> int:
         """Returns how many batches `predict` computes at the same time, if there are as many.
 
         On a CPU, two batches with one thread each take less time than one after the other with two threads each,
-        because threads that share an operation wait for each other. Each batch needs memory of its own.
+        because threads that share an operation wait for each other. Each batch needs memory of its own; with classes,
+        also the maps of `map_size`, (height, width), need much.
         """
-        memory = batch_size * max(self.sides) ** 2 * MEMORY_PER_PIXEL
+        maps = 2 * 4 * math.prod(map_size) * len(self.classes.items) if self.classes else 0  # bytes, with a copy
+        memory = batch_size * (max(self.sides) ** 2 * MEMORY_PER_PIXEL + maps)
         return max(1, min(torch.get_num_threads(), free_memory() // (2 * memory))) if self.in_parallel else 1
 
     @torch.inference_mode()

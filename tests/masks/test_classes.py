@@ -59,6 +59,16 @@ def test_flips_and_scales_are_means_of_probabilities():
     assert pick_classes(probability).dtype == np.uint8
 
 
+def test_large_maps_leave_memory_for_fewer_batches_at_a_time(monkeypatch):
+    monkeypatch.setattr("sam2unet.masks.predictor.free_memory", lambda: 2**30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    predictor = Predictor(forward, 64, CPU, classes=Classes.number(4))
+    predictor.in_parallel = True
+    assert predictor.limit_parallel(1, (100, 100)) == 4 and predictor.limit_parallel(1, (3000, 4000)) == 1
+    predictor.classes = None
+    assert predictor.limit_parallel(1, (3000, 4000)) == 4
+
+
 def test_tiles_are_weighted_means_of_probabilities():
     photo = make_photo(100, 64)
     probability = Predictor(forward, 64, CPU, tile=Tile(64, 28)).predict_photo(photo)
