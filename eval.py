@@ -9,7 +9,7 @@ from sam2unet.errors import UserError, print_lines, shortlist
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.scoring import evaluate
 from sam2unet.scoring.classes import evaluate as evaluate_classes
-from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, name_class_columns
+from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.tables import format_legend
 
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.legend:
-        metrics = name_class_columns(["CLASS"]) if args.classes else METRICS
+        metrics = define_class_columns(["CLASS"]) if args.classes else METRICS
         print_lines(format_legend(list(metrics), metrics))
         return
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS

@@ -17,14 +17,14 @@ from ..families.settings import locate_recipe
 from ..families.table import find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
-from ..scoring.classes.columns import CLASS_PROTOCOLS, list_columns, name_class_columns
+from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.tables import markdown_code, markdown_text
 from ..weights.hub import CONFIG, WEIGHTS
 from ..weights.weight_files import WeightFiles, weight_files_to_facts
 
 # With several classes, a card has the scores over all classes, and not those of each class.
-ALL_METRICS = METRICS | name_class_columns(())
+ALL_METRICS = METRICS | define_class_columns(())
 CARD_COLUMNS = PROTOCOLS | {name: list_columns(name, ()) for name in CLASS_PROTOCOLS}
 CARD = """---
 {facts}

@@ -10,8 +10,8 @@ from ..data.class_counts import inverse_weights, keep_all_classes, warn_missing_
 from ..families.table import Family
 from ..recipe import Recipe
 from ..runtime.processes import Processes
-from ..scoring.classes.confusion import name_class_columns, score_classes
-from ..scoring.columns import Metric
+from ..scoring.classes.columns import define_class_columns
+from ..scoring.classes.confusion import score_classes
 from ..task import RunData
 from .task import MaskTask
 from .validate import count_validation_classes
@@ -27,8 +27,7 @@ class ClassTask(MaskTask):
 
     def __init__(self, family: Family, recipe: Recipe, data: RunData):
         super().__init__(family, recipe, data)
-        columns = name_class_columns(recipe.classes.names)
-        self.metrics = {key: Metric(key, "") for key in columns}
+        self.metrics = define_class_columns(recipe.classes.names)
 
     def use_class_counts(self, counts: list[np.ndarray]) -> None:
         """Moves images so that training and validation have every class, and computes the class weights."""

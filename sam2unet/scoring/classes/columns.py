@@ -29,7 +29,7 @@ CLASS_PROTOCOLS = {
 }
 
 
-def name_class_columns(names: Sequence[str]) -> dict[str, Metric]:
+def define_class_columns(names: Sequence[str]) -> dict[str, Metric]:
     """Returns all columns by key. Raises UserError if two have the same key, as for the classes `a` and `a_image`."""
     if twice := [name for name in names if f"{name}_image" in names]:
         raise UserError(f"the classes {twice[0]} and {twice[0]}_image give columns of the same name; rename one")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..compare import Difference, compute_percentiles, draw_weights
-from .columns import name_class_columns
+from .columns import define_class_columns
 from .confusion import score_classes
 from .score_folders import ClassResult
 
@@ -25,7 +25,7 @@ def compare_classes(results: list[ClassResult], columns: Sequence[str]) -> list[
         pair = [m.counts[[place[image] for image in images]] for m, place in zip((r, baseline), places, strict=True)]
         left_out = len(set(r.images) | set(baseline.images)) - len(images)
         means, lows, highs = bootstrap_classes(pair, columns, r.classes.names)
-        metrics = name_class_columns(r.classes.names)
+        metrics = define_class_columns(r.classes.names)
         for key, mean, low, high in zip(columns, means, lows, highs, strict=True):
             names = (r.dataset, r.method, baseline.method, key, metrics[key])
             differences.append(Difference(*names, float(mean), float(low), float(high), len(images), left_out))

@@ -14,7 +14,7 @@ import numpy as np
 from ...classes import IGNORED
 from ...errors import UserError
 from ..pixels.histograms import EXACT_IN_FLOAT32
-from .columns import name_class_columns
+from .columns import define_class_columns
 
 
 def count_confusion(prediction: np.ndarray, mask: np.ndarray, count: int, path: Path | str = "the map") -> np.ndarray:
@@ -48,7 +48,7 @@ def count_pixels(confusion: np.ndarray) -> np.ndarray:
 def score_classes(
     counts: np.ndarray, names: Sequence[str], weights: np.ndarray | None = None
 ) -> dict[str, float] | dict[str, np.ndarray]:
-    """Returns the value of each column of `name_class_columns`, in its order. NaN means not defined.
+    """Returns the value of each column of `define_class_columns`, in its order. NaN means not defined.
 
     `weights` (R, N) says how often an image counts, as in a bootstrap; then each column is (R,). Without, each image
     counts once, and each column is a number.
@@ -64,7 +64,7 @@ def score_classes(
     # A class that is in no mask has the frequency 0. Without any pixel, all frequencies and the score are NaN.
     values += [average_defined(divide(both, in_mask)), np.where(frequency > 0, frequency * iou, frequency).sum(-1)]
     values += [column for group in (iou, dice, image_iou, image_dice) for column in group.T]
-    pairs = zip(name_class_columns(names), values, strict=True)
+    pairs = zip(define_class_columns(names), values, strict=True)
     return {key: float(value[0]) if weights is None else value for key, value in pairs}
 
 

@@ -11,7 +11,7 @@ from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, prepare_outpu
 from ..report.page import write_report
 from ..score_folders import Entry
 from . import files
-from .columns import SUMMARY, list_columns, name_class_columns
+from .columns import SUMMARY, define_class_columns, list_columns
 from .compare import compare_classes
 from .score_folders import ClassResult, score_class_folders
 
@@ -30,7 +30,7 @@ def run(
         missing, resize, workers: see `score_class_folders`. Maps are resized by nearest neighbour.
     """
     check_names(entries)
-    metrics = name_class_columns(classes.names)
+    metrics = define_class_columns(classes.names)
     prepare_outputs(outputs, [*FILES, "classes.csv", "confusion.csv"])
     results = score_class_folders(entries, classes, missing, resize, workers)
     columns = list_columns(outputs.protocol, classes.names)
@@ -49,7 +49,7 @@ def run(
 
 def make_class_contents(results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
     """Returns the content of each file by name, without the report."""
-    metrics = name_class_columns(results[0].classes.names)
+    metrics = define_class_columns(results[0].classes.names)
     differences = compare_classes(results, list(metrics))
     comparison = to_json_dict(differences) if differences else None
     contents = {
