@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 import yaml
 
@@ -110,7 +111,10 @@ class Classes:
         place = np.searchsorted(known[order], values).clip(max=len(known) - 1)
         index, unknown = index[order][place], known[order][place] != values
         if values is not codes:
-            index, unknown = index.take(codes), unknown.take(codes)
+            table = np.where(unknown, np.uint16(256), index)  # 256 marks values of no class
+            # OpenCV is twice as fast, but only for 8 bits.
+            wide = cv2.LUT(codes, table).reshape(codes.shape) if codes.dtype == np.uint8 else table.take(codes)
+            index, unknown = wide.astype(np.uint8), wide == 256
         if unknown.any():
             values, counts = np.unique(codes[unknown], return_counts=True)
             most = np.sort(np.argsort(-counts, kind="stable")[: LIMIT + 1])
