@@ -152,17 +152,23 @@ def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
     `threshold` is a rule for the values in the file, grey or indices of a palette; the result has only 0 and 255. If it
     is `Classes`, the result has the index of each pixel's class; UnknownValues is raised for other values.
     """
+    if isinstance(threshold, Classes):
+        return Image.fromarray(read_indices(path, threshold))
     with open_image(path) as image:
         image = rotate_upright(image)
         if threshold is None:
             return check_coding(image, path)
-        if isinstance(threshold, Classes):
-            return Image.fromarray(threshold.to_indices(read_codes(image, path, threshold.has_values), path))
         if np.ndim(threshold) and is_colour_mask(image):
             raise MaskCoding.of(path, "it has colours, but no palette whose indices could be the values")
         values = stored_values(image, path)
         foreground = values > threshold if np.ndim(threshold) == 0 else np.isin(values, threshold)
         return Image.fromarray(foreground * np.uint8(255))
+
+
+def read_indices(path: Path, classes: Classes) -> np.ndarray:
+    """Reads an upright mask as uint8 (H, W), the index of each pixel's class. Raises UnknownValues for other values."""
+    with open_image(path) as image:
+        return classes.to_indices(read_codes(rotate_upright(image), path, classes.has_values), path)
 
 
 def read_codes(image: Image.Image, path: Path, has_values: bool) -> np.ndarray:

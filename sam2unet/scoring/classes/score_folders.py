@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ...classes import Classes
-from ...data.reading import read_mask
+from ...data.reading import read_indices
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
 from ..score_folders import Entry, label, match_predictions, refuse_problems, score_pairs
@@ -63,10 +63,10 @@ def count_pair(job: ScoreJob) -> PairCounts:
     """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception."""
     classes = job.how.mask_threshold
     try:
-        mask = np.asarray(read_mask(job.mask, classes))
+        mask = read_indices(job.mask, classes)
         if job.prediction is None:
             return PairCounts(count_confusion(np.zeros_like(mask), mask, len(classes.items)))
-        prediction = np.asarray(read_mask(job.prediction, classes))
+        prediction = read_indices(job.prediction, classes)
         if resized := prediction.shape != mask.shape:
             if not job.how.resize:
                 return PairCounts(None, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
