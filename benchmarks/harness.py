@@ -188,7 +188,7 @@ def measure_rows(
 
 def make_cells(columns: Columns, row: str, best: dict[str, Measurement | str], machine: Measurement | None) -> Cells:
     """Returns the text of each column. A ratio is empty if `released` was not measured."""
-    numbers, released, cells = best[row], best.get("released"), {}
+    numbers, released, cells = best[row], best.get("released", best.get("torchmetrics")), {}
     for title, (name, style) in columns.items():
         value = numbers[name]
         if style == "ratio":

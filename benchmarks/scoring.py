@@ -2,7 +2,8 @@
 
 Each row of each round runs in a process of its own. The fastest of --rounds counts. Not timed: imports, compiling and
 one warm-up image. Timed: decoding the files and starting the pool of processes. The rows name the library of the pixel
-kernels and the number of processes.
+kernels and the number of processes. --classes compares with torchmetrics instead, which reads its files with the same
+code: for IoU, Dice, accuracy and mean accuracy of the data set, or for IoU alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks import harness
+from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import read_mask
+from sam2unet.data.reading import read_indices, read_mask
 from sam2unet.errors import UserError
+from sam2unet.scoring.classes.score_folders import count_pair
 from sam2unet.scoring.pixels import kernels, weighted_f
 from sam2unet.scoring.score_folders import pool_map
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
@@ -33,10 +36,13 @@ CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
 ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))
 
+CLASS_ROWS = ("torchmetrics", "torchmetrics IoU", "classes 1", f"classes {CORES}")
+
 
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--pred_path", type=Path, required=True, help="folder of maps; they are resized to each of --sizes")
     p.add_argument("--gt_path", type=Path, required=True, help="folder of the masks, with the same names")
+    p.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with classes; the sizes stay")
     p.add_argument("--sizes", nargs="+", default=["737x984", "300x400"], metavar="HxW")
     p.add_argument("--pairs", type=int, default=60, help="number of pairs; default: 60")
     p.add_argument("--rounds", type=int, default=3, help="default: 3")
@@ -46,6 +52,10 @@ def add_flags(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Iterator[str]:
     sizes = [parse_size(text) for text in args.sizes]
     yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
+    if args.classes:
+        args.rows, columns = CLASS_ROWS, {"images/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
+        yield "\n" + harness.measure_rows(args, "evaluation of classes", measure_classes, columns)
+        return
     with tempfile.TemporaryDirectory() as folder:
         for text, size in zip(args.sizes, sizes, strict=True):
             write_resized_pairs(args.pred_path, args.gt_path, Path(folder, text), size, args.pairs)
@@ -76,6 +86,35 @@ def write_resized_pairs(maps: Path, masks: Path, folder: Path, size: tuple[int, 
             cv2.imwrite(str(folder / kind / f"{pair.mask.stem}.png"), resized)
 
 
+def measure_classes(args: argparse.Namespace, row: str) -> harness.Measurement:
+    """`row` is `torchmetrics`, or `classes` and the number of processes."""
+    multiprocessing.set_start_method("fork", force=True)
+    library, *words = row.split()
+    classes, pairs = Classes.read(args.classes), match(args.pred_path, args.gt_path)[: args.pairs]
+    score, count = (count_pair, int(words[0])) if library == "classes" else (build_torchmetrics(classes, words), 1)
+    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions(classes)) for pair in pairs]
+    return {"rate": measure_rate(score, jobs, count)}
+
+
+def build_torchmetrics(classes: Classes, names: Sequence[str]) -> Callable[[ScoreJob], None]:
+    """Returns a function that feeds a pair to the metrics `names`; to all four if there are none."""
+    import torchmetrics.classification as library
+    from torchmetrics import MetricCollection
+
+    kinds = {"IoU": ("JaccardIndex", "none"), "Dice": ("F1Score", "none")}
+    kinds |= {"accuracy": ("Accuracy", "micro"), "mean accuracy": ("Accuracy", "macro")}
+    options = {"num_classes": len(classes.items), "ignore_index": IGNORED}
+    chosen = {name: kinds[name] for name in names or kinds}
+    metrics = MetricCollection(
+        {n: getattr(library, f"Multiclass{k}")(average=a, **options) for n, (k, a) in chosen.items()}
+    )
+
+    def score(job: ScoreJob) -> None:
+        metrics.update(*(torch.from_numpy(read_indices(path, classes)) for path in (job.prediction, job.mask)))
+
+    return score
+
+
 def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness.Measurement:
     """`row` is `released`, or the kernels and the number of processes, for example `numpy 2`."""
     library, *workers = row.split()
@@ -86,13 +125,18 @@ def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness
         weighted_f.kernels = kernels
     score, count = (score_job, int(workers[0])) if workers else (build_released_scorer(), 1)
     jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in match(folder / "maps", folder / "masks")]
+    return {"rate": measure_rate(score, jobs, count)}
+
+
+def measure_rate(score: Callable[[ScoreJob], object], jobs: list[ScoreJob], processes: int) -> float:
+    """Returns pairs per second."""
     score(jobs[0])
 
     def score_all() -> None:
-        with pool_map(count) as map_jobs:
+        with pool_map(processes) as map_jobs:
             list(map_jobs(score, jobs))
 
-    return {"rate": len(jobs) / harness.time_call(score_all, torch.device("cpu"))[0]}
+    return len(jobs) / harness.time_call(score_all, torch.device("cpu"))[0]
 
 
 def build_released_scorer() -> Callable[[ScoreJob], None]:
