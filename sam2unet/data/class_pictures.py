@@ -78,7 +78,7 @@ def add_legend(picture: np.ndarray, classes: Classes) -> np.ndarray:
     return np.concatenate([picture, legend])
 
 
-@lru_cache
+@lru_cache(maxsize=4)
 def draw_class_legend(classes: Classes, width: int) -> np.ndarray:
     """Returns uint8 (H, W, 3), a white strip with the name and the colour of each class. W is at least `width`."""
     height = max(12, width // 64)  # of the letters, in pixels
