@@ -37,10 +37,11 @@ class UnknownValues(UserError):
     Attributes:
         counts: the number of pixels of each such value, for the most frequent ones. An RGB colour is one number, see
             `pack_color`.
+        path: the file.
     """
 
     def __init__(self, counts: dict[int, int], path: Path, classes: Classes):
-        self.counts = counts
+        self.counts, self.path = counts, path
         super().__init__(f"{path} has values of no class: {classes.describe_unknown(counts)}")
 
 

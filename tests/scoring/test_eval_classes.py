@@ -11,6 +11,7 @@ from sam2unet.scoring import compare
 from sam2unet.scoring.classes.compare import bootstrap_classes
 from sam2unet.scoring.classes.confusion import score_classes
 from sam2unet.scoring.report.pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING
+from tests.conftest import write_class_pairs
 
 COLORS = [(0, 0, 0), (220, 20, 60), (0, 90, 200), (9, 9, 9)]
 VALUES = [0, 300, 7, 40]  # 16 bits
@@ -179,6 +180,22 @@ def test_palette_maps_are_scored_against_rgb_masks_by_colour(evaluate, tmp_path)
     assert stored["datasets"]["CT"][""]["accuracy"] == pytest.approx(right / total, rel=1e-12)
 
 
+def test_maps_of_test_py_are_scored(evaluate, test_py, class_checkpoint, tmp_path):
+    images, masks, file = write_class_pairs(tmp_path)
+    words = ("--checkpoint", class_checkpoint, "--test_image_path", images, "--save_path", tmp_path / "maps")
+    assert test_py(*words, "--size", 64).status == 0
+    words = ("--classes", file, "--dataset_name", "x", "--pred_path", tmp_path / "maps", "--gt_path", masks)
+    ended = evaluate(*words, "--save_dir", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    pairs = [
+        [np.asarray(Image.open(folder / path.name)) for folder in (masks, tmp_path / "maps")]
+        for path in masks.iterdir()
+    ]
+    right, total = sum((m == p).sum() for m, p in pairs), sum((m != 255).sum() for m, _ in pairs)
+    stored = json.loads((tmp_path / "out/results.json").read_text())
+    assert stored["datasets"]["x"][""]["accuracy"] == pytest.approx(right / total, rel=1e-12)
+
+
 def test_missing_maps_are_an_error_or_the_first_class_or_left_out(organs, evaluate, tmp_path):
     (tmp_path / "good/3.png").unlink()
     assert "1 of 5 masks have no prediction" in evaluate(*one_method(tmp_path)).err
@@ -207,8 +224,10 @@ def test_bad_values_and_flags_are_refused_in_one_line(organs, evaluate, tmp_path
     words = one_method(tmp_path)
     save_values(tmp_path / "good/1.png", np.full((30, 40), 255))
     assert "good/1.png has a pixel of no class; a map has only the classes" in evaluate(*words).err
-    save_values(tmp_path / "good/1.png", np.zeros((30, 40), int), values=[11])
-    assert "good/1.png has values of no class: 11 (1,200 pixels)" in evaluate(*words).err
+    for name in ("1", "4"):
+        save_values(tmp_path / f"good/{name}.png", np.zeros((30, 40), int), values=[11])
+    text = f"error: 2 files in {tmp_path / 'good'} have values of no class: 11 (2,400 pixels in 2 files: 1.png, 4.png)"
+    assert evaluate(*words, "--workers", 2).err.startswith(text)
     ended = evaluate(*words, "--mask_threshold", 3, "--plots", "--save_dir", tmp_path / "out")
     assert ended.err.startswith("error: --classes does not go with --mask_threshold, --plots")
     assert evaluate(*words, "--from", tmp_path / "per_image.csv").status == 2

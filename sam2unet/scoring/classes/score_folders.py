@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ...classes import Classes
+from ...classes import Classes, UnknownValues
+from ...data.check import describe_unknown_values
 from ...data.reading import read_indices
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
@@ -45,6 +47,7 @@ class PairCounts(NamedTuple):
     resized: bool = False
     problem: str = ""
     detail: str = ""
+    unknown: tuple[dict[int, int], Path] | None = None  # the first arguments of `UnknownValues`
 
 
 def score_class_folders(
@@ -72,15 +75,19 @@ def count_pair(job: ScoreJob) -> PairCounts:
                 return PairCounts(None, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
             prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return PairCounts(count_confusion(prediction, mask, len(classes.items), job.prediction), resized)
+    except UnknownValues as e:
+        return PairCounts(None, problem="unknown", unknown=(e.counts, e.path))
     except UserError as e:
         return PairCounts(None, problem="unreadable", detail=str(e))
 
 
 def collect_counts(match: MethodResult, pairs: Iterator[PairCounts], classes: Classes) -> ClassResult:
     """Adds the next pairs up, one for each image of `match`. Warns about maps of another size and absent classes."""
-    confusion, counts, resized, problems = 0, [], [], {}
+    confusion, counts, resized, problems, bad = 0, [], [], {}, {}
     for image, mask in zip(match.images, match.masks, strict=True):
         pair = next(pairs)
+        if pair.unknown:
+            bad[pair.unknown[1]] = UnknownValues(*pair.unknown, classes)
         if pair.problem:
             problems.setdefault(pair.problem, []).append((mask.name, pair.detail))
         elif not problems:
@@ -88,6 +95,9 @@ def collect_counts(match: MethodResult, pairs: Iterator[PairCounts], classes: Cl
             counts.append(count_pixels(pair.confusion))
         resized += [image] * pair.resized
     refuse_problems(problems, match)
+    if bad:
+        folders = " and ".join(sorted({str(path.parent) for path in bad}))
+        raise UserError(f"{len(bad)} files in {folders} {describe_unknown_values(bad, classes)}")
     result = ClassResult(**vars(match), classes=classes, counts=np.stack(counts), confusion=confusion)
     if resized:
         count = f"{len(resized)} predictions were resized to the size of their mask"

@@ -53,9 +53,8 @@ def write_report(
         datasets.setdefault(result.dataset, []).append(result)
     galleries = [list_rows(methods) for methods in datasets.values()]
     head, tail = TEMPLATE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
-    classes = mask_threshold if isinstance(mask_threshold, Classes) else None
     head = Template(head).substitute(
-        CLASS_TEXTS if classes else BINARY_TEXTS,
+        CLASS_TEXTS if isinstance(mask_threshold, Classes) else BINARY_TEXTS,
         title=escape(", ".join(datasets)),
         summary=describe_counts(galleries, results),
         style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
@@ -64,7 +63,7 @@ def write_report(
         agreed=f"rgb{AGREED}",
         nothing=f"rgb{NOTHING}",
         tables=report_tables(datasets, columns, metrics),
-        data=script_json(page_data(datasets, galleries, columns, metrics, classes)),
+        data=script_json(page_data(datasets, galleries, columns, metrics, mask_threshold)),
     )
     tail = Template(tail).substitute(script=TEMPLATE.with_suffix(".js").read_text("utf-8"))
     ids = [f"pictures-{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
@@ -93,16 +92,16 @@ def page_data(
     galleries: Sequence[Sequence[Row]],
     columns: Sequence[str],
     metrics: Mapping[str, Metric],
-    classes: Classes | None,
+    mask_threshold: MaskRule,
 ) -> dict:
     """Returns the data that the script of the page draws, without pictures. Values are in the order of the gallery."""
     used = {key for methods in datasets.values() for method in methods for key in method.per_image}
     keys = [*(key for key in columns if key in used), *(key for key in metrics if key in used - set(columns))]
-    names = classes.names if classes else []
-    owners = {f"{key}_{name}": {"owner": index} for index, name in enumerate(names) for key in ("IoU", "Dice")}
+    items = mask_threshold.items if isinstance(mask_threshold, Classes) else ()
+    owners = {f"{key}_{item.name}": {"owner": i} for i, item in enumerate(items) for key in ("IoU", "Dice")}
     return {
         "metrics": {key: metrics[key]._asdict() | owners.get(key, {}) for key in keys},
-        "classes": [{"name": name, "color": classes.items[i].color} for i, name in enumerate(names)],
+        "classes": [{"name": item.name, "color": item.color} for item in items],
         "datasets": [
             {"name": name, "images": [row.name for row in rows], "photographs": any(row.photograph for row in rows)}
             | {"methods": [method_data(method, rows) for method in methods]}
