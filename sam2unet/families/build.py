@@ -4,6 +4,7 @@ The pretrained parts of a new model are frozen. Its adapters and its decoder tra
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -123,14 +124,13 @@ def find_licence(shape: NetworkShape) -> str:
 
 
 def find_sam2unet_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
-    return all_or_none(state, encoder=hiera.find_hiera_size(strip_prefix(state, "encoder.")))
+    return add_class_count(state, all_or_none(encoder=hiera.find_hiera_size(strip_prefix(state, "encoder."))))
 
 
 def find_sam2unext_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
-    return all_or_none(
-        state,
-        encoder=hiera.find_hiera_size(strip_prefix(state, "sam.")),
-        dino=dino.find_dino_size(strip_prefix(state, "dino.model.")),
+    encoder = hiera.find_hiera_size(strip_prefix(state, "sam."))
+    return add_class_count(
+        state, all_or_none(encoder=encoder, dino=dino.find_dino_size(strip_prefix(state, "dino.model.")))
     )
 
 
@@ -143,10 +143,16 @@ def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return NetworkShape(encoder=size, size=side, encoder_adapter=any(".Adapter." in name for name in encoder))
 
 
-def all_or_none(state: Mapping[str, Tensor], **sizes: str | None) -> NetworkShape | None:
-    """Returns the shape with these sizes and the outputs of `state`, or None if one of the sizes is None."""
-    outputs = len(state.get("head.bias", (0,)))
-    return None if None in sizes.values() else NetworkShape(**sizes, class_count=outputs if outputs > 1 else None)
+def all_or_none(**sizes: str | None) -> NetworkShape | None:
+    """Returns the shape with these sizes, or None if one of them is None."""
+    return None if None in sizes.values() else NetworkShape(**sizes)
+
+
+def add_class_count(state: Mapping[str, Tensor], shape: NetworkShape | None) -> NetworkShape | None:
+    """Returns the shape with the number of classes, which is the number of outputs of the layer `head`."""
+    bias = state.get("head.bias")
+    several = bias is not None and bias.ndim == 1 and len(bias) > 1
+    return replace(shape, class_count=len(bias)) if shape and several else shape
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
