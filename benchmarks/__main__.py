@@ -7,6 +7,7 @@ moment does not slow down one row alone.
 """
 
 import argparse
+import signal
 import sys
 
 from benchmarks import gpu, harness
@@ -28,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process of a row ends too
     for text in args.run(args):
         print(text, flush=True)
 

@@ -35,7 +35,6 @@ from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction,
 CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
 ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))
-
 CLASS_ROWS = ("torchmetrics", "torchmetrics IoU", "classes 1", f"classes {CORES}")
 
 
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
     if args.classes:
         args.rows, columns = CLASS_ROWS, {"images/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-        yield "\n" + harness.measure_rows(args, "evaluation of classes", measure_classes, columns)
+        yield "\n" + harness.measure_rows(args, "evaluation of classes", measure_classes, columns)[0]
         return
     with tempfile.TemporaryDirectory() as folder:
         for text, size in zip(args.sizes, sizes, strict=True):
