@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
     if args.classes:
         args.rows, columns = CLASS_ROWS, {"images/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-        yield "\n" + harness.measure_rows(args, "evaluation of classes", measure_classes, columns)[0]
+        yield harness.measure_rows(args, "evaluation of classes", measure_classes, columns)[0]
         return
     with tempfile.TemporaryDirectory() as folder:
         for text, size in zip(args.sizes, sizes, strict=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sam2unet
@@ -21,6 +22,7 @@ from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
+from sam2unet.masks.predictor import Predictor
 from sam2unet.prompts.framing import Framing
 from tests.demo.prompt_server import SIDE, photo, small_model
 
@@ -276,11 +278,12 @@ def checkpoint_of(task: str, path: Path) -> Checkpoint:
 def test_a_page_is_chosen_by_the_task_of_the_family(model, monkeypatch, tmp_path):
     monkeypatch.setattr(serve, "read_model_file", lambda path: checkpoint_of(path.stem.split("-")[0], path))
     monkeypatch.setattr(serve, "open_model", lambda *_: model)
-    monkeypatch.setattr(serve, "open_predictor", lambda *_: "a predictor")
+    predictor = Predictor(lambda images: images[:, :1], 64, torch.device("cpu"))
+    monkeypatch.setattr(serve, "open_predictor", lambda *_: predictor)
     asked, mapped = tmp_path / "prompts-1.pth", tmp_path / "masks-1.pth"
     method = serve.open_methods([asked], {}, None, "cpu")
     assert method == PromptMethod("prompts-1", model)
-    assert [each.predictor for each in serve.open_methods([mapped], {}, None, "cpu")] == ["a predictor"]
+    assert [each.predictor for each in serve.open_methods([mapped], {}, None, "cpu")] == [predictor]
     for both in ([asked, mapped], [mapped, asked], [asked, asked]):
         with pytest.raises(
             UserError,
