@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,11 @@ def until(what, seconds: float = 30):
             return found
         time.sleep(0.05)
     pytest.fail("waited in vain")
+
+
+def find_zip(folder: Path, pattern: str = "*.zip") -> Path:
+    """Waits for a complete ZIP file. The browser first makes an empty file with the final name."""
+    return until(lambda: next(filter(zipfile.is_zipfile, folder.glob(pattern)), None))
 
 
 def drop(page, where: str, *files: Path) -> None:

@@ -16,7 +16,7 @@ from sam2unet.scoring.columns import RELEASED
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 from sam2unet.weights.formats import save_state
 from tests.conftest import ROOT, save, write_pairs
-from tests.demo.browsing import ask, drop, run_event, served, text, until, visit
+from tests.demo.browsing import ask, drop, find_zip, run_event, served, text, until, visit
 
 REFUSED = (400, 403, 404)
 
@@ -108,8 +108,7 @@ def test_the_zip_has_the_pixels_that_test_py_writes(page, pairs, written, tmp_pa
     slide(page, "threshold", 0.3)
     until(lambda: "above 0.30" in text(page, "#panel"))
     page.find_element("css selector", "#download").click()
-    path = until(lambda: next(tmp_path.glob("*.zip"), None))
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(find_zip(tmp_path)) as archive:
         for method in ("SAM2-UNet-20", "other"):
             for name in ("a.png", "b.png"):
                 found = np.asarray(Image.open(io.BytesIO(archive.read(f"{method}/maps/{name}"))))

@@ -15,7 +15,7 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.prompts.framing import Framing
-from tests.demo.browsing import ask, drop, run_event, served, text, until, visit
+from tests.demo.browsing import ask, drop, find_zip, run_event, served, text, until, visit
 from tests.demo.prompt_server import SIDE, photo, small_model
 
 FRAMING = Framing(SIDE)
@@ -152,7 +152,7 @@ def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
     prompter = sam2unet.Prompter(model, FRAMING).set_image(path)
     one, two = prompter.predict([[36, 35]], [1]).masks[0], prompter.predict(box=[20, 10, 70, 60]).masks[0]
     press(page, "masks")
-    with zipfile.ZipFile(until(lambda: next(tmp_path.glob("*_masks.zip"), None))) as archive:
+    with zipfile.ZipFile(find_zip(tmp_path, "*_masks.zip")) as archive:
         labels, first, second = (
             np.asarray(Image.open(io.BytesIO(archive.read(name))))
             for name in ("labels.png", "object_1.png", "object_2.png")
