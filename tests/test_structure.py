@@ -23,6 +23,7 @@ LINES = (
     ("training",),
     ("export", "demo"),
     ("cli", "run_script", "released_flags"),
+    ("reproduce",),
 )
 LEVELS = {name: level for level, names in enumerate(LINES) for name in names}
 TOGETHER = {

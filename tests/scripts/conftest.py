@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from scripts import quickstart, reproduce
+from sam2unet.reproduce import study
+from scripts import quickstart
 from tests.conftest import load_script
 
 
@@ -26,8 +27,8 @@ def steps(monkeypatch) -> list[list[str]]:
         if ended.value.code:
             sys.exit(ended.value.code)
 
-    for script in (quickstart, reproduce):
-        monkeypatch.setattr(script, "run_script", run_step)
+    for caller in (quickstart, study):
+        monkeypatch.setattr(caller, "run_script", run_step)
     return commands
 
 

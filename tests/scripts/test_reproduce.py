@@ -11,8 +11,10 @@ import time
 import numpy as np
 import pytest
 
+from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe, Study
+from sam2unet.reproduce import study as study_steps
 from sam2unet.run_script import run_script
 from sam2unet.scoring.columns import PROTOCOLS
 from sam2unet.scoring.expected import read_figures
@@ -229,7 +231,7 @@ def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(stud
             Recipe.read(study / "small.yaml").write(study / "recipe.yaml")
             (study / "SAM2-UNet-3.safetensors").touch()
 
-    monkeypatch.setattr(reproduce, "run_script", call)
+    monkeypatch.setattr(study_steps, "run_script", call)
     words = [study / "small.yaml", "--data_root", study / "data", "--save_path", study, "--hiera_path", "sam2.pt"]
     reproduce.run(reproduce.parser().parse_args([*map(str, words), "--save", "trainable"]))
     train, test, *_ = calls
@@ -245,7 +247,7 @@ def name_steps(steps: list[list[str]]) -> list[str]:
 
 def test_maps_are_complete_when_newer_than_all_that_they_come_from(tmp_path):
     images, masks = write_pairs(tmp_path, count=2)
-    pairs = reproduce.match(images, masks)
+    pairs = match(images, masks)
     checkpoint = tmp_path / "SAM2-UNet-1.pth"
     checkpoint.touch()
     for pair in pairs:
@@ -255,7 +257,7 @@ def test_maps_are_complete_when_newer_than_all_that_they_come_from(tmp_path):
         os.utime(path, (now, now))
 
     def complete():
-        return reproduce.is_complete(pairs, tmp_path / "maps", checkpoint)
+        return study_steps.is_complete(pairs, tmp_path / "maps", checkpoint)
 
     assert complete()
     for source in (checkpoint, pairs[1].image, pairs[1].mask):
