@@ -53,14 +53,14 @@ def write_together(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def make_folder(path: Path) -> None:
-    """Makes `path` and its parents. Raises UserError if that is not possible."""
+def make_folder(path: Path, flag: str = "--save_path") -> None:
+    """Makes `path` and its parents. Raises UserError if that is not possible. `flag` is the flag that names `path`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the folder {path}: {e.strerror}. Give another --save_path.") from e
+        raise UserError(f"cannot make the folder {path}: {e.strerror}. Give another {flag}.") from e
     if not os.access(path, os.W_OK):
-        raise UserError(f"no permission to write into {path}. Give another --save_path.")
+        raise UserError(f"no permission to write into {path}. Give another {flag}.")
 
 
 def claim_folder(folder: Path, content: str) -> bool:

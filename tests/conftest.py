@@ -17,11 +17,13 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.classes import Classes
+from sam2unet.data.layouts.table import COUNTS
 from sam2unet.data.pairs import Pair
 from sam2unet.layers.hiera import hiera
 from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.lists import ImageMasks
+from tests.benchmark_folders import CASES
 from tests.forked import ROOT
 from tests.networks import TINY, add_sizes
 from tests.running import (  # noqa: F401
@@ -133,6 +135,17 @@ def browser(tmp_path_factory):
     browser.set_script_timeout(20)
     yield browser
     browser.quit()
+
+
+@pytest.fixture
+def small_counts(monkeypatch):
+    """Replaces the published counts of benchmarks by the counts of a case in tests/benchmark_folders.py."""
+
+    def call(case: str) -> None:
+        for part in CASES[case]:
+            monkeypatch.setitem(COUNTS, part.name, (len(part.stems),))
+
+    return call
 
 
 def sam2_file(path: Path, keys: Path, extra: dict[str, list[int]] | None = None) -> Path:
