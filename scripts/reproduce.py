@@ -1,7 +1,8 @@
 """Reproduces a published result of configs/: trains, predicts all test sets and scores them.
 
 The data root has a folder with images/ and masks/ for each data set that the file names. Symbolic links work. The
-training part of a data set has its own name: COD10K-train beside COD10K. If the command stops, run it again: it
+training part of a data set has its own name: COD10K-train beside COD10K. With --downloads, the script makes these
+folders from downloaded archives, as scripts/prepare_benchmarks.py does. If the command stops, run it again: it
 continues.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.layouts.downloads import prepare_downloads
 from sam2unet.recipe import Recipe, Study, make_foreground_rule
 from sam2unet.reproduce.study import StudyInputs, check_study, run_seed
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
@@ -35,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "config", type=Path, metavar="CONFIG", help="recipe that names its data sets, for example configs/polyp.yaml"
     )
-    p.add_argument(
-        "--data_root", type=Path, required=True, help="folder with NAME/images and NAME/masks for each data set"
-    )
+    data = p.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data_root", type=Path, help="folder with NAME/images and NAME/masks for each data set")
+    data.add_argument("--downloads", type=Path, metavar="DIR", help="folder with the data sets as they are downloaded")
     p.add_argument(
         "--save_path", type=Path, help="folder for checkpoints, maps/ and scores/; default: runs/<name of CONFIG>"
     )
@@ -53,7 +55,10 @@ def run(args: argparse.Namespace) -> None:
     mask_values = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
     rule = Recipe.read(args.config, **mask_values).mask_rule
     folder = args.save_path or Path("runs", args.config.stem)
-    train, test = ([args.data_root / name for name in names] for names in (study.train, study.test))
+    root, names = args.data_root or folder / "data", (*study.train, *study.test)
+    if args.downloads and names:
+        prepare_downloads(args.downloads, root, names)
+    train, test = ([root / name for name in names] for names in (study.train, study.test))
     pairs = check_study(args.config, study, train, test, rule)
     device = [] if args.device is None else ["--device", args.device]
     weights = to_flags(read_weight_flags(args))
