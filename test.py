@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_boolean, add_mask_values, main
+from sam2unet.cli import Parser, add_boolean, add_data_flag, add_mask_values, main, replace_data_flag
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.masks import predict_folder
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     maps = p.add_argument_group("maps of images")
     maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
     maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
+    add_data_flag(maps, "testing")
     maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
     maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
     maps.add_argument(
@@ -117,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     translate_test_flags(args)
     checkpoint = read_model_file(args.checkpoint)
-    if isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts":
+    takes_lists = isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts"
+    replace_data_flag(args, "test", takes_lists)
+    if takes_lists:
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
         score_answers(checkpoint, args)
     else:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main, read_recipe_flags
+from sam2unet.cli import Parser, add_data_flag, add_mask_values, add_recipe_flags, main, read_recipe_flags
 from sam2unet.masks.cache import PLACES
 from sam2unet.recipe import Recipe, Study
 from sam2unet.released_flags import add_released_flags, translate_train_flags
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--train_mask_path", type=Path, nargs="+", default=[], help="folders of their masks, with the same names"
     )
+    add_data_flag(data, "training")
     data.add_argument("--data_path", type=Path, help="for sam_med2d, instead: folder with image2label_train.json")
     data.add_argument("--val_image_path", type=Path, help="folder of validation images; default: no validation")
     data.add_argument("--val_mask_path", type=Path, help="folder of their masks")

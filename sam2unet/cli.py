@@ -15,6 +15,7 @@ from typing import NoReturn
 import PIL
 
 from .classes import Classes
+from .data.layouts.choose import choose_folders
 from .errors import SomeFailed, Stopped, UserError, print_errors, print_line, printable, warn
 from .recipe import FIELDS, RELEASED_RECIPES, Recipe
 from .runtime.versions import version
@@ -85,6 +86,30 @@ def read_recipe_flags(args: argparse.Namespace) -> dict[str, object]:
 def add_mask_values(group: argparse._ActionsContainer) -> None:
     """Adds `--mask_threshold` and `--foreground`, which exclude each other; see `recipe.make_foreground_rule`."""
     add_recipe_flags(group.add_mutually_exclusive_group(), "mask values")
+
+
+def add_data_flag(group: argparse._ActionsContainer, split: str) -> None:
+    """Adds `--data`, which `replace_data_flag` replaces."""
+    words = f"instead: a folder that contains image and mask folders with usual names; takes those for {split}"
+    group.add_argument("--data", type=Path, metavar="DIR", help=words)
+
+
+def replace_data_flag(args: argparse.Namespace, split: str, takes_lists: bool) -> None:
+    """Replaces `--data` by the flags of the folders inside, or by `--data_path` for a model that `takes_lists`.
+
+    Raises UserError if these flags are there too, or if the folders are not clear.
+    """
+    if args.data is None:
+        return
+    flags = ("train_image_path", "train_mask_path") if split == "train" else ("test_image_path", "test_gt_path")
+    if others := [name for name in (*flags, "data_path") if getattr(args, name)]:
+        raise UserError(f"--data finds the folders of --{' and --'.join(others)}; give one of the two")
+    if takes_lists:
+        args.data_path = args.data
+    else:
+        pair = choose_folders(args.data, split)
+        for name, path in zip(flags, (pair.images, pair.masks), strict=True):
+            setattr(args, name, [path] if split == "train" else path)
 
 
 def parse_boolean(text: str) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .atomic import read_yaml
-from .cli import add_boolean
+from .cli import add_boolean, replace_data_flag
 from .errors import UserError, print_line
 from .recipe import CHOICES
 
@@ -26,8 +26,11 @@ def translate_train_flags(args: argparse.Namespace) -> None:
     """Replaces released flags by flags of train.py. Without --model, a flag of SAM-Med2D chooses this model."""
     notes = []
     name = args.model or (read_yaml(args.config).get("model") if args.config else None)
+    has_other_flags = any(getattr(args, flag) for flag in OTHER_FLAGS)
+    has_list = bool(args.data) and (args.data / "image2label_train.json").is_file()
+    replace_data_flag(args, "train", name == MODEL or (name is None and has_list and not has_other_flags))
     reason = next((flag for flag in ("data_path", "sam_checkpoint") if getattr(args, flag) is not None), None)
-    if name is None and reason and not any(getattr(args, flag) for flag in OTHER_FLAGS):
+    if name is None and reason and not has_other_flags:
         args.model = name = MODEL
         notes.append(f"--{reason} belongs to --model {MODEL}")
     if args.model_type is not None:

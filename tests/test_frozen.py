@@ -8,7 +8,7 @@ from tests.conftest import load_script
 FLAGS = {
     "train.py": """
         --accumulate --amp --batch_size --best_metric --cache --channels_last --class_weights --classes
-        --compile --config --data_path --deterministic --device --dino --dinov2_path --ema --encoder
+        --compile --config --data --data_path --deterministic --device --dino --dinov2_path --ema --encoder
         --encoder_adapter --epoch --epochs --fast --finetune --foreground --fused --grad_checkpointing
         --hiera_path --image_size --init_from --iter_point --loss --lr --lr_scheduler --mask_num --mask_prompt
         --mask_threshold --metrics --model --model_type --multi_scale --multimask --on_bad_image --point_list
@@ -17,7 +17,7 @@ FLAGS = {
         --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --work_dir --workers
     """,
     "test.py": """
-        --amp --batch_size --boxes_prompt --checkpoint --compile --components --contours --data_path --device
+        --amp --batch_size --boxes_prompt --checkpoint --compile --components --contours --data --data_path --device
         --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path --image_size --iter_point
         --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type --multimask --no_minmax
         --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name --sam_checkpoint
