@@ -17,6 +17,8 @@ from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.errors import UserError, print_line
 from sam2unet.recipe import ForegroundRule, make_foreground_rule, to_foreground_flags
 from sam2unet.run_script import ROOT, run_script
+from sam2unet.weights.download import locate_weight_file
+from sam2unet.weights.weight_files import add_source_flag
 
 MAX_RATIO = 0.7  # MAE on the sample data, divided by that of the best constant map
 
@@ -32,8 +34,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--hiera_path",
         type=Path,
+        metavar="FILE|NAME",
         help="SAM 2 checkpoint to start from; on a GPU with the released recipe; default: random tiny encoder",
     )
+    add_source_flag(p)
     add_mask_values(p)
     p.add_argument(
         "--save_path",
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
             hold_out(pairs, part / "data/train", part / "data/test")
     released = args.hiera_path and torch.cuda.is_available()
     recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
-    recipe += ["--hiera_path", args.folder / args.hiera_path] if args.hiera_path else ["--encoder", "tiny"]
+    recipe += ["--hiera_path", locate_hiera(args)] if args.hiera_path else ["--encoder", "tiny"]
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
     coding = to_foreground_flags(rule)
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
@@ -93,6 +97,11 @@ def run(args: argparse.Namespace) -> None:
     print_line(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
     if not has_own_data and ours > MAX_RATIO * constant:
         raise UserError(f"the ratio should be at most {MAX_RATIO} on the sample data; this installation trains worse")
+
+
+def locate_hiera(args: argparse.Namespace) -> Path:
+    path = args.folder / args.hiera_path
+    return path if path.exists() else args.folder / locate_weight_file("hiera_path", args.hiera_path, args.weights_from)
 
 
 def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:

@@ -31,7 +31,7 @@ class PassThroughParser(Parser):
 def parser() -> argparse.ArgumentParser:
     p = PassThroughParser(
         description=__doc__,
-        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE ...] [flags of train.py]",
+        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE|NAME ...] [flags of train.py]",
         epilog="train.py gets all other flags, for example --epoch 20 or --batch_size 4.",
     )
     p.add_argument(

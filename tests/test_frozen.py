@@ -14,7 +14,7 @@ FLAGS = {
         --mask_threshold --metrics --model --model_type --multi_scale --multimask --on_bad_image --point_list
         --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
         --tensorboard --train_image_path --train_mask_path --train_points --use_amp --val_data_path --val_every
-        --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --work_dir --workers
+        --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --work_dir --workers
     """,
     "test.py": """
         --amp --batch_size --boxes_prompt --checkpoint --compile --components --contours --data --data_path --device
@@ -22,7 +22,7 @@ FLAGS = {
         --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type --multimask --no_minmax
         --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name --sam_checkpoint
         --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
-        --threshold --tile --tta --use_amp --work_dir --workers
+        --threshold --tile --tta --use_amp --weights_from --work_dir --workers
     """,
     "eval.py": """
         --backend --classes --config --dataset_name --expect --foreground --from --gt_path --image_path --legend

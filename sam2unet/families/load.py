@@ -17,7 +17,14 @@ from ..runtime.device import pick_device
 from ..weights.formats import load_exact, read_weights, same_bits, save_state, to_float32, write_trainable
 from ..weights.hub import locate_weights
 from ..weights.pretrained import describe_weights
-from ..weights.weight_files import NO_FILES, WeightFile, WeightFiles, WeightPaths, weight_files_from_facts
+from ..weights.weight_files import (
+    NO_FILES,
+    WeightFile,
+    WeightFiles,
+    WeightPaths,
+    to_weight_paths,
+    weight_files_from_facts,
+)
 from .build import BuiltModel
 from .settings import find_recipe
 from .shape import NetworkShape
@@ -47,7 +54,8 @@ def create_model(
         name: one of `list_models()`.
         encoder: size of the trunk: tiny, small, base_plus or large; for sam_med2d: vit_b, vit_l or vit_h. None: the
             size of the weight file; without a file, large or vit_b.
-        hiera_path: a SAM 2 or SAM 2.1 checkpoint.
+        hiera_path: a SAM 2 or SAM 2.1 checkpoint. This and the other weight files can be the name of published
+            weights, for example sam2_hiera_large, which is downloaded once; see docs/train.md.
         init_from: a checkpoint of this model; all weights are taken from it. A file with trained weights only also
             needs the files that it was trained from.
         dino: for sam2unext: small, base or large for DINOv2; v3_small, v3_base or v3_large for DINOv3. None: the size
@@ -60,12 +68,8 @@ def create_model(
             with one output as in the released models.
     """
     shape = NetworkShape(encoder, dino, image_size, encoder_adapter, classes)
-    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_weight_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     return start_model(name, shape, weight_paths, init_from)[0]
-
-
-def to_paths(**paths: str | Path | None) -> dict[str, Path]:
-    return {flag: Path(path) for flag, path in paths.items() if path is not None}
 
 
 def start_model(
@@ -152,9 +156,9 @@ def load_model(
             Face hub, or the name `owner/name` of a model on the hub.
         device: the device of the model. None: a GPU if there is one.
         hiera_path, dinov2_path, sam_checkpoint: for a file with trained weights only, the files that it was trained
-            from.
+            from, or names of published weights, as for `create_model`.
     """
-    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_weight_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     device = pick_device(device)  # before it reads the file, which can take long
     return open_model(read_checkpoint(Path(path)), weight_paths, device)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from .download import locate_weight_file
+from .named import SOURCES
+
 WEIGHT_FLAGS = {  # flag -> what the file is
     "hiera_path": "SAM 2 checkpoint",
     "dinov2_path": "for SAM2-UNeXT, DINOv2 weights, timm's or Meta's file,",
@@ -30,14 +33,28 @@ NO_FILES: Mapping = MappingProxyType({})
 
 
 def add_weight_flags(group: argparse._ActionsContainer, use: str = " that the checkpoint was trained from") -> None:
-    """Adds a flag for each entry of `WEIGHT_FLAGS`. `use` ends its help text."""
+    """Adds a flag for each entry of `WEIGHT_FLAGS`, and `--weights_from`. `use` ends the help text of the entry."""
     for flag, what in WEIGHT_FLAGS.items():
-        group.add_argument(f"--{flag}", type=Path, metavar="FILE", help=f"{what}{use}")
+        group.add_argument(f"--{flag}", type=Path, metavar="FILE|NAME", help=f"{what}{use}")
+    add_source_flag(group)
+
+
+def add_source_flag(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--weights_from",
+        choices=SOURCES,
+        help="server for weights that are given by name, see scripts/weights.py; hub: Hugging Face; default: meta",
+    )
 
 
 def read_weight_flags(args: argparse.Namespace) -> WeightPaths:
-    """Returns the files that the user gave, by flag."""
-    return {flag: getattr(args, flag) for flag in WEIGHT_FLAGS if getattr(args, flag) is not None}
+    """Returns the files that the user gave, by flag. Downloads the weights that the user gave by name."""
+    return to_weight_paths(args.weights_from, **{flag: getattr(args, flag) for flag in WEIGHT_FLAGS})
+
+
+def to_weight_paths(source: str | None = None, **values: str | Path | None) -> dict[str, Path]:
+    """Returns the files of `values`, paths or names by flag. Leaves out None. See `locate_weight_file` for `source`."""
+    return {flag: locate_weight_file(flag, value, source) for flag, value in values.items() if value is not None}
 
 
 def to_flags(files: WeightPaths) -> list[str | Path]:
