@@ -11,6 +11,7 @@ from sam2unet.scoring import evaluate
 from sam2unet.scoring.classes import evaluate as evaluate_classes
 from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
+from sam2unet.scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
 from sam2unet.scoring.tables import format_legend
 
 
@@ -49,6 +50,24 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--verify", type=int, default=0, metavar="N", help="also score N random pairs with pysodmetrics and compare"
     )
+    surface = p.add_argument_group("distances between surfaces", "for --protocol medical and surface")
+    surface.add_argument(
+        "--spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="distance of neighbouring rows and of neighbouring columns, or one number for both; default: 1, so that "
+        "distances are in pixels",
+    )
+    surface.add_argument(
+        "--nsd_tolerance", type=float, metavar="MM", help="largest distance that NSD counts as equal; default: 1"
+    )
+    surface.add_argument(
+        "--empty_masks",
+        choices=EMPTY_MASKS,
+        help="worst (default): if the mask or the map is empty, the scores are the worst; if both are, the pair is "
+        "left out. skip: both cases are left out. perfect: as worst, but if both are empty, the scores are perfect",
+    )
     how.add_argument("--workers", type=int, help="number of processes; default: one for each core")
     out = p.add_argument_group("output")
     out.add_argument(
@@ -70,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     if args.legend:
-        metrics = define_class_columns(["CLASS"]) if args.classes else METRICS
+        metrics = define_class_columns(["CLASS"], surfaces=True) if args.classes else METRICS
         print_lines(format_legend(list(metrics), metrics))
         return
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
@@ -94,7 +113,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.classes:
         classes = Classes.read(args.classes)
-        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers)
+        surfaces = read_surface_flags(args)
+        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers, surfaces)
         return
     evaluate.run(
         entries,
@@ -105,7 +125,15 @@ def run(args: argparse.Namespace) -> None:
         library=args.backend == "pysodmetrics",
         verify_count=args.verify,
         workers=args.workers,
+        surfaces=read_surface_flags(args),
     )
+
+
+def read_surface_flags(args: argparse.Namespace) -> SurfaceOptions | None:
+    """Returns how surfaces are compared; None if no flag says so."""
+    flags = {"spacing": args.spacing, "tolerance": args.nsd_tolerance, "empty_masks": args.empty_masks}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    return SurfaceOptions(**flags) if flags else None
 
 
 def refuse_binary_flags(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .masks.api import predict, predict_many
     from .masks.transforms import load_pair
     from .prompts.prompter import Prompter
+    from .scoring.pixels.surface import surface_scores
 
 __all__ = [
     "Prompter",
@@ -23,6 +24,7 @@ __all__ = [
     "predict",
     "predict_many",
     "structure_loss",
+    "surface_scores",
 ]
 
 # Each public name is imported when it is first used. Scoring needs no torch, and importing torch takes seconds.
@@ -35,6 +37,7 @@ HOMES = {
     "predict": "masks.api",
     "predict_many": "masks.api",
     "structure_loss": "losses",
+    "surface_scores": "scoring.pixels.surface",
 }
 
 

@@ -25,13 +25,14 @@ FLAGS = {
         --threshold --tile --tta --use_amp --weights_from --work_dir --workers
     """,
     "eval.py": """
-        --backend --classes --config --dataset_name --expect --foreground --from --gt_path --image_path --legend
-        --mask_threshold --method --missing --plots --pred_path --protocol --report --resize --save_dir --verify
-        --workers
+        --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path
+        --image_path --legend --mask_threshold --method --missing --nsd_tolerance --plots --pred_path --protocol
+        --report --resize --save_dir --spacing --verify --workers
     """,
 }
 NAMES = """
     Prompter UserError create_model list_models load_model load_pair predict predict_many structure_loss
+    surface_scores
 """
 
 

@@ -39,7 +39,7 @@ TOGETHER = {
     "released_flags",
 }  # single files; may import each other
 # Names that mean the same in each module: an entry point, or the two implementations of one kernel.
-ALLOWED = {"run", "main", "parser", "build", "fill_band", "closeness_sum"}
+ALLOWED = {"run", "main", "parser", "build", "fill_band", "closeness_sum", "measure_distances"}
 
 
 @cache

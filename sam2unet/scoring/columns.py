@@ -10,9 +10,25 @@ class Metric(NamedTuple):
     title: str
     legend: str  # what the metric measures
     higher: bool = True  # whether a higher value is better
-    group: str = "plain"  # the metrics that one computation gives: `plain`, `mirror` or `effort`
+    group: str = "plain"  # the metrics that one computation gives: `plain`, `mirror`, `effort` or `medical`
     digits: int = 3  # the number of printed digits after the point
 
+
+UNIT = "in the unit of --spacing"
+SURFACES = {
+    "HD": Metric("HD", f"Hausdorff distance: largest distance between borders, {UNIT} (MONAI, MedPy)", False),
+    "HD95": Metric("HD95", f"larger of the 95th percentiles of both directions between borders, {UNIT} (MONAI)", False),
+    "HD95_pooled": Metric(
+        "HD95p", f"95th percentile of the distances of both directions together, {UNIT} (MedPy)", False
+    ),
+    "HD95_surface": Metric(
+        "HD95s", f"as HD95, of surface elements weighted by length or area, {UNIT} (DeepMind)", False
+    ),
+    "ASSD": Metric("ASSD", f"mean of the distances of both directions together, {UNIT} (MedPy, MONAI)", False),
+    "NSD": Metric("NSD", "share of both surfaces within --nsd_tolerance of the other (DeepMind, MONAI with subvoxels)"),
+    "BoundaryIoU": Metric("BIoU", "IoU of the inner bands of both masks, 2 % of the diagonal wide (arXiv 2103.16562)"),
+}
+SURFACES = {key: metric._replace(group="medical", digits=3 if metric.higher else 2) for key, metric in SURFACES.items()}
 
 # The keys are those of results.json. "Mean" and "best" are over 256 thresholds, the best one over the whole data set.
 METRICS = {
@@ -46,6 +62,11 @@ METRICS = {
     "mirror_MAE": Metric("MAE", "mirror: mean absolute difference after min-max normalisation", False, "mirror"),
     "mirror_BER": Metric("BER", "mirror: balanced error rate, threshold 127.5", False, "mirror"),
     "mirror_accuracy": Metric("acc", "mirror: fraction of foreground pixels above the threshold 127.5", group="mirror"),
+    "medical_Dice": Metric("Dice", "Dice of each image, threshold 128 on the stored map", group="medical"),
+    "medical_IoU": Metric(
+        "IoU", "intersection over union of each image, threshold 128 on the stored map", group="medical"
+    ),
+    **SURFACES,
 }
 
 RELEASED = ("Dice_mean", "IoU_mean", "S", "Fw", "F_adaptive", "E_mean", "MAE")
@@ -59,6 +80,8 @@ PROTOCOLS = {
     "mirror": ("mirror_IoU", "mirror_F_max", "mirror_MAE", "mirror_BER", "mirror_accuracy"),
     "dichotomous": ("S", "Fw", "E_mean", "MAE", "dichotomous_HCE"),
     "remote_sensing": ("S", "F_mean", "F_max", "E_mean", "MAE"),
+    "medical": ("medical_Dice", "medical_IoU", "HD95", "ASSD", "NSD"),
+    "surface": tuple(SURFACES),
     "all": tuple(key for key, metric in METRICS.items() if metric.group == "plain"),
 }
 

@@ -13,12 +13,13 @@ import numpy as np
 from ..errors import UserError, printable, shortlist
 from .aggregate import CURVE_METRICS, MethodResult, average_scores
 from .columns import METRICS
+from .pixels.surface import DISTANCES
 
 PER_IMAGE = [key for key in METRICS if key not in CURVE_METRICS]
 NAMES = ("dataset", "method", "image")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 # E divides by the number of pixels minus one. For a map of one pixel, it divides by nearly 0.
-ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE"), 1e16
+ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE", *DISTANCES), 1e16
 ROUNDING = 1e-6
 FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # a spreadsheet executes a cell that starts like this
 

@@ -13,6 +13,7 @@ from . import compare, csv_files, tables
 from .aggregate import CURVE_METRICS, MethodResult
 from .columns import METRICS, PROTOCOLS
 from .expected import Figures, read_figures
+from .pixels.medical_scores import SurfaceOptions
 from .plots import write_plots
 from .report.page import write_report
 from .score_folders import Entry, score_entries, verify
@@ -52,6 +53,7 @@ def run(
     library: bool = False,
     verify_count: int = 0,
     workers: int | None = None,
+    surfaces: SurfaceOptions | None = None,
 ) -> None:
     """Scores, writes the files and prints the table.
 
@@ -60,18 +62,29 @@ def run(
     Args:
         missing, resize, library, workers: see `score_entries` and `ScoreOptions`.
         verify_count: this many random pairs are scored again with py-sod-metrics.
+        surfaces: how the columns of the group `medical` are computed, if the protocol has them.
     """
     if verify_count < 0:
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
     plain = outputs.plots or outputs.report or "plain" in groups
-    how = ScoreOptions(mask_threshold, resize, library, plain, "mirror" in groups, "effort" in groups)
+    medical = choose_surfaces(surfaces, "medical" in groups)
+    if verify_count and groups == {"medical"}:
+        raise UserError(f"--verify does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
+    how = ScoreOptions(mask_threshold, resize, library, plain, "mirror" in groups, "effort" in groups, medical)
     check_names(entries)
     expected = prepare_outputs(outputs)
     results = score_entries(entries, how, missing, workers)
     line = verify(results, how, verify_count) if verify_count else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
+
+
+def choose_surfaces(surfaces: SurfaceOptions | None, needed: bool) -> SurfaceOptions | None:
+    """Returns the options if the columns need them. Raises UserError if the user gave options without need."""
+    if surfaces and not needed:
+        raise UserError("--spacing, --nsd_tolerance and --empty_masks need a --protocol with distances: medical")
+    return (surfaces or SurfaceOptions()) if needed else None
 
 
 def rerun(path: Path, outputs: ScoreOutputs) -> None:

@@ -18,10 +18,18 @@ from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, shortlist, warn
 from .aggregate import MethodResult, average_scores
+from .columns import METRICS
 from .pixels.histograms import reuse_freed_memory
+from .pixels.medical_scores import SurfaceOptions
 from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 
 T = TypeVar("T")
+WORST = "have the score 0, and as distance the diagonal of the image"
+EMPTY_RULES = {  # value of --empty_masks -> what happens if both are empty, and if one is
+    "worst": ("are left out", WORST),
+    "skip": ("are left out", "are left out"),
+    "perfect": ("have perfect scores", WORST),
+}
 BOUNDS = {"Fw": 1e-5}  # of `verify`; if several foreground pixels are equally near, the library may use any of them
 BOUND = 1e-6  # of the other scores
 
@@ -115,7 +123,7 @@ def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOp
         masks = zip(result.images, result.masks, strict=True)
         refuse_constant({mask: (image in full, image not in empty) for image, mask in masks}, how.mask_threshold)
     for note, images in notes.items():
-        warn_about(note, images, result)
+        warn_about(note, images, result, how.medical)
     warn_undefined(result)
 
 
@@ -140,6 +148,8 @@ def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[
 
 def warn_undefined(result: MethodResult) -> None:
     for key, values in result.per_image.items():
+        if key in METRICS and METRICS[key].group == "medical":
+            continue  # the notes on empty masks say it once for all columns
         if undefined := [result.images[i] for i in np.flatnonzero(np.isnan(values))]:
             count = f"{len(undefined)} images ({shortlist(undefined)})"
             warn(f"{label(result)}: {key} is not defined for {count}; its mean leaves them out")
@@ -165,11 +175,14 @@ def refuse_problems(problems: dict[str, list[tuple[str, str]]], result: MethodRe
         )
 
 
-def warn_about(note: str, images: list[str], result: MethodResult) -> None:
+def warn_about(note: str, images: list[str], result: MethodResult, medical: SurfaceOptions | None) -> None:
     count, names = len(images), shortlist(images)
     if note == "binary" and count < len(result.images):
         return  # a few maps may have two grey levels by chance; a whole folder may not
+    rule = EMPTY_RULES[medical.empty_masks if medical else "worst"]
     texts = {
+        "both empty": f"{count} masks are empty, and so are their maps: {names}; these pairs {rule[0]}",
+        "one empty": f"either the mask or the map is empty in {count} pairs: {names}; these pairs {rule[1]}",
         "binary": f"all {count} predictions are binary; soft maps have other scores in most columns",
         "faint": f"{count} predictions have two grey levels, none above {FOREGROUND}, as if they were written as 0/1: "
         f"{names}; they are stretched before scoring, but should be 0/255",

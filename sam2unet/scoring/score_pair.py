@@ -15,6 +15,7 @@ from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
 from .pixels.image_scores import score_image
 from .pixels.library import count_corrections, score_by_library
+from .pixels.medical_scores import SurfaceOptions, note_empty, score_medical
 from .pixels.mirror_scores import score_mirror
 
 
@@ -28,6 +29,7 @@ class ScoreOptions:
     plain: bool = True  # compute all metrics that belong to no other group
     mirror: bool = False  # compute the metrics of the mirror papers
     effort: bool = False  # compute the human correction effort. It takes longer than all other metrics together.
+    medical: SurfaceOptions | None = None  # compute Dice, IoU and distances between surfaces
 
 
 class ScoreJob(NamedTuple):
@@ -90,6 +92,10 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: t
         curves |= to_curves(group)
     if how.effort:
         numbers["dichotomous_HCE"] = count_corrections(prediction, mask)
+    if how.medical:
+        masks = prediction > FOREGROUND, mask > FOREGROUND
+        numbers |= score_medical(*masks, how.medical)
+        notes += note_empty(*masks)
     return ImageScore(numbers, curves, notes)
 
 

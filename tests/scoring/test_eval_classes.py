@@ -112,9 +112,9 @@ def test_all_files_hold_the_scores_of_16_bit_masks(organs, evaluate, tmp_path):
 def test_protocols_choose_the_printed_columns(organs, evaluate, tmp_path):
     titles = {
         "semantic": ["mIoU", "mIoU_fg", "accuracy", "mean_accuracy", "fw_IoU"],
-        "medical": ["mDice_fg", "mDice_image_fg", "mIoU_fg"],
+        "medical": ["mDice_fg", "mDice_image_fg", "mIoU_fg", "mHD95_fg", "mASSD_fg", "mNSD_fg"],
     }
-    scores = {"semantic": ["IoU"], "medical": ["Dice", "Dice_image"]}
+    scores = {"semantic": ["IoU"], "medical": ["Dice", "Dice_image", "HD95", "ASSD", "NSD"]}
     outputs = {name: evaluate(*organs[0], "--protocol", name).out for name in titles}
     for name, text in outputs.items():
         lines = [line.split() for line in text.splitlines()]
@@ -156,7 +156,7 @@ def test_methods_are_compared_by_a_bootstrap_over_images(organs, evaluate, tmp_p
         for c in (method, baseline)
     ]
     low, high = np.percentile(np.subtract(*values), [2.5, 97.5])
-    means, lows, highs = bootstrap_classes((method, baseline), ["mIoU"], list("abc"))
+    means, lows, highs = bootstrap_classes([(method, None), (baseline, None)], ["mIoU"], list("abc"))
     assert (lows[0], highs[0]) == pytest.approx((low, high), rel=1e-12)
 
 

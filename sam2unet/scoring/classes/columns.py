@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...errors import UserError
-from ..columns import Metric
+from ..columns import SURFACES, Metric
 
 OCCUR = "mean over the classes that occur in masks or maps"
 PRESENT = "mean over the images in which the class is in the mask or the map"
@@ -22,19 +22,33 @@ PER_CLASS = {
     "IoU_{}_image": f"intersection over union of the class; {PRESENT}",
     "Dice_{}_image": f"Dice of the class; {PRESENT}",
 }
+# `{}` stands for the key of a column of `SURFACES`, and then for a class.
+SURFACE_SUMMARY, SURFACE_CLASS = "m{}_fg", "{}_{}"
 # The columns that papers report; `{}` stands for each class.
 CLASS_PROTOCOLS = {
     "semantic": ("mIoU", "mIoU_fg", "accuracy", "mean_accuracy", "fw_IoU", "IoU_{}"),
-    "medical": ("mDice_fg", "mDice_image_fg", "mIoU_fg", "Dice_{}", "Dice_{}_image"),
+    "medical": (
+        *("mDice_fg", "mDice_image_fg", "mIoU_fg", "mHD95_fg", "mASSD_fg", "mNSD_fg"),
+        *("Dice_{}", "Dice_{}_image", "HD95_{}", "ASSD_{}", "NSD_{}"),
+    ),
 }
 
 
-def define_class_columns(names: Sequence[str]) -> dict[str, Metric]:
-    """Returns all columns by key. Raises UserError if two have the same key, as for the classes `a` and `a_image`."""
+def define_class_columns(names: Sequence[str], surfaces: bool = False) -> dict[str, Metric]:
+    """Returns all columns by key, with `surfaces` also those of distances between surfaces.
+
+    Raises UserError if two have the same key, as for the classes `a` and `a_image`.
+    """
     if twice := [name for name in names if f"{name}_image" in names]:
         raise UserError(f"the classes {twice[0]} and {twice[0]}_image give columns of the same name; rename one")
     meanings = SUMMARY | {key.format(name): text for key, text in PER_CLASS.items() for name in names}
-    return {key: Metric(key, text) for key, text in meanings.items()}
+    columns = {key: Metric(key, text) for key, text in meanings.items()}
+    for key, metric in SURFACES.items() if surfaces else ():
+        title = SURFACE_SUMMARY.format(key)
+        columns[title] = metric._replace(title=title, legend=f"mean of {key}_... over classes without the background")
+        for title in (SURFACE_CLASS.format(key, name) for name in names):
+            columns[title] = metric._replace(title=title, legend=f"{metric.legend}; mean over images")
+    return columns
 
 
 def list_columns(protocol: str, names: Sequence[str]) -> list[str]:

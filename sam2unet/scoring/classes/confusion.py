@@ -46,12 +46,16 @@ def count_pixels(confusion: np.ndarray) -> np.ndarray:
 
 
 def score_classes(
-    counts: np.ndarray, names: Sequence[str], weights: np.ndarray | None = None
+    counts: np.ndarray,
+    names: Sequence[str],
+    weights: np.ndarray | None = None,
+    surfaces: np.ndarray | None = None,
 ) -> dict[str, float] | dict[str, np.ndarray]:
     """Returns the value of each column of `define_class_columns`, in its order. NaN means not defined.
 
     `weights` (R, N) says how often an image counts, as in a bootstrap; then each column is (R,). Without, each image
-    counts once, and each column is a number.
+    counts once, and each column is a number. `surfaces` (N, K, C) has the K columns of `surface_scores`; with it, the
+    result has their columns too.
     """
     each = np.ones((1, len(counts))) if weights is None else weights
     sums = (each @ counts.reshape(len(counts), -1).astype(float)).reshape(len(each), *counts.shape[1:])
@@ -64,7 +68,10 @@ def score_classes(
     # A class that is in no mask has the frequency 0. Without any pixel, all frequencies and the score are NaN.
     values += [average_defined(divide(both, in_mask)), np.where(frequency > 0, frequency * iou, frequency).sum(-1)]
     values += [column for group in (iou, dice, image_iou, image_dice) for column in group.T]
-    pairs = zip(define_class_columns(names), values, strict=True)
+    for k in range(0 if surfaces is None else surfaces.shape[1]):
+        means = average_images(surfaces[:, k], each)
+        values += [average_defined(means[:, 1:]), *means.T]
+    pairs = zip(define_class_columns(names, surfaces is not None), values, strict=True)
     return {key: float(value[0]) if weights is None else value for key, value in pairs}
 
 

@@ -6,12 +6,14 @@ from functools import partial
 from ...classes import Classes
 from ...runtime.versions import versions
 from .. import csv_files, tables
+from ..columns import SURFACES
 from ..compare import format_comparison, to_json_dict
-from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, prepare_outputs, publish
+from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, choose_surfaces, prepare_outputs, publish
+from ..pixels.medical_scores import SurfaceOptions
 from ..report.page import write_report
 from ..score_folders import Entry
 from . import files
-from .columns import SUMMARY, define_class_columns, list_columns
+from .columns import CLASS_PROTOCOLS, SURFACE_CLASS, define_class_columns, list_columns
 from .compare import compare_classes
 from .score_folders import ClassResult, score_class_folders
 
@@ -23,25 +25,29 @@ def run(
     missing: str = "error",
     resize: bool = False,
     workers: int | None = None,
+    surfaces: SurfaceOptions | None = None,
 ) -> None:
     """Scores, writes the files and prints the tables. Raises UserError before it prints or writes anything.
 
     Args:
         missing, resize, workers: see `score_class_folders`. Maps are resized by nearest neighbour.
+        surfaces: how surfaces are compared, if the protocol has their columns.
     """
     check_names(entries)
-    metrics = define_class_columns(classes.names)
-    prepare_outputs(outputs, [*FILES, "classes.csv", "confusion.csv"])
-    results = score_class_folders(entries, classes, missing, resize, workers)
     columns = list_columns(outputs.protocol, classes.names)
-    summary = [key for key in columns if key in SUMMARY]
+    surfaces = choose_surfaces(surfaces, not set(columns) <= set(define_class_columns(classes.names)))
+    metrics = define_class_columns(classes.names, surfaces is not None)
+    prepare_outputs(outputs, [*FILES, "classes.csv", "confusion.csv"])
+    results = score_class_folders(entries, classes, missing, resize, workers, surfaces)
+    summary = [key for key in CLASS_PROTOCOLS[outputs.protocol] if "{}" not in key]
     texts = [
         tables.format_table(results, summary, metrics=metrics),
         files.format_class_table(results, outputs.protocol),
     ]
     if differences := compare_classes(results, columns):
         texts.append(format_comparison(differences))
-    texts.append(tables.format_legend(summary, metrics))
+    shown = [key for key in SURFACES if SURFACE_CLASS.format(key, "{}") in CLASS_PROTOCOLS[outputs.protocol]]
+    texts.append(tables.format_legend([*summary, *shown], metrics | SURFACES))
     page = partial(write_report, results, columns=columns, mask_threshold=classes, metrics=metrics)
     draw = [lambda folder: page(folder / "report.html")] if outputs.report else []
     publish(outputs, lambda: make_class_contents(results, columns, outputs), draw, texts)
@@ -49,7 +55,7 @@ def run(
 
 def make_class_contents(results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
     """Returns the content of each file by name, without the report."""
-    metrics = define_class_columns(results[0].classes.names)
+    metrics = results[0].define_columns()
     differences = compare_classes(results, list(metrics))
     comparison = to_json_dict(differences) if differences else None
     contents = {

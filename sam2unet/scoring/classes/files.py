@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...errors import UserError, printable
-from ..columns import Metric
+from ..columns import SURFACES, Metric
 from ..csv_files import NAMES, csv_text, format_number
 from ..tables import align_columns, format_value
 from .columns import CLASS_PROTOCOLS
@@ -23,16 +23,22 @@ BLUE = np.array((8, 81, 156))
 
 def format_class_table(results: list[ClassResult], protocol: str) -> str:
     """Returns an aligned table with a row for each result and class, and the scores of classes in `protocol`."""
+    titles = list_titles(results)
     shown = {key.replace("_{}", "") for key in CLASS_PROTOCOLS[protocol] if "{}" in key}
-    rows = [[*row[:4], *(format_value(SCORE, value) for value in row[4:])] for row in class_rows(results)]
-    columns = [(title, [printable(row[i]) for row in rows]) for i, title in enumerate(TITLES)]
+    metrics = [SURFACES.get(title, SCORE) for title in titles[4:]]
+    rows = [[*row[:4], *map(format_value, metrics, row[4:])] for row in class_rows(results)]
+    columns = [(title, [printable(row[i]) for row in rows]) for i, title in enumerate(titles)]
     names = columns[:3] if any(r.method for r in results) else [columns[0], columns[2]]
     return align_columns(names, [*columns[3:5], *(column for column in columns[5:] if column[0] in shown)])
 
 
 def class_table_csv(results: list[ClassResult]) -> str:
     rows = ([*row[:4], *map(format_number, row[4:])] for row in class_rows(results))
-    return csv_text([TITLES, *rows])
+    return csv_text([list_titles(results), *rows])
+
+
+def list_titles(results: list[ClassResult]) -> list[str]:
+    return [*TITLES, *(SURFACES if results[0].surfaces is not None else ())]
 
 
 def class_rows(results: list[ClassResult]) -> Iterator[list]:
@@ -43,12 +49,14 @@ def class_rows(results: list[ClassResult]) -> Iterator[list]:
         for name, count, share in zip(r.classes.names, images, shares, strict=True):
             scores = [r.table[f"{key}_{name}"] for key in ("IoU", "Dice")]
             scores += [r.table[f"{key}_{name}_image"] for key in ("IoU", "Dice")]
+            scores += [r.table[f"{key}_{name}"] for key in SURFACES if r.surfaces is not None]
             yield [r.dataset, r.method, name, int(count), float(share), *scores]
 
 
 def per_image_class_csv(results: list[ClassResult]) -> str:
     """Returns a row for each image and class. A score of a class in neither mask nor map is empty."""
-    titles = (*NAMES, "class", "IoU", "Dice", "intersection", "union", "mask_pixels", "map_pixels")
+    titles = [*NAMES, "class", "IoU", "Dice", "intersection", "union", "mask_pixels", "map_pixels"]
+    titles += SURFACES if results[0].surfaces is not None else ()
     return csv_text([titles, *(row for r in results for row in image_rows(r))])
 
 
@@ -58,7 +66,9 @@ def image_rows(r: ClassResult) -> Iterator[list]:
         for c, name in enumerate(r.classes.names):
             both, mask, prediction = r.counts[i, :, c].tolist()
             scores = format_number(iou[i, c]), format_number(dice[i, c])
-            yield [r.dataset, r.method, image, name, *scores, both, mask + prediction - both, mask, prediction]
+            pixels = both, mask + prediction - both, mask, prediction
+            surfaces = () if r.surfaces is None else map(format_number, r.surfaces[i, :, c])
+            yield [r.dataset, r.method, image, name, *scores, *pixels, *surfaces]
 
 
 def confusion_csv(results: list[ClassResult]) -> str:

@@ -14,7 +14,7 @@ from ...classes import Classes
 from ...errors import printable
 from ...recipe import MaskRule
 from ..aggregate import MethodResult
-from ..columns import METRICS, Metric
+from ..columns import METRICS, SURFACES, Metric
 from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING, Row, thumbnails
 
 TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
@@ -98,7 +98,7 @@ def page_data(
     used = {key for methods in datasets.values() for method in methods for key in method.per_image}
     keys = [*(key for key in columns if key in used), *(key for key in metrics if key in used - set(columns))]
     items = mask_threshold.items if isinstance(mask_threshold, Classes) else ()
-    owners = {f"{key}_{item.name}": {"owner": i} for i, item in enumerate(items) for key in ("IoU", "Dice")}
+    owners = {f"{key}_{item.name}": {"owner": i} for i, item in enumerate(items) for key in ("IoU", "Dice", *SURFACES)}
     return {
         "metrics": {key: metrics[key]._asdict() | owners.get(key, {}) for key in keys},
         "classes": [{"name": item.name, "color": item.color} for item in items],
