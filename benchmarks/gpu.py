@@ -31,7 +31,7 @@ from sam2unet.runtime.device import can_compile, pick_device
 QUICK = "--encoder micro --size 64 --rows ours fast"
 QUICK_TRAIN = f"{QUICK} --batch_size 2 --warm_up 1 --steps 2 --workers 0"
 COMMANDS = {  # name: a function that adds the flags, one that runs, and what --quick adds
-    "eval": (scoring.add_flags, scoring.run, "--sizes 60x80 --pairs 2"),
+    "eval": (scoring.add_flags, scoring.run, "--pairs 2"),
     "predict": (predict.add_flags, predict.run, f"{QUICK} --count 2 --workers 1 --megapixels 0.01"),
     "train": (train.add_flags, train.run, QUICK_TRAIN),
     "losses": (train.add_loss_flags, train.run_losses, QUICK_TRAIN),
@@ -70,7 +70,7 @@ STEPS = {  # by value; the first five run at the same time, so all take 530 seco
     "profile": Step(40, [f"profile {PAIRS} --encoder large --batch_size 12 --steps 2 --rows ours fast"]),
     "sam2unext": Step(85, [f"{NEXT} --rows released ours fast", PREDICT_NEXT]),
     "sam_med2d": Step(25, ["prompts --data_path {lists} --rounds 1"]),
-    "eval": Step(20, ["eval --pred_path {maps} --gt_path {masks} --sizes 737x984 --pairs 200 --rounds 1"]),
+    "eval": Step(20, ["eval --pred_path {maps} --gt_path {masks} --pairs 200 --rounds 1"]),
 }
 
 

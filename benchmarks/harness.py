@@ -37,6 +37,7 @@ from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 # FLOP/s without sparsity, from the data sheets. fp32 is the rate of matrix products in PyTorch's default, without TF32.
 PEAKS = dict.fromkeys(("NVIDIA H200", "NVIDIA H100 80GB HBM3"), {"fp32": 67e12, "bf16": 989e12})
+REFERENCES = ("released", "torchmetrics", "monai")  # a ratio divides by the rate of one of these rows
 RESULTS = "results of benchmarks gpu"  # the marker of their folder
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -187,8 +188,8 @@ def measure_rows(
 
 
 def make_cells(columns: Columns, row: str, best: dict[str, Measurement | str], machine: Measurement | None) -> Cells:
-    """Returns the text of each column. A ratio is empty if `released` was not measured."""
-    numbers, released, cells = best[row], best.get("released", best.get("torchmetrics")), {}
+    """Returns the text of each column. A ratio is empty if its reference was not measured."""
+    numbers, released, cells = best[row], next((best[name] for name in REFERENCES if name in best), None), {}
     for title, (name, style) in columns.items():
         value = numbers[name]
         if style == "ratio":

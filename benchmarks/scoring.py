@@ -1,9 +1,10 @@
-"""Images scored per second, on the same files: the work of the released script, and eval.py.
+"""Pairs scored per second, on the same files: the work of the released script, and eval.py.
 
 Each row of each round runs in a process of its own. The fastest of --rounds counts. Not timed: imports, compiling and
-one warm-up image. Timed: decoding the files and starting the pool of processes. The rows name the library of the pixel
+one warm-up pair. Timed: decoding the files and starting the pool of processes. The rows name the library of the pixel
 kernels and the number of processes. --classes compares with torchmetrics instead, which reads its files with the same
-code: for IoU, Dice, accuracy and mean accuracy of the data set, or for IoU alone.
+code: for IoU, Dice, accuracy and mean accuracy of the data set, or for IoU alone. --surfaces compares with MONAI, in
+processor time without decoding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import importlib
 import multiprocessing
 import os
-import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,68 +22,91 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy import ndimage
 
 from benchmarks import harness
 from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import read_indices, read_mask
-from sam2unet.errors import UserError
+from sam2unet.data.reading import FOREGROUND, read_indices
 from sam2unet.scoring.classes.score_folders import count_pair
 from sam2unet.scoring.pixels import kernels, weighted_f
+from sam2unet.scoring.pixels.surface import surface_scores
 from sam2unet.scoring.score_folders import pool_map
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
 
 CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
 ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))
+SURFACE_ROWS = ("monai", "ours")
 CLASS_ROWS = ("torchmetrics", "torchmetrics IoU", "classes 1", f"classes {CORES}")
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--pred_path", type=Path, required=True, help="folder of maps; they are resized to each of --sizes")
+    p.add_argument("--pred_path", type=Path, required=True, help="folder of maps")
     p.add_argument("--gt_path", type=Path, required=True, help="folder of the masks, with the same names")
-    p.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with classes; the sizes stay")
-    p.add_argument("--sizes", nargs="+", default=["737x984", "300x400"], metavar="HxW")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with classes: compare with torchmetrics")
+    what.add_argument("--surfaces", action="store_true", help="distances between surfaces: compare with MONAI")
     p.add_argument("--pairs", type=int, default=60, help="number of pairs; default: 60")
     p.add_argument("--rounds", type=int, default=3, help="default: 3")
     p.set_defaults(rows=ROWS)
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
-    sizes = [parse_size(text) for text in args.sizes]
     yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
+    tables = [("evaluation", ROWS, measure_scoring)]
     if args.classes:
-        args.rows, columns = CLASS_ROWS, {"images/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-        yield harness.measure_rows(args, "evaluation of classes", measure_classes, columns)[0]
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for text, size in zip(args.sizes, sizes, strict=True):
-            write_resized_pairs(args.pred_path, args.gt_path, Path(folder, text), size, args.pairs)
-            title, measure = f"images/s at {text}", partial(measure_scoring, Path(folder, text))
-            columns = {title: ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-            yield harness.measure_rows(args, f"evaluation: {title}", measure, columns)[0]
+        tables = [("evaluation of classes", CLASS_ROWS, measure_classes)]
+    if args.surfaces:
+        tables = [("surfaces of images", SURFACE_ROWS, partial(measure_surfaces, read_masks))]
+        tables += [("surfaces of volumes, 64x256x256", SURFACE_ROWS, partial(measure_surfaces, draw_volumes))]
+    for table, args.rows, measure in tables:
+        columns = {"pairs/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
+        yield harness.measure_rows(args, table, measure, columns)[0]
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    try:
-        height, width = map(int, text.split("x"))
-    except ValueError:
-        raise UserError(f"size {text} is not of the form HEIGHTxWIDTH") from None
-    return height, width
+def read_masks(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns pairs of a map and a mask, (H, W) bool. MONAI has no distances if one is empty, so these are left out."""
+    pairs = match(args.pred_path, args.gt_path)[: args.pairs]
+    arrays = [[read_prediction(path) > FOREGROUND for path in pair] for pair in pairs]
+    return [pair for pair in arrays if all(map(np.any, pair))]
 
 
-def write_resized_pairs(maps: Path, masks: Path, folder: Path, size: tuple[int, int], count: int) -> None:
-    pairs = match(maps, masks)
-    for kind in ("maps", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for pair in pairs[:: max(1, len(pairs) // count)][:count]:
-        arrays = {"maps": read_prediction(pair.image), "masks": np.asarray(read_mask(pair.mask))}
-        for kind, array in arrays.items():
-            if (array.shape[0] > array.shape[1]) != (size[0] > size[1]):
-                array = array.T  # keeps portrait and landscape apart
-            method = cv2.INTER_LINEAR if kind == "maps" else cv2.INTER_NEAREST
-            resized = cv2.resize(np.ascontiguousarray(array), size[::-1], interpolation=method)
-            cv2.imwrite(str(folder / kind / f"{pair.mask.stem}.png"), resized)
+def draw_volumes(args: argparse.Namespace) -> Iterator[list[np.ndarray]]:
+    """Yields ten pairs of similar blobs, (64, 256, 256) bool."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        field, noise = (ndimage.gaussian_filter(rng.standard_normal((64, 256, 256)), 8) for _ in range(2))
+        yield [part > 1.2 * part.std() for part in (field, field + noise / 2)]
+
+
+def measure_surfaces(make_pairs: Callable, args: argparse.Namespace, row: str) -> harness.Measurement:
+    """Ours computes all columns, MONAI the four that it has. The seconds are processor time."""
+    torch.set_num_threads(1)
+    score, seconds, count = {"monai": build_monai, "ours": lambda: surface_scores}[row](), 0.0, 0
+    for prediction, mask in make_pairs(args):
+        spacing = (2.5, 0.8, 0.8)[-mask.ndim :]
+        if count == 0:
+            score(prediction, mask, spacing)  # the warm-up
+        start = time.process_time()
+        score(prediction, mask, spacing)
+        seconds, count = seconds + time.process_time() - start, count + 1
+    return {"rate": count / seconds}
+
+
+def build_monai() -> Callable[[np.ndarray, np.ndarray, Sequence[float]], None]:
+    """Returns a function that computes HD, HD95, ASSD and NSD."""
+    import monai.metrics as library
+
+    def score(prediction: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> None:
+        pair = [torch.from_numpy(array)[None, None] for array in (prediction, mask)]
+        options = {"include_background": True, "spacing": list(spacing)}
+        for percentile in (None, 95):
+            library.compute_hausdorff_distance(*pair, percentile=percentile, **options)
+        library.compute_average_surface_distance(*pair, symmetric=True, **options)
+        library.compute_surface_dice(*pair, [1.0], use_subvoxels=True, **options)
+
+    return score
 
 
 def measure_classes(args: argparse.Namespace, row: str) -> harness.Measurement:
@@ -114,7 +138,7 @@ def build_torchmetrics(classes: Classes, names: Sequence[str]) -> Callable[[Scor
     return score
 
 
-def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness.Measurement:
+def measure_scoring(args: argparse.Namespace, row: str) -> harness.Measurement:
     """`row` is `released`, or the kernels and the number of processes, for example `numpy 2`."""
     library, *workers = row.split()
     if workers:
@@ -122,8 +146,9 @@ def measure_scoring(folder: Path, args: argparse.Namespace, row: str) -> harness
     multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
     if library == "numpy":
         weighted_f.kernels = kernels
+    pairs = match(args.pred_path, args.gt_path)[: args.pairs]
     score, count = (score_job, int(workers[0])) if workers else (build_released_scorer(), 1)
-    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in match(folder / "maps", folder / "masks")]
+    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in pairs]
     return {"rate": measure_rate(score, jobs, count)}
 
 

@@ -29,7 +29,7 @@ def test_a_quick_run_has_results_in_both_files(tmp_path, capsys):
     )
     rows = read_rows(folder)
     assert rows["training of SAM2-UNet micro at 64x64, batch 2", "ours"]["rate"] > 0
-    assert rows["evaluation: images/s at 60x80", "numpy 1"]["cells"]["images/s at 60x80"]
+    assert rows["evaluation", "numpy 1"]["cells"]["pairs/s"]
     text = (folder / "results.md").read_text()
     assert "## training of SAM2-UNet micro at 64x64, batch 2\n\n| row | ok | images/s | ratio |" in text
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["train", "eval"]

@@ -22,6 +22,6 @@ def test_classes_are_compared_with_torchmetrics(tmp_path):
     title, table = table.strip().split("\n\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert title == "evaluation of classes"
-    assert rows[0] == ["row", "images/s", "ratio"]
+    assert rows[0] == ["row", "pairs/s", "ratio"]
     assert [row[0] for row in rows[2:]] == list(scoring.CLASS_ROWS)
     assert rows[2][2] == "1.00" and all(float(row[1]) > 0 for row in rows[2:])
