@@ -97,6 +97,11 @@ SHELL_FILES = {  # variables -> the command line
         "DATA_PATH=d SAVE_PATH=s SAM_CHECKPOINT=c",
         "train.py --data_path d --save_path s --sam_checkpoint c --size 64",
     ),
+    "train.sh with a folder": ("DATA=d SAVE_PATH=s", "train.py --data d --save_path s --size 64"),
+    "train.sh with a folder and images": (
+        "DATA=d TRAIN_IMAGES=i TRAIN_MASKS=m SAVE_PATH=s",
+        "train.py --train_image_path i --train_mask_path m --save_path s --size 64",
+    ),
     "test.sh": (
         "CHECKPOINT=c TEST_IMAGES=i TEST_MASKS=m SAVE_PATH=s",
         "test.py --checkpoint c --test_image_path i --test_gt_path m --save_path s --size 64",
@@ -108,6 +113,10 @@ SHELL_FILES = {  # variables -> the command line
     "test.sh with a list": (
         "CHECKPOINT=c DATA_PATH=d SAVE_PATH=s SAM_CHECKPOINT=b",
         "test.py --checkpoint c --data_path d --sam_checkpoint b --save_path s --size 64",
+    ),
+    "test.sh with a folder": (
+        "CHECKPOINT=c DATA=d SAVE_PATH=s",
+        "test.py --checkpoint c --data d --save_path s --size 64",
     ),
     "eval.sh": (
         "DATASET=d PREDICTIONS=p MASKS=m",
