@@ -172,7 +172,7 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_run_completes_it(
 
     def place_and_die(source, name, target):
         place(source, name, target)
-        if len(list(data.rglob("*.jpg"))) == 4:
+        if len(list(data.rglob("*.jpg"))) >= 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if (child := os.fork()) == 0:
@@ -181,6 +181,7 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_run_completes_it(
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert len([path for path in data.iterdir() if not path.name.startswith(".")]) == 1
+    (data / ".3.zip.sam2unet.part").write_bytes(b"a ZIP file in a ZIP file")
     kept = {path.stat().st_ino for path in data.rglob("*.jpg")}
     assert prepare_downloads(downloads, data) == []
     assert {path.name for path in data.iterdir()} == {"CAMO-train", "CAMO"}
@@ -201,6 +202,7 @@ def write_hostile_zip(path: Path, files: dict[str, bytes]) -> None:
         link = zipfile.ZipInfo("TestDataset/Kvasir/images/0009.png")
         link.external_attr = 0o120777 << 16
         file.writestr(link, "/etc/passwd")
+        file.writestr("TestDataset/Kvasir/masks/0009.png", files["TestDataset/Kvasir/masks/0001.png"])
 
 
 def test_a_hostile_archive_writes_nothing_outside_the_data_root(polyps, tmp_path, data, small_counts):
@@ -243,3 +245,25 @@ def test_the_data_root_may_be_inside_and_links_in_a_circle_end(polyps, downloads
         assert prepare_downloads(downloads, downloads / "DATA") == []
         assert "Kvasir" in capsys.readouterr().out
     assert [path.name for path in (downloads / "DATA").iterdir()] == ["Kvasir"]
+
+
+def test_images_and_masks_may_be_in_two_archives(shared, downloads, data, small_counts):
+    for case, images, masks in (
+        ("OMRON", "DUT-OMRON-image (1).zip", "DUT-OMRON-gt-pixelwise.zip.zip"),
+        ("ECSSD", "images.zip", "ground_truth_mask.zip"),
+    ):
+        small_counts(case)
+        files = list_contents(shared, case)
+        for name, folder in ((images, CASES[case][0].images), (masks, CASES[case][0].masks)):
+            write_zip(downloads / name, {path: files[path] for path in files if path.startswith(folder)})
+    assert prepare_downloads(downloads, data) == []
+    for name in ("DUT-OMRON", "ECSSD"):
+        assert [path.name for path in sorted((data / name / "masks").iterdir())] == ["0001.png", "0002.png", "0003.png"]
+
+
+def test_hidden_characters_in_paths_are_no_problem(polyps, downloads, data, capsys):
+    downloads.rename(other := downloads.with_name(os.fsdecode(b"line\nbreak \xff")))
+    for _ in range(2):
+        assert prepare_downloads(other, data) == []
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) == 3 and "stays as it is" not in out

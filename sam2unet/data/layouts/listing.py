@@ -2,6 +2,7 @@
 
 import lzma
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -138,11 +139,8 @@ def identify(folder: Path) -> tuple[int, int]:
 
 
 def strip_zip(name: str) -> str:
-    """Returns the name in lower case without `.zip`, also without several."""
-    name = name.casefold()
-    while name.endswith(".zip"):
-        name = name.removesuffix(".zip")
-    return name
+    """Returns the name in lower case without `.zip`, and without ` (1)`, which browsers add to a second download."""
+    return re.sub(r"( \(\d+\))?(\.zip)+$", "", name.casefold())
 
 
 def add_archive(listing: Listing, archive: Archive, path: Path, key: str) -> None:

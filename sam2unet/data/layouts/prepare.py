@@ -14,7 +14,7 @@ from zipfile import ZipFile
 from tqdm import tqdm
 
 from ...atomic import MARKER, PART, claim_folder, make_folder, read_text, write_atomic
-from ...errors import UserError, print_line, warn
+from ...errors import UserError, print_line, printable, warn
 from ...runtime.parallel import default_workers, prefetch
 from ..reading import FOREGROUND, MaskCoding, read_mask
 from .find import DataCopy
@@ -129,7 +129,8 @@ def prepare_set(item: DataCopy, data_root: Path, archives: Archives, copy: bool)
 
     A folder that another program made, or that was made from another copy, stays as it is.
     """
-    content = f"{item.name} {'as copies' if copy else 'as links'}, {len(item.pairs)} pairs of {item.location()}"
+    kind = "as copies" if copy else "as links"
+    content = printable(f"{item.name} {kind}, {len(item.pairs)} pairs of {item.location()}")
     target, part = data_root / item.name, data_root / f".{item.name}{PART}"
     is_new = not os.path.lexists(target)
     if is_new:

@@ -146,4 +146,5 @@ def to_expression(pattern: str) -> re.Pattern[str]:
     """
     tokens = {"**/": "(?:[^/]+/)*", "*": "[^/]*", "{": "(?:", "}": ")", ",": "|"}
     words = re.split(r"(\*\*/|[*{},])", pattern.casefold())
-    return re.compile("(?P<above>(?:.*/)?)" + "".join(tokens.get(word, re.escape(word)) for word in words))
+    expression = "".join(tokens.get(word, re.escape(word)) for word in words)
+    return re.compile(f"(?P<above>(?:.*/)?){expression}", re.DOTALL)  # the names of folders can contain line breaks
