@@ -17,7 +17,7 @@ from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.errors import UserError, print_line
 from sam2unet.recipe import ForegroundRule, make_foreground_rule, to_foreground_flags
 from sam2unet.run_script import ROOT, run_script
-from sam2unet.weights.download import locate_weight_file
+from sam2unet.weights.download import locate_weight_files
 from sam2unet.weights.weight_files import add_source_flag
 
 MAX_RATIO = 0.7  # MAE on the sample data, divided by that of the best constant map
@@ -101,7 +101,9 @@ def run(args: argparse.Namespace) -> None:
 
 def locate_hiera(args: argparse.Namespace) -> Path:
     path = args.folder / args.hiera_path
-    return path if path.exists() else args.folder / locate_weight_file("hiera_path", args.hiera_path, args.weights_from)
+    if path.exists():
+        return path
+    return args.folder / locate_weight_files({"hiera_path": args.hiera_path}, args.weights_from)["hiera_path"]
 
 
 def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:

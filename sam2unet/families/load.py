@@ -14,17 +14,11 @@ from ..atomic import sha256
 from ..errors import UserError, print_line
 from ..recipe import Recipe
 from ..runtime.device import pick_device
+from ..weights.download import locate_weight_files
 from ..weights.formats import load_exact, read_weights, same_bits, save_state, to_float32, write_trainable
 from ..weights.hub import locate_weights
 from ..weights.pretrained import describe_weights
-from ..weights.weight_files import (
-    NO_FILES,
-    WeightFile,
-    WeightFiles,
-    WeightPaths,
-    to_weight_paths,
-    weight_files_from_facts,
-)
+from ..weights.weight_files import NO_FILES, WeightFile, WeightFiles, WeightPaths, weight_files_from_facts
 from .build import BuiltModel
 from .settings import find_recipe
 from .shape import NetworkShape
@@ -68,8 +62,12 @@ def create_model(
             with one output as in the released models.
     """
     shape = NetworkShape(encoder, dino, image_size, encoder_adapter, classes)
-    weight_paths = to_weight_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     return start_model(name, shape, weight_paths, init_from)[0]
+
+
+def to_paths(**values: str | Path | None) -> dict[str, Path]:
+    return locate_weight_files({flag: value for flag, value in values.items() if value is not None})
 
 
 def start_model(
@@ -158,7 +156,7 @@ def load_model(
         hiera_path, dinov2_path, sam_checkpoint: for a file with trained weights only, the files that it was trained
             from, or names of published weights, as for `create_model`.
     """
-    weight_paths = to_weight_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
     device = pick_device(device)  # before it reads the file, which can take long
     return open_model(read_checkpoint(Path(path)), weight_paths, device)
 

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,8 +14,8 @@ from .named import DRIVE, PUBLISHED, PublishedWeights, find_similar_names
 ALL_BYTES_ARE_HERE = 416  # the HTTP status for a request of bytes after the end of the file
 
 
-def locate_weight_file(flag: str, value: str | Path, source: str | None = None) -> Path:
-    """Returns the path of a weight file. `value` is a path or a name of published weights.
+def locate_weight_files(values: Mapping[str, str | Path], source: str | None = None) -> dict[str, Path]:
+    """Returns the paths of weight files by flag. `values` are paths, or names of published weights.
 
     The weights of a name are downloaded if the cache does not have them. A file in the current folder wins over the
     name. Raises UserError for a mistyped name, for weights of another flag, and if the download fails.
@@ -23,20 +23,27 @@ def locate_weight_file(flag: str, value: str | Path, source: str | None = None) 
     Args:
         source: the server, one of `SOURCES`. None: Meta's server, or the hub for a file that is only there.
     """
-    text = str(value)
+    rows = {flag: find_weights(flag, str(value)) for flag, value in values.items()}
+    for row in filter(None, rows.values()):
+        if not row.path.is_file():
+            find_address(row, source)  # raises its errors before the first download
+    return {flag: get_weights(row, source) if row else Path(values[flag]) for flag, row in rows.items()}
+
+
+def find_weights(flag: str, text: str) -> PublishedWeights | None:
+    """Returns the row of a name, or None if `text` is a path. Raises UserError if it is a wrong name for the flag."""
     weights = PUBLISHED.get(text)
     if os.path.isfile(text):
         if weights:
             print_line(f"note: --{flag} {text} is the file in this folder, not the published weights of this name")
-        return Path(value)
-    if weights is None:
-        if Path(text).name == text and not os.path.lexists(text) and (names := find_similar_names(text, flag)):
-            names = ", ".join(names)
-            raise UserError(f"no such file: {text}; similar names of published weights: {names} (--{flag} NAME)")
-        return Path(value)
-    if weights.flag != flag:
+        return None
+    if weights and weights.flag != flag:
         raise UserError(f"{text} is for --{weights.flag}, not for --{flag}")
-    return get_weights(weights, source)
+    is_word = Path(text).name == text and not os.path.lexists(text)
+    if not weights and is_word and (names := find_similar_names(text, flag)):
+        names = ", ".join(names)
+        raise UserError(f"no such file: {text}; similar names of published weights: {names} (--{flag} NAME)")
+    return weights
 
 
 def get_weights(weights: PublishedWeights, source: str | None = None) -> Path:

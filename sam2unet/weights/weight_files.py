@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from .download import locate_weight_file
+from .download import locate_weight_files
 from .named import SOURCES
 
 WEIGHT_FLAGS = {  # flag -> what the file is
@@ -49,12 +49,8 @@ def add_source_flag(group: argparse._ActionsContainer) -> None:
 
 def read_weight_flags(args: argparse.Namespace) -> WeightPaths:
     """Returns the files that the user gave, by flag. Downloads the weights that the user gave by name."""
-    return to_weight_paths(args.weights_from, **{flag: getattr(args, flag) for flag in WEIGHT_FLAGS})
-
-
-def to_weight_paths(source: str | None = None, **values: str | Path | None) -> dict[str, Path]:
-    """Returns the files of `values`, paths or names by flag. Leaves out None. See `locate_weight_file` for `source`."""
-    return {flag: locate_weight_file(flag, value, source) for flag, value in values.items() if value is not None}
+    values = {flag: getattr(args, flag) for flag in WEIGHT_FLAGS if getattr(args, flag) is not None}
+    return locate_weight_files(values, args.weights_from)
 
 
 def to_flags(files: WeightPaths) -> list[str | Path]:

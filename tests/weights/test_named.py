@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 import sam2unet
 from sam2unet.atomic import sha256
-from sam2unet.weights.download import get_weights, locate_weight_file
+from sam2unet.weights.download import get_weights, locate_weight_files
 from sam2unet.weights.named import PUBLISHED, make_sam2_row
 from tests.conftest import load_script, write_pairs
 from tests.weights.stand_in import StandIn
@@ -200,7 +200,7 @@ def test_verify_finds_a_damaged_file(server, run_py):
     )
 
 
-def test_training_starts_from_a_name(server, sam2_micro, train_py, monkeypatch, tmp_path):
+def test_scripts_and_python_accept_a_name(server, sam2_micro, train_py, test_py, monkeypatch, tmp_path):
     row = make_sam2_row("sam2", "micro", sha256(sam2_micro))
     monkeypatch.setitem(PUBLISHED, row.name, row)
     place = "/segment_anything_2/072824/sam2_hiera_micro.pt"
@@ -215,13 +215,28 @@ def test_training_starts_from_a_name(server, sam2_micro, train_py, monkeypatch, 
     published = torch.load(sam2_micro)["model"]["image_encoder.trunk.pos_embed"]
     for model in (trained, new):
         assert torch.equal(model.state_dict()["encoder.pos_embed"], published)
-    assert server.requests == [(place, 0)]
+    row.path.unlink()
+    monkeypatch.delenv("SAM2UNET_WEIGHTS_SERVER")
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    hub_place = "/facebook/sam2-hiera-micro/resolve/main/sam2_hiera_micro.pt"
+    server.files[hub_place] = server.files[place]
+    words = [
+        "--checkpoint",
+        tmp_path / "run/SAM2-UNet-1.safetensors",
+        "--hiera_path",
+        row.name,
+        "--weights_from",
+        "hub",
+    ]
+    ended = test_py(*words, "--test_image_path", images, "--save_path", tmp_path / "maps")
+    assert ended.status == 0 and len(list((tmp_path / "maps").glob("*.png"))) == 4, ended.err
+    assert server.requests == [(place, 0), (hub_place, 0)]
 
 
 def test_a_file_wins_over_the_name(server, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ROW.name).write_bytes(b"mine")
-    assert locate_weight_file("hiera_path", ROW.name) == Path(ROW.name)
+    assert locate_weight_files({"hiera_path": ROW.name}) == {"hiera_path": Path(ROW.name)}
     assert "is the file in this folder, not the published weights" in capsys.readouterr().out and not server.requests
 
 
@@ -238,14 +253,14 @@ def test_a_file_wins_over_the_name(server, monkeypatch, tmp_path, capsys):
 def test_names_that_download_nothing(flag, value, words, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(sam2unet.UserError, match=words):
-        locate_weight_file(flag, value)
+        locate_weight_files({"hiera_path": ROW.name} | {flag: value})
     assert not server.requests
 
 
 def test_a_path_is_never_a_name(server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in ("weights/sam2_hiera_large", "/x/sam2_hiera_large", "no.pt", "sam2.pt", "../sam2_hiera_large.pt"):
-        assert locate_weight_file("hiera_path", value) == Path(value)
+        assert locate_weight_files({"hiera_path": value}) == {"hiera_path": Path(value)}
     assert not server.requests
 
 
