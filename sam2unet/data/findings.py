@@ -22,6 +22,7 @@ WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wron
 # nuclei): photographs of different scenes differ in at least 111 bits. Copies that were resized, or saved as JPEG with
 # quality 20, differ in at most 53 (faint nuclei on black: 105). Copies that lost 2 % at each side differ in at most 85.
 NEAR, BITS = 90, 512
+NOT_SEARCHED = 'not searched, because ImageHash is not installed: pip install -e ".[check]"'
 MANY = 20  # file names in a line about files that must be corrected
 GREY = 0.1  # share of grey pixels in a mask; masks with soft outlines have less
 
@@ -219,9 +220,14 @@ def report_repeated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
     return [Finding("duplicates", f"{list_names(equal, images)}, pixel by pixel", WARNING, marks)] if marks else []
 
 
+def find_equal(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> dict[Path, Path]:
+    """Returns for each of `others` the first of `images` with equal pixels. Leaves out others without such an image."""
+    by_pixels = {look.pixels: path for path, look in reversed(list(images.items()))}
+    return {path: by_pixels[look.pixels] for path, look in others.items() if look.pixels in by_pixels}
+
+
 def report_shared(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Finding]:
-    by_pixels = {look.pixels: path for path, look in reversed(list(images.items()))}  # the first of equal ones
-    same = {path: by_pixels[look.pixels] for path, look in others.items() if look.pixels in by_pixels}
+    same = find_equal(images, others)
     equal = [f"{image.name} = {other.name}" for other, image in same.items()]
     text = f"{list_names(equal, others, MANY)}, pixel by pixel: leakage; remove them from one of the sets"
     marks = {image: f"in both sets: {other.name}" for other, image in same.items()}
@@ -230,8 +236,7 @@ def report_shared(images: Mapping[Path, ImageFacts], others: Mapping[Path, Image
 
 def report_similar(twins: Sequence[Twin], others: Mapping[Path, ImageFacts], searched: bool) -> list[Finding]:
     if not searched:
-        text = 'not searched, because ImageHash is not installed: pip install -e ".[check]"'
-        return [Finding("near duplicates", text, WARNING)]
+        return [Finding("near duplicates", NOT_SEARCHED, WARNING)]
     near = [f"{twin.image.name} ~ {twin.other.name} ({twin.distance})" for twin in twins]
     text = f"{list_names(near, others, MANY)} (bits of {BITS} that differ, up to {NEAR}): likely leakage, look at them"
     return [Finding("near duplicates", text, WARNING)] if twins else []

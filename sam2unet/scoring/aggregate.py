@@ -13,7 +13,13 @@ from .pixels.mirror_scores import MirrorScores
 
 CURVES = ("E", "F", "F1", "IoU", "Dice", "BER", "precision", "recall")
 # These metrics are not means over images. They are maxima of curves that are averaged over images first.
-CURVE_METRICS = ("E_max", "F_max", "F1_max", "F_max_dataset", "mirror_F_max")
+CURVE_METRICS = {  # and the curves that they need
+    "E_max": ("E",),
+    "F_max": ("F",),
+    "F1_max": ("F1",),
+    "F_max_dataset": ("precision", "recall"),
+    "mirror_F_max": ("mirror_precision", "mirror_recall"),
+}
 
 
 @dataclass
@@ -31,6 +37,7 @@ class MethodResult:
     # name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
     # threshold "stretched 8-bit map >= 255 - i".
     curves: dict[str, np.ndarray] = field(default_factory=dict)
+    image_curves: dict[str, np.ndarray] = field(default_factory=dict)  # (N, 256); only if a function asks for them
     table: dict[str, float] = field(default_factory=dict)  # metric key -> the number of the table, full precision
 
 

@@ -68,11 +68,11 @@ def run(
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
-    plain = outputs.plots or outputs.report or "plain" in groups
-    medical = choose_surfaces(surfaces, "medical" in groups)
+    plain, medical = outputs.plots or outputs.report, choose_surfaces(surfaces, "medical" in groups)
     if verify_count and groups == {"medical"}:
         raise UserError(f"--verify does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
-    how = ScoreOptions(mask_threshold, resize, library, plain, "mirror" in groups, "effort" in groups, medical)
+    options = {"mask_threshold": mask_threshold, "resize": resize, "library": library}
+    how = ScoreOptions.choose(columns, plain, medical, **options)
     check_names(entries)
     expected = prepare_outputs(outputs)
     results = score_entries(entries, how, missing, workers)

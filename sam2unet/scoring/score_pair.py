@@ -1,5 +1,6 @@
 """Scores one map against one mask, from files to numbers. This runs in worker processes, so results are small."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_b
 from ..errors import UserError
 from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
+from .columns import METRICS
 from .pixels.image_scores import score_image
 from .pixels.library import count_corrections, score_by_library
 from .pixels.medical_scores import SurfaceOptions, note_empty, score_medical
@@ -30,6 +32,15 @@ class ScoreOptions:
     mirror: bool = False  # compute the metrics of the mirror papers
     effort: bool = False  # compute the human correction effort. It takes longer than all other metrics together.
     medical: SurfaceOptions | None = None  # compute Dice, IoU and distances between surfaces
+
+    @classmethod
+    def choose(
+        cls, columns: Iterable[str], plain: bool = False, surfaces: SurfaceOptions | None = None, **options: object
+    ) -> "ScoreOptions":
+        """Returns options that compute the groups of metrics that `columns` need, or also `plain` metrics."""
+        groups = {METRICS[key].group for key in columns}
+        options["medical"] = (surfaces or SurfaceOptions()) if "medical" in groups else None
+        return cls(plain=plain or "plain" in groups, mirror="mirror" in groups, effort="effort" in groups, **options)
 
 
 class ScoreJob(NamedTuple):
