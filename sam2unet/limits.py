@@ -16,6 +16,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "warmup": (0, 10**9),
     "multi_scale": (0, 16),
     "seed": (0, 2**63 - 1),
+    "seeds": (1, 100),
     "mask_num": (1, 10_000),
     "iter_point": (1, 1000),
     "point_list": (1, 10_000),

@@ -1,4 +1,4 @@
-"""Reproduces a published result of configs/: trains, predicts all test sets and scores them.
+"""Reproduces a published result of configs/: trains, predicts all test sets, scores them and writes a certificate.
 
 The data root has a folder with images/ and masks/ for each data set that the file names. Symbolic links work. The
 training part of a data set has its own name: COD10K-train beside COD10K. With --downloads, the script makes these
@@ -7,13 +7,17 @@ continues.
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.layouts.downloads import prepare_downloads
 from sam2unet.recipe import Recipe, Study, make_foreground_rule
-from sam2unet.reproduce.study import StudyInputs, check_study, run_seed
+from sam2unet.reproduce.run import choose_seeds
+from sam2unet.reproduce.run import run as run_study
+from sam2unet.reproduce.study import StudyInputs
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
 
 
@@ -31,7 +35,8 @@ class PassThroughParser(Parser):
 def parser() -> argparse.ArgumentParser:
     p = PassThroughParser(
         description=__doc__,
-        usage="%(prog)s CONFIG --data_root DIR [--save_path DIR] [--hiera_path FILE|NAME ...] [flags of train.py]",
+        usage="%(prog)s CONFIG --data_root DIR [--seeds N] [--save_path DIR] [--hiera_path FILE|NAME] "
+        "[flags of train.py]",
         epilog="train.py gets all other flags, for example --epoch 20 or --batch_size 4.",
     )
     p.add_argument(
@@ -42,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--downloads", type=Path, metavar="DIR", help="folder with the data sets as they are downloaded")
     p.add_argument(
         "--save_path", type=Path, help="folder for checkpoints, maps/ and scores/; default: runs/<name of CONFIG>"
+    )
+    p.add_argument("--seed", type=int, help="seed of the training, or the first of --seeds; default: that of CONFIG")
+    p.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="number of trainings, with the next N seeds; default: 1"
     )
     add_weight_flags(p, " to start from; the published models start from large weights, not from SAM 2.1")
     add_mask_values(p)
@@ -54,15 +63,16 @@ def run(args: argparse.Namespace) -> None:
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
     mask_values = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
     rule = Recipe.read(args.config, **mask_values).mask_rule
+    seeds = choose_seeds(args.config, args.seed, args.seeds)
     folder = args.save_path or Path("runs", args.config.stem)
     root, names = args.data_root or folder / "data", (*study.train, *study.test)
     if args.downloads and names:
         prepare_downloads(args.downloads, root, names)
-    train, test = ([root / name for name in names] for names in (study.train, study.test))
-    pairs = check_study(args.config, study, train, test, rule)
     device = [] if args.device is None else ["--device", args.device]
     weights = to_flags(read_weight_flags(args))
-    run_seed(StudyInputs(args.config, study, rule, train, test, pairs, weights, device, args.others), folder)
+    command = shlex.join(["python", *sys.argv])
+    inputs = StudyInputs(args.config, study, root, rule, weights, device, args.others, command)
+    run_study(inputs, folder, seeds)
 
 
 if __name__ == "__main__":

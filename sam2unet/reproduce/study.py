@@ -20,15 +20,21 @@ class StudyInputs:
 
     config: Path
     study: Study
+    root: Path  # has a folder with images/ and masks/ for each data set
     rule: ForegroundRule
-    # train and test: a folder with images/ and masks/ for each data set
-    train: Sequence[Path]
-    test: Sequence[Path]
-    pairs: Sequence[Sequence[Pair]]  # the pairs of each test set
     # weights and device: flags of train.py and test.py; others: more flags of train.py
     weights: Sequence[object] = ()
     device: Sequence[str] = ()
     others: Sequence[str] = ()
+    command: str = ""  # for the certificate
+
+    @property
+    def train(self) -> list[Path]:
+        return [self.root / name for name in self.study.train]
+
+    @property
+    def test(self) -> list[Path]:
+        return [self.root / name for name in self.study.test]
 
 
 @dataclass(frozen=True)
@@ -42,20 +48,15 @@ class SeedRun:
     maps: Sequence[Path]  # the folder of maps of each test set
 
 
-def check_study(
-    config: Path, study: Study, train: Sequence[Path], test: Sequence[Path], mask_threshold: ForegroundRule
-) -> list[list[Pair]]:
-    """Returns the pairs of each test set.
-
-    Raises:
-        UserError: something would end the run after the training.
-    """
-    if not train or not test:
+def check_study(inputs: StudyInputs) -> None:
+    """Raises UserError for everything that would end the run after the training."""
+    config, study, test = inputs.config, inputs.study, inputs.test
+    if not study.train or not study.test:
         raise UserError(f"{config} does not name its data; add train: [NAME, ...] and test: [NAME, ...]")
     ScoreOutputs(study.protocol)
     if study.expect is not None:
         read_figures(study.expect)
-    refuse_missing([*train, *test])
+    refuse_missing([*inputs.train, *test])
     sets = [match(path / "images", path / "masks") for path in test]
     for path, pairs in zip(test, sets, strict=True):
         if spare := set(list_images(path / "masks")) - {pair.image.stem for pair in pairs}:
@@ -67,8 +68,7 @@ def check_study(
         if count not in (None, len(pairs)):
             warn(f"{path.name} has {len(pairs)} pairs; {count} were published")
     for pairs in sets:
-        check_masks([pair.mask for pair in pairs], mask_threshold)
-    return sets
+        check_masks([pair.mask for pair in pairs], inputs.rule)
 
 
 def refuse_missing(folders: Sequence[Path]) -> None:
@@ -86,12 +86,12 @@ def refuse_missing(folders: Sequence[Path]) -> None:
         )
 
 
-def run_seed(inputs: StudyInputs, folder: Path, seed: int | None = None) -> SeedRun:
-    """Trains, predicts all test sets and scores them. Continues a run that stopped. None: the seed of the recipe."""
+def run_seed(inputs: StudyInputs, folder: Path, seed: int) -> SeedRun:
+    """Trains, predicts all test sets and scores them. Continues a run that stopped."""
     coding = to_foreground_flags(inputs.rule)
     sources = ["--train_image_path", *(path / "images" for path in inputs.train)]
     sources += ["--train_mask_path", *(path / "masks" for path in inputs.train)]
-    resume = ["--save_path", folder, "--resume", "auto", *([] if seed is None else ["--seed", seed])]
+    resume = ["--save_path", folder, "--resume", "auto", "--seed", seed]
     flags = [*inputs.weights, *sources, *resume, *coding, *inputs.device, *inputs.others]
     run_script("train.py", "--config", inputs.config, *flags)
     trained = Recipe.read(folder / "recipe.yaml")  # includes the flags of train.py
@@ -101,7 +101,8 @@ def run_seed(inputs: StudyInputs, folder: Path, seed: int | None = None) -> Seed
         checkpoint, base = checkpoint.with_suffix(".safetensors"), inputs.weights
 
     maps = [folder / "maps" / path.name for path in inputs.test]
-    for path, pairs, target in zip(inputs.test, inputs.pairs, maps, strict=True):
+    for path, target in zip(inputs.test, maps, strict=True):
+        pairs = match(path / "images", path / "masks")
         if is_complete(pairs, target, checkpoint):
             print_line()
             print_line(f"{path.name}: all {len(pairs)} maps are in {target}")
