@@ -193,6 +193,17 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_run_completes_it(
     assert {path.name for path in data.rglob(".*")} == {MARKER}
 
 
+def test_two_processes_at_once_prepare_the_same_folders(polyps, tmp_path, data):
+    write_zip(tmp_path / "zipped/x.zip", polyps)
+    children = []
+    for _ in range(2):
+        if (child := os.fork()) == 0:
+            os._exit(len(prepare_downloads(tmp_path / "zipped", data)))
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert len(list(data.rglob("*.png"))) == 6 and [path.name for path in data.iterdir()] == ["Kvasir"]
+
+
 def write_hostile_zip(path: Path, files: dict[str, bytes]) -> None:
     """An archive with names that lead out of it, a symbolic link, and members that are not images."""
     write_zip(path, files)

@@ -30,16 +30,16 @@ def choose_folders(folder: Path, split: str) -> FolderPair:
     """
     pairs = list_pairs(folder)
     names = [f"{pair.images.relative_to(folder)} with {pair.masks.relative_to(folder)}" for pair in pairs]
-    fitting = [pair for pair in pairs if pair.split in (split, "")]
+    candidates = [pair for pair in pairs if pair.split in (split, "")]
     if not pairs:
         raise UserError(
             f"no image folder beside a mask folder in {folder}; images are in {', '.join(IMAGE_NAMES)}, masks in "
             f"{', '.join(MASK_NAMES)}; ZIP files are not searched, scripts/prepare_benchmarks.py unpacks them"
         )
-    if len(fitting) != 1:
-        what = f"has several folders for {split}" if fitting else f"has no folder for {split}"
+    if len(candidates) != 1:
+        what = f"has several folders for {split}" if candidates else f"has no folder for {split}"
         raise UserError(f"--data {folder} {what}: {'; '.join(names)}; give --data a folder that contains only one")
-    (pair,) = fitting
+    (pair,) = candidates
     print_line(f"note: --data {folder}: images in {pair.images}, masks in {pair.masks}")
     if pair.others:
         warn(
@@ -54,8 +54,8 @@ def list_pairs(folder: Path) -> list[FolderPair]:
     rows = compile_layouts()
 
     def is_wanted(key: str) -> bool:
-        known = any(row.images.fullmatch(key) or row.masks.fullmatch(key) for row in rows)
-        return bool(known or LIKE_IMAGES.fullmatch(key) or LIKE_MASKS.fullmatch(key))
+        is_in_table = any(row.images.fullmatch(key) or row.masks.fullmatch(key) for row in rows)
+        return bool(is_in_table or LIKE_IMAGES.fullmatch(key) or LIKE_MASKS.fullmatch(key))
 
     listing = list_folders(folder, is_wanted, archives=False)
     pairs: dict[tuple[Path, Path], list[str]] = {}  # the rules for stems of the known data sets in them
@@ -79,9 +79,9 @@ def list_siblings(images: ListedFolder, listing: Listing) -> Iterator[ListedFold
         return
     beside = [folder for folder in listing.folders if folder.path.parent == images.path.parent]
     masks = [folder for folder in beside if LIKE_MASKS.fullmatch(folder.key)]
-    alone = len(masks) == 1 and sum(bool(LIKE_IMAGES.fullmatch(folder.key)) for folder in beside) == 1
+    is_only_pair = len(masks) == 1 and sum(bool(LIKE_IMAGES.fullmatch(folder.key)) for folder in beside) == 1
     for folder in masks:
-        if alone or find_prefix(folder, MASK_NAMES) == find_prefix(images, IMAGE_NAMES):
+        if is_only_pair or find_prefix(folder, MASK_NAMES) == find_prefix(images, IMAGE_NAMES):
             yield folder
 
 

@@ -30,14 +30,14 @@ def prepare_downloads(
         raise UserError(f"{downloads} is also the data root, and nothing is changed there; give another --data_root")
     copies, notes = find_copies(downloads, without=data_root)
     copies = [item for item in copies if not names or item.name in (*names, "?")]
-    chosen, copies = choose_copies(copies, anyway)
+    choice, copies = choose_copies(copies, anyway)
     for note in notes:
         print_line(f"note: {note}")
     if not copies:
         raise UserError(f"no known data set in {downloads}; docs/data.md lists the layouts that are recognised")
     print_lines(format_copies(copies, downloads))
-    failed = prepare_sets([*chosen.values()], data_root, copy)
-    return failed + sorted({item.name for item in copies} - chosen.keys() - {"?"})
+    failed = prepare_sets([*choice.values()], data_root, copy)
+    return failed + sorted({item.name for item in copies} - choice.keys() - {"?"})
 
 
 def format_copies(copies: Sequence[DataCopy], root: Path) -> str:

@@ -57,23 +57,23 @@ def find_copies(downloads: Path, without: Path | None = None) -> tuple[list[Data
     `downloads` is an absolute path. `without` is a folder that is not searched. Raises UserError if `downloads` cannot
     be read.
     """
-    named = compile_layouts()
+    rows = compile_layouts()
     # The same layouts without the name of the data set in the path
-    open_rows = (row._replace(folder=row.folder.partition("**")[2].strip("/")) for row in LAYOUTS if "**" in row.folder)
-    anonymous = compile_layouts(open_rows)
+    layouts = (row._replace(folder=row.folder.partition("**")[2].strip("/")) for row in LAYOUTS if "**" in row.folder)
+    rows_without_name = compile_layouts(layouts)
 
     def is_wanted(key: str) -> bool:
-        return any(row.images.fullmatch(key) or row.masks.fullmatch(key) for row in (*named, *anonymous))
+        return any(row.images.fullmatch(key) or row.masks.fullmatch(key) for row in (*rows, *rows_without_name))
 
     listing = list_folders(downloads, is_wanted, without)
     copies = []
     for folder in listing.folders:
-        copies += find_named(folder, named, listing) or find_anonymous(folder, anonymous, listing)
+        copies += find_by_name(folder, rows, listing) or find_by_count(folder, rows_without_name, listing)
     order = [*COUNTS, "?"]
     return sorted(copies, key=lambda copy: order.index(copy.name)), listing.notes
 
 
-def find_named(images: ListedFolder, rows: Sequence[Expressions], listing: Listing) -> list[DataCopy]:
+def find_by_name(images: ListedFolder, rows: Sequence[Expressions], listing: Listing) -> list[DataCopy]:
     """Returns the copies whose image folder is `images`, by the name of the data set in the path."""
     matches = [(row, match.end("above")) for row in rows if (match := row.images.fullmatch(images.key))]
     nearest = max((above for _, above in matches), default=0)  # of several names in a path, the last one counts
@@ -88,7 +88,7 @@ def find_named(images: ListedFolder, rows: Sequence[Expressions], listing: Listi
     return [copy for copy in copies.values() if copy.pairs] or [*copies.values()][:1]
 
 
-def find_anonymous(images: ListedFolder, rows: Sequence[Expressions], listing: Listing) -> Iterator[DataCopy]:
+def find_by_count(images: ListedFolder, rows: Sequence[Expressions], listing: Listing) -> Iterator[DataCopy]:
     """Yields the copies whose image folder is `images`, by the published count. The path does not name the set."""
     others: dict[Path, list[DataCopy]] = {}
     for row in rows:
@@ -137,11 +137,14 @@ def judge_copy(layout: Layout, images: ListedFolder, masks: ListedFolder, listin
             return DataCopy(layout.name, images, masks, (), UNUSABLE, verdict)
     kept = [stem for stem in stems[0] if fits_rule(stem, layout.stems)]
     pairs = [stem for stem in kept if stem in stems[1]]
-    if layout.stems.endswith(".txt") and (listed := find_stem_list(images, layout.stems, listing)) is not None:
-        by_list = [stem for stem in pairs if stem in listed]
-        if len(by_list) in COUNTS[layout.name] or len(pairs) not in COUNTS[layout.name]:
-            notes += [f"the stems of {layout.stems}"] if len(by_list) < len(pairs) else []
-            kept, pairs = [stem for stem in kept if stem in listed], by_list
+    stem_list = find_stem_list(images, layout.stems, listing)
+    if stem_list is not None:
+        pairs_in_list = [stem for stem in pairs if stem in stem_list]
+        if len(pairs_in_list) in COUNTS[layout.name] or len(pairs) not in COUNTS[layout.name]:
+            kept, pairs = [stem for stem in kept if stem in stem_list], pairs_in_list
+    if len(kept) < len(stems[0]):
+        rule = layout.stems.replace("!", "not ")
+        notes.append(f"{len(kept):,} of {len(stems[0]):,} images by the rule {rule}")
     if len(kept) > len(pairs):
         notes.append(f"{len(kept) - len(pairs)} images have no mask")
     rank, verdict = judge_count(layout, len(pairs))
@@ -158,7 +161,7 @@ def fits_rule(stem: str, rule: str) -> bool:
 
 
 def find_stem_list(images: ListedFolder, name: str, listing: Listing) -> frozenset[str] | None:
-    """Returns the stems of the list beside the image folder or one folder above, or None."""
+    """Returns the stems of the list beside the image folder or one folder above. None if there is no list `name`."""
     above = images.key.rpartition("/")[0]
     keys = (f"{folder}/{name}" for folder in (above, above.rpartition("/")[0]))
     return next((listing.stem_lists[key] for key in keys if key in listing.stem_lists), None)
@@ -185,23 +188,23 @@ def choose_copies(copies: Sequence[DataCopy], anyway: bool = False) -> tuple[dic
 
     Copies that differ exclude each other. `anyway` also accepts another split if there is no copy of the right one.
     """
-    chosen, judged = {}, []
+    choice, results = {}, []
     for copy in copies:
         rivals = [other for other in copies if other.name == copy.name]
         best = min(other.rank for other in rivals)
         rivals = [other for other in rivals if other.rank == best]
         if copy.rank > best:
-            judged.append(copy)
+            results.append(copy)
         elif best > (WRONG_SPLIT if anyway else OTHER_COUNT):
-            judged.append(replace(copy, verdict=f"{copy.verdict}; not used"))
+            results.append(replace(copy, verdict=f"{copy.verdict}; not used"))
         elif len(rivals) > 1 and not have_equal_files(rivals):
-            judged.append(replace(copy, verdict="not used: these copies differ; give the folder of one as DOWNLOADS"))
-        elif copy.name in chosen:
-            judged.append(replace(copy, verdict="not needed: same names and sizes as above"))
+            results.append(replace(copy, verdict="not used: these copies differ; give the folder of one as DOWNLOADS"))
+        elif copy.name in choice:
+            results.append(replace(copy, verdict="not needed: same names and sizes as above"))
         else:
-            chosen[copy.name] = copy
-            judged.append(copy if best < WRONG_SPLIT else replace(copy, verdict=f"{copy.verdict}; used anyway"))
-    return chosen, judged
+            choice[copy.name] = copy
+            results.append(copy if best < WRONG_SPLIT else replace(copy, verdict=f"{copy.verdict}; used anyway"))
+    return choice, results
 
 
 def have_equal_files(copies: Sequence[DataCopy]) -> bool:

@@ -92,13 +92,13 @@ def list_folders(
 
 def add_tree(listing: Listing, name: str) -> None:
     """Adds the folders on the disk and in the ZIP files among them. `name` is the key of the root."""
-    waiting, seen = [(listing.root, name)], {identify(listing.without)} if listing.without else set()
-    while waiting:
-        path, key = waiting.pop()
+    queue, identities = [(listing.root, name)], {identify(listing.without)} if listing.without else set()
+    while queue:
+        path, key = queue.pop()
         identity = identify(path)
-        if identity in seen or path != listing.root and (path / MARKER).exists():
+        if identity in identities or path != listing.root and (path / MARKER).exists():
             continue
-        seen.add(identity)  # a symbolic link to a folder above would have no end
+        identities.add(identity)  # a symbolic link to a folder above would have no end
         images, folders, archives = {}, [], []
         try:
             with os.scandir(path) as entries:
@@ -122,7 +122,7 @@ def add_tree(listing: Listing, name: str) -> None:
             listing.folders.append(ListedFolder(path, key, None, images))
         for archive in archives:
             add_archive(listing, Archive(archive), archive, f"{key}/{strip_zip(archive.name)}")
-        waiting += folders
+        queue += folders
 
 
 def is_hidden(name: str) -> bool:
@@ -172,7 +172,7 @@ def add_members(listing: Listing, file: zipfile.ZipFile, archive: Archive, path:
     Symbolic links, encrypted files, and names that lead out of the archive are left out.
     """
     folders: dict[PurePosixPath, dict[str, StoredFile]] = {}
-    inner, encrypted = [], 0
+    inner, locked_count = [], 0
     for info in file.infolist():
         inside = PurePosixPath(info.filename.replace("\\", "/"))
         if info.is_dir() or inside.is_absolute() or stat.S_ISLNK(info.external_attr >> 16):
@@ -181,15 +181,15 @@ def add_members(listing: Listing, file: zipfile.ZipFile, archive: Archive, path:
             continue
         suffix = inside.suffix.lower()
         if info.flag_bits & 1:
-            encrypted += 1
+            locked_count += 1
         elif suffix in EXTENSIONS:
             folders.setdefault(inside.parent, {})[inside.name] = StoredFile(info.filename, info.file_size)
         elif suffix == ".zip" and not archive.inner:
             inner.append(info.filename)
         elif inside.name.casefold() in STEM_LISTS and info.file_size <= LIST_BYTES:
             add_stem_list(listing, f"{key}/{inside}".casefold(), file.read(info))
-    if encrypted:
-        listing.notes.append(f"{path} needs a password for {encrypted} files, which are left out; unpack it")
+    if locked_count:
+        listing.notes.append(f"{path} needs a password for {locked_count} files, which are left out; unpack it")
     for folder, files in folders.items():
         folder_key = key if folder == PurePosixPath(".") else f"{key}/{folder}".casefold()
         if listing.is_wanted(folder_key):

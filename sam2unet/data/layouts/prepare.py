@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -18,7 +20,7 @@ from ...errors import UserError, print_line, printable, warn
 from ...runtime.parallel import default_workers, prefetch
 from ..reading import FOREGROUND, MaskCoding, read_mask
 from .find import DataCopy
-from .listing import DAMAGES, ListedFolder
+from .listing import DAMAGES, Archive, ListedFolder
 from .table import EXACT
 
 JPEG = (".jpg", ".jpeg")
@@ -26,32 +28,32 @@ JPEG = (".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Source:
-    """A folder to take files from, and its open archive, if it is in one."""
+    """A folder to take files from, on the disk or in one of `archives`."""
 
     folder: ListedFolder
-    archive: ZipFile | None
+    archives: Archives
     copy: bool  # copy files of the disk instead of linking them
 
     def place(self, name: str, target: Path) -> None:
         """Makes `target` a link to the file `name`, or a copy of it. Leaves it as it is if that is done already."""
         source = (self.folder.path / name).absolute()
-        if self.archive is None and not self.copy:
+        if not (self.copy or self.folder.archive):
             if not os.path.lexists(target):
                 link(source, target)
-            done = target.is_symlink() and os.readlink(target) == str(source)
+            is_right = target.is_symlink() and os.readlink(target) == str(source)
         else:
             if not os.path.lexists(target):
                 self.write(name, target)
-            done = not target.is_symlink() and target.stat().st_size == self.folder.size(name)
-        if not done:
+            is_right = not target.is_symlink() and target.stat().st_size == self.folder.size(name)
+        if not is_right:
             raise UserError(f"{target} is not the file that this script makes from {source}; remove it")
 
     def write(self, name: str, target: Path) -> None:
         """Writes the content of the file `name` to `target`."""
-        member = self.folder.files[name].member
+        archive, member = self.archives.open(self.folder), self.folder.files[name].member
         with write_atomic(target) as file:
             try:
-                with self.archive.open(member) if self.archive else open(self.folder.path / name, "rb") as stream:
+                with archive.open(member) if archive else open(self.folder.path / name, "rb") as stream:
                     shutil.copyfileobj(stream, file, 1 << 20)
             except DAMAGES as e:
                 raise UserError(f"{self.folder.path / name} is damaged ({e}); download the archive again") from e
@@ -59,7 +61,7 @@ class Source:
     @contextmanager
     def open_path(self, name: str, folder: Path) -> Iterator[Path]:
         """Yields a path to the file `name` on the disk. A file of an archive is unpacked into `folder` meanwhile."""
-        if self.archive is None:
+        if self.folder.archive is None:
             yield self.folder.path / name
             return
         path = folder / f".{name}{PART}"
@@ -78,10 +80,10 @@ def link(source: Path, target: Path) -> None:
 
 
 class Archives:
-    """Opens each archive once. A ZIP file inside another one is unpacked into `folder` for that time."""
+    """Opens each archive at its first use. A ZIP file inside another one is unpacked into `folder` for that time."""
 
     def __init__(self, folder: Path):
-        self.folder, self.stack, self.files = folder, ExitStack(), {}
+        self.folder, self.stack, self.files, self.lock = folder, ExitStack(), {}, threading.Lock()
 
     def __enter__(self) -> Archives:
         for path in self.folder.glob(f".*.zip{PART}"):  # from a call that was killed
@@ -92,29 +94,33 @@ class Archives:
         self.stack.close()
 
     def open(self, folder: ListedFolder) -> ZipFile | None:
-        """Returns the open archive of a folder, or None for a folder on the disk."""
+        """Returns the open archive of a folder, or None for a folder on the disk. Raises UserError if it is damaged."""
         archive = folder.archive
-        if archive and archive not in self.files:
-            try:
-                file = self.stack.enter_context(ZipFile(archive.path))
-                if archive.inner:
-                    check_space(self.folder, archive.inner, file.getinfo(archive.inner).file_size)
-                    path = self.folder / f".{len(self.files)}.zip{PART}"
-                    self.stack.callback(path.unlink, missing_ok=True)
-                    with file.open(archive.inner) as stream, open(path, "wb") as target:
-                        shutil.copyfileobj(stream, target, 1 << 20)
-                    file = self.stack.enter_context(ZipFile(path))
-            except (*DAMAGES, OSError) as e:
-                raise UserError(f"cannot unpack {folder.path}: {e}; download the archive again") from e
-            self.files[archive] = file
-        return self.files.get(archive)
+        with self.lock:
+            if archive and archive not in self.files:
+                try:
+                    self.files[archive] = self.open_new(archive)
+                except (*DAMAGES, OSError) as e:
+                    raise UserError(f"cannot unpack {folder.path}: {e}; download the archive again") from e
+            return self.files.get(archive)
+
+    def open_new(self, archive: Archive) -> ZipFile:
+        file = self.stack.enter_context(ZipFile(archive.path))
+        if not archive.inner:
+            return file
+        check_space(self.folder, archive.inner, file.getinfo(archive.inner).file_size)
+        path = self.folder / f".{len(self.files)}.zip{PART}"
+        self.stack.callback(path.unlink, missing_ok=True)
+        with file.open(archive.inner) as stream, open(path, "wb") as target:
+            shutil.copyfileobj(stream, target, 1 << 20)
+        return self.stack.enter_context(ZipFile(path))
 
 
 def prepare_sets(copies: Sequence[DataCopy], data_root: Path, copy: bool = False) -> list[str]:
     """Makes the folder of each copy in `data_root`. Returns the names of those that failed, after a warning."""
     make_folder(data_root, "--data_root")
     failed = []
-    with Archives(data_root) as archives:
+    with lock_folder(data_root), Archives(data_root) as archives:
         for item in copies:
             try:
                 prepare_set(item, data_root, archives, copy)
@@ -122,6 +128,18 @@ def prepare_sets(copies: Sequence[DataCopy], data_root: Path, copy: bool = False
                 warn(f"{item.name} is not ready: {e}")
                 failed.append(item.name)
     return failed
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """A context for one process at a time. Another process waits."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def prepare_set(item: DataCopy, data_root: Path, archives: Archives, copy: bool) -> None:
@@ -137,18 +155,18 @@ def prepare_set(item: DataCopy, data_root: Path, archives: Archives, copy: bool)
         if part.exists() and read_marker(part) != content:
             shutil.rmtree(part)  # an unfinished folder from another copy
         claim_folder(part, content)
-    elif (marked := read_marker(target)) != content:
-        made = f"it was made for {marked}; remove it to make it again" if marked else "this script did not make it"
-        print_line(f"note: {target} stays as it is; {made}")
+    elif (marker := read_marker(target)) != content:
+        reason = f"it was made for {marker}; remove it to make it again" if marker else "this script did not make it"
+        print_line(f"note: {target} stays as it is; {reason}")
         return
-    sources = [Source(folder, archives.open(folder), copy) for folder in (item.images, item.masks)]
-    thresholded = place_pairs(item, part if is_new else target, sources)
+    sources = [Source(folder, archives, copy) for folder in (item.images, item.masks)]
+    count = place_pairs(item, part if is_new else target, sources)
     if is_new:
         for path in part.glob(f"*/.*{PART}"):  # from a call that was killed
             path.unlink()
         os.rename(part, target)
-    if thresholded:
-        print_line(f"note: {thresholded} masks of {item.name} were thresholded at {FOREGROUND} and written as PNG")
+    if count:
+        print_line(f"note: {count} masks of {item.name} were thresholded at {FOREGROUND} and written as PNG")
     print_line(f"{target}: {len(item.pairs)} pairs")
 
 
@@ -167,14 +185,14 @@ def place_pairs(item: DataCopy, folder: Path, sources: Sequence[Source]) -> int:
         source.folder.size(name)
         for pair in item.pairs
         for name, source, target in zip(pair, sources, targets, strict=True)
-        if (source.copy or source.archive) and not (target / name).exists()
+        if (source.copy or source.folder.archive) and not (target / name).exists()
     ]
     check_space(folder, item.name, sum(sizes))
 
     def place_pair(pair: tuple[str, str]) -> bool:
         images.place(pair[0], targets[0] / pair[0])
         if Path(pair[1]).suffix.lower() in JPEG or item.name in EXACT:
-            return place_binary(masks, pair[1], targets[1])
+            return place_binary_mask(masks, pair[1], targets[1])
         masks.place(pair[1], targets[1] / pair[1])
         return False
 
@@ -184,7 +202,7 @@ def place_pairs(item: DataCopy, folder: Path, sources: Sequence[Source]) -> int:
         return sum(tqdm(results, desc=item.name, total=len(item.pairs), leave=False, disable=None))
 
 
-def place_binary(masks: Source, name: str, folder: Path) -> bool:
+def place_binary_mask(masks: Source, name: str, folder: Path) -> bool:
     """Places a mask that must have only 0 and 255. Returns whether it was thresholded, which makes it a PNG.
 
     JPEG masks are always thresholded.
