@@ -4,6 +4,8 @@ The data root has a folder with images/ and masks/ for each data set that the fi
 training part of a data set has its own name: COD10K-train beside COD10K. With --downloads, the script makes these
 folders from downloaded archives, as scripts/prepare_benchmarks.py does. If the command stops, run it again: it
 continues.
+
+--check compares a certificate with the files on this disk. The exit status is 1 if something differs.
 """
 
 import argparse
@@ -14,11 +16,13 @@ from pathlib import Path
 
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.layouts.downloads import prepare_downloads
+from sam2unet.errors import UserError, print_line, print_lines, shortlist
 from sam2unet.recipe import Recipe, Study, make_foreground_rule
 from sam2unet.reproduce.run import choose_seeds
 from sam2unet.reproduce.run import run as run_study
 from sam2unet.reproduce.study import StudyInputs
-from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags, to_flags
+from sam2unet.reproduce.verify import ABSENT, DIFFERS, check_certificate, format_rows
+from sam2unet.weights.weight_files import WEIGHT_FLAGS, add_weight_flags, read_weight_flags, to_flags
 
 
 class PassThroughParser(Parser):
@@ -36,13 +40,13 @@ def parser() -> argparse.ArgumentParser:
     p = PassThroughParser(
         description=__doc__,
         usage="%(prog)s CONFIG --data_root DIR [--seeds N] [--save_path DIR] [--hiera_path FILE|NAME] "
-        "[flags of train.py]",
+        "[flags of train.py]\n       %(prog)s --check certificate.json [--data_root DIR] [--hiera_path FILE|NAME]",
         epilog="train.py gets all other flags, for example --epoch 20 or --batch_size 4.",
     )
     p.add_argument(
-        "config", type=Path, metavar="CONFIG", help="recipe that names its data sets, for example configs/polyp.yaml"
+        "config", type=Path, nargs="?", metavar="CONFIG", help="recipe that names its data sets: configs/polyp.yaml"
     )
-    data = p.add_mutually_exclusive_group(required=True)
+    data = p.add_mutually_exclusive_group()
     data.add_argument("--data_root", type=Path, help="folder with NAME/images and NAME/masks for each data set")
     data.add_argument("--downloads", type=Path, metavar="DIR", help="folder with the data sets as they are downloaded")
     p.add_argument(
@@ -52,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="number of trainings, with the next N seeds; default: 1"
     )
+    p.add_argument(
+        "--check", type=Path, metavar="FILE", help="compare this certificate.json with the files here; train nothing"
+    )
     add_weight_flags(p, " to start from; the published models start from large weights, not from SAM 2.1")
     add_mask_values(p)
     p.add_argument("--device", help="device for training and prediction; default: a GPU if there is one")
@@ -59,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.check is not None:
+        check(args)
+        return
+    if args.config is None or not (args.data_root or args.downloads):
+        raise UserError("give CONFIG and --data_root or --downloads, or --check certificate.json")
     study = Study.read(args.config)
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
     mask_values = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
@@ -73,6 +85,21 @@ def run(args: argparse.Namespace) -> None:
     command = shlex.join(["python", *sys.argv])
     inputs = StudyInputs(args.config, study, root, rule, weights, device, args.others, command)
     run_study(inputs, folder, seeds)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Prints a table of the parts of the certificate. Exits with 1 if one differs."""
+    defaults, allowed = parser().parse_args([]), ("check", "data_root", "weights_from", *WEIGHT_FLAGS)
+    changed = [name for name, value in vars(args).items() if value != getattr(defaults, name)]
+    if others := [name for name in changed if name not in allowed]:
+        raise UserError(f"--check goes only with --data_root and the flags of weights; leave out {shortlist(others)}")
+    rows = list(check_certificate(args.check, args.data_root, read_weight_flags(args)))
+    print_lines(format_rows(rows))
+    different, absent = (sum(row.verdict == verdict for row in rows) for verdict in (DIFFERS, ABSENT))
+    print_line()
+    print_line(f"{different} of {len(rows)} parts differ, {absent} are not here")
+    if different:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

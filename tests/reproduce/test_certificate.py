@@ -122,6 +122,7 @@ def test_seeds_have_their_folders(tmp_path):
     [
         (["--seeds", 0], "seeds is 0; it must be from 1 to 100"),
         (["--seeds", 2, "--seed", 2**63 - 1], "seed is 9223372036854775808"),
+        (["--check", "c.json"], "--check goes only with --data_root and the flags of weights; leave out config"),
     ],
 )
 def test_flags_that_cannot_work_are_one_line(flags, words, finished, run_py):
