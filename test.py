@@ -18,7 +18,7 @@ from sam2unet.runtime.device import PRECISIONS
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
-OF_MAPS += ("contours", "save_prob", "recursive", "skip_existing", "workers", "fast", "exact", "compile")
+OF_MAPS += ("contours", "save_prob", "uncertainty", "recursive", "skip_existing", "workers", "fast", "exact", "compile")
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
 OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
 OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
@@ -26,7 +26,12 @@ OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__)
-    p.add_argument("--checkpoint", type=Path, help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx")
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx. Of several, probabilities are averaged",
+    )
     add_weight_flags(p)
     p.add_argument("--save_path", type=Path, help="folder for maps, or scores")
     p.add_argument(
@@ -62,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
         const=NUMBERS[0],
         choices=NUMBERS,
         help="probabilities too, not stretched, in prob/NAME.npz as `probability`; float16 if not said otherwise",
+    )
+    maps.add_argument(
+        "--uncertainty", action="store_true", help="the entropy of the probabilities too, in uncertainty/; names images"
     )
     maps.add_argument(
         "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
@@ -117,8 +125,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     translate_test_flags(args)
-    checkpoint = read_model_file(args.checkpoint)
-    takes_lists = isinstance(checkpoint, Checkpoint) and checkpoint.family.task == "prompts"
+    checkpoints = [read_model_file(path) for path in args.checkpoint]
+    checkpoint = checkpoints[0]
+    takes_lists = any(isinstance(file, Checkpoint) and file.family.task == "prompts" for file in checkpoints)
+    if takes_lists and len(checkpoints) > 1:
+        raise UserError("several checkpoints are averaged only for maps of images; give one checkpoint for prompts")
     replace_data_flag(args, "test", takes_lists)
     if takes_lists:
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
@@ -126,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         title = checkpoint.family.title if isinstance(checkpoint, Checkpoint) else str(checkpoint)
         check_flags(args, title, "test_image_path", OF_PROMPTS)
-        write_maps(checkpoint, args)
+        write_maps(checkpoints, args)
 
 
 def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple[str, ...]) -> None:
@@ -137,9 +148,9 @@ def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple
         raise UserError(f"--{needed}, which {title} takes, is missing")
 
 
-def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
+def write_maps(checkpoints: list[Path | Checkpoint], args: argparse.Namespace) -> None:
     predict_folder.run(
-        checkpoint,
+        checkpoints,
         predict_folder.PredictFiles(
             args.test_image_path,
             args.save_path,
@@ -162,6 +173,7 @@ def write_maps(checkpoint: Path | Checkpoint, args: argparse.Namespace) -> None:
             overlay=args.overlay,
             contours=args.contours,
             probability=args.save_prob,
+            uncertainty=args.uncertainty,
         ),
         minmax=not args.no_minmax,
         batch_size=args.batch_size,

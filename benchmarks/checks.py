@@ -164,7 +164,7 @@ MASKS = "--save_path {new} --test_image_path {images}"
 PROMPTS = "--save_path {new} --data_path {lists} --checkpoint {files}/sam_med2d.pth"
 TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --batch_size 2 --workers 1 --on_bad_image skip --recursive --test_gt_path {{masks}}",
-    f"{MASKS} {UNET} --overlay --contours --save_prob float16 --components 4 --threshold 0.5",
+    f"{MASKS} {UNET} --overlay --contours --uncertainty --save_prob float16 --components 4 --threshold 0.5",
     f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --no_minmax --skip_existing",
     f"{MASKS} {UNET} --amp bf16",
     f"{MASKS} {UNET} --exact",

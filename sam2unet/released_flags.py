@@ -49,7 +49,7 @@ def translate_test_flags(args: argparse.Namespace) -> None:
     """Replaces released flags by flags of test.py."""
     notes = []
     if args.checkpoint is None and args.sam_checkpoint is not None:
-        args.checkpoint, args.sam_checkpoint = args.sam_checkpoint, None
+        args.checkpoint, args.sam_checkpoint = [args.sam_checkpoint], None
         notes.append("--sam_checkpoint is the model to test, --checkpoint")
     if args.checkpoint is None:
         raise UserError("--checkpoint, the model to test, is missing")

@@ -22,7 +22,7 @@ FLAGS = {
         --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type --multimask --no_minmax
         --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name --sam_checkpoint
         --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
-        --threshold --tile --tta --use_amp --weights_from --work_dir --workers
+        --threshold --tile --tta --uncertainty --use_amp --weights_from --work_dir --workers
     """,
     "eval.py": """
         --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,15 @@ def open_predictor(
     recipe = find_recipe(checkpoint, size=options.size)
     check_size(checkpoint.family, recipe.size)
     return build_predictor(open_model(checkpoint, weight_paths, device, recipe), recipe.size, options)
+
+
+def open_predictors(
+    model_files: Sequence[Path | Checkpoint], device: torch.device, weight_paths: WeightPaths, options: PredictOptions
+) -> Predictor:
+    """Returns a predictor that averages the probabilities of all models. Errors are those of `open_predictor`."""
+    first, *others = (open_predictor(file, device, weight_paths, options) for file in model_files)
+    first.add_models(others)
+    return first
 
 
 def build_predictor(model: nn.Module, size: int, options: PredictOptions) -> Predictor:

@@ -34,6 +34,7 @@ class PredictOutputs:
     contours: bool = False
     # also write probabilities in this number format, in the folder `prob`. They are not stretched.
     probability: str | None = None
+    uncertainty: bool = False  # also write the entropy of the probabilities as grey levels, in the folder `uncertainty`
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -43,7 +44,8 @@ class PredictOutputs:
     def paths(self, folder: Path, name: str) -> dict[str, Path]:
         """Returns the path of each file of an image. eval.py scores all images beside maps: pictures are elsewhere."""
         kinds = {"overlay": self.overlay, "contours": self.contours, "prob": self.probability is not None}
-        endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz"}
+        kinds["uncertainty"] = self.uncertainty
+        endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz", "uncertainty": ".png"}
         extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, is_on in kinds.items() if is_on}
         return {"map": folder / f"{name}.png"} | extra
 
@@ -97,6 +99,7 @@ def write_outputs(
     photo: Path | None = None,
     probability: np.ndarray | None = None,
     classes: Classes | None = None,
+    uncertainty: np.ndarray | None = None,
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
@@ -105,6 +108,7 @@ def write_outputs(
         photo: for overlay and contours. It is read again, because photographs that wait would fill the memory.
         probability: for the folder `prob`, as `Predictor.predict` yields it.
         classes: what the pixels are the indices of. None: they are grey levels.
+        uncertainty: for the folder `uncertainty`, uint8 (height, width).
     """
     paths = outputs.paths(folder, name)
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
@@ -114,6 +118,8 @@ def write_outputs(
         picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
         for kind in paths.keys() & DRAWINGS:
             write_bytes(paths[kind], encode_jpeg(draw_map(kind, np.array(picture), pixels, classes)))
+    if "uncertainty" in paths:
+        write_bytes(paths["uncertainty"], encode_png(uncertainty))
     if "prob" in paths:
         make_folder(paths["prob"].parent)
         with write_atomic(paths["prob"]) as file:

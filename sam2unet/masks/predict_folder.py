@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,11 +28,12 @@ from ..runtime.processes import Processes
 from ..runtime.signals import Signals
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
-from .open import choose_fast_options, open_predictor
+from .open import choose_fast_options, open_predictors
 from .outputs import PredictOutputs, to_map_pixels, write_outputs
-from .predictor import Photo, PredictOptions, Predictor
+from .predictor import Photo, PredictOptions, Predictor, measure_entropy, to_uint8
 from .video import predict_video
 
+SHOWN_DOUBTS = 5  # images that --uncertainty names
 LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time
 
 
@@ -66,6 +67,8 @@ class PredictedMap(NamedTuple):
     item: Input
     pixels: np.ndarray
     probability: np.ndarray | None
+    uncertainty: np.ndarray | None  # uint8, 255 where all classes are equally probable
+    disagreement: float  # of several models
 
 
 @dataclass
@@ -77,10 +80,11 @@ class PredictNotes:
     rotated: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
     stopped_by: UserError | None = None  # the error of the image that stops the run
+    doubts: list[tuple[float, str]] = field(default_factory=list)  # with --uncertainty: its number, name of the image
 
 
 def run(
-    checkpoint: Path | Checkpoint,
+    checkpoints: Sequence[Path | Checkpoint],
     files: PredictFiles,
     options: PredictOptions,
     outputs: PredictOutputs,
@@ -92,6 +96,8 @@ def run(
     fast: bool = False,
 ) -> None:
     """Writes one PNG per image, with the stem of the image; or one video of maps for a video.
+
+    The probabilities of several checkpoints are averaged.
 
     Under torchrun, each process takes its share of the images. Raises UserError if the prediction cannot run,
     SomeFailed if images were left out, and Stopped if a signal ended the prediction.
@@ -106,7 +112,7 @@ def run(
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if not processes.first:
             return  # one process predicts the whole video
-        predictor = open_predictor(checkpoint, target, weight_paths, options)
+        predictor = open_predictors(checkpoints, target, weight_paths, options)
         check_grey_flags(predictor, outputs, minmax)
         with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
             predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
@@ -114,7 +120,7 @@ def run(
     jobs = find_jobs(files)
     check_targets(jobs, files, outputs)
     jobs = jobs[processes.rank :: processes.world]
-    predictor = open_predictor(checkpoint, target, weight_paths, options)
+    predictor = open_predictors(checkpoints, target, weight_paths, options)
     check_grey_flags(predictor, outputs, minmax)
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
     if files.skip_existing:
@@ -135,6 +141,10 @@ def run(
         warn_rotated(notes.rotated)
     if names := notes.several:
         warn(f"{len(names)} images have several frames or pages, of which the first is used: {shortlist(names)}")
+    if notes.doubts:
+        what = "the models disagree most on" if predictor.others else "the model is most uncertain on"
+        worst = sorted(notes.doubts, reverse=True)[:SHOWN_DOUBTS]
+        print_line(f"{share}{what} {', '.join(f'{name} ({doubt:.3f})' for doubt, name in worst)}")
     seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
     print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
@@ -173,10 +183,14 @@ def write_maps(
         photos = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
         maps = predictor.predict(drop_unreadable(photos, files.on_bad_image, notes), batch_size)
         predicted = (to_predicted_map(photo, probability, minmax, outputs) for photo, probability in maps)
+        if outputs.uncertainty:
+            predicted = note_doubts(predicted, bool(predictor.others), notes)
 
         def write(map_: PredictedMap) -> None:
-            item, pixels, probability = map_
-            write_outputs(files.target, item.name, pixels, outputs, item.path, probability, predictor.classes)
+            item, pixels, probability, uncertainty, _ = map_
+            write_outputs(
+                files.target, item.name, pixels, outputs, item.path, probability, predictor.classes, uncertainty
+            )
 
         def weigh(map_: PredictedMap) -> int:
             return 2 * threads if max(map_.pixels.size, np.size(map_.probability)) > LARGE else 1
@@ -283,4 +297,16 @@ def drop_unreadable(photos: Iterator[Photo | UserError], on_bad_image: str, note
 
 def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: PredictOutputs) -> PredictedMap:
     kept = None if outputs.probability is None else probability.cpu().numpy()
-    return PredictedMap(photo.source.item, to_map_pixels(probability, minmax, outputs), kept)
+    doubt = None
+    if outputs.uncertainty:
+        doubt = to_uint8(measure_entropy(probability, 0 if probability.ndim == 3 else None))
+    pixels = to_map_pixels(probability, minmax, outputs)
+    return PredictedMap(photo.source.item, pixels, kept, doubt, photo.disagreement)
+
+
+def note_doubts(maps: Iterable[PredictedMap], several: bool, notes: PredictNotes) -> Iterator[PredictedMap]:
+    """Notes for each map how much the models disagree, or for one model the mean uncertainty, both in [0, 1]."""
+    for map_ in maps:
+        doubt = map_.disagreement if several else float(map_.uncertainty.mean()) / 255
+        notes.doubts.append((doubt, map_.item.path.name))
+        yield map_

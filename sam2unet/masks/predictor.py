@@ -65,12 +65,14 @@ class Photo(NamedTuple):
         size: (height, width) of its map.
         name: what an error message calls the photograph.
         source: an object of the caller.
+        disagreement: of several models; `Predictor.predict` sets it, see `measure_disagreement`.
     """
 
     crops: list[Tensor]
     size: tuple[int, int]
     name: object
     source: object
+    disagreement: float = 0.0
 
 
 class Predictor:
@@ -83,6 +85,7 @@ class Predictor:
         stride: input sides are multiples of it.
 
     Attributes:
+        others: functions of other models. Maps are the mean of the probabilities of all models.
         in_parallel: `predict` computes several batches at the same time.
         linear_layers: returns a context that `forward` runs in.
     """
@@ -102,6 +105,7 @@ class Predictor:
         sides = (max(stride, round(size * scale / stride) * stride) for scale in averaging.scales)
         self.sides = tuple(dict.fromkeys(sides))
         self.flips = (False, True) if averaging.flip else (False,)
+        self.others: tuple[Forward, ...] = ()
         self.in_parallel = False
         self.linear_layers = nullcontext
 
@@ -130,6 +134,14 @@ class Predictor:
         if device.type == "cpu" and predictor.amp == "off" and not exact:
             predictor.linear_layers = use_fast_linear
         return predictor
+
+    def add_models(self, others: Sequence[Predictor]) -> None:
+        """Averages over the models of other predictors too. UserError if they have other input sides or classes."""
+        for other in others:
+            if (other.sides, other.classes) != (self.sides, self.classes):
+                sides = " and ".join(str(predictor.sides[0]) for predictor in (self, other))
+                raise UserError(f"models are averaged only with one input side and the same classes (sides: {sides})")
+        self.others = tuple(other.forward for other in others)
 
     def prepare(
         self,
@@ -193,6 +205,8 @@ class Predictor:
         for photo, *own_logits in zip(photos, *logits, strict=True):
             for scale in own_logits:
                 check_output(scale, self.amp, photo.name)
+            if self.others:
+                photo = photo._replace(disagreement=measure_disagreement(own_logits[0], 1 + len(self.others)))
             yield photo, self.blend_tiles(own_logits, photo.size)
 
     def predict_photo(self, picture: Image.Image, size: tuple[int, int] | None = None, name: object = None) -> Tensor:
@@ -201,10 +215,14 @@ class Predictor:
         return probability
 
     def predict_logits(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> (B, flips, C, S, S)"""
+        """uint8 (B, 3, S, S) -> (B, flips, C, S, S); of several models (B, models * flips, C, S, S)"""
         images = normalise_image(images.to(self.device, non_blocking=True))
         with autocast(self.device, self.amp), self.linear_layers():
-            logits = [self.forward(images.flip(-1)).flip(-1) if flip else self.forward(images) for flip in self.flips]
+            logits = [
+                forward(images.flip(-1)).flip(-1) if flip else forward(images)
+                for forward in (self.forward, *self.others)
+                for flip in self.flips
+            ]
         return torch.stack(logits, dim=1).float()
 
     def blend_tiles(self, logits: list[Tensor], size: tuple[int, int]) -> Tensor:
@@ -246,6 +264,30 @@ def to_probability_(logits: Tensor) -> Tensor:
     weights = logits[0]
     weights.sub_(weights.amax(0)).exp_()
     return weights.div_(weights.sum(0))
+
+
+def measure_disagreement(logits: Tensor, models: int) -> float:
+    """Logits (tiles, models * flips, C, S, S) -> a number in [0, 1]: how much the models differ, mean over pixels.
+
+    This is the entropy of the mean probability minus the mean entropy of the models (mutual information). It is 0 if
+    all models give the same probabilities, also if all are uncertain.
+    """
+    flat = logits.unflatten(1, (models, -1)).transpose(0, 1).flatten(0, 2)  # (models * tiles * flips, C, S, S)
+    probability = torch.stack([to_probability_(part[None].clone()) for part in flat])
+    by_model = probability.view(models, -1, *probability.shape[1:])  # (models, images, S, S) or (..., C, S, S)
+    axis = 1 if probability.ndim == 4 else None
+    mean = measure_entropy(by_model.mean(0), axis).mean()
+    return max(0.0, (mean - measure_entropy(probability, axis).mean()).item())
+
+
+def measure_entropy(probability: Tensor, axis: int | None) -> Tensor:
+    """Returns the entropy in [0, 1], where 1 means that all classes are equally probable.
+
+    `axis` is the axis of the classes; None: the values are probabilities of the foreground.
+    """
+    if axis is None:
+        return (torch.special.entr(probability) + torch.special.entr(1 - probability)) / math.log(2)
+    return torch.special.entr(probability).sum(axis) / math.log(probability.shape[axis])
 
 
 def stretch_range(probability: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ def predict_video(
     """
     if outputs.probability is not None:
         raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
+    if outputs.uncertainty:
+        raise UserError("--uncertainty is for images; give the frames as images")
     paths = {kind: target / kind / f"{source.stem}.mp4" for kind in QUALITY}
     if not outputs.contours:
         del paths["contours"]
