@@ -83,7 +83,7 @@ def compare_passes(
 
 def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: Data) -> Callable[..., Pass]:
     """Returns a function that computes the first losses of a training step and their gradients, for a new model."""
-    files = dict.fromkeys(("hiera_path", "dinov2_path", "sam_checkpoint"))
+    files = dict.fromkeys(("hiera_path", "dinov2_path", "sam_checkpoint", "weights_from"))
     args = argparse.Namespace(model=name, encoder=encoder, dino=dino, size=side, seed=0, **files)
     network, recipe = build_model(args).train(), Recipe.read(model=name, size=side)
     if find_family(name).task == "prompts":
@@ -167,10 +167,10 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --overlay --contours --uncertainty --save_prob float16 --components 4 --threshold 0.5",
     f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --no_minmax --skip_existing",
     f"{MASKS} {UNET} --amp bf16",
-    f"{MASKS} {UNET} --exact",
+    f"--save_path {{new}} --data {{images}}/.. {UNET} --exact",
     f"{MASKS} {UNET} --compile",
     f"{MASKS} {UNET} --fast",
-    f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera.pt",
+    f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera.pt --weights_from meta",
     f"{MASKS} --checkpoint {{files}}/sam2unext.safetensors --dinov2_path {{files}}/dino.pt",
     f"{PROMPTS} --boxes_prompt True --point_num 1 3 --iter_point 2 --save_pred True --seed 1",
     f"{PROMPTS} --image_size 96 --encoder_adapter False --multimask False --rgb True",
