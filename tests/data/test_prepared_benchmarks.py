@@ -237,7 +237,7 @@ def test_damaged_archives_are_named_and_the_other_sets_are_ready(polyps, downloa
     assert prepare_downloads(downloads, data) == ["ECSSD"]
     out, err = capsys.readouterr()
     assert f"note: {downloads / 'HKU-IS.zip'} cannot be read: File is not a zip file; download it again" in out
-    assert f"note: {downloads / 'DUTS.rar'} is not searched; unpack it" in out
+    assert f"unpack these if they contain data sets: {downloads / 'DUTS.rar'}\n" in out
     assert "warning: ECSSD is not ready: " in err and "images/0001.jpg is damaged (" in err
     assert [path.name for path in data.iterdir() if path.name[0] != "."] == ["Kvasir"]
 
@@ -278,3 +278,10 @@ def test_hidden_characters_in_paths_are_no_problem(polyps, downloads, data, caps
         assert prepare_downloads(other, data) == []
         out = capsys.readouterr().out
         assert len(out.splitlines()) == 3 and "stays as it is" not in out
+
+
+def test_a_link_to_nothing_is_named(polyps, downloads, data, capsys):
+    (downloads / "TestDataset/Kvasir/masks/0001.png").unlink()
+    (downloads / "TestDataset/Kvasir/masks/0001.png").symlink_to("nothing")
+    assert prepare_downloads(downloads, data, copy=True) == ["Kvasir"]
+    assert "Kvasir/masks/0001.png: No such file or directory; remove or replace it" in capsys.readouterr().err

@@ -138,8 +138,7 @@ def judge_copy(layout: Layout, images: ListedFolder, masks: ListedFolder, listin
     kept = [stem for stem in stems[0] if fits_rule(stem, layout.stems)]
     pairs = [stem for stem in kept if stem in stems[1]]
     stem_list = find_stem_list(images, layout.stems, listing)
-    if stem_list is not None:
-        pairs_in_list = [stem for stem in pairs if stem in stem_list]
+    if pairs_in_list := [stem for stem in pairs if stem in stem_list]:
         if len(pairs_in_list) in COUNTS[layout.name] or len(pairs) not in COUNTS[layout.name]:
             kept, pairs = [stem for stem in kept if stem in stem_list], pairs_in_list
     if len(kept) < len(stems[0]):
@@ -160,11 +159,11 @@ def fits_rule(stem: str, rule: str) -> bool:
     return fnmatchcase(stem.casefold(), rule.removeprefix("!").casefold()) is not rule.startswith("!")
 
 
-def find_stem_list(images: ListedFolder, name: str, listing: Listing) -> frozenset[str] | None:
-    """Returns the stems of the list beside the image folder or one folder above. None if there is no list `name`."""
+def find_stem_list(images: ListedFolder, name: str, listing: Listing) -> frozenset[str]:
+    """Returns the stems of the list `name` beside the image folder or one folder above. Empty: there is no list."""
     above = images.key.rpartition("/")[0]
     keys = (f"{folder}/{name}" for folder in (above, above.rpartition("/")[0]))
-    return next((listing.stem_lists[key] for key in keys if key in listing.stem_lists), None)
+    return next((listing.stem_lists[key] for key in keys if key in listing.stem_lists), frozenset())
 
 
 def judge_count(layout: Layout, count: int) -> tuple[int, str]:

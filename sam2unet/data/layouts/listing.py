@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ...atomic import MARKER
-from ...errors import UserError
+from ...errors import UserError, shortlist
 from ..pairs import EXTENSIONS, explain_no_folder
 
 STEM_LISTS = ("train.txt", "test.txt")
@@ -47,16 +47,20 @@ class ListedFolder:
     files: dict[str, StoredFile]  # by file name
 
     def size(self, name: str) -> int:
-        """Returns the number of bytes of a file."""
+        """Returns the number of bytes of a file. Raises UserError for a symbolic link to a file that is not there."""
         size = self.files[name].size
-        return (self.path / name).stat().st_size if size is None else size
+        try:
+            return (self.path / name).stat().st_size if size is None else size
+        except OSError as e:
+            raise UserError(f"cannot read {self.path / name}: {e.strerror}; remove or replace it") from e
 
 
 @dataclass
 class Listing:
     """What is below a root: the folders whose key `is_wanted` accepts, lists of stems by key, and notes for the user.
 
-    `without` is a folder that is left out. `archives` says whether ZIP files are searched.
+    `without` is a folder that is left out. `archives` says whether ZIP files are searched. `other_archives` are archives
+    that are not ZIP files.
     """
 
     root: Path
@@ -66,6 +70,7 @@ class Listing:
     folders: list[ListedFolder] = field(default_factory=list)
     stem_lists: dict[str, frozenset[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    other_archives: list[Path] = field(default_factory=list)
 
 
 def list_folders(
@@ -86,6 +91,9 @@ def list_folders(
     except OSError as e:
         raise UserError(explain_no_folder(root, e)) from e
     add_tree(listing, name)
+    if listing.other_archives:
+        names = shortlist(sorted(listing.other_archives))
+        listing.notes.append(f"only ZIP files are searched; unpack these if they contain data sets: {names}")
     listing.folders.sort(key=lambda folder: (folder.archive is not None, folder.path))
     return listing
 
@@ -113,7 +121,7 @@ def add_tree(listing: Listing, name: str) -> None:
                     elif suffix == ".zip" and listing.archives:
                         archives.append(path / entry.name)
                     elif suffix in OTHER_ARCHIVES:
-                        listing.notes.append(f"{path / entry.name} is not searched; unpack it")
+                        listing.other_archives.append(path / entry.name)
                     elif entry.name.casefold() in STEM_LISTS and entry.stat().st_size <= LIST_BYTES:
                         add_stem_list(listing, f"{key}/{entry.name.casefold()}", Path(entry.path).read_bytes())
         except OSError as e:
