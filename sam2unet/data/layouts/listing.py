@@ -59,7 +59,7 @@ class ListedFolder:
 class Listing:
     """What is below a root: the folders whose key `is_wanted` accepts, lists of stems by key, and notes for the user.
 
-    `without` is a folder that is left out. `archives` says whether ZIP files are searched. `other_archives` are archives
+    `without` is a folder that is left out. `archives` says whether ZIP files are searched. `other_archives` are those
     that are not ZIP files.
     """
 
