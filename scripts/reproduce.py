@@ -39,7 +39,7 @@ class PassThroughParser(Parser):
 def parser() -> argparse.ArgumentParser:
     p = PassThroughParser(
         description=__doc__,
-        usage="%(prog)s CONFIG --data_root DIR [--seeds N] [--save_path DIR] [--hiera_path FILE|NAME] "
+        usage="%(prog)s CONFIG --data_root DIR|--downloads DIR [--seeds N] [--save_path DIR] [--hiera_path FILE|NAME] "
         "[flags of train.py]\n       %(prog)s --check certificate.json [--data_root DIR] [--hiera_path FILE|NAME]",
         epilog="train.py gets all other flags, for example --epoch 20 or --batch_size 4.",
     )
