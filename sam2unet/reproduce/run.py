@@ -40,8 +40,8 @@ def run(inputs: StudyInputs, folder: Path, seeds: Sequence[int]) -> None:
     published = read_figures(study.expect) if study.expect else {}
     figures = summarize([read_results(inputs, run) for run in runs], study.protocol, published)
     content = build_certificate(inputs, folder, runs, data, leakage, figures)
+    write_certificate(content, folder / NAME)  # first, because it shows that the page is of this script
     write_page(content, figures, folder / PAGE)
-    write_certificate(content, folder / NAME)
     sentences = "\n".join(explain_figures(figures, seeds))
     print_lines(f"\n{format_figures(figures, leakage)}\n\n{sentences}\n\nin {printable(folder)}: {PAGE}, {NAME}")
 

@@ -1,6 +1,7 @@
 """A study of several seeds ends with a certificate, also after a kill."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from sam2unet.data.pairs import list_files
 from sam2unet.errors import UserError
 from sam2unet.reproduce.digests import combine_digests
+from sam2unet.reproduce.figures import Figure
 from sam2unet.reproduce.leakage import find_leakage, warn_leakage
+from sam2unet.reproduce.page import write_page
 from sam2unet.reproduce.run import choose_seed_folders
 
 
@@ -72,6 +75,15 @@ def test_the_page_has_the_content_of_the_certificate(finished):
     for figure in content["figures"]:
         assert f"<td>{figure['mean']:.3f}<td>{figure['std']:.4f}<td>[{figure['low']:.3f}, {figure['high']:.3f}]" in page
     assert "1 equal, 1 near" in page and "copy0.8.bmp" in page and content["weights"]["hiera_path"]["sha256"] in page
+
+
+def test_names_in_the_page_are_text(finished, tmp_path):
+    text = (finished.folder / "certificate.json").read_text().replace("COD10K", "<b>$x</b>").replace("horse", "<i>")
+    content = json.loads(text)
+    figures = [Figure("<b>$x</b>", "S", 4, (0.5,), 0.5, math.nan, 0.4, 0.6, None)]
+    write_page(content, figures, tmp_path / "c.html")
+    page = (tmp_path / "c.html").read_text()
+    assert "&lt;b&gt;$x&lt;/b&gt;" in page and "&lt;i&gt;" in page and "<b>$x" not in page and "<i>" not in page
 
 
 def test_a_killed_study_that_goes_on_has_the_same_figures(start, finished, tmp_path):

@@ -1,6 +1,7 @@
 """The recipes of published results, and the script that runs one from data to table."""
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -220,6 +221,8 @@ def test_a_run_goes_on_where_it_stopped(run_main, steps, study, monkeypatch):
     assert [path.stat().st_mtime_ns for path in (checkpoint, kept)] == before and removed.is_file()
     table = re.search(r"CAMO +SAM2-UNet +3 .* 0\.884 .*\nCOD10K +SAM2-UNet +2 .* 0\.880 ", out)
     assert table and (run_folder / "scores/table.md").is_file()
+    (run,) = json.loads((run_folder / "certificate.json").read_text())["runs"]
+    assert (run["seed"], run["folder"], len(run["starts"])) == (1024, ".", 1)  # the second start trained nothing
 
 
 def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(study, monkeypatch):
