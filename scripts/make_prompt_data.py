@@ -22,7 +22,15 @@ from sam2unet.data.reading import open_image, rotate_upright
 from sam2unet.errors import UserError, print_line, shortlist, warn
 from sam2unet.limits import check_numbers
 from sam2unet.prompts.framing import Framing, read_label
-from sam2unet.prompts.lists import TEST_LIST, TRAIN_LIST, ImageMasks, find_problems, write_test_list, write_train_list
+from sam2unet.prompts.lists import (
+    TEST_LIST,
+    TRAIN_LIST,
+    ImageMasks,
+    find_problems,
+    group_masks,
+    write_test_list,
+    write_train_list,
+)
 from sam2unet.recipe import ForegroundRule, make_foreground_rule
 from sam2unet.runtime.parallel import map_files
 
@@ -101,17 +109,10 @@ def divide(
 
 
 def match_masks(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:
-    """Returns the images that have masks, sorted by name. A mask belongs to the longest name of an image that fits.
-
-    Warns about images without masks and masks without images.
-    """
+    """Returns the images that have masks, sorted by name. Warns about images without masks and masks without images."""
     images = list_images(image_folder)
-    masks: dict[str, list[Path]] = {stem: [] for stem in images}
-    unused = []
-    for name, path in list_images(mask_folder).items():
-        owners = [stem for stem in list_prefixes(name) if stem in images]
-        masks[owners[0]].append(path) if owners else unused.append(path.name)
-    warn_unpaired_masks(unused, image_folder, mask_folder)
+    masks, unused = group_masks(images, list_images(mask_folder))
+    warn_unpaired_masks([path.name for path in unused], image_folder, mask_folder)
     if empty := [images[stem].name for stem, paths in masks.items() if not paths]:
         warn(f"{len(empty)} of {len(images)} images have no mask in {mask_folder} and are left out: {shortlist(empty)}")
     if len(empty) == len(images):
@@ -119,12 +120,6 @@ def match_masks(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:
             f"no mask in {mask_folder} has the name of an image in {image_folder}, alone or with an underscore and more"
         )
     return [ImageMasks(path, tuple(masks[stem])) for stem, path in images.items() if masks[stem]]
-
-
-def list_prefixes(name: str) -> list[str]:
-    """`a_b_c` -> a_b_c, a_b, a."""
-    words = name.split("_")
-    return ["_".join(words[:length]) for length in range(len(words), 0, -1)]
 
 
 def keep_usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> list[ImageMasks]:

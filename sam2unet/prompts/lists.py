@@ -74,6 +74,20 @@ def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
     write_object(folder / TEST_LIST, {pair.mask.as_posix(): pair.image.as_posix() for pair in pairs})
 
 
+def group_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Returns the masks of each image, and the masks without image. `images` and `masks` are files by stem.
+
+    The name of a mask is that of its image, alone or with an underscore and more. The longest name that fits counts.
+    """
+    groups: dict[str, list[Path]] = {stem: [] for stem in images}
+    unused = []
+    for name, path in masks.items():
+        words = name.split("_")
+        prefixes = ("_".join(words[:length]) for length in range(len(words), 0, -1))
+        groups.get(next((stem for stem in prefixes if stem in images), None), unused).append(path)
+    return groups, unused
+
+
 def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
     """Raises UserError if masks cannot be used. The message counts them and explains the first one.
 
