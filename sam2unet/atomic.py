@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import yaml
 
 from .errors import UserError, shortlist
 
+T = TypeVar("T", dict, list)
 PART = ".sam2unet.part"  # the end of the names of unfinished files
 MARKER = ".sam2unet"  # a file that marks a folder which a script of this project made
 
@@ -158,8 +159,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not text in UTF-8; give another file") from e
 
 
-def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
-    """Returns the object in a JSON file. Raises UserError, which ends in `advice`, for any other content."""
+def read_json(path: Path, advice: str = "write it again", kind: type[T] = dict) -> T:
+    """Returns the object, or the list, in a JSON file. Raises UserError, which ends in `advice`, for other content."""
     text = read_text(path)
     try:
         content = json.loads(text)
@@ -167,8 +168,9 @@ def read_json(path: Path, advice: str = "write it again") -> dict[str, object]:
         raise UserError(f"{path} is nested too deep for JSON of this project; {advice}") from e
     except ValueError as e:
         raise UserError(f"{path} is not JSON: {e}; {advice}") from e
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not an object of names with values; {advice}")
+    if not isinstance(content, kind):
+        wanted = "an object of names with values" if kind is dict else "a list"
+        raise UserError(f"{path} holds a {type(content).__name__}, not {wanted}; {advice}")
     return content
 
 
