@@ -20,6 +20,7 @@ LINES = (
     ("scoring",),
     ("task",),
     ("masks", "prompts"),
+    ("annotations",),
     ("training",),
     ("export", "demo"),
     ("cli", "run_script", "released_flags"),

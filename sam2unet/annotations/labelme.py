@@ -1,0 +1,100 @@
+"""labelme: a JSON file for each image, beside the image."""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..atomic import read_json, write_atomic
+from ..data.pictures import encode_png
+from .conversion import Conversion, base_name, explain_malformed, list_sources
+from .outlines import close_parts
+from .record import AnnotatedImage, Region, crop_region
+from .tracing import Parts
+
+VERSION = "5.5.0"  # the oldest version of labelme that reads all that is written here
+CORNERS = {"rectangle": 2, "circle": 2, "mask": 2, "polygon": 3, "oriented_rectangle": 4}  # shape -> least points
+
+
+def read_labelme(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
+    for path in list_sources(source, ".json"):
+        content = read_json(path, "give a folder with labelme files only")
+        with explain_malformed(path, "a labelme file"):
+            item = parse_labelme(content, conversion)
+        yield item
+
+
+def parse_labelme(content: dict, conversion: Conversion) -> AnnotatedImage:
+    """Converts a file. Shapes with the same label and `group_id` are the parts of one object."""
+    file_name = base_name(content["imagePath"])
+    size = conversion.find_size(file_name, content.get("imageHeight"), content.get("imageWidth"))
+    groups: dict[object, list[dict]] = {}
+    for number, shape in enumerate(content["shapes"]):
+        if len(shape["points"]) < CORNERS.get(shape.get("shape_type") or "polygon", 10**9):
+            conversion.problems.add("shapes are lines or points and are left out", file_name)
+            continue
+        group = shape.get("group_id")
+        groups.setdefault((shape["label"], number if group is None else f"group {group}"), []).append(shape)
+    regions = []
+    for (label, _), shapes in groups.items():
+        score = shapes[0].get("score")
+        if shapes[0].get("shape_type") == "mask":
+            regions += [parse_labelme_mask(label, shape, score) for shape in shapes]
+        else:
+            polygons = [to_polygon(shape.get("shape_type"), shape["points"]) for shape in shapes]
+            regions.append(conversion.fill(label, polygons, size, file_name, score=score))
+    return AnnotatedImage(file_name, size, regions)
+
+
+def parse_labelme_mask(label: str, shape: dict, score: float | None) -> Region:
+    """Converts a shape with a PNG of its bounding box."""
+    with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as image:
+        mask = np.array(image.convert("L")) > 0
+    left, top = (int(value) for value in shape["points"][0])
+    if min(left, top) < 0:
+        raise ValueError("a mask starts outside the image")
+    return crop_region(label, mask, (top, left), score=score)
+
+
+def to_polygon(kind: str | None, points: list) -> list:
+    """Returns the corners of a shape. A circle is given by its centre and a point on it."""
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points
+        return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    if kind == "circle":
+        (x, y), end = points
+        radius, angles = np.hypot(end[0] - x, end[1] - y), np.linspace(0, 2 * np.pi, 73)[:-1]
+        return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).tolist()
+    return points
+
+
+def write_labelme(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
+    """Writes STEM.json for each image. `imagePath` leads from the file to the image."""
+    for item in items:
+        stem = Path(item.file_name).stem
+        image = conversion.images.get(stem)
+        place = Path(os.path.relpath(image, folder)).as_posix() if image else item.file_name
+        traced = enumerate(zip(item.regions, conversion.trace(item), strict=True))
+        shapes = [shape for number, (region, parts) in traced for shape in make_shapes(region, parts, number)]
+        content = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
+        content |= {"imageHeight": item.size[0], "imageWidth": item.size[1]}
+        with write_atomic(folder / f"{stem}.json") as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def make_shapes(region: Region, parts: Parts, number: int) -> list[dict[str, object]]:
+    """Returns a polygon for each part, or one mask. Several parts share the `group_id` `number`."""
+    head = {"label": region.name, "flags": {}, "description": "", "group_id": None}
+    head |= {} if region.score is None else {"score": region.score}
+    if polygons := close_parts(parts):
+        head["group_id"] = number if len(polygons) > 1 else None
+        return [head | {"shape_type": "polygon", "points": polygon} for polygon in polygons]
+    height, width = region.pixels.shape
+    points = [[region.left, region.top], [region.left + width - 1, region.top + height - 1]]
+    picture = base64.b64encode(encode_png(region.pixels.view(np.uint8) * 255)).decode()
+    return [head | {"shape_type": "mask", "points": points, "mask": picture}]

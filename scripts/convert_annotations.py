@@ -1,0 +1,82 @@
+"""Converts annotations between masks and the formats of other tools, and results of test.py to these formats.
+
+SOURCE is a file (coco, cvat, label_studio) or a folder (all others). docs/annotations.md describes the formats.
+"""
+
+import argparse
+from pathlib import Path
+
+from sam2unet.classes import Classes
+from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.data.pairs import list_images
+from sam2unet.errors import UserError
+from sam2unet.recipe import make_foreground_rule
+
+FORMATS = ("masks", "classes", "objects", "coco", "labelme", "yolo", "cvat", "label_studio", "voc", "isat")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", type=Path, metavar="SOURCE", help="the annotations to read")
+    p.add_argument("--from", dest="source_format", required=True, choices=(*FORMATS, "predictions"), help="its format")
+    p.add_argument("--to", dest="target_format", required=True, choices=FORMATS, help="the format to write")
+    p.add_argument("--save_path", type=Path, required=True, metavar="DIR", help="a new folder for the annotations")
+    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images; checks their names and sizes")
+    p.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with the classes; others are left out")
+    p.add_argument("--class_name", default="object", help="class of objects without one; default: object")
+    p.add_argument(
+        "--objects",
+        choices=("regions", "classes"),
+        default="regions",
+        help="of masks without objects: each connected region is an object (default), or all pixels of a class",
+    )
+    p.add_argument(
+        "--shapes",
+        choices=("polygons", "masks", "uncompressed"),
+        default="polygons",
+        help="polygons can be edited (default); masks are exact; uncompressed: COCO masks as lists of numbers",
+    )
+    p.add_argument(
+        "--tolerance", type=float, default=1.0, metavar="X", help="polygons are simplified by X pixels; default: 1"
+    )
+    p.add_argument("--empty", choices=("keep", "skip"), default="keep", help="images without objects; default: keep")
+    p.add_argument("--threshold", type=float, default=0.5, metavar="X", help="of predicted probabilities; default: 0.5")
+    p.add_argument("--part", choices=("train", "test"), default="train", help="list of --to objects; default: train")
+    p.add_argument(
+        "--image_root",
+        default="/data/local-files/?d=",
+        metavar="URL",
+        help="what Label Studio puts before the names of images; default: /data/local-files/?d=",
+    )
+    add_mask_values(p)
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        from sam2unet.annotations import formats
+        from sam2unet.annotations.conversion import ClassNames, Conversion, ConvertOptions
+    except ModuleNotFoundError as e:
+        if e.name not in ("pycocotools", "defusedxml"):
+            raise
+        raise UserError(f'annotations need the package {e.name}: pip install -e ".[annotations]"') from e
+    if not 0 <= args.threshold <= 1 or not 0 <= args.tolerance <= 100:
+        raise UserError("--threshold must be from 0 to 1, and --tolerance from 0 to 100")
+    options = ConvertOptions(
+        shapes=args.shapes,
+        tolerance=args.tolerance,
+        split_regions=args.objects == "regions",
+        keep_empty=args.empty == "keep",
+        class_name=args.class_name,
+        rule=make_foreground_rule(args.mask_threshold, args.foreground),
+        threshold=args.threshold,
+        part=args.part,
+        image_root=args.image_root,
+    )
+    names = ClassNames(Classes.read(args.classes) if args.classes else None)
+    images = list_images(args.images) if args.images else {}
+    formats.run(args.source, args.source_format, args.save_path, args.target_format, Conversion(options, images, names))
+
+
+if __name__ == "__main__":
+    main(parser, run)
