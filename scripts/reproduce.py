@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> None:
     """Prints a table of the parts of the certificate. Exits with 1 if one differs."""
     defaults, allowed = parser().parse_args([]), ("check", "data_root", "weights_from", *WEIGHT_FLAGS)
-    changed = [name for name, value in vars(args).items() if value != getattr(defaults, name)]
-    if others := [name for name in changed if name not in allowed]:
+    changed = [name for name, value in vars(args).items() if value != getattr(defaults, name) and name != "others"]
+    if others := [*args.others, *(name for name in changed if name not in allowed)]:
         raise UserError(f"--check goes only with --data_root and the flags of weights; leave out {shortlist(others)}")
     rows = list(check_certificate(args.check, args.data_root, read_weight_flags(args)))
     print_lines(format_rows(rows))

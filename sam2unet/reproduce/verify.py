@@ -115,7 +115,7 @@ def read_certificate(path: Path) -> dict:
 def check_certificate(path: Path, data_root: Path | None, weight_paths: WeightPaths) -> Iterator[CheckRow]:
     """Yields a row for each part of a certificate: whether it is the same on this disk, differs, or is not here.
 
-    Reads only regular files. The runs are in the folder of the certificate.
+    Digests are only of regular files. The runs are in the folder of the certificate.
 
     Args:
         data_root: the folder of the data sets; None: the folder that the certificate names.
