@@ -77,24 +77,26 @@ def draw_leakage(leakage: Mapping[str, Mapping]) -> str:
 def draw_run(run: Mapping) -> str:
     """Returns the HTML of the run of one seed: its starts, its checkpoint and its maps."""
     hours = "unknown" if run["hours"] is None else f"{run['hours']:.3g}"
-    rows = [
-        (start["started"], *describe_start(start.get("device") or {}, start.get("versions") or {}))
-        for start in run["starts"]
-    ]
+    rows = [(start["started"], *describe_start(start)) for start in run["starts"]]
     maps = {f"maps/{name}/{file}": sha for name, files in run["maps"].items() for file, sha in files.items()}
     checkpoint = {run["checkpoint"]["file"]: run["checkpoint"]["sha256"]}
-    return (
-        f"<h3>Seed {escape(run['seed'])} <small>{escape(hours)} hours of training, folder "
-        f"{escape(run['folder'])}</small></h3>"
-        f"{draw_table(('started', 'device', 'PyTorch'), rows)}{draw_files('checkpoint and maps', checkpoint | maps)}"
+    head = (
+        f"Seed {escape(run['seed'])} <small>{escape(hours)} hours of training, folder {escape(run['folder'])}</small>"
     )
+    table = draw_table(("started", "device", "PyTorch", "git commit"), rows)
+    return f"<h3>{head}</h3>{table}{draw_files('checkpoint and maps', checkpoint | maps)}"
 
 
-def describe_start(device: Mapping, packages: Mapping) -> tuple[str, str]:
-    """Returns the device of a start, and its version of PyTorch."""
+def describe_start(start: Mapping) -> tuple[str, str, str]:
+    """Returns the device of a start of a training, its version of PyTorch, and the state of the code."""
+    device, packages = start["device"] or {}, start["versions"] or {}
     name = device.get("gpu") or f"{device.get('cpu')}, {device.get('threads')} threads"
     count = device.get("processes", 1)
-    return f"{count} x {name}" if count != 1 else str(name), str(packages.get("torch"))
+    return f"{count} x {name}" if count != 1 else str(name), str(packages.get("torch")), describe_git(start["git"])
+
+
+def describe_git(git: Mapping | None) -> str:
+    return f"{git['commit']}, {'with' if git['dirty'] else 'without'} changes" if git else "no git checkout"
 
 
 def draw_weights_table(weights: Mapping[str, Mapping]) -> str:
@@ -106,8 +108,7 @@ def draw_weights_table(weights: Mapping[str, Mapping]) -> str:
 
 def draw_software(code: Mapping, environment: Mapping) -> str:
     """Returns the HTML of the state of the code, its files, and the versions of the packages."""
-    git = code["git"]
-    words = f"git commit {git['commit']}, {'with' if git['dirty'] else 'without'} changes" if git else "no git checkout"
+    words = f"git commit: {describe_git(code['git'])}"
     rows = [("system", environment["system"]), *environment["versions"].items()]
     return f"<p>{escape(words)}</p>{draw_files('code', code['files'])}{draw_table(('package', 'version'), rows)}"
 
