@@ -32,6 +32,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="F",
         help="validate with this fraction of the training images",
     )
+    data.add_argument("--folds", type=int, metavar="N", help="cross-validation: number of parts of the images")
+    data.add_argument("--fold", type=int, metavar="K", help="validate with part K, from 1 to N; train with the others")
+    data.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="images for whose names this expression finds the same text are never in two parts, e.g. '^[^_]+'",
+    )
     data.add_argument("--val_every", type=int, default=1, metavar="N", help="validate after every N epochs; default: 1")
     data.add_argument(
         "--on_bad_image",
@@ -131,6 +138,9 @@ def run(args: argparse.Namespace) -> None:
             val_masks=args.val_mask_path,
             val_lists=args.val_data_path,
             val_fraction=args.val_fraction,
+            folds=args.folds,
+            fold=args.fold,
+            group=args.group,
             on_bad_image=args.on_bad_image,
         ),
         RunFolder(

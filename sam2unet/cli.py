@@ -8,7 +8,7 @@ import os
 import sys
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +32,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)} (see {self.prog} --help)\n")
+
+
+class PassThroughParser(Parser):
+    """A parser that collects unknown flags in `others`."""
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        known, others = self.parse_known_args(args, namespace)
+        known.others = others
+        return known
 
 
 def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> None:

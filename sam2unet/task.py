@@ -16,6 +16,8 @@ from .recipe import Recipe, Study
 from .runtime.processes import Processes
 from .scoring.columns import Metric
 
+MAX_FOLDS = 100
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -29,6 +31,11 @@ class RunData:
     val_masks: Path | None = None
     val_lists: Path | None = None  # the folder with `label2image_test.json`
     val_fraction: float = 0.0  # the fraction of the training images that validation uses. The seed decides which.
+    # Cross-validation: of `folds` parts, train on all but the part `fold`, which is from 1, and validate on that part.
+    # `group` is the regular expression of `data.folds.assign_folds`.
+    folds: int | None = None
+    fold: int | None = None
+    group: str | None = None
     on_bad_image: str = "stop"  # what to do if a file cannot be read, `stop` or `skip`
 
     def __post_init__(self) -> None:
@@ -43,6 +50,16 @@ class RunData:
             raise UserError(
                 f"--val_fraction takes validation images from the training images; it does not go with {flag}"
             )
+        if (self.folds is None) != (self.fold is None) or (self.group is not None and self.folds is None):
+            raise UserError("--folds and --fold go together, and --group needs both")
+        if self.folds is not None:
+            if not 2 <= self.folds <= MAX_FOLDS or not 1 <= self.fold <= self.folds:
+                raise UserError(f"fold is {self.fold} of {self.folds}; wanted 1 to {self.folds} of 2 to {MAX_FOLDS}")
+            if self.val_fraction or self.val_images or self.lists:
+                raise UserError(
+                    "--folds takes validation images from the training folders; it does not go with --val_fraction, "
+                    "--val_image_path and --data_path"
+                )
 
 
 class Task(Protocol):

@@ -11,10 +11,9 @@ continues.
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.cli import PassThroughParser, add_mask_values, main
 from sam2unet.data.layouts.downloads import prepare_downloads
 from sam2unet.errors import UserError, print_line, print_lines, shortlist
 from sam2unet.recipe import Recipe, Study, make_foreground_rule
@@ -23,17 +22,6 @@ from sam2unet.reproduce.run import run as run_study
 from sam2unet.reproduce.study import StudyInputs
 from sam2unet.reproduce.verify import ABSENT, DIFFERS, check_certificate, format_rows
 from sam2unet.weights.weight_files import WEIGHT_FLAGS, add_weight_flags, read_weight_flags, to_flags
-
-
-class PassThroughParser(Parser):
-    """A parser that collects unknown flags in `others`."""
-
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
-        known, others = self.parse_known_args(args, namespace)
-        known.others = others
-        return known
 
 
 def parser() -> argparse.ArgumentParser:

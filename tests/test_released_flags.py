@@ -53,7 +53,7 @@ def test_the_released_training_command_means_what_it_meant(capsys):
 
 def test_the_released_test_command_means_what_it_meant(capsys):
     args = flags_of_test(TEST)
-    assert args.checkpoint == Path("pretrain_model/sam-med2d_b.pth") and args.sam_checkpoint is None
+    assert args.checkpoint == [Path("pretrain_model/sam-med2d_b.pth")] and args.sam_checkpoint is None
     assert args.save_path == Path("workdir/sammed") and args.amp == "off"
     (line,) = capsys.readouterr().out.splitlines()
     assert "--sam_checkpoint is the model to test" in line and "--model_type vit_b has no meaning" in line

@@ -1,4 +1,4 @@
-"""Pairs files by name and finds files with the same name. It opens no file."""
+"""Pairs files by name and finds files with the same name. It opens no image."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,12 @@ class Pair(NamedTuple):
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Returns the image files of a folder, sorted. UserError if the folder cannot be read or has no image."""
+    """Returns the image files of a folder, or of a text file with a path per line, sorted.
+
+    Raises UserError if the folder cannot be read or has no image, or a file of the list does not exist.
+    """
+    if folder.suffix.lower() == ".txt" and folder.is_file():
+        return sorted(read_path_list(folder))
     try:
         names = sorted(os.listdir(folder))
     except OSError as e:
@@ -25,6 +30,17 @@ def list_files(folder: Path) -> list[Path]:
     if files := [path for path in files if path.suffix.lower() in EXTENSIONS]:
         return files
     raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
+
+
+def read_path_list(file: Path) -> list[Path]:
+    """Reads a text file with a path per line, relative to the file. UserError if it is empty or a file is absent."""
+    lines = os.fsdecode(file.read_bytes()).removeprefix("\ufeff").splitlines()
+    paths = [file.parent / line.strip() for line in lines if line.strip()]
+    if gone := [path for path in paths if not os.path.isfile(path)]:
+        raise UserError(f"{len(gone)} of {len(paths)} files in {file} do not exist: {shortlist(gone)}")
+    if not paths:
+        raise UserError(f"{file} lists no files")
+    return paths
 
 
 def explain_no_folder(folder: Path, error: OSError) -> str:

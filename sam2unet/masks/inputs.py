@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.pairs import EXTENSIONS, explain_no_folder, index_files
+from ..data.pairs import EXTENSIONS, explain_no_folder, index_files, read_path_list
 from ..errors import UserError, shortlist, warn
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
@@ -32,12 +32,7 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
         where = "folders inside are not searched; --recursive does" if not recursive else "nor in the folders inside"
         nothing = f"no images in {source} (looked for {', '.join(EXTENSIONS)}; {where})"
     elif source.suffix.lower() == ".txt" and source.is_file():
-        lines = os.fsdecode(source.read_bytes()).removeprefix("\ufeff").splitlines()
-        paths = [source.parent / line.strip() for line in lines if line.strip()]
-        if gone := [path for path in paths if not os.path.isfile(path)]:
-            raise UserError(f"{len(gone)} of {len(paths)} files in {source} do not exist: {shortlist(gone)}")
-        named = [(path, Path(path.name)) for path in paths]
-        nothing = f"{source} lists no files"
+        named, nothing = [(path, Path(path.name)) for path in read_path_list(source)], ""
     elif source.is_file():
         named, nothing = [(source, Path(source.name))], ""
     elif glob.has_magic(str(source)):

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data.batches import Batches
 from ..data.check import check_pairs, readable_pairs
+from ..data.folds import assign_folds
 from ..data.pairs import match
 from ..errors import UserError, warn
 from ..families.table import Family
@@ -48,6 +49,9 @@ class MaskTask:
         self.recipe, self.data = recipe, data
         pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
         held_out = set(draw_held_out(len(pairs), data.val_fraction, recipe.seed))
+        if data.folds:
+            places = assign_folds(pairs, data.folds, recipe.seed, data.group, recipe.mask_rule)
+            held_out = {i for i, place in enumerate(places) if place == data.fold}
         self.pairs = [pair for i, pair in enumerate(pairs) if i not in held_out]
         self.held_out = [pairs[i] for i in sorted(held_out)]
         if data.val_images:
@@ -55,7 +59,7 @@ class MaskTask:
         refuse_single_values(family, recipe, len(self.pairs))
 
     def check(self, study: Study | None) -> None:
-        count = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction)
+        count = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction or self.data.folds)
         if study and study.train_count not in (None, count):
             warn(f"{count} training pairs; {study.train_count} were published ({', '.join(study.train)})")
         if self.data.on_bad_image == "skip":

@@ -94,11 +94,7 @@ def run_seed(inputs: StudyInputs, folder: Path, seed: int) -> SeedRun:
     resume = ["--save_path", folder, "--resume", "auto", "--seed", seed]
     flags = [*inputs.weights, *sources, *resume, *coding, *inputs.device, *inputs.others]
     run_script("train.py", "--config", inputs.config, *flags)
-    trained = Recipe.read(folder / "recipe.yaml")  # includes the flags of train.py
-    title = find_family(trained.model).title
-    checkpoint, base = folder / f"{title}-{trained.epoch}.pth", []
-    if not checkpoint.is_file():  # --save trainable: the other weights are in the file that the training started from
-        checkpoint, base = checkpoint.with_suffix(".safetensors"), inputs.weights
+    trained, title, checkpoint, base = find_checkpoint(folder, inputs.weights)
 
     maps = [folder / "maps" / path.name for path in inputs.test]
     for path, target in zip(inputs.test, maps, strict=True):
@@ -115,6 +111,19 @@ def run_seed(inputs: StudyInputs, folder: Path, seed: int) -> SeedRun:
     columns = ["--protocol", study.protocol, *(["--expect", study.expect] if study.expect else [])]
     run_script("eval.py", *sources, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
     return SeedRun(folder, trained, title, checkpoint, maps)
+
+
+def find_checkpoint(folder: Path, weights: Sequence[object]) -> tuple[Recipe, str, Path, Sequence[object]]:
+    """Returns what a complete run was: its recipe, the title of its model, its last checkpoint, and flags of weights.
+
+    The flags are those of `weights` if the checkpoint does not have all weights itself.
+    """
+    trained = Recipe.read(folder / "recipe.yaml")  # includes the flags of train.py
+    title = find_family(trained.model).title
+    checkpoint = folder / f"{title}-{trained.epoch}.pth"
+    if checkpoint.is_file():
+        return trained, title, checkpoint, []
+    return trained, title, checkpoint.with_suffix(".safetensors"), weights  # --save trainable
 
 
 def is_complete(pairs: Sequence[Pair], maps: Path, checkpoint: Path) -> bool:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sam2unet.reproduce import study
+from sam2unet.reproduce import cross_validation, study
 from scripts import quickstart
 from tests.conftest import load_script
 
@@ -27,7 +27,7 @@ def steps(monkeypatch) -> list[list[str]]:
         if ended.value.code:
             sys.exit(ended.value.code)
 
-    for caller in (quickstart, study):
+    for caller in (quickstart, study, cross_validation):
         monkeypatch.setattr(caller, "run_script", run_step)
     return commands
 

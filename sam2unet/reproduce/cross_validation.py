@@ -1,0 +1,131 @@
+"""A cross-validation: each fold is predicted by a model that was trained on the others. All are scored together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic import claim_folder, read_json, write_atomic
+from ..data.folds import assign_folds
+from ..data.pairs import Pair, match
+from ..errors import print_line, print_lines
+from ..recipe import Recipe, to_foreground_flags
+from ..run_script import run_script
+from ..scoring import csv_files, tables
+from ..scoring.aggregate import MethodResult
+from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
+from ..scoring.columns import METRICS, PROTOCOLS
+from .study import find_checkpoint, is_complete
+
+CONTENT = "a cross-validation"  # the marker of the folder
+ALL = "all folds"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the user gives.
+
+    Attributes:
+        images, masks: the folders.
+        folds, group: see `data.folds.assign_folds`.
+        classes: the file with the classes, or None.
+        protocol: the columns of the table; None: the first of eval.py.
+        weights, device: flags of train.py and test.py.
+        training, scoring: more flags of train.py, and of eval.py.
+    """
+
+    images: Path
+    masks: Path
+    folds: int
+    group: str | None = None
+    classes: Path | None = None
+    protocol: str | None = None
+    weights: Sequence[object] = ()
+    device: Sequence[str] = ()
+    training: Sequence[str] = ()
+    scoring: Sequence[object] = ()
+
+
+def run(study: CrossValidation, folder: Path) -> None:
+    """Trains and predicts each fold, or continues; scores all maps, and prints a table with a row for each fold.
+
+    Writes `folds.md` and `folds.csv` into `folder`, and the files of eval.py into `folder`/scores.
+    """
+    claim_folder(folder, CONTENT)
+    folders = [folder / f"fold_{fold}" for fold in range(1, study.folds + 1)]
+    for fold, fold_folder in enumerate(folders, start=1):
+        print_line()
+        print_line(f"fold {fold} of {study.folds}, in {fold_folder}")
+        run_fold(study, fold_folder, fold)
+    recipe, title, *_ = find_checkpoint(folders[0], study.weights)
+    lists = [[path / f"{kind}.txt" for path in folders] for kind in ("map", "mask")]
+    for kind in lists:
+        write_list(folder / kind[0].name, [Path(line) for path in kind for line in path.read_text().splitlines()])
+    maps, masks = ([*kind, folder / kind[0].name] for kind in lists)
+    names = [*(f"fold {fold}" for fold in range(1, study.folds + 1)), ALL]
+    sources = ["--dataset_name", *names, "--pred_path", *maps, "--gt_path", *masks, "--method", title]
+    coding = ["--classes", study.classes] if study.classes else to_foreground_flags(recipe.mask_rule)
+    columns = ["--protocol", study.protocol] if study.protocol else []
+    run_script("eval.py", *sources, *coding, *columns, *study.scoring, "--save_dir", folder / "scores")
+    write_table(folder, names, title, recipe, study.protocol)
+
+
+def run_fold(study: CrossValidation, folder: Path, fold: int) -> None:
+    """Trains on all folds but one, and predicts that fold with the last checkpoint. Continues a run that stopped.
+
+    Writes lists of the images, the masks and the maps of the fold.
+    """
+    sources = ["--train_image_path", study.images, "--train_mask_path", study.masks]
+    split = ["--folds", study.folds, "--fold", fold, *([] if study.group is None else ["--group", study.group])]
+    split += ["--classes", study.classes] if study.classes else []
+    resume = ["--save_path", folder, "--resume", "auto"]
+    run_script("train.py", *sources, *split, *resume, *study.weights, *study.device, *study.training)
+    recipe, _, checkpoint, weights = find_checkpoint(folder, study.weights)
+    pairs = match(study.images, study.masks)
+    places = assign_folds(pairs, study.folds, recipe.seed, study.group, recipe.mask_rule)
+    pairs = [pair for pair, place in zip(pairs, places, strict=True) if place == fold]
+    maps = folder / "maps"
+    for kind in Pair._fields:
+        write_list(folder / f"{kind}.txt", [getattr(pair, kind) for pair in pairs])
+    if is_complete(pairs, maps, checkpoint):
+        print_line()
+        print_line(f"all {len(pairs)} maps are in {maps}")
+    else:
+        sources = ["--test_image_path", folder / "image.txt", "--test_gt_path", folder / "mask.txt"]
+        run_script("test.py", "--checkpoint", checkpoint, *weights, *sources, "--save_path", maps, *study.device)
+    write_list(folder / "map.txt", [maps / f"{pair.image.stem}.png" for pair in pairs])
+
+
+def write_list(file: Path, paths: Sequence[Path]) -> None:
+    with write_atomic(file) as stream:
+        stream.write("".join(f"{path.absolute()}\n" for path in paths).encode(errors="surrogateescape"))
+
+
+def write_table(folder: Path, names: Sequence[str], title: str, recipe: Recipe, protocol: str | None) -> None:
+    """Prints and writes a table with each fold, the mean and the standard deviation of the folds, and all folds."""
+    metrics, columns = METRICS, list(PROTOCOLS[protocol or "released"])
+    if recipe.classes:
+        metrics = define_class_columns(recipe.classes.names, surfaces=True)
+        columns = list_columns(protocol or next(iter(CLASS_PROTOCOLS)), recipe.classes.names)
+    results = read_json(folder / "scores/results.json")
+    counts = {name: results["files"][name][title]["images"] for name in names}
+    scores = {name: results["datasets"][name][title] for name in names}
+    values = np.array([[scores[name][key] for key in columns] for name in names], float)  # None becomes NaN
+    rows = dict(zip(names[:-1], values, strict=False))
+    mean, std = np.nanmean(values[:-1], axis=0), np.nanstd(values[:-1], axis=0, ddof=1)
+    rows |= {"mean of folds": mean, "standard deviation": std, ALL: values[-1]}
+    table = [
+        MethodResult(name, title, [""] * counts.get(name, counts[ALL]), table=dict(zip(columns, row, strict=True)))
+        for name, row in rows.items()
+    ]
+    for name, content in (
+        ("folds.md", tables.format_markdown(table, columns, metrics)),
+        ("folds.csv", csv_files.csv_table(table, columns)),
+    ):
+        with write_atomic(folder / name) as file:
+            file.write(content.encode())
+    print_line()
+    print_lines(tables.format_table(table, columns, metrics=metrics))
+    print_line()
+    print_line(f"in {folder}: folds.md, folds.csv, scores/")

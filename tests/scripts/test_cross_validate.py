@@ -1,0 +1,66 @@
+"""scripts/cross_validate.py: each image is predicted by a model that has not seen it, and all are scored once."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from sam2unet.errors import UserError
+from sam2unet.task import RunData
+from scripts import cross_validate
+from tests.conftest import write_pairs
+
+FLAGS = "--folds 2 --encoder micro --size 64 --batch_size 2 --workers 0 --device cpu --protocol medical".split()
+
+
+@pytest.fixture
+def flags(tmp_path):
+    images, masks = write_pairs(tmp_path / "data", count=7)
+    return ["--train_image_path", images, "--train_mask_path", masks, "--save_path", tmp_path / "run", *FLAGS]
+
+
+def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_main):
+    status, out, err = run_main(cross_validate, *flags)
+    assert status == 0, err
+    folder = tmp_path / "run"
+    names = [set((folder / f"fold_{fold}/mask.txt").read_text().splitlines()) for fold in (1, 2)]
+    assert not names[0] & names[1] and len(names[0] | names[1]) == 7
+    for fold in (1, 2):
+        record = json.loads((folder / f"fold_{fold}/run.json").read_text())
+        assert record["data"]["count"] == 7 - len(names[fold - 1])
+        assert len(list((folder / f"fold_{fold}/maps").glob("*.png"))) == len(names[fold - 1])
+    assert [command[0] for command in steps] == ["train.py", "test.py"] * 2 + ["eval.py"]
+    tested = [command[command.index("--checkpoint") + 1] for command in steps if command[0] == "test.py"]
+    assert [path.split("/")[-2:] for path in tested] == [[f"fold_{fold}", "SAM2-UNet-1.pth"] for fold in (1, 2)]
+
+    with open(folder / "scores/per_image.csv") as file:
+        rows = list(csv.DictReader(file))
+    with open(folder / "folds.csv") as file:
+        table = {row["dataset"]: row for row in csv.DictReader(file)}
+    means = [np.mean([float(r["medical_Dice"]) for r in rows if r["dataset"] == f"fold {fold}"]) for fold in (1, 2)]
+    assert float(table["mean of folds"]["medical_Dice"]) == pytest.approx(np.mean(means))
+    assert float(table["standard deviation"]["medical_Dice"]) == pytest.approx(np.std(means, ddof=1))
+    everything = [float(r["medical_Dice"]) for r in rows if r["dataset"] == "all folds"]
+    assert len(everything) == 7 and float(table["all folds"]["medical_Dice"]) == pytest.approx(np.mean(everything))
+    assert "standard deviation" in out and "| all folds |" in (folder / "folds.md").read_text()
+
+    steps.clear()
+    (folder / "fold_2/maps" / f"{sorted(names[1])[0].split('/')[-1]}").unlink()
+    assert run_main(cross_validate, *flags)[0] == 0
+    assert [command[0] for command in steps] == ["train.py", "train.py", "test.py", "eval.py"]  # only what is missing
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"folds": 3}, "--folds and --fold go together"),
+        ({"group": "a"}, "--folds and --fold go together"),
+        ({"folds": 3, "fold": 4}, "fold is 4 of 3"),
+        ({"folds": 1, "fold": 1}, "fold is 1 of 1"),
+        ({"folds": 3, "fold": 1, "val_fraction": 0.1}, "--folds takes validation images from the training folders"),
+    ],
+)
+def test_wrong_folds_are_refused(options, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        RunData(**options)
