@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..atomic import read_json, write_atomic
-from .conversion import Conversion, base_name, explain_malformed, parse_size
+from .conversion import Conversion, base_name, explain_malformed, parse_score, parse_size
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region, place_region
 from .runs import count_runs, expand_runs, parse_coco_counts
@@ -45,7 +45,7 @@ def parse_coco_image(
         if entry["category_id"] not in categories:
             conversion.problems.add("objects have an unknown category_id and are left out", entry["category_id"])
             continue
-        values = {"crowd": bool(entry.get("iscrowd", 0)), "score": entry.get("score")}
+        values = {"crowd": bool(entry.get("iscrowd", 0)), "score": parse_score(entry.get("score"))}
         region = parse_segmentation(entry, categories[entry["category_id"]], size, values, conversion, file_name)
         regions += [region] if region else []
     return AnnotatedImage(file_name, size, regions)

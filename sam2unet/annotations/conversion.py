@@ -1,5 +1,6 @@
 """What the readers and writers of all formats share: options, class names, problems."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -150,8 +151,21 @@ def read_image_size(path: Path) -> tuple[int, int]:
 
 
 def base_name(path: str) -> str:
-    """Returns the file name of a path of any system."""
-    return PureWindowsPath(path).name
+    """Returns the file name of a path of any system. Raises ValueError if there is none."""
+    name = PureWindowsPath(path).name
+    if not Path(name).stem or "\0" in name:
+        raise ValueError(f"{path!r} is not the path of an image")
+    return name
+
+
+def parse_score(value: object) -> float | None:
+    """Returns a number, or None. Raises ValueError for other values."""
+    if value is None:
+        return None
+    score = float(value)
+    if not math.isfinite(score):
+        raise ValueError("a score is not a finite number")
+    return score
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import iterparse
 
 from ..atomic import read_start, write_atomic
-from ..errors import UserError
+from ..errors import UserError, printable
 from .conversion import Conversion, base_name, explain_malformed, parse_size
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region
@@ -86,7 +86,9 @@ def write_cvat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
             body.write(format_cvat_image(number, item, conversion).encode())
             count += 1
         labels = [*conversion.names.names, *["ignore"] * conversion.names.has_ignored]
-        rows = "".join(f"<label><name>{escape(name)}</name><attributes></attributes></label>\n" for name in labels)
+        rows = "".join(
+            f"<label><name>{escape(printable(name))}</name><attributes></attributes></label>\n" for name in labels
+        )
         task = f"<task><name>sam2unet</name><size>{count}</size><mode>annotation</mode><labels>\n{rows}</labels></task>"
         file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         file.write(f"<meta>{task}</meta>\n".encode())
@@ -96,7 +98,8 @@ def write_cvat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
 
 
 def format_cvat_image(number: int, item: AnnotatedImage, conversion: Conversion) -> str:
-    head = f'<image id="{number}" name={quoteattr(item.file_name)} width="{item.size[1]}" height="{item.size[0]}">\n'
+    (height, width), name = item.size, quoteattr(printable(item.file_name))
+    head = f'<image id="{number}" name={name} width="{width}" height="{height}">\n'
     traced = enumerate(zip(item.regions, conversion.trace(item), strict=True))
     shapes = [shape for index, (region, parts) in traced for shape in format_cvat(region, parts, index)]
     return f"{head}{''.join(shapes)}</image>\n"
@@ -104,7 +107,7 @@ def format_cvat_image(number: int, item: AnnotatedImage, conversion: Conversion)
 
 def format_cvat(region: Region, parts: Parts, number: int) -> list[str]:
     """Returns a polygon for each part, or one mask. Several parts share a `group_id`."""
-    head = f'label={quoteattr(region.name)} source="auto" occluded="0" z_order="{number}"'
+    head = f'label={quoteattr(printable(region.name))} source="auto" occluded="0" z_order="{number}"'
     if polygons := close_parts(parts):
         group = f' group_id="{number + 1}"' if len(polygons) > 1 else ""
         texts = [";".join(f"{x:.2f},{y:.2f}" for x, y in polygon) for polygon in polygons]

@@ -70,8 +70,10 @@ def run(source: Path, source_format: str, folder: Path, target_format: str, conv
     first = next(items, None)  # bad input ends the script before it makes a folder
     claim_folder(folder, f"annotations, {target_format}")
     counter = ObjectCounter()
-    writer.write(folder, counter.count(chain_first(first, items)), conversion)
-    conversion.problems.print()
+    try:
+        writer.write(folder, counter.count(chain_first(first, items)), conversion)
+    finally:
+        conversion.problems.print()
     if counter.images == 0:
         raise UserError(f"{source} has no image that could be converted")
     names = len(counter.names)
@@ -141,8 +143,10 @@ def check_annotation(item: AnnotatedImage, stem: str, seen: set[str], conversion
 
 def is_usable(region: Region, file_name: str, conversion: Conversion) -> bool:
     """Returns whether an object has a known class and pixels. Otherwise counts the problem."""
-    index = conversion.names.find(region.name)
-    if index is None:
+    index = conversion.names.find(region.name) if region.name else 0
+    if not region.name:
+        conversion.problems.add("objects have no class and are left out", file_name)
+    elif index is None:
         conversion.problems.add("objects have a class that --classes lacks and are left out", region.name)
     elif index == 0:
         conversion.problems.add("objects are background and are left out", region.name)

@@ -43,7 +43,7 @@ def parse_isat(content: dict, conversion: Conversion) -> AnnotatedImage:
             conversion.problems.add("shapes are lines or points and are left out", file_name)
             continue
         group = entry.get("group") if entry["category"] != ISAT_BACKGROUND else None
-        key = entry["category"], f"group {group}" if group else number, bool(entry.get("iscrowd"))
+        key = str(entry["category"]), f"group {group}" if group else number, bool(entry.get("iscrowd"))
         groups.setdefault(key, []).append(entry)
     regions = []
     for (category, _, crowd), entries in groups.items():

@@ -13,7 +13,8 @@ from xml.sax.saxutils import quoteattr
 from ..atomic import read_json, write_atomic
 from ..classes import pick_color
 from ..data.pictures import write_bytes
-from .conversion import Conversion, base_name, explain_malformed
+from ..errors import printable
+from .conversion import Conversion, base_name, explain_malformed, parse_score
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region, place_region
 from .runs import decode_brush, encode_brush
@@ -52,7 +53,7 @@ def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage | None:
 
 def find_image_name(data: dict, conversion: Conversion) -> str:
     """Returns the file name of a task's image, without the prefix of an upload."""
-    place = data.get("image") or next(value for value in data.values() if isinstance(value, str))
+    place = data.get("image") or next((value for value in data.values() if isinstance(value, str)), "")
     name = base_name(unquote(place.split("?d=")[-1]))
     uploaded = UPLOADED.fullmatch(name)
     known = conversion.images
@@ -65,20 +66,21 @@ def find_image_name(data: dict, conversion: Conversion) -> str:
 
 def parse_results(entries: list[dict], size: tuple[int, int], file_name: str, conversion: Conversion) -> Region | None:
     """Converts the parts of one object. Coordinates of polygons are percentages of the image."""
-    value, score = entries[0]["value"], entries[0].get("score")
+    value, score = entries[0]["value"], parse_score(entries[0].get("score"))
     labels = next((value[key] for key in value if key.endswith("labels")), None)
     if not labels:
         conversion.problems.add("objects have no label and are left out", file_name)
         return None
+    name = str(labels[0])
     if "rle" in value:
-        return crop_region(labels[0], decode_brush(value["rle"], size), score=score)
+        return crop_region(name, decode_brush(value["rle"], size), score=score)
     scale = [(size[1] / 100, size[0] / 100)]
     polygons = [entry["value"]["points"] for entry in entries if "points" in entry["value"]]
     if not polygons:
         conversion.problems.add("shapes are neither polygons nor brush masks and are left out", file_name)
         return None
     polygons = [[(x * sx, y * sy) for x, y in polygon for sx, sy in scale] for polygon in polygons]
-    return conversion.fill(labels[0], polygons, size, file_name, score=score)
+    return conversion.fill(name, polygons, size, file_name, score=score)
 
 
 def write_label_studio(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
@@ -91,7 +93,9 @@ def write_label_studio(folder: Path, items: Iterable[AnnotatedImage], conversion
     kind = "Polygon" if conversion.options.shapes == "polygons" else "Brush"
     names = enumerate([*conversion.names.names, *["ignore"] * conversion.names.has_ignored], 1)
     colors = {name: "#{:02x}{:02x}{:02x}".format(*pick_color(index)) for index, name in names}
-    labels = "".join(f'    <Label value={quoteattr(name)} background="{color}"/>\n' for name, color in colors.items())
+    labels = "".join(
+        f'    <Label value={quoteattr(printable(name))} background="{color}"/>\n' for name, color in colors.items()
+    )
     text = f'<View>\n  <Image name="image" value="$image"/>\n  <{kind}Labels name="label" toName="image">\n{labels}'
     write_bytes(folder / LABELS_FILE, f"{text}  </{kind}Labels>\n</View>\n".encode())
 

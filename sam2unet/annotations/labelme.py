@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..atomic import read_json, write_atomic
 from ..data.pictures import encode_png
-from .conversion import Conversion, base_name, explain_malformed, list_sources
+from .conversion import Conversion, base_name, explain_malformed, list_sources, parse_score
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region
 from .tracing import Parts
@@ -39,26 +39,30 @@ def parse_labelme(content: dict, conversion: Conversion) -> AnnotatedImage:
             conversion.problems.add("shapes are lines or points and are left out", file_name)
             continue
         group = shape.get("group_id")
-        groups.setdefault((shape["label"], number if group is None else f"group {group}"), []).append(shape)
+        groups.setdefault((str(shape["label"]), number if group is None else f"group {group}"), []).append(shape)
     regions = []
     for (label, _), shapes in groups.items():
-        score = shapes[0].get("score")
+        score = parse_score(shapes[0].get("score"))
         if shapes[0].get("shape_type") == "mask":
-            regions += [parse_labelme_mask(label, shape, score) for shape in shapes]
+            regions += [parse_labelme_mask(label, shape, size, score) for shape in shapes]
         else:
             polygons = [to_polygon(shape.get("shape_type"), shape["points"]) for shape in shapes]
             regions.append(conversion.fill(label, polygons, size, file_name, score=score))
     return AnnotatedImage(file_name, size, regions)
 
 
-def parse_labelme_mask(label: str, shape: dict, score: float | None) -> Region:
+def parse_labelme_mask(label: str, shape: dict, size: tuple[int, int], score: float | None) -> Region:
     """Converts a shape with a PNG of its bounding box."""
-    with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as image:
-        mask = np.array(image.convert("L")) > 0
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as image:
+            mask = np.array(image.convert("L")) > 0
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises for damaged files
+        raise ValueError("a mask is not a PNG") from e
     left, top = (int(value) for value in shape["points"][0])
     if min(left, top) < 0:
         raise ValueError("a mask starts outside the image")
-    return crop_region(label, mask, (top, left), score=score)
+    inside = mask[: max(0, size[0] - top), : max(0, size[1] - left)]
+    return crop_region(label, inside, (top, left), score=score)
 
 
 def to_polygon(kind: str | None, points: list) -> list:

@@ -73,7 +73,7 @@ def read_object_masks(source: Path, conversion: Conversion) -> Iterator[Annotate
 
 def parse_class_name(mask_stem: str, image_stem: str, default: str) -> str:
     """Returns the class in the name of a mask: `liver` for ct_07_liver_001 of the image ct_07, or `default`."""
-    text = re.sub(r"_?\d+$", "", mask_stem.removeprefix(image_stem)).strip("_")
+    text = re.sub(r"_\d+$", "", mask_stem.removeprefix(image_stem)).strip("_")
     return unquote(text) or default
 
 

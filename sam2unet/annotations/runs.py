@@ -64,7 +64,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
 
 def decode_brush(code: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """The inverse: bool (height, width), true where the alpha channel is above half. ValueError for damaged bytes."""
-    data = bytes(code)
+    data = bytes(list(code))
     bits, text = np.unpackbits(np.frombuffer(data, np.uint8)), f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
     total, place, start = 4 * size[0] * size[1], 0, 53  # 32 + 5 + 4 x 4 bits of the head
     if int(text[:32], 2) != total or text[32:37] != "00111":

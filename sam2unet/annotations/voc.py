@@ -116,6 +116,9 @@ def write_voc(folder: Path, items: Iterable[AnnotatedImage], conversion: Convers
             conversion.problems.add(f"images have more than {IGNORED - 1} objects and no {OBJECT_FOLDER}", stem)
     names, colors = conversion.names.to_classes().names, palette.tolist()
     rows = [*zip(names, colors, strict=False), (VOID, colors[IGNORED])]
-    lines = ["# label:color_rgb:parts:actions", *(f"{name}:{','.join(map(str, color))}::" for name, color in rows)]
+    lines = [
+        "# label:color_rgb:parts:actions",
+        *(f"{name.replace(':', ' ')}:{','.join(map(str, color))}::" for name, color in rows),
+    ]
     write_bytes(folder / LABEL_FILE, "\n".join([*lines, ""]).encode())
     write_bytes(folder / LIST_FILE, "\n".join([*stems, ""]).encode())

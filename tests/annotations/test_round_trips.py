@@ -11,7 +11,7 @@ from sam2unet.annotations import outlines
 from sam2unet.annotations.formats import FORMATS
 from sam2unet.annotations.runs import count_runs, decode_brush, encode_brush, expand_runs, parse_coco_counts
 from scripts import convert_annotations
-from tests.annotations.conftest import compute_iou, count_holes, read_array
+from tests.annotations.conftest import MaskSet, compute_iou, count_holes, read_array
 from tests.conftest import save
 
 WRITTEN = {name: form for name, form in FORMATS.items() if form.write}
@@ -72,7 +72,7 @@ def test_exact_polygons_keep_holes_parts_and_single_pixels(convert_py, tmp_path,
     mask[45:48, 60:63] = np.eye(3) * 255  # pixels that touch at corners
     save(tmp_path / "images/a.png", mask)
     save(tmp_path / "masks/a.png", mask)
-    data = type("Data", (), {"images": tmp_path / "images", "masks": tmp_path / "masks", "flags": ("--from", "masks")})
+    data = MaskSet(tmp_path / "images", tmp_path / "masks", ("--from", "masks"))
     for objects in ("regions", "classes"):
         folder = tmp_path / objects
         masks = convert_and_back(convert_py, data, name, folder, "--tolerance", 0, "--objects", objects)
@@ -130,6 +130,31 @@ def test_run_lengths_of_random_masks(seed):
 def test_damaged_run_lengths_are_refused(text):
     with pytest.raises(ValueError):
         expand_runs(parse_coco_counts(text), 100)
+
+
+@pytest.mark.parametrize(
+    ("keys", "pixels"),
+    [
+        (["value: 0", "value: 700", "value: 9"], np.array([0, 700, 9, 1000], np.uint16)),
+        (
+            ["color: [0, 0, 0]", "color: [9, 8, 7]", "color: [255, 0, 0]"],
+            [[0, 0, 0], [9, 8, 7], [255, 0, 0], [1, 2, 3]],
+        ),
+    ],
+)
+def test_masks_with_16_bits_or_colours_come_back(convert_py, tmp_path, keys, pixels):
+    codes = np.repeat(np.repeat(np.array([[0, 1, 2], [3, 2, 1]]), 20, axis=0), 10, axis=1)
+    mask = np.asarray(pixels, np.uint16 if np.ndim(pixels) == 1 else np.uint8)[codes]
+    save(tmp_path / "images/a.png", np.zeros(codes.shape, np.uint8))
+    save(tmp_path / "masks/a.png", mask)
+    rows = [f"  - {{name: {name}, {key}}}\n" for name, key in zip("xyz", keys, strict=True)]
+    ignore = 1000 if np.ndim(pixels) == 1 else [1, 2, 3]
+    (tmp_path / "classes.yaml").write_text(f"classes:\n{''.join(rows)}ignore: {ignore}\n")
+    data = MaskSet(
+        tmp_path / "images", tmp_path / "masks", ("--from", "classes", "--classes", tmp_path / "classes.yaml")
+    )
+    masks = convert_and_back(convert_py, data, "coco", tmp_path, "--shapes", "masks")
+    assert (read_array(masks / "a.png") == mask).all()
 
 
 def test_a_file_of_masks_for_sam_med2d(convert_py, binary_set, tmp_path):
