@@ -9,7 +9,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..atomic import read_json, write_atomic
-from .conversion import Conversion, base_name, explain_malformed, parse_score, parse_size
+from .conversion import Conversion, base_name, explain_malformed, parse_score
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region, place_region
 from .runs import count_runs, expand_runs, parse_coco_counts
@@ -28,7 +28,7 @@ def read_coco(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
         for entry in content["annotations"]:
             groups[entry["image_id"]].append(entry)
     conversion.names.declare(categories.values())
-    for number in groups.keys() - images.keys():
+    for number in (number for number in groups if number not in images):
         conversion.problems.add("values of image_id belong to no image; their objects are left out", number)
     for number, row in images.items():
         with explain_malformed(path, "a COCO file"):
@@ -40,7 +40,8 @@ def parse_coco_image(
     row: dict, entries: list[dict], categories: dict[object, str], conversion: Conversion
 ) -> AnnotatedImage:
     """Converts an image and its annotations. Crowds come first, behind the single objects."""
-    file_name, size, regions = base_name(row["file_name"]), parse_size(row["height"], row["width"]), []
+    file_name, regions = base_name(row["file_name"]), []
+    size = conversion.find_size(file_name, row.get("height"), row.get("width"))
     for entry in sorted(entries, key=lambda entry: not entry.get("iscrowd", 0)):
         if entry["category_id"] not in categories:
             conversion.problems.add("objects have an unknown category_id and are left out", entry["category_id"])
@@ -85,9 +86,7 @@ def write_coco(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
                 head = {"id": number, "image_id": image_id, "category_id": conversion.names.find(region.name)}
                 text = json.dumps(head | make_coco_object(region, parts, item.size, conversion.options.shapes))
                 file.write(f"{',' if number > 1 else ''}\n{text}".encode())
-        categories = [{"id": index, "name": name} for index, name in enumerate(conversion.names.names, 1)]
-        if conversion.names.has_ignored:
-            categories.append({"id": conversion.names.find("ignore"), "name": "ignore"})
+        categories = [{"id": conversion.names.find(name), "name": name} for name in conversion.names.labels]
         for key, rows in {"images": images, "categories": categories}.items():
             file.write(f'\n], "{key}": [\n'.encode() + ",\n".join(map(json.dumps, rows)).encode())
         file.write(b'\n], "info": {"description": "written by sam2unet"}, "licenses": []}\n')

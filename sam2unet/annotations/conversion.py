@@ -64,6 +64,11 @@ class ClassNames:
         self.places = {name: index for index, name in enumerate(self.names, 1)}
         self.has_ignored = bool(classes and classes.ignore)
 
+    @property
+    def labels(self) -> list[str]:
+        """The names, and `IGNORE_NAME` if there are pixels to ignore."""
+        return [*self.names, *[IGNORE_NAME] * self.has_ignored]
+
     def declare(self, names: Iterable[str]) -> None:
         """Adds the names that a file lists, so that their order is kept."""
         for name in names:
@@ -101,6 +106,7 @@ class Conversion:
     images: dict[str, Path] = field(default_factory=dict)  # the image files by stem; empty if the user gave none
     names: ClassNames = field(default_factory=ClassNames)
     problems: Problems = field(default_factory=Problems)
+    is_prediction: bool = False  # the source is a result of a model
 
     def fill(self, name: str, polygons: list, size: tuple[int, int], where: object, **values: object) -> Region:
         """Makes a region from polygons, lists of x and y, flat or in pairs. Counts those that reach outside."""

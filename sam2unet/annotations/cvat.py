@@ -12,7 +12,7 @@ from defusedxml.ElementTree import iterparse
 
 from ..atomic import read_start, write_atomic
 from ..errors import UserError, printable
-from .conversion import Conversion, base_name, explain_malformed, parse_size
+from .conversion import Conversion, base_name, explain_malformed
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region
 from .runs import count_runs, expand_runs
@@ -48,13 +48,13 @@ def read_cvat(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
 
 def parse_cvat_image(node: Element, conversion: Conversion) -> AnnotatedImage:
     """Converts an image. Polygons with the same label and group are the parts of one object. `z_order` is the order."""
-    file_name, size = base_name(node.attrib["name"]), parse_size(node.attrib["height"], node.attrib["width"])
+    file_name = base_name(node.attrib["name"])
+    size = conversion.find_size(file_name, node.get("height"), node.get("width"))
     groups: dict[object, list[Element]] = {}
     for number, shape in enumerate(sorted(node, key=lambda shape: int(shape.get("z_order", 0)))):
         if shape.tag in OTHER_SHAPES:
-            conversion.problems.add(
-                "shapes are neither polygons nor masks and are left out", f"{shape.tag} {file_name}"
-            )
+            text = "shapes are neither polygons nor masks and are left out"
+            conversion.problems.add(text, f"{shape.tag} {file_name}")
         elif shape.tag in ("polygon", "mask"):
             group = shape.get("group_id", "0") if shape.tag == "polygon" else "0"
             key = shape.attrib["label"], number if group == "0" else f"group {group}"
@@ -85,10 +85,8 @@ def write_cvat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
         for number, item in enumerate(items):
             body.write(format_cvat_image(number, item, conversion).encode())
             count += 1
-        labels = [*conversion.names.names, *["ignore"] * conversion.names.has_ignored]
-        rows = "".join(
-            f"<label><name>{escape(printable(name))}</name><attributes></attributes></label>\n" for name in labels
-        )
+        labels = [escape(printable(name)) for name in conversion.names.labels]
+        rows = "".join(f"<label><name>{name}</name><attributes></attributes></label>\n" for name in labels)
         task = f"<task><name>sam2unet</name><size>{count}</size><mode>annotation</mode><labels>\n{rows}</labels></task>"
         file.write(b'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         file.write(f"<meta>{task}</meta>\n".encode())
@@ -100,8 +98,8 @@ def write_cvat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
 def format_cvat_image(number: int, item: AnnotatedImage, conversion: Conversion) -> str:
     (height, width), name = item.size, quoteattr(printable(item.file_name))
     head = f'<image id="{number}" name={name} width="{width}" height="{height}">\n'
-    traced = enumerate(zip(item.regions, conversion.trace(item), strict=True))
-    shapes = [shape for index, (region, parts) in traced for shape in format_cvat(region, parts, index)]
+    numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True))
+    shapes = [shape for index, (region, parts) in numbered for shape in format_cvat(region, parts, index)]
     return f"{head}{''.join(shapes)}</image>\n"
 
 

@@ -1,8 +1,11 @@
 """The table of formats, and the conversion from one to another."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from ..atomic import claim_folder
 from ..errors import UserError, print_line
@@ -67,23 +70,19 @@ def run(source: Path, source_format: str, folder: Path, target_format: str, conv
     if folder.resolve() in (source.resolve(), source.resolve().parent):
         raise UserError(f"--save_path {folder} is the folder of {source}; give another folder")
     items = check_images(reader.read(source, conversion), conversion)
+    conversion.is_prediction = source_format == "predictions"
     first = next(items, None)  # bad input ends the script before it makes a folder
+    if first is None:
+        conversion.problems.print()
+        raise UserError(f"{source} has no image that could be converted")
     claim_folder(folder, f"annotations, {target_format}")
     counter = ObjectCounter()
     try:
-        writer.write(folder, counter.count(chain_first(first, items)), conversion)
+        writer.write(folder, counter.count(itertools.chain([first], items)), conversion)
     finally:
         conversion.problems.print()
-    if counter.images == 0:
-        raise UserError(f"{source} has no image that could be converted")
     names = len(counter.names)
     print_line(f"{counter.images} images with {counter.objects} objects of {names} classes in {folder}")
-
-
-def chain_first(first: AnnotatedImage | None, items: Iterator[AnnotatedImage]) -> Iterator[AnnotatedImage]:
-    if first is not None:
-        yield first
-    yield from items
 
 
 class ObjectCounter:
@@ -94,7 +93,7 @@ class ObjectCounter:
         self.names: set[str] = set()
 
     def count(self, items: Iterable[AnnotatedImage]) -> Iterator[AnnotatedImage]:
-        for item in items:
+        for item in tqdm(items, desc="converting", unit="img", leave=False, disable=None):
             self.images += 1
             self.objects += len(item.regions)
             self.names.update(region.name for region in item.regions)
@@ -106,24 +105,24 @@ def check_images(items: Iterable[AnnotatedImage], conversion: Conversion) -> Ite
 
     If the user gave images, the images without annotation come last, without objects.
     """
-    seen: set[str] = set()
+    stems: set[str] = set()
     for item in items:
         stem = Path(item.file_name).stem
-        item = check_annotation(item, stem, seen, conversion)
-        seen.add(stem)
+        item = check_annotation(item, stem, stems, conversion)
+        stems.add(stem)
         if item:
             item = item._replace(regions=[r for r in item.regions if is_usable(r, item.file_name, conversion)])
             if item.regions or conversion.options.keep_empty:
                 yield item
     if conversion.options.keep_empty:
-        for path in (path for stem, path in conversion.images.items() if stem not in seen):
+        for path in (path for stem, path in conversion.images.items() if stem not in stems):
             yield AnnotatedImage(path.name, read_image_size(path), [])
 
 
-def check_annotation(item: AnnotatedImage, stem: str, seen: set[str], conversion: Conversion) -> AnnotatedImage | None:
+def check_annotation(item: AnnotatedImage, stem: str, stems: set[str], conversion: Conversion) -> AnnotatedImage | None:
     """Returns the annotation with the name and the size of its image, or None if it cannot be used."""
     problems, path = conversion.problems, conversion.images.get(stem)
-    if stem in seen:
+    if stem in stems:
         problems.add("images have a name that occurred before (without folder and extension) and are left out", stem)
         return None
     if conversion.images and path is None:

@@ -75,11 +75,11 @@ def write_isat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
         image = conversion.images.get(stem)
         info = {"description": "ISAT", "folder": str(image.parent.resolve()) if image else "", "name": item.file_name}
         info |= {"width": width, "height": height, "depth": 3, "note": ""}
-        traced = enumerate(zip(item.regions, conversion.trace(item), strict=True), 1)
-        objects = [entry for number, (region, parts) in traced for entry in make_isat(region, parts, number)]
+        numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True), 1)
+        objects = [entry for number, (region, parts) in numbered for entry in make_isat(region, parts, number)]
         with write_atomic(folder / f"{stem}.json") as file:
             file.write(json.dumps({"info": info, "objects": objects}, indent=1, ensure_ascii=False).encode())
-    names = [ISAT_BACKGROUND, *conversion.names.names]
+    names = [ISAT_BACKGROUND, *conversion.names.labels]
     colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in map(pick_color, range(len(names)))]
     rows = [{"color": color, "name": name} for name, color in zip(names, colors, strict=True)]
     write_bytes(folder / ISAT_CLASSES, yaml.safe_dump({"label": rows}, allow_unicode=True).encode())

@@ -29,11 +29,10 @@ def read_label_studio(source: Path, conversion: Conversion) -> Iterator[Annotate
     for task in read_json(path, "export the project as JSON, not as JSON-MIN", list):
         with explain_malformed(path, "a list of Label Studio tasks"):
             item = parse_task(task, conversion)
-        if item:
-            yield item
+        yield item
 
 
-def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage | None:
+def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage:
     """Converts a task, with its first annotation that is not cancelled, or with its first prediction."""
     file_name = find_image_name(task["data"], conversion)
     versions = [entry for entry in task.get("annotations") or [] if not entry.get("was_cancelled")]
@@ -55,13 +54,10 @@ def find_image_name(data: dict, conversion: Conversion) -> str:
     """Returns the file name of a task's image, without the prefix of an upload."""
     place = data.get("image") or next((value for value in data.values() if isinstance(value, str)), "")
     name = base_name(unquote(place.split("?d=")[-1]))
-    uploaded = UPLOADED.fullmatch(name)
-    known = conversion.images
-    return (
-        uploaded[1]
-        if uploaded and Path(name).stem not in known and (not known or Path(uploaded[1]).stem in known)
-        else name
-    )
+    uploaded, images = UPLOADED.fullmatch(name), conversion.images
+    if uploaded and (not images or Path(name).stem not in images and Path(uploaded[1]).stem in images):
+        return uploaded[1]
+    return name
 
 
 def parse_results(entries: list[dict], size: tuple[int, int], file_name: str, conversion: Conversion) -> Region | None:
@@ -71,47 +67,48 @@ def parse_results(entries: list[dict], size: tuple[int, int], file_name: str, co
     if not labels:
         conversion.problems.add("objects have no label and are left out", file_name)
         return None
+    if entries[0].get("image_rotation"):
+        conversion.problems.add("objects are drawn on a rotated image and are left out", file_name)
+        return None
     name = str(labels[0])
     if "rle" in value:
         return crop_region(name, decode_brush(value["rle"], size), score=score)
-    scale = [(size[1] / 100, size[0] / 100)]
     polygons = [entry["value"]["points"] for entry in entries if "points" in entry["value"]]
     if not polygons:
         conversion.problems.add("shapes are neither polygons nor brush masks and are left out", file_name)
         return None
-    polygons = [[(x * sx, y * sy) for x, y in polygon for sx, sy in scale] for polygon in polygons]
+    polygons = [[(x / 100 * size[1], y / 100 * size[0]) for x, y in polygon] for polygon in polygons]
     return conversion.fill(name, polygons, size, file_name, score=score)
 
 
 def write_label_studio(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
     """Writes `tasks.json`, task by task, and `label_config.xml`, the labelling interface of the project."""
     with write_atomic(folder / TASKS_FILE) as file:
+        file.write(b"[")
         for number, item in enumerate(items, 1):
             task = json.dumps({"id": number} | make_task(item, conversion))
-            file.write(f"{'[' if number == 1 else ','}\n{task}".encode())
+            file.write(f"{',' if number > 1 else ''}\n{task}".encode())
         file.write(b"\n]\n")
     kind = "Polygon" if conversion.options.shapes == "polygons" else "Brush"
-    names = enumerate([*conversion.names.names, *["ignore"] * conversion.names.has_ignored], 1)
-    colors = {name: "#{:02x}{:02x}{:02x}".format(*pick_color(index)) for index, name in names}
-    labels = "".join(
-        f'    <Label value={quoteattr(printable(name))} background="{color}"/>\n' for name, color in colors.items()
-    )
+    labels = ""
+    for index, name in enumerate(conversion.names.labels, 1):
+        color = "#{:02x}{:02x}{:02x}".format(*pick_color(index))
+        labels += f'    <Label value={quoteattr(printable(name))} background="{color}"/>\n'
     text = f'<View>\n  <Image name="image" value="$image"/>\n  <{kind}Labels name="label" toName="image">\n{labels}'
     write_bytes(folder / LABELS_FILE, f"{text}  </{kind}Labels>\n</View>\n".encode())
 
 
 def make_task(item: AnnotatedImage, conversion: Conversion) -> dict[str, object]:
-    """Returns a task with predictions if its objects have scores, otherwise with an annotation."""
-    traced = enumerate(zip(item.regions, conversion.trace(item), strict=True))
-    results = [
-        result for number, (region, parts) in traced for result in make_results(region, parts, number, item.size)
-    ]
+    """Returns a task with a prediction if its objects have scores or are predicted, otherwise with an annotation."""
+    results = []
+    for number, (region, parts) in enumerate(zip(item.regions, conversion.trace(item), strict=True)):
+        results += make_results(region, parts, number, item.size)
     data = {"image": conversion.options.image_root + quote(item.file_name)}
     scores = [region.score for region in item.regions if region.score is not None]
-    if not scores:
+    if not scores and not conversion.is_prediction:
         return {"data": data, "annotations": [{"id": 1, "result": results}]}
-    score = sum(scores) / len(scores)
-    return {"data": data, "predictions": [{"id": 1, "model_version": "sam2unet", "score": score, "result": results}]}
+    score = {"score": sum(scores) / len(scores)} if scores else {}
+    return {"data": data, "predictions": [{"id": 1, "model_version": "sam2unet", "result": results} | score]}
 
 
 def make_results(region: Region, parts: Parts, number: int, size: tuple[int, int]) -> list[dict[str, object]]:

@@ -83,8 +83,8 @@ def write_labelme(folder: Path, items: Iterable[AnnotatedImage], conversion: Con
         stem = Path(item.file_name).stem
         image = conversion.images.get(stem)
         place = Path(os.path.relpath(image, folder)).as_posix() if image else item.file_name
-        traced = enumerate(zip(item.regions, conversion.trace(item), strict=True))
-        shapes = [shape for number, (region, parts) in traced for shape in make_shapes(region, parts, number)]
+        numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True))
+        shapes = [shape for number, (region, parts) in numbered for shape in make_shapes(region, parts, number)]
         content = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
         content |= {"imageHeight": item.size[0], "imageWidth": item.size[1]}
         with write_atomic(folder / f"{stem}.json") as file:

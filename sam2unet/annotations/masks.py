@@ -79,15 +79,15 @@ def parse_class_name(mask_stem: str, image_stem: str, default: str) -> str:
 
 def write_binary_masks(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
     """Writes a 0/255 mask of all objects for each image."""
-    seen = set()
+    names: set[str] = set()
     for item in items:
         mask = np.zeros(item.size, np.uint8)
         for region in item.regions:
             if region.name != IGNORE_NAME:
                 mask[slice_region(region)][region.pixels] = 255
-                seen.add(region.name)
+                names.add(region.name)
         write_bytes(folder / MASK_FOLDER / f"{Path(item.file_name).stem}.png", encode_png(mask))
-    for name in sorted(seen) if len(seen) > 1 else []:
+    for name in sorted(names) if len(names) > 1 else []:
         conversion.problems.add("classes become the same foreground", name)
 
 
@@ -133,7 +133,7 @@ def paint_indices(item: AnnotatedImage, conversion: Conversion) -> np.ndarray:
 
 def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
     """Writes a mask for each object, and the list of SAM-Med2D. Crowds and images without objects are left out."""
-    written: list[ImageMasks] = []
+    entries: list[ImageMasks] = []
     for item in items:
         stem, counts, paths = Path(item.file_name).stem, defaultdict(int), []
         for region in item.regions:
@@ -147,10 +147,10 @@ def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
             paths.append(folder / MASK_FOLDER / name)
             write_bytes(paths[-1], encode_png(place_region(region, item.size).view(np.uint8) * 255))
         if paths and stem in conversion.images:
-            written.append(ImageMasks(conversion.images[stem], tuple(paths)))
-    if not written:
+            entries.append(ImageMasks(conversion.images[stem], tuple(paths)))
+    if not entries:
         raise UserError("no list was written, because no object has an image; give the folder of the images, --images")
     if conversion.options.part == "train":
-        write_train_list(folder, written)
+        write_train_list(folder, entries)
     else:
-        write_test_list(folder, [Pair(image, mask) for image, masks in written for mask in masks])
+        write_test_list(folder, [Pair(image, mask) for image, masks in entries for mask in masks])

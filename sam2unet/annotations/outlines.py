@@ -66,9 +66,8 @@ def join_rings(rings: Sequence[np.ndarray]) -> np.ndarray:
     following = [*range(1, len(points) + 1)]
     for start, stop in itertools.pairwise(starts.tolist()):
         following[stop - 1] = start
-    for start, stop, near in zip(
-        starts[1:-1].tolist(), starts[2:].tolist(), find_near_vertices(points, starts), strict=True
-    ):
+    rows = zip(starts[1:-1].tolist(), starts[2:].tolist(), find_near_vertices(points, starts), strict=True)
+    for start, stop, near in rows:
         places += [start, near]
         end = len(places) - 2
         following[stop - 1] = end
@@ -91,10 +90,10 @@ def find_near_vertices(points: np.ndarray, starts: np.ndarray) -> list[int]:
     while (pending := np.flatnonzero(near < 0)).size:
         count = min(count, len(points))
         first = starts[1:-1][pending]
-        found = tree.query(points[first], count)[1].reshape(len(pending), count)
-        earlier = found < first[:, None]
-        ready = earlier.any(axis=1)
-        near[pending[ready]] = found[ready, earlier[ready].argmax(axis=1)]
+        neighbours = tree.query(points[first], count)[1].reshape(len(pending), count)
+        is_earlier = neighbours < first[:, None]
+        has_earlier = is_earlier.any(axis=1)
+        near[pending[has_earlier]] = neighbours[has_earlier, is_earlier[has_earlier].argmax(axis=1)]
         count *= 8
     return near.tolist()
 

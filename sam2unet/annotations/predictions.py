@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def read_probability(path: Path, stem: str, conversion: Conversion) -> np.ndarra
     try:
         with np.load(path, allow_pickle=False) as content:
             return content["probability"].astype(np.float32)
-    except (OSError, KeyError, ValueError, EOFError) as e:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; run test.py --save_prob again") from e
 
 
@@ -75,12 +76,12 @@ def score_regions(
         return AnnotatedImage(f"{stem}.jpg", size, regions)
     if probability.shape[-2:] != size or probability.ndim != (3 if classes else 2):
         raise UserError(f"the map and the probabilities of {stem} have different sizes; run test.py again")
-    scored = []
-    for region in regions:
+    regions, unscored = [], regions
+    for region in unscored:
         values = probability[classes.names.index(region.name)] if classes else probability
         mean = float(values[slice_region(region)][region.pixels].mean(dtype=float))
-        scored.append(region._replace(score=round(min(max(mean, 0.0), 1.0), 6)))
-    return AnnotatedImage(f"{stem}.jpg", size, scored)
+        regions.append(region._replace(score=round(min(max(mean, 0.0), 1.0), 6)))
+    return AnnotatedImage(f"{stem}.jpg", size, regions)
 
 
 def read_answers(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:

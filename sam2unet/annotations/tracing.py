@@ -19,15 +19,16 @@ def trace_regions(regions: Sequence[Region], size: tuple[int, int], tolerance: f
     exact = [trace_rings(region.pixels) for region in regions]
     tolerances = np.full(len(regions), float(tolerance))
     parts = [simplify_rings(region.pixels, rings, tolerance) for region, rings in zip(regions, exact, strict=True)]
-    wanted = paint_numbers([region.pixels for region in regions], regions, size)
+    target = paint_numbers([region.pixels for region in regions], regions, size)
+    masks = [fill_parts(rings, region) for rings, region in zip(parts, regions, strict=True)]
     while tolerances.any():
-        masks = [fill_parts(rings, region) for rings, region in zip(parts, regions, strict=True)]
-        wrong = find_wrong_numbers(wanted, paint_numbers(masks, regions, size), len(regions)) & (tolerances > 0)
-        if not wrong.any():
+        is_wrong = find_wrong_numbers(target, paint_numbers(masks, regions, size), len(regions)) & (tolerances > 0)
+        if not is_wrong.any():
             break
-        for index in np.flatnonzero(wrong):
+        for index in np.flatnonzero(is_wrong):
             tolerances[index] = tolerances[index] / 2 if tolerances[index] >= 0.5 else 0
             parts[index] = simplify_rings(regions[index].pixels, exact[index], tolerances[index])
+            masks[index] = fill_parts(parts[index], regions[index])
     return [
         [[(ring + (region.left, region.top)).round(2) for ring in part] for part in rings]
         for region, rings in zip(regions, parts, strict=True)
@@ -50,13 +51,13 @@ def paint_numbers(masks: Sequence[np.ndarray], regions: Sequence[Region], size: 
     return numbers
 
 
-def find_wrong_numbers(wanted: np.ndarray, painted: np.ndarray, count: int) -> np.ndarray:
+def find_wrong_numbers(target: np.ndarray, numbers: np.ndarray, count: int) -> np.ndarray:
     """Returns bool (count,): the regions with a low IoU, and those that cover them or are covered by them."""
-    first, second, both = (
+    areas, target_areas, overlaps = (
         np.bincount(values, minlength=count + 1)
-        for values in (wanted.ravel(), painted.ravel(), wanted[wanted == painted])
+        for values in (numbers.ravel(), target.ravel(), target[target == numbers])
     )
-    low = both < MIN_IOU * (first + second - both)
-    differs = (wanted != painted) & (low[wanted] | low[painted])
-    low[wanted[differs]] = low[painted[differs]] = True
-    return low[1:]
+    is_low = overlaps < MIN_IOU * (areas + target_areas - overlaps)
+    differs = (target != numbers) & (is_low[target] | is_low[numbers])
+    is_low[target[differs]] = is_low[numbers[differs]] = True
+    return is_low[1:]
