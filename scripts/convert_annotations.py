@@ -17,39 +17,40 @@ FORMATS = ("masks", "classes", "objects", "coco", "labelme", "yolo", "cvat", "la
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sources = (*FORMATS, "predictions")
     p.add_argument("source", type=Path, metavar="SOURCE", help="the annotations to read")
-    p.add_argument("--from", dest="source_format", required=True, choices=(*FORMATS, "predictions"), help="its format")
-    p.add_argument("--to", dest="target_format", required=True, choices=FORMATS, help="the format to write")
+    p.add_argument("--from", dest="source_format", required=True, choices=sources, help="format of SOURCE")
+    p.add_argument("--to", dest="target_format", required=True, choices=FORMATS, help="format to write")
     p.add_argument("--save_path", type=Path, required=True, metavar="DIR", help="a new folder for the annotations")
-    p.add_argument("--images", type=Path, metavar="DIR", help="folder of the images; checks their names and sizes")
-    p.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with the classes; others are left out")
-    p.add_argument("--class_name", default="object", help="class of objects without one; default: object")
-    p.add_argument(
-        "--objects",
-        choices=("regions", "classes"),
-        default="regions",
-        help="of masks without objects: each connected region is an object (default), or all pixels of a class",
-    )
-    p.add_argument(
-        "--shapes",
-        choices=("polygons", "masks", "uncompressed"),
-        default="polygons",
-        help="polygons can be edited (default); masks are exact; uncompressed: COCO masks as lists of numbers",
-    )
-    p.add_argument(
-        "--tolerance", type=float, default=1.0, metavar="X", help="polygons are simplified by X pixels; default: 1"
-    )
+    p.add_argument("--images", type=Path, metavar="DIR", help="the images; their names and sizes are checked")
     p.add_argument("--empty", choices=("keep", "skip"), default="keep", help="images without objects; default: keep")
-    p.add_argument("--threshold", type=float, default=0.5, metavar="X", help="of predicted probabilities; default: 0.5")
-    p.add_argument("--part", choices=("train", "test"), default="train", help="list of --to objects; default: train")
-    p.add_argument(
-        "--image_root",
-        default="/data/local-files/?d=",
-        metavar="URL",
-        help="what Label Studio puts before the names of images; default: /data/local-files/?d=",
-    )
-    add_mask_values(p)
+    add_reading_flags(p.add_argument_group("objects to read"))
+    add_writing_flags(p.add_argument_group("objects to write"))
     return p
+
+
+def add_reading_flags(group: argparse._ArgumentGroup) -> None:
+    words = "YAML file with the classes; objects of other classes are left out"
+    group.add_argument("--classes", type=Path, metavar="FILE", help=words)
+    words = "class of the objects if SOURCE has no classes; default: object"
+    group.add_argument("--class_name", default="object", metavar="NAME", help=words)
+    words = "what is an object in masks and maps: a connected region (default), or all pixels of a class"
+    group.add_argument("--objects", choices=("regions", "classes"), default="regions", help=words)
+    words = "a pixel with a predicted probability above X belongs to an object; default: 0.5"
+    group.add_argument("--threshold", type=float, default=0.5, metavar="X", help=words)
+    add_mask_values(group)
+
+
+def add_writing_flags(group: argparse._ArgumentGroup) -> None:
+    words = "polygons can be edited (default); masks are exact; uncompressed are exact lists of numbers, for coco"
+    group.add_argument("--shapes", choices=("polygons", "masks", "uncompressed"), default="polygons", help=words)
+    words = "polygons are simplified by X pixels, if the IoU stays above 0.98; 0 is exact; default: 1"
+    group.add_argument("--tolerance", type=float, default=1.0, metavar="X", help=words)
+    words = "the list of SAM-Med2D that --to objects writes; default: train"
+    group.add_argument("--part", choices=("train", "test"), default="train", help=words)
+    root = "/data/local-files/?d="
+    words = f"what label_studio puts before the names of images; default: {root}"
+    group.add_argument("--image_root", default=root, metavar="URL", help=words)
 
 
 def run(args: argparse.Namespace) -> None:
