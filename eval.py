@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=float,
         metavar="MM",
-        help="distance of neighbouring rows and of neighbouring columns, or one number for both; default: 1, so that "
-        "distances are in pixels",
+        help="distance of neighbouring rows and of neighbouring columns, or one number for both; default: that of a "
+        "NIfTI file, or 1, so that distances are in pixels",
     )
     surface.add_argument(
         "--nsd_tolerance", type=float, metavar="MM", help="largest distance that NSD counts as equal; default: 1"

@@ -15,8 +15,10 @@ class Pair(NamedTuple):
     mask: Path
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     """Returns the image files of a folder, or of a text file with a path per line, sorted.
+
+    `others` are more endings of names that count.
 
     Raises UserError if the folder cannot be read or has no image, or a file of the list does not exist.
     """
@@ -27,9 +29,10 @@ def list_files(folder: Path) -> list[Path]:
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
     files = [folder / name for name in names if not name.startswith(".")]
-    if files := [path for path in files if path.suffix.lower() in EXTENSIONS]:
+    endings = EXTENSIONS + others
+    if files := [path for path in files if path.suffix and path.name.lower().endswith(endings)]:
         return files
-    raise UserError(f"no images in {folder} (looked for {', '.join(EXTENSIONS)}; folders inside are not searched)")
+    raise UserError(f"no images in {folder} (looked for {', '.join(endings)}; folders inside are not searched)")
 
 
 def read_path_list(file: Path) -> list[Path]:
@@ -56,9 +59,14 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
     return f"cannot read the folder {folder}: {error.strerror}"
 
 
-def list_images(folder: Path) -> dict[str, Path]:
-    """Returns the image files of a folder by stem, sorted. Raises UserError if two have one stem or there is none."""
-    return index_files([(path.stem, path) for path in list_files(folder)], folder, "remove or rename one of each")
+def list_images(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Returns the image files of a folder by stem, sorted. Raises UserError if two have one stem or there is none.
+
+    `others` are more endings of names that count. The stem of `a.nii.gz` is `a`.
+    """
+    files = [(path.stem, path) for path in list_files(folder, others)]
+    files = [(stem[:-4] if path.name.lower().endswith(".nii.gz") else stem, path) for stem, path in files]
+    return index_files(files, folder, "remove or rename one of each")
 
 
 def index_files(files: Iterable[tuple[str, Path]], folder: Path, advice: str) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..data.check import refuse_constant
 from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
+from ..data.volumes import VOLUMES
 from ..errors import UserError, shortlist, warn
 from .aggregate import MethodResult, average_scores
 from .columns import METRICS
@@ -96,7 +97,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     """Which files belong together, by stem, before any is opened."""
     if entry.predictions.resolve() == entry.masks.resolve():
         raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
-    masks, predictions = list_images(entry.masks), list_images(entry.predictions)
+    masks, predictions = list_images(entry.masks, VOLUMES), list_images(entry.predictions, VOLUMES)
     photographs = list_images(entry.photographs) if entry.photographs else {}
     _, spare, lonely = pair_names(predictions, masks)
     if lonely:

@@ -11,6 +11,7 @@ from numpy import ndarray
 from PIL import Image
 
 from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit
+from ..data.volumes import is_volume
 from ..errors import UserError
 from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
@@ -19,6 +20,7 @@ from .pixels.image_scores import score_image
 from .pixels.library import count_corrections, score_by_library
 from .pixels.medical_scores import SurfaceOptions, note_empty, score_medical
 from .pixels.mirror_scores import score_mirror
+from .score_volume import find_foreground, read_volume_pair, use_spacing
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class ImageScore(NamedTuple):
 
 def score_job(job: ScoreJob) -> ImageScore:
     """Reads the files of a pair and scores it. A file that cannot be scored is a `problem`, not an exception."""
+    if is_volume(job.mask):
+        return score_volume(job)
     try:
         mask = np.asarray(read_mask(job.mask, job.how.mask_threshold))
     except MaskCoding as e:
@@ -82,6 +86,23 @@ def score_job(job: ScoreJob) -> ImageScore:
         prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         notes += ("resized",)
     return score_arrays(prediction, mask, job.how, notes)
+
+
+def score_volume(job: ScoreJob) -> ImageScore:
+    """Scores a volume in 3D. A file that cannot be scored is a `problem`."""
+    how = job.how
+    try:
+        if how.plain or how.mirror or how.effort:
+            raise UserError(f"{job.mask} is a volume, which needs --protocol medical or surface, without --report")
+        prediction, mask = read_volume_pair(job.prediction, job.mask)
+        surfaces = use_spacing(how.medical, mask, job.mask)
+        parts = (prediction, job.prediction or job.mask), (mask, job.mask)
+        masks = [find_foreground(volume, how.mask_threshold, path) for volume, path in parts]
+        return ImageScore(score_medical(*masks, surfaces), {}, note_empty(*masks))
+    except MaskCoding as e:
+        return ImageScore({}, {}, problem="coding", detail=e.found)
+    except UserError as e:
+        return ImageScore({}, {}, problem="unreadable", detail=str(e))
 
 
 def describe_sizes(path: Path, prediction: ndarray, mask: ndarray) -> str:

@@ -11,12 +11,14 @@ import numpy as np
 from ...classes import IGNORED, Classes, UnknownValues
 from ...data.check import describe_unknown_values
 from ...data.reading import read_indices
+from ...data.volumes import is_volume
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
 from ..columns import Metric
 from ..pixels.medical_scores import SURFACE, SurfaceOptions, compare_surfaces
 from ..score_folders import EMPTY_RULES, Entry, label, match_predictions, refuse_problems, score_pairs
 from ..score_pair import ScoreJob, ScoreOptions, describe_sizes
+from ..score_volume import find_indices, read_volume_pair, use_spacing
 from .columns import define_class_columns
 from .confusion import count_confusion, count_pixels, divide, score_classes, score_pixels
 
@@ -86,21 +88,35 @@ def score_class_folders(
 
 def count_pair(job: ScoreJob) -> PairCounts:
     """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception."""
-    classes = job.how.mask_threshold
+    classes, how = job.how.mask_threshold, job.how.medical
     try:
+        if is_volume(job.mask):
+            pair = read_volume_pair(job.prediction, job.mask)
+            paths = job.prediction or job.mask, job.mask
+            prediction, mask = (find_indices(*part) for part in zip(pair, [classes] * 2, paths, strict=True))
+            how = use_spacing(how, pair[1], job.mask) if how else None
+            return count_arrays(prediction, mask, job, how)
         mask = read_indices(job.mask, classes)
         prediction = np.zeros_like(mask) if job.prediction is None else read_indices(job.prediction, classes)
         if resized := prediction.shape != mask.shape:
             if not job.how.resize:
                 return PairCounts(None, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
             prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        confusion = count_confusion(prediction, mask, len(classes.items), job.prediction)
-        surfaces = measure_surfaces(prediction, mask, len(classes.items), job.how.medical) if job.how.medical else None
-        return PairCounts(confusion, surfaces, resized)
+        return count_arrays(prediction, mask, job, how, resized)
     except UnknownValues as e:
         return PairCounts(None, problem="unknown", unknown=(e.counts, e.path))
     except UserError as e:
         return PairCounts(None, problem="unreadable", detail=str(e))
+
+
+def count_arrays(
+    prediction: np.ndarray, mask: np.ndarray, job: ScoreJob, how: SurfaceOptions | None, resized: bool = False
+) -> PairCounts:
+    """Counts, and compares surfaces if `how` says how. The arrays are uint8 indices of images or of volumes."""
+    count = len(job.how.mask_threshold.items)
+    rows = (array.reshape(-1, mask.shape[-1]) for array in (prediction, mask))
+    confusion = count_confusion(*rows, count, job.prediction)
+    return PairCounts(confusion, measure_surfaces(prediction, mask, count, how) if how else None, resized)
 
 
 def measure_surfaces(prediction: np.ndarray, mask: np.ndarray, count: int, how: SurfaceOptions) -> np.ndarray:

@@ -17,32 +17,35 @@ EMPTY_MASKS = ("worst", "skip", "perfect")
 class SurfaceOptions:
     """How surfaces are compared. Raises UserError for numbers that cannot be used."""
 
-    spacing: Sequence[float] = (1.0,)  # between neighbouring pixels: rows and columns, or one number for both
+    # between neighbouring pixels or voxels: a number for each axis of the array, or one for all. None: 1, or that of a
+    # file which has a spacing.
+    spacing: Sequence[float] | None = None
     tolerance: float = 1.0  # of NSD, in the unit of the spacing
     # What happens if a mask or a map is empty. `worst`: one of them gives the worst scores, both are left out.
     # `skip`: both cases are left out. `perfect`: as `worst`, but if both are empty, the scores are perfect.
     empty_masks: str = "worst"
 
     def __post_init__(self) -> None:
-        if len(self.spacing) not in (1, 2) or not all(0 < number < math.inf for number in self.spacing):
-            raise UserError(f"spacing is {' '.join(map(str, self.spacing))}; it must be 1 or 2 numbers above 0")
+        numbers = self.spacing or (1.0,)
+        if len(numbers) > 3 or not all(0 < number < math.inf for number in numbers):
+            raise UserError(f"spacing is {' '.join(map(str, numbers))}; it must be 1 to 3 numbers above 0")
         if not 0 <= self.tolerance < math.inf:
             raise UserError(f"nsd_tolerance is {self.tolerance}; it must be 0 or more")
 
 
 def compare_surfaces(prediction: ndarray, mask: ndarray, how: SurfaceOptions) -> dict[str, float]:
-    """Returns `surface_scores` of two masks, (H, W) bool. NaN means: this pair is left out."""
+    """Returns `surface_scores` of two masks, bool (H, W) or (depth, H, W). NaN means: this pair is left out."""
     full = prediction.any(), mask.any()
     if not all(full) and how.empty_masks == "skip":
         return dict.fromkeys(SURFACE, math.nan)
     if not any(full) and how.empty_masks == "perfect":
         return dict.fromkeys(DISTANCES, 0.0) | dict.fromkeys(SHARES, 1.0)
-    spacing = how.spacing if len(how.spacing) == 2 else (*how.spacing, *how.spacing)
-    return surface_scores(prediction, mask, spacing, how.tolerance)
+    spacing = how.spacing or (1.0,)
+    return surface_scores(prediction, mask, spacing * mask.ndim if len(spacing) == 1 else spacing, how.tolerance)
 
 
 def score_medical(prediction: ndarray, mask: ndarray, how: SurfaceOptions) -> dict[str, float]:
-    """Returns Dice, IoU and the columns of `surface_scores` of two masks, (H, W) bool. NaN means left out."""
+    """Returns Dice, IoU and the columns of `surface_scores` of two masks, bool. NaN means left out."""
     surfaces = compare_surfaces(prediction, mask, how)
     both, total = int((prediction & mask).sum()), int(prediction.sum()) + int(mask.sum())
     if total == 0 or math.isnan(surfaces["NSD"]):
