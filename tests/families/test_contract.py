@@ -6,10 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import sam2unet
 from sam2unet.errors import UserError
@@ -19,7 +17,6 @@ from sam2unet.export.hub_folder import write_folder
 from sam2unet.families.load import load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES, check_size, find_family_of
-from sam2unet.layers import dino
 from sam2unet.prompts.dataset import PromptDraw, PromptFolder
 from sam2unet.prompts.framing import Framing
 from sam2unet.recipe import Recipe
@@ -34,7 +31,7 @@ from tests.test_docs import read_blocks
 INVENTED = "linear_probe"
 SMALL = {  # the smallest network of each model; "micro" exists in the tests alone
     "sam2unet": NetworkShape("micro"),
-    "sam2unext": NetworkShape("micro", "small"),
+    "sam2unext": NetworkShape("micro", "micro"),
     "sam_med2d": NetworkShape("micro", size=64, encoder_adapter=True),
     INVENTED: NetworkShape("micro"),
 }
@@ -56,15 +53,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def files(sam2_micro, fill, tmp_path_factory) -> dict[str, Path]:
+def files(sam2_micro, dino_micro, fill, tmp_path_factory) -> dict[str, Path]:
     """A small weight file for each flag."""
     folder = tmp_path_factory.mktemp("weights")
-    with torch.device("meta"):
-        shapes = timm.create_model(dino.SIZES["small"], num_classes=0).state_dict()
-    save_file(fill.fill_state_dict(shapes, 1), folder / "dino.safetensors")
     state = start_model("sam_med2d", SMALL["sam_med2d"])[0].state_dict()
     save_state(fill.fill_state_dict(state, 1), folder / "sam.pth")
-    return dict(hiera_path=sam2_micro, dinov2_path=folder / "dino.safetensors", sam_checkpoint=folder / "sam.pth")
+    return dict(hiera_path=sam2_micro, dinov2_path=dino_micro, sam_checkpoint=folder / "sam.pth")
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, INVENTED])
