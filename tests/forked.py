@@ -104,14 +104,16 @@ if __name__ == "__main__":
     os.environ.update(job["environment"])
     sys.argv = job["words"]
     sys.path[0] = os.path.dirname(sys.argv[0])
+    status = 0
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ended:
         if not isinstance(ended.code, int):
             raise
-        # As at the end of any process, but for taking apart all that was imported, which takes a second.
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(ended.code)
+        status = ended.code
+    # As at the end of any process, but for taking apart all that was imported, which takes a second.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
