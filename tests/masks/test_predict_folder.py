@@ -328,12 +328,12 @@ def test_too_little_memory_is_answered_with_what_helps(script, checkpoint, photo
     code = (
         "import resource, runpy\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), used + (1 << 28)))\n"
         "runpy.run_path('test.py', run_name='__main__')\n"
     )
     (tmp_path / "limited.py").write_text(code)
     flags = ["--checkpoint", checkpoint, "--test_image_path", photos, "--save_path", tmp_path / "out"]
-    ended = script(tmp_path / "limited.py", *flags, "--size", 2048, "--batch_size", 4, "--device", "cpu")
+    ended = script(tmp_path / "limited.py", *flags, "--size", 1024, "--batch_size", 4, "--device", "cpu")
     assert ended.returncode == 2, ended.stderr
     line = ended.stderr.splitlines()[-1]
     assert line.startswith("error: out of memory on cpu with batches of 4") and "--batch_size 2, --amp bf16" in line
