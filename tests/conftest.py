@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 import sam2unet
 from sam2unet.classes import Classes
@@ -25,8 +24,17 @@ from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.lists import ImageMasks
 from tests.benchmark_folders import CASES
+from tests.exported import (  # noqa: F401
+    dino_micro,
+    exported_onnx,
+    exported_prompts,
+    exported_pt2,
+    mask_checkpoint,
+    prompt_checkpoint,
+    trained,
+)
 from tests.forked import ROOT
-from tests.networks import DINO, TINY, add_sizes
+from tests.networks import TINY, add_sizes
 from tests.running import (  # noqa: F401
     eval_py,
     load_script,
@@ -199,18 +207,6 @@ def sam2_micro(fill, tmp_path_factory) -> Path:
     trunk = fill.fill_state_dict(hiera("micro").state_dict(), 1)
     path = tmp_path_factory.mktemp("weights") / "sam2_hiera_micro.pt"
     torch.save({"model": {f"image_encoder.trunk.{name}": t for name, t in trunk.items()}}, path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def dino_micro(fill, tmp_path_factory) -> Path:
-    """A file of the smallest DINOv2 with generated weights, as timm publishes DINOv2: at 518x518."""
-    import timm
-
-    with torch.device("meta"):
-        shapes = timm.create_model(DINO, num_classes=0).state_dict()
-    path = tmp_path_factory.mktemp("dino") / "model.safetensors"
-    save_file(fill.fill_state_dict(shapes, 1), path)
     return path
 
 

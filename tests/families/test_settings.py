@@ -18,28 +18,8 @@ from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint, start_model
 from sam2unet.recipe import Recipe
 from sam2unet.weights.formats import save_state
-from tests.conftest import save, tiny_sam_med2d, write_pairs
-
-SIDE = 96
-
-
-@pytest.fixture(scope="module")
-def trained(start, sam2_micro, convert, tmp_path_factory):
-    """One small model that train.py trained at 96, in three forms: form -> checkpoint."""
-    folder = tmp_path_factory.mktemp("trained")
-    images, masks = write_pairs(folder, count=2)
-    flags = ("--train_image_path", images, "--train_mask_path", masks, "--hiera_path", sam2_micro, "--size", SIDE)
-    flags += ("--epoch", 1, "--batch_size", 2, "--save_path", folder / "run", "--save", "trainable", "--device", "cpu")
-    result = start("train.py", *flags).finish()
-    assert result.returncode == 0, result.stderr
-    (written,) = (folder / "run").glob("SAM2-UNet-*.safetensors")
-    base = ("--hiera_path", sam2_micro)
-    convert(written, folder / "run/SAM2-UNet-1.pth", *base)
-    convert(written, "--hub", folder / "hub", *base)
-    alone = folder / "elsewhere/trained.safetensors"
-    alone.parent.mkdir()
-    written.rename(alone)  # away from recipe.yaml
-    return {"file": folder / "run/SAM2-UNet-1.pth", "hub": folder / "hub", "trainable": alone}
+from tests.conftest import save, tiny_sam_med2d
+from tests.exported import SIDE
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +64,16 @@ SLOW = pytest.mark.slow  # an export takes half a minute; the forms differ only 
 
 
 @pytest.mark.parametrize("form", [pytest.param("file", marks=SLOW), pytest.param("hub", marks=SLOW), "trainable"])
-def test_an_exported_file_gives_the_map_of_the_trained_size(form, trained, photo, sam2_micro, test_py, tmp_path):
+def test_an_exported_file_gives_the_map_of_the_trained_size(
+    form, trained, photo, sam2_micro, test_py, tmp_path, request
+):
     pytest.importorskip("onnxruntime")
-    paths = {"hiera_path": sam2_micro} if form == "trainable" else {}
-    mask_export.run(read_checkpoint(trained[form]), tmp_path / "m.onnx", [read_image(photo)], weight_paths=paths)
-    ended = test_py("--checkpoint", tmp_path / "m.onnx", "--test_image_path", photo, "--save_path", tmp_path / "maps")
+    paths, file = {}, tmp_path / "m.onnx"
+    if form == "trainable":
+        paths, file = {"hiera_path": sam2_micro}, request.getfixturevalue("exported_onnx")
+    else:
+        mask_export.run(read_checkpoint(trained[form]), file, [read_image(photo)])
+    ended = test_py("--checkpoint", file, "--test_image_path", photo, "--save_path", tmp_path / "maps")
     assert ended.status == 0 and f"1 images at {SIDE}x{SIDE} on" in ended.out
     wanted = to_grey(sam2unet.predict(sam2unet.load_model(trained[form], "cpu", **paths), photo))
     assert np.abs(iio.imread(tmp_path / "maps/a.png").astype(int) - wanted).max() <= 1

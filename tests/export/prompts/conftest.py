@@ -11,18 +11,15 @@ from tests.export.prompts.files import export, write_released
 
 
 @pytest.fixture(scope="session")
-def model(fill):
-    """A small encoder; prompt encoder and decoder have the weights that made the stored answers."""
-    model = sam2unet.create_model("sam_med2d", encoder="micro")
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
-    return model.eval()
+def checkpoint(prompt_checkpoint) -> Path:
+    return prompt_checkpoint
 
 
 @pytest.fixture(scope="session")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "SAM-Med2D-1.pth"
-    torch.save(model.state_dict(), path)
-    return path
+def model(checkpoint):
+    model = sam2unet.create_model("sam_med2d", encoder="micro")
+    model.load_state_dict(torch.load(checkpoint))
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +35,8 @@ def photos(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint, make_once) -> Path:
-    """The folder of x_encoder.onnx and x_decoder.onnx, written by the script."""
-    return make_once("exported", lambda folder: export(checkpoint, folder, "--output", "x", "--format", "onnx"))
+def exported(exported_prompts) -> Path:
+    return exported_prompts
 
 
 @pytest.fixture(scope="session")
