@@ -1,19 +1,31 @@
 """Longer scripts without a process for each step."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from sam2unet.reproduce import cross_validation, study
-from scripts import quickstart
+from scripts import make_sample_data, quickstart
 from tests.conftest import load_script
+
+
+@pytest.fixture(scope="session")
+def sample_data(make_once) -> Path:
+    """The folder of the sample data."""
+
+    def write(folder: Path) -> None:
+        make_sample_data.run(make_sample_data.parser().parse_args(["--save_path", str(folder / "data")]))
+
+    return make_once("sample_data", write) / "data"
 
 
 @pytest.fixture
 def steps(monkeypatch) -> list[list[str]]:
     """Makes reproduce.py and quickstart.py run their steps in this process. Returns the list of their command lines.
 
-    A training takes one epoch, because each epoch writes hundreds of megabytes.
+    A training takes one epoch, and of the smallest network if its size is a flag: the tiny one writes hundreds of
+    megabytes in an epoch.
     """
     commands = []
 
@@ -21,7 +33,8 @@ def steps(monkeypatch) -> list[list[str]]:
         commands.append([script, *map(str, flags)])
         module = load_script(script)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", commands[-1] + ["--epoch", "1"] * (script == "train.py"))
+            small = ["--epoch", "1"] + ["--encoder", "micro"] * ("--encoder" in commands[-1])
+            patch.setattr(sys, "argv", commands[-1] + small * (script == "train.py"))
             with pytest.raises(SystemExit) as ended:
                 module.main(module.parser, module.run)
         if ended.value.code:

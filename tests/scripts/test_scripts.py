@@ -20,15 +20,14 @@ from scripts import make_sample_data, quickstart
 from tests.conftest import ROOT, load_script, write_pairs
 
 
-def test_sample_data_are_the_same_every_time_and_their_masks_exact(run_main, tmp_path, monkeypatch):
-    assert run_main(make_sample_data, "--save_path", tmp_path / "a")[0] == 0
+def test_sample_data_are_the_same_every_time_and_their_masks_exact(sample_data, run_main, tmp_path, monkeypatch):
     monkeypatch.setattr(make_sample_data, "COUNTS", {"train": 12, "test": 4})
     assert run_main(make_sample_data, "--save_path", tmp_path / "b")[0] == 0
     again = [path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*.*g")]
     assert len(again) == 2 * 16
-    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in again)
+    assert all((sample_data / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in again)
     for split, count in (("train", 200), ("test", 40)):
-        pairs = match(tmp_path / "a" / split / "images", tmp_path / "a" / split / "masks")
+        pairs = match(sample_data / split / "images", sample_data / split / "masks")
         assert len(pairs) == count
         check_pairs(pairs)
         for pair in pairs:
@@ -45,6 +44,7 @@ def test_quickstart_on_own_folders_holds_out_every_fifth_pair(run_main, steps, t
     status, out, err = run_main(quickstart, *flags)
     assert status == 0, err
     assert [step[0] for step in steps] == ["train.py", "test.py", "eval.py"]
+    assert " --encoder tiny " in " ".join(steps[0])
     assert sorted(path.stem for path in (tmp_path / "result/maps").glob("*.png")) == ["e", "j"]
     assert len(list((tmp_path / "result/data/train/images").iterdir())) == 8
     assert "held-out       2" in out and "best constant map" in out
@@ -174,13 +174,13 @@ def stranger():
         pytest.skip("only root can run a script as another user, with setpriv of util-linux")
     if subprocess.run([*words, sys.executable, "-c", f"open({str(ROOT / 'train.py')!r})"]).returncode:
         pytest.skip("user 65534 cannot read this installation")
-    environment = {"PATH": os.environ["PATH"], "HOME": "/", "OMP_NUM_THREADS": "1"}
+    environment = {"PATH": os.environ["PATH"], "HOME": "/", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     # The folder of `tmp_path` is closed to others.
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 65534, 65534)
 
         def run_script(name, *flags):
-            command = [*words, sys.executable, ROOT / name, *flags]
+            command = [*words, sys.executable, "-m", "tests.networks", ROOT / name, *flags]
             result = subprocess.run(
                 [str(word) for word in command], env=environment, cwd=folder, capture_output=True, text=True
             )
@@ -193,7 +193,7 @@ def stranger():
 def test_all_three_scripts_run_for_a_user_without_a_home_folder(stranger):
     run_script, folder = stranger
     images, masks = write_pairs(folder, count=2)
-    small = ["--encoder", "tiny", "--size", 64, "--batch_size", 2, "--epoch", 1, "--workers", 0]
+    small = ["--encoder", "micro", "--size", 64, "--batch_size", 2, "--epoch", 1, "--workers", 0]
     run_script("train.py", *small, "--train_image_path", images, "--train_mask_path", masks, "--save_path", "run")
     run_script("test.py", "--checkpoint", "run/SAM2-UNet-1.pth", "--test_image_path", images, "--save_path", "maps")
     scores = ["--dataset_name", "two", "--pred_path", "maps", "--gt_path", masks, "--workers", 1]

@@ -72,7 +72,7 @@ def test_the_learning_rate_falls_along_a_cosine_to_1e_7():
 
 def run(script, folder, name, *flags):
     images, masks = write_pairs(folder, count=5)
-    small = ["--encoder", "tiny", "--size", 64, "--batch_size", 2, "--save_path", folder / name]
+    small = ["--encoder", "micro", "--size", 64, "--batch_size", 2, "--save_path", folder / name]
     result = script("train.py", "--train_image_path", images, "--train_mask_path", f"{masks}/", *small, *flags)
     assert result.returncode == 0, result.stderr
     return result
@@ -83,13 +83,11 @@ def test_a_run_says_what_it_does_and_leaves_the_released_files(script, tmp_path)
     files = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     assert files == {"SAM2-UNet-5.pth", "SAM2-UNet-6.pth", "last.pt", "metrics.jsonl", "recipe.yaml", "run.json"}
     assert "whole network trains from random" in result.stdout
-    assert re.search(
-        r"trunk +26,849,472  trained\nadapters +262,464  trained\ndecoder +2,435,779  trained", result.stdout
-    )
+    assert re.search(r"trunk +63,552  trained\nadapters +4,288  trained\ndecoder +2,013,379  trained", result.stdout)
     assert "data: 5 pairs at 64x64, batch 2, on" in result.stdout
     assert len(re.findall(r"^epoch \d/6  loss \d\.\d{4}  [\d.]+ images/s$", result.stdout, re.M)) == 6
     recipe = yaml.safe_load((tmp_path / "run/recipe.yaml").read_text())
-    assert recipe["size"] == 64 and recipe["encoder"] == "tiny" and recipe["lr"] == 1e-3
+    assert recipe["size"] == 64 and recipe["encoder"] == "micro" and recipe["lr"] == 1e-3
     first, last = (sam2unet.load_model(tmp_path / f"run/SAM2-UNet-{n}.pth", "cpu").state_dict() for n in (5, 6))
     changed = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
     assert changed == {"encoder", *(f"rfb{i}" for i in (1, 2, 3, 4)), "up1", "up2", "up3", "side1", "side2", "head"}
