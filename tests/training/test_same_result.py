@@ -21,7 +21,7 @@ from sam2unet.runtime.processes import Processes
 from sam2unet.training.speed import Speed
 from sam2unet.training.trainer import Trainer
 
-SIZE = 96
+SIZE = 64
 OPTIONS = {
     "none": {},
     "channels_last": {"channels_last": True},

@@ -23,7 +23,7 @@ def test_three_released_steps_train_adapters_and_decoder_alone(fill):
     before = {name: t.clone() for name, t in model.state_dict().items()}
     optimizer, _ = build_optimizer(trained(model), Recipe())
     for seed in range(3):
-        batch = fill.fill_input((2, 3, 96, 96), seed), fill.fill_mask((2, 1, 96, 96), seed)
+        batch = fill.fill_input((2, 3, 64, 64), seed), fill.fill_mask((2, 1, 64, 64), seed)
         for losses in mask_step(model, batch, Recipe()):
             optimizer.zero_grad()
             sum(losses.values()).backward()
