@@ -78,7 +78,7 @@ def write_isat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
         numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True), 1)
         objects = [entry for number, (region, parts) in numbered for entry in make_isat(region, parts, number)]
         with write_atomic(folder / f"{stem}.json") as file:
-            file.write(json.dumps({"info": info, "objects": objects}, indent=1, ensure_ascii=False).encode())
+            file.write(json.dumps({"info": info, "objects": objects}, indent=1).encode())
     names = [ISAT_BACKGROUND, *conversion.names.labels]
     colors = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in map(pick_color, range(len(names)))]
     rows = [{"color": color, "name": name} for name, color in zip(names, colors, strict=True)]

@@ -4,6 +4,7 @@ A task of a person has `annotations`. A task of a model has `predictions` with s
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage:
 def find_image_name(data: dict, conversion: Conversion) -> str:
     """Returns the file name of a task's image, without the prefix of an upload."""
     place = data.get("image") or next((value for value in data.values() if isinstance(value, str)), "")
-    name = base_name(unquote(place.split("?d=")[-1]))
+    name = base_name(unquote(place.split("?d=", 1)[-1], errors="surrogateescape"))
     uploaded, images = UPLOADED.fullmatch(name), conversion.images
     if uploaded and (not images or Path(name).stem not in images and Path(uploaded[1]).stem in images):
         return uploaded[1]
@@ -103,7 +104,7 @@ def make_task(item: AnnotatedImage, conversion: Conversion) -> dict[str, object]
     results = []
     for number, (region, parts) in enumerate(zip(item.regions, conversion.trace(item), strict=True)):
         results += make_results(region, parts, number, item.size)
-    data = {"image": conversion.options.image_root + quote(item.file_name)}
+    data = {"image": conversion.options.image_root + quote(os.fsencode(item.file_name))}
     scores = [region.score for region in item.regions if region.score is not None]
     if not scores and not conversion.is_prediction:
         return {"data": data, "annotations": [{"id": 1, "result": results}]}

@@ -88,7 +88,7 @@ def write_labelme(folder: Path, items: Iterable[AnnotatedImage], conversion: Con
         content = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
         content |= {"imageHeight": item.size[0], "imageWidth": item.size[1]}
         with write_atomic(folder / f"{stem}.json") as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+            file.write(json.dumps(content, indent=1).encode())
 
 
 def make_shapes(region: Region, parts: Parts, number: int) -> list[dict[str, object]]:

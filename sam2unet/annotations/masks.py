@@ -74,7 +74,7 @@ def read_object_masks(source: Path, conversion: Conversion) -> Iterator[Annotate
 def parse_class_name(mask_stem: str, image_stem: str, default: str) -> str:
     """Returns the class in the name of a mask: `liver` for ct_07_liver_001 of the image ct_07, or `default`."""
     text = re.sub(r"_\d+$", "", mask_stem.removeprefix(image_stem)).strip("_")
-    return unquote(text) or default
+    return unquote(text, errors="surrogateescape") or default
 
 
 def write_binary_masks(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
@@ -140,7 +140,7 @@ def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
             if region.crowd:
                 conversion.problems.add("crowds are no single objects and are left out", item.file_name)
                 continue
-            name = f"{stem}_{quote(region.name, safe=' ')}_{counts[region.name]:03d}.png"
+            name = f"{stem}_{quote(os.fsencode(region.name), safe=' ')}_{counts[region.name]:03d}.png"
             if len(os.fsencode(name)) > 255:
                 raise UserError(f"the name {name} is too long for a file; shorten the name of the image or the class")
             counts[region.name] += 1

@@ -1,5 +1,6 @@
 """Pascal VOC: PNGs with a palette. `SegmentationClass` has classes, `SegmentationObject` has the numbers of objects."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -115,10 +116,12 @@ def write_voc(folder: Path, items: Iterable[AnnotatedImage], conversion: Convers
         else:
             conversion.problems.add(f"images have more than {IGNORED - 1} objects and no {OBJECT_FOLDER}", stem)
     names, colors = conversion.names.to_classes().names, palette.tolist()
+    for name in (name for name in names if ":" in name):
+        conversion.problems.add(f"classes have a colon, which becomes a space in {LABEL_FILE}", name)
     rows = [*zip(names, colors, strict=False), (VOID, colors[IGNORED])]
     lines = [
         "# label:color_rgb:parts:actions",
         *(f"{name.replace(':', ' ')}:{','.join(map(str, color))}::" for name, color in rows),
     ]
-    write_bytes(folder / LABEL_FILE, "\n".join([*lines, ""]).encode())
-    write_bytes(folder / LIST_FILE, "\n".join([*stems, ""]).encode())
+    write_bytes(folder / LABEL_FILE, os.fsencode("\n".join([*lines, ""])))
+    write_bytes(folder / LIST_FILE, os.fsencode("\n".join([*stems, ""])))

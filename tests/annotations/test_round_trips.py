@@ -1,6 +1,7 @@
 """From masks to each format and back: run lengths are exact, polygons keep an IoU of at least 0.98."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -93,6 +94,23 @@ def test_one_object_with_parts_stays_one_object(convert_py, tmp_path):
             tmp_path / name, "--from", name, "--to", "coco", "--save_path", tmp_path / f"{name}_coco", *flags
         )
         assert end.out.startswith("1 images with 1 objects"), name
+
+
+@pytest.mark.parametrize("target", WRITTEN)
+def test_unusual_names_of_files_and_classes(convert_py, tmp_path, target):
+    mask = np.zeros((20, 30), np.uint8)
+    mask[3:9, 4:20] = 255
+    names = ["日本 ü", "q'\"&<x>", "50% ?d=x", *([] if target == "cvat" else ["a\nb", os.fsdecode(b"bad\xff")])]
+    for name in names:
+        save(tmp_path / f"images/{name}.png", mask)
+        save(tmp_path / f"masks/{name}.png", mask)
+    (tmp_path / "c.yaml").write_text("classes: [{name: sky, value: 0}, {name: 'a \"b\" <&', value: 255}]")
+    data = MaskSet(tmp_path / "images", tmp_path / "masks", ("--from", "classes", "--classes", tmp_path / "c.yaml"))
+    if target == "masks":  # they have no names of classes
+        data = data._replace(flags=("--from", "masks"))
+    masks = convert_and_back(convert_py, data, target, tmp_path, "--tolerance", 0)
+    assert sorted(path.stem for path in masks.iterdir()) == sorted(names)
+    assert all((read_array(path) == mask).all() for path in masks.iterdir())
 
 
 def test_a_thin_line_is_simplified_less_than_a_disc():
