@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from .columns import METRICS
+from .pixels.calibration import measure_ece
 from .pixels.histograms import f_measure
 from .pixels.image_scores import ImageScores
 from .pixels.mirror_scores import MirrorScores
 
 CURVES = ("E", "F", "F1", "IoU", "Dice", "BER", "precision", "recall")
-# These metrics are not means over images. They are maxima of curves that are averaged over images first.
+# These metrics are not means over images. They come from curves that are averaged over images first.
 CURVE_METRICS = {  # and the curves that they need
     "E_max": ("E",),
     "F_max": ("F",),
     "F1_max": ("F1",),
     "F_max_dataset": ("precision", "recall"),
     "mirror_F_max": ("mirror_precision", "mirror_recall"),
+    "ECE": ("level_pixels", "level_foreground"),
 }
 
 
@@ -35,10 +37,10 @@ class MethodResult:
     # metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined
     per_image: dict[str, np.ndarray] = field(default_factory=dict)
     # name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the
-    # threshold "stretched 8-bit map >= 255 - i".
+    # threshold "stretched 8-bit map >= 255 - i". The names level_pixels and level_foreground: see `pixels.calibration`.
     curves: dict[str, np.ndarray] = field(default_factory=dict)
-    image_curves: dict[str, np.ndarray] = field(default_factory=dict)  # (N, 256); only if a function asks for them
     table: dict[str, float] = field(default_factory=dict)  # metric key -> the number of the table, full precision
+    image_curves: dict[str, np.ndarray] = field(default_factory=dict)  # (N, 256); only if a function asks for them
 
 
 def to_numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:
@@ -73,4 +75,6 @@ def average_scores(per_image: Mapping[str, np.ndarray], mean_curves: Mapping[str
         if f"{prefix}precision" in mean_curves:
             f = f_measure(mean_curves[f"{prefix}precision"], mean_curves[f"{prefix}recall"], 0.3)
             numbers[key] = float(f.max())
+    if "level_pixels" in mean_curves:
+        numbers["ECE"] = measure_ece(mean_curves["level_pixels"], mean_curves["level_foreground"])
     return {key: numbers[key] for key in METRICS if key in numbers}

@@ -10,7 +10,7 @@ class Metric(NamedTuple):
     title: str
     legend: str  # what the metric measures
     higher: bool = True  # whether a higher value is better
-    group: str = "plain"  # the metrics that one computation gives: `plain`, `mirror`, `effort` or `medical`
+    group: str = "plain"  # the metrics that one computation gives: see `ScoreOptions.choose`
     digits: int = 3  # the number of printed digits after the point
 
 
@@ -67,6 +67,14 @@ METRICS = {
         "IoU", "intersection over union of each image, threshold 128 on the stored map", group="medical"
     ),
     **SURFACES,
+    "ECE": Metric(
+        "ECE",
+        "expected calibration error: the stored map minus the share of foreground, 15 bins over all pixels",
+        False,
+        "calibration",
+        digits=4,
+    ),
+    "Brier": Metric("Brier", "mean squared difference between stored map and mask", False, "calibration", digits=4),
 }
 
 RELEASED = ("Dice_mean", "IoU_mean", "S", "Fw", "F_adaptive", "E_mean", "MAE")
@@ -82,6 +90,7 @@ PROTOCOLS = {
     "remote_sensing": ("S", "F_mean", "F_max", "E_mean", "MAE"),
     "medical": ("medical_Dice", "medical_IoU", "HD95", "ASSD", "NSD"),
     "surface": tuple(SURFACES),
+    "calibration": ("ECE", "Brier"),
     "all": tuple(key for key, metric in METRICS.items() if metric.group == "plain"),
 }
 

@@ -69,7 +69,7 @@ def run(
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
     plain, medical = outputs.plots or outputs.report, choose_surfaces(surfaces, "medical" in groups)
-    if verify_count and groups == {"medical"}:
+    if verify_count and groups <= {"medical", "calibration"}:
         raise UserError(f"--verify does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
     options = {"mask_threshold": mask_threshold, "resize": resize, "library": library}
     how = ScoreOptions.choose(columns, plain, medical, **options)

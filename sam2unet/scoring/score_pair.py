@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
 from .columns import METRICS
+from .pixels.calibration import score_calibration
 from .pixels.image_scores import score_image
 from .pixels.library import count_corrections, score_by_library
 from .pixels.medical_scores import SurfaceOptions, note_empty, score_medical
@@ -33,14 +34,19 @@ class ScoreOptions:
     plain: bool = True  # compute all metrics that belong to no other group
     mirror: bool = False  # compute the metrics of the mirror papers
     effort: bool = False  # compute the human correction effort. It takes longer than all other metrics together.
+    calibration: bool = False  # compute how well maps are probabilities
     medical: SurfaceOptions | None = None  # compute Dice, IoU and distances between surfaces
 
     @classmethod
     def choose(
         cls, columns: Iterable[str], plain: bool = False, surfaces: SurfaceOptions | None = None, **options: object
     ) -> "ScoreOptions":
-        """Returns options that compute the groups of metrics that `columns` need, or also `plain` metrics."""
+        """Returns options that compute the groups of metrics that `columns` need.
+
+        `plain` adds what the report and the plots show: the groups `plain` and `calibration`.
+        """
         groups = {METRICS[key].group for key in columns}
+        options["calibration"] = plain or "calibration" in groups
         options["medical"] = (surfaces or SurfaceOptions()) if "medical" in groups else None
         return cls(plain=plain or "plain" in groups, mirror="mirror" in groups, effort="effort" in groups, **options)
 
@@ -122,6 +128,10 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: t
     for group in scores:
         numbers |= to_numbers(group)
         curves |= to_curves(group)
+    if how.calibration:
+        calibration, counts = score_calibration(prediction, mask)
+        numbers |= calibration
+        curves |= counts
     if how.effort:
         numbers["dichotomous_HCE"] = count_corrections(prediction, mask)
     if how.medical:

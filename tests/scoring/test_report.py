@@ -13,6 +13,7 @@ from PIL import Image
 from sam2unet.errors import UserError
 from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.columns import METRICS
+from sam2unet.scoring.pixels.calibration import measure_ece
 from sam2unet.scoring.report.page import rank_classes, write_report
 from sam2unet.scoring.report.pictures import (
     AGREED,
@@ -44,6 +45,8 @@ def scored(map_path: Path, mask_path: Path) -> dict[str, float]:
         "IoU_05": both / either if either else np.nan,
         "precision": hits / np.maximum(all_found, 1),
         "recall": hits / max(mask.sum(), 1),
+        "level_pixels": np.bincount(grey.ravel().astype(int), minlength=256),
+        "level_foreground": np.bincount(grey[mask].astype(int), minlength=256),
     }
 
 
@@ -51,6 +54,7 @@ def result_of(dataset: str, method: str, predictions, masks, photographs=None) -
     scores = [scored(*files) for files in zip(predictions, masks, strict=True)]
     per_image = {key: np.array([score[key] for score in scores]) for key in ("IoU_05", "MAE")}
     precision, recall = (np.mean([score[key] for score in scores], axis=0) for key in ("precision", "recall"))
+    levels = {key: np.mean([score[key] for score in scores], axis=0) for key in ("level_pixels", "level_foreground")}
     f = 1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-9)
     return MethodResult(
         dataset=dataset,
@@ -60,7 +64,7 @@ def result_of(dataset: str, method: str, predictions, masks, photographs=None) -
         masks=list(masks),
         photographs=photographs or [None] * len(masks),
         per_image=per_image,
-        curves={"precision": precision, "recall": recall, "F": f, "E": f},
+        curves={"precision": precision, "recall": recall, "F": f, "E": f} | levels,
         table={key: float(np.nanmean(values)) for key, values in per_image.items()},
     )
 
@@ -295,10 +299,12 @@ def test_browser_shows_tables_curves_and_distributions(opened, results):
     assert [h.get_attribute("title") for h in found(opened, "#tables th[title]")[:2]] == [
         METRICS[key].legend for key in COLUMNS
     ]
-    assert len(found(opened, "#curves figure")) == 2 * 3
-    assert len(found(opened, "#curves path.line")) == 2 * 3 * 2
+    assert len(found(opened, "#curves figure")) == 2 * 4
+    assert len(found(opened, "#curves path.line")) == 2 * 4 * 2
     assert len(found(opened, "#distributions figure")) == 2 * len(COLUMNS)
     best = results[0].curves["F"].argmax()
+    curves = [results[0].curves[name] for name in ("level_pixels", "level_foreground")]
+    assert found(opened, "#curves output")[6].text == f"ECE {measure_ece(*curves):.4f}"
     assert f"{results[0].curves['F'][best]:.3f} at {255 - best}" in found(opened, "#curves output")[2].text
 
 

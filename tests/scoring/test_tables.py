@@ -111,7 +111,7 @@ def test_every_metric_has_a_legend_that_says_which_way_is_better():
     lines = format_legend(list(METRICS)).splitlines()
     assert len(lines) == len(METRICS)
     lower = {line.split()[0] for line in lines if line.endswith("; lower is better")}
-    assert lower == {"MAE", "BER", "HCE", "HD", "HD95", "HD95p", "HD95s", "ASSD"}
+    assert lower == {"MAE", "BER", "HCE", "HD", "HD95", "HD95p", "HD95s", "ASSD", "ECE", "Brier"}
     assert all(line.endswith(" is better") for line in lines)
 
 

@@ -32,7 +32,30 @@ const CURVES = [
     points: curves => curves.F.map((value, i) => [255 - i, value]) },
   { title: "E-measure", x: "threshold", range: 255, needs: ["E"],
     points: curves => curves.E.map((value, i) => [255 - i, value]) },
+  { title: "Reliability", note: "share of foreground over the stored map; a calibrated model is on the diagonal",
+    x: "probability", range: 1, needs: ["level_pixels", "level_foreground"], diagonal: true,
+    points: curves => bins(curves).map(bin => [bin.probability, bin.share]),
+    rest: curves => `ECE ${calibrationError(curves).toFixed(4)}` },
 ];
+
+// The pixels of a map in 15 bins of its levels. Empty bins are left out.
+function bins(curves) {
+  const sums = Array.from({ length: 15 }, () => ({ pixels: 0, levels: 0, foreground: 0 }));
+  curves.level_pixels.forEach((pixels, level) => {
+    const bin = sums[Math.min(14, Math.floor((level / 255) * 15))];
+    bin.pixels += pixels;
+    bin.levels += (pixels * level) / 255;
+    bin.foreground += curves.level_foreground[level];
+  });
+  return sums.filter(bin => bin.pixels)
+    .map(bin => ({ ...bin, probability: bin.levels / bin.pixels, share: bin.foreground / bin.pixels }));
+}
+
+function calibrationError(curves) {
+  const all = bins(curves);
+  const gaps = all.reduce((sum, bin) => sum + Math.abs(bin.foreground - bin.levels), 0);
+  return gaps / all.reduce((sum, bin) => sum + bin.pixels, 0);
+}
 
 function curveFigure(kind, methods) {
   const [width, height, left, bottom] = [400, 290, 30, 34];
@@ -49,6 +72,7 @@ function curveFigure(kind, methods) {
       make("text", { x: x(at), y: height - bottom + 15, "text-anchor": "middle" }, label),
     );
   }
+  if (kind.diagonal) svg.append(make("line", { class: "grid", x1: x(0), x2: x(1), y1: y(0), y2: y(1) }));
   svg.append(make("text", { x: x(kind.range), y: height - 4, "text-anchor": "end" }, kind.x));
   const list = make("ul", { class: "methods readout" });
   const lines = methods.map(method => {
@@ -60,7 +84,8 @@ function curveFigure(kind, methods) {
     const readout = make("output");
     list.append(methodKey("li", method.name, readout));
     const peak = points.reduce((best, point) => (point[1] > best[1] ? point : best), [0, -1]);
-    const rest = kind.range === 1 || !points.length ? "" : `best ${shown(peak[1])} at ${peak[0]}`;
+    const best = kind.range === 1 || !points.length ? "" : `best ${shown(peak[1])} at ${peak[0]}`;
+    const rest = kind.rest ? kind.rest(method.curves) : best;
     return { points, dot, readout, rest };
   });
   const rest = () => lines.forEach(line => {
