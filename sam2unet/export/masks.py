@@ -17,7 +17,7 @@ from ..families.load import Checkpoint, assemble
 from ..families.settings import find_recipe
 from ..families.table import Family, check_size
 from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
-from ..masks.predictor import stretch_range, to_probability_, to_uint8
+from ..masks.probability import stretch_range, to_probability_, to_uint8
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
 from ..runtime.versions import import_extra
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts

@@ -13,7 +13,8 @@ from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
 from .inputs import find_inputs
-from .predictor import Photo, Predictor, pick_classes, stretch_range
+from .predictor import Photo, Predictor
+from .probability import pick_classes, stretch_range
 
 
 def predict(

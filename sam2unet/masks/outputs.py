@@ -16,7 +16,7 @@ from ..data.pictures import encode_jpeg, encode_png, outline_, tint_, write_byte
 from ..data.reading import FOREGROUND, read_image
 from ..errors import UserError
 from ..limits import check_numbers
-from .predictor import pick_classes, stretch_range, to_uint8
+from .probability import pick_classes, stretch_range, to_uint8
 
 NUMBERS = ("float16", "float32")
 # Kind of a picture -> the functions that draw a map on a photograph: of grey levels, of classes.

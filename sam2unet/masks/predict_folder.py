@@ -30,7 +30,8 @@ from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
 from .open import choose_fast_options, open_predictors
 from .outputs import PredictOutputs, to_map_pixels, write_outputs
-from .predictor import Photo, PredictOptions, Predictor, measure_entropy, to_uint8
+from .predictor import Photo, PredictOptions, Predictor
+from .probability import measure_entropy, to_uint8
 from .video import predict_video
 
 SHOWN_DOUBTS = 5  # images that --uncertainty names

@@ -22,7 +22,8 @@ from sam2unet.data.class_pictures import (
 )
 from sam2unet.data.reading import VALUES_NOTE, read_mask
 from sam2unet.masks.outputs import remove_small_parts
-from sam2unet.masks.predictor import Averaging, Predictor, pick_classes
+from sam2unet.masks.predictor import Averaging, Predictor
+from sam2unet.masks.probability import pick_classes
 from sam2unet.masks.tiles import Tile
 from sam2unet.masks.transforms import image_bytes, normalise_image
 

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.stats import entropy
 
 import sam2unet
+from sam2unet.masks.probability import measure_entropy
 from tests.conftest import save
 
 SIDE = 64
@@ -72,6 +73,11 @@ def test_uncertainty_is_the_entropy_and_disagreement_names_the_images(predict, m
     assert all(float(value) == pytest.approx(expected[name], abs=0.001) for name, value in printed)
     assert predict("again", "--checkpoint", members[0], members[0], "--uncertainty")[0].out.count("(0.000)") == 3
     assert "the model is most uncertain on" in predict("one", "--checkpoint", members[0], "--uncertainty")[0].out
+
+
+def test_uncertainty_of_probabilities_that_rounding_takes_above_1():
+    entropies = measure_entropy(torch.tensor([0.5, 1.0, 1 + 1e-7, -1e-7]), None)
+    assert entropies.tolist() == [1, 0, 0, 0]
 
 
 def test_classes_are_averaged_too(predict, class_checkpoint, fill, tmp_path):

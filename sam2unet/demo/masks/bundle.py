@@ -13,7 +13,7 @@ import torch
 from ...data.class_pictures import add_legend, encode_index_png, tint_classes_
 from ...data.pictures import encode_png
 from ...errors import UserError
-from ...masks.predictor import to_uint8
+from ...masks.probability import to_uint8
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import draw_overlay
 from ..files import safe_stem

@@ -16,7 +16,8 @@ from ...data.pairs import EXTENSIONS
 from ...data.reading import read_mask
 from ...errors import UserError
 from ...masks.inputs import is_video
-from ...masks.predictor import Predictor, pick_classes, predict_grey, stretch_range, to_uint8
+from ...masks.predictor import Predictor, predict_grey
+from ...masks.probability import pick_classes, stretch_range, to_uint8
 from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays
