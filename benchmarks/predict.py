@@ -31,7 +31,8 @@ from sam2unet.data.reading import read_image
 from sam2unet.families.table import find_family_of
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.outputs import PredictOutputs, to_map_pixels, write_outputs
-from sam2unet.masks.predict_folder import PredictFiles, find_jobs, make_reader, write_maps
+from sam2unet.masks.photo_reader import make_reader
+from sam2unet.masks.predict_folder import PredictFiles, find_jobs, write_maps
 from sam2unet.masks.predictor import PredictOptions, average_logits
 from sam2unet.runtime.device import pick_device
 from sam2unet.runtime.parallel import batched, map_files

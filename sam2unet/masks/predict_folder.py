@@ -1,12 +1,11 @@
 """Predicts maps for folders of images. Threads read and write files while the model works."""
 
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..atomic import create_folder, refuse_unmarked
-from ..data.check import warn_rotated
 from ..data.pairs import pair_all
-from ..data.reading import open_image, read_image, upright_size
-from ..errors import SomeFailed, UserError, print_line, shortlist, warn
+from ..data.reading import open_image, upright_size
+from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint
 from ..limits import check_numbers
 from ..runtime.cpu import describe_fast_linear, use_fast_linear
@@ -30,12 +28,10 @@ from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
 from .open import choose_fast_options, open_predictors
 from .outputs import PredictOutputs, to_map_pixels, write_outputs
+from .photo_reader import LARGE, MapJob, PredictNotes, drop_unreadable, make_reader
 from .predictor import Photo, PredictOptions, Predictor
 from .probability import measure_entropy, to_uint8
 from .video import predict_video
-
-SHOWN_DOUBTS = 5  # images that --uncertainty names
-LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time
 
 
 @dataclass(frozen=True)
@@ -50,38 +46,12 @@ class PredictFiles:
     on_bad_image: str = "stop"  # `stop` at an unreadable image, or `skip` it
 
 
-@dataclass(frozen=True)
-class MapJob:
-    item: Input
-    size: tuple[int, int] | None  # (height, width) of the map; None: the size of the image
-
-
-class ImageNotes(NamedTuple):
-    """An input, whether its EXIF orientation rotated it, and whether it has several frames or pages."""
-
-    item: Input
-    rotated: bool
-    several: bool
-
-
 class PredictedMap(NamedTuple):
     item: Input
     pixels: np.ndarray
     probability: np.ndarray | None
     uncertainty: np.ndarray | None  # uint8, 255 where all classes are equally probable
     disagreement: float  # of several models
-
-
-@dataclass
-class PredictNotes:
-    """What the run reports at the end."""
-
-    bad: list[str] = field(default_factory=list)  # for each image that was left out, the reason
-    # rotated and several: names of images that were rotated, and of images with several frames or pages
-    rotated: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-    stopped_by: UserError | None = None  # the error of the image that stops the run
-    doubts: list[tuple[float, str]] = field(default_factory=list)  # with --uncertainty: its number, name of the image
 
 
 def run(
@@ -111,12 +81,11 @@ def run(
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
-        if not processes.first:
-            return  # one process predicts the whole video
-        predictor = open_predictors(checkpoints, target, weight_paths, options)
-        check_grey_flags(predictor, outputs, minmax)
-        with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
-            predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
+        if processes.first:  # one process predicts the whole video
+            predictor = open_predictors(checkpoints, target, weight_paths, options)
+            check_grey_flags(predictor, outputs, minmax)
+            with hold_folder(files.target), memory:
+                predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = find_jobs(files)
     check_targets(jobs, files, outputs)
@@ -131,26 +100,30 @@ def run(
             print_line(f"{share}all {count} maps are already in {files.target}")
             return
         print_line(f"{share}{count - len(jobs)} of {count} maps are already in {files.target}")
-    sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
-    print_line(f"{share}{len(jobs)} images at {sides} on {predictor.device}")
-    if predictor.linear_layers is use_fast_linear:
-        print_line(describe_fast_linear())
+    print_lines(f"{share}{len(jobs)} images {describe_predictor(predictor)}")
     start = time.perf_counter()
-    with Signals() as signals, signals.stop_now(), memory, create_folder(files.target, "maps"):
+    with hold_folder(files.target), memory:
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
-    if notes.rotated:
-        warn_rotated(notes.rotated)
-    if names := notes.several:
-        warn(f"{len(names)} images have several frames or pages, of which the first is used: {shortlist(names)}")
-    if notes.doubts:
-        what = "the models disagree most on" if predictor.others else "the model is most uncertain on"
-        worst = sorted(notes.doubts, reverse=True)[:SHOWN_DOUBTS]
-        print_line(f"{share}{what} {', '.join(f'{name} ({doubt:.3f})' for doubt, name in worst)}")
+    notes.report(share, bool(predictor.others))
     seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
     print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
     if notes.bad:
         raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {shortlist(notes.bad, limit=20)}")
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder of the maps. A signal stops the prediction inside at once."""
+    with Signals() as signals, signals.stop_now(), create_folder(folder, "maps"):
+        yield
+
+
+def describe_predictor(predictor: Predictor) -> str:
+    """Returns the input sides and the device, and a second line if another library computes linear layers."""
+    sides = " and ".join(f"{side}x{side}" for side in predictor.sides)
+    linear = f"\n{describe_fast_linear()}" if predictor.linear_layers is use_fast_linear else ""
+    return f"at {sides} on {predictor.device}{linear}"
 
 
 def check_grey_flags(predictor: Predictor, outputs: PredictOutputs, minmax: bool) -> None:
@@ -250,50 +223,6 @@ def read_size(path: Path) -> tuple[int, int]:
     """Returns (height, width) of an image file, after its EXIF rotation."""
     with open_image(path) as image:
         return upright_size(image)[::-1]
-
-
-def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
-    """Returns a function that reads and prepares the image of a job. It returns the error of an unreadable image."""
-    one_large_at_a_time = threading.Lock()
-
-    def read(job: MapJob) -> Photo | UserError:
-        path = job.item.path
-        try:
-            with open_image(path) as image:
-                width, height = image.size
-                # An MPO file of a camera has previews beside the photograph.
-                several = image.format != "MPO" and getattr(image, "is_animated", False)
-            with one_large_at_a_time if width * height > LARGE else nullcontext():
-                picture = read_image(path)
-                size = picture.height, picture.width
-                if predictor.tile is not None and job.size not in (None, size):
-                    raise UserError(
-                        f"{path} is {size[1]}x{size[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs equal sizes"
-                    )
-                notes = ImageNotes(job.item, rotated=size != (height, width), several=several)
-                return predictor.prepare(picture, job.size, path, notes)
-        except UserError as e:
-            return e
-
-    return read
-
-
-def drop_unreadable(photos: Iterator[Photo | UserError], on_bad_image: str, notes: PredictNotes) -> Iterator[Photo]:
-    """Yields the readable photographs and collects notes. With `stop`, it ends at the first unreadable image."""
-    for photo in photos:
-        if isinstance(photo, UserError):
-            if on_bad_image == "stop":
-                # `write_maps` raises it after the maps of the images before it are written.
-                notes.stopped_by = UserError(f"{photo} (--on_bad_image skip goes on without it)")
-                return
-            warn(f"left out: {photo}")
-            notes.bad.append(str(photo))
-            continue
-        if photo.source.rotated:
-            notes.rotated.append(photo.name.name)
-        if photo.source.several:
-            notes.several.append(photo.name.name)
-        yield photo
 
 
 def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: PredictOutputs) -> PredictedMap:
