@@ -18,7 +18,18 @@ from sam2unet.runtime.device import PRECISIONS
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
-OF_MAPS += ("contours", "save_prob", "uncertainty", "recursive", "skip_existing", "workers", "fast", "exact", "compile")
+OF_MAPS += (
+    "contours",
+    "save_prob",
+    "uncertainty",
+    "calibrated",
+    "recursive",
+    "skip_existing",
+    "workers",
+    "fast",
+    "exact",
+    "compile",
+)
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
 OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
 OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
@@ -70,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     )
     maps.add_argument(
         "--uncertainty", action="store_true", help="the entropy of the probabilities too, in uncertainty/; names images"
+    )
+    maps.add_argument(
+        "--calibrated", action="store_true", help="use the temperature from scripts/calibrate.py; best with --no_minmax"
     )
     maps.add_argument(
         "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
@@ -166,6 +180,7 @@ def write_maps(checkpoints: list[Path | Checkpoint], args: argparse.Namespace) -
             tile=Tile.read(args.tile) if args.tile else None,
             exact=args.exact,
             compile=args.compile,
+            calibrated=args.calibrated,
         ),
         PredictOutputs(
             threshold=args.threshold,

@@ -165,7 +165,7 @@ PROMPTS = "--save_path {new} --data_path {lists} --checkpoint {files}/sam_med2d.
 TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --batch_size 2 --workers 1 --on_bad_image skip --recursive --test_gt_path {{masks}}",
     f"{MASKS} {UNET} --overlay --contours --uncertainty --save_prob float16 --components 4 --threshold 0.5",
-    f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --no_minmax --skip_existing",
+    f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --calibrated --no_minmax --skip_existing",
     f"{MASKS} {UNET} --amp bf16",
     f"--save_path {{new}} --data {{images}}/.. {UNET} --exact",
     f"{MASKS} {UNET} --compile",
@@ -212,6 +212,7 @@ def write_checkpoints(folder: Path) -> Data:
     ):
         model, files = start_model(name, shape, paths)
         save_checkpoint(model, folder / f"{name}.pth")
+        (folder / "calibration.yaml").write_text("sam2unet.pth: 1.5")
         if files:
             save_checkpoint(model, folder / f"{name}.safetensors", files, recipe=Recipe.read(model=name, size=64))
     return {"files": folder}

@@ -17,11 +17,11 @@ FLAGS = {
         --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --work_dir --workers
     """,
     "test.py": """
-        --amp --batch_size --boxes_prompt --checkpoint --compile --components --contours --data --data_path --device
-        --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path --image_size --iter_point
-        --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type --multimask --no_minmax
-        --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name --sam_checkpoint
-        --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
+        --amp --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --contours --data
+        --data_path --device --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path
+        --image_size --iter_point --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type
+        --multimask --no_minmax --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name
+        --sam_checkpoint --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
         --threshold --tile --tta --uncertainty --use_amp --weights_from --work_dir --workers
     """,
     "eval.py": """

@@ -17,6 +17,7 @@ from ..families.table import check_size
 from ..layers.windows import use_padded_windows_
 from ..runtime.device import can_compile, pick_half_type
 from ..weights.weight_files import NO_FILES, WeightPaths
+from .calibration import read_temperature
 from .faster import cache_positions_, can_pack, fold_, halve_, pack_, pad_batches
 from .onnx_file import onnx_predictor
 from .predictor import PredictOptions, Predictor
@@ -51,8 +52,15 @@ def open_predictor(
 def open_predictors(
     model_files: Sequence[Path | Checkpoint], device: torch.device, weight_paths: WeightPaths, options: PredictOptions
 ) -> Predictor:
-    """Returns a predictor that averages the probabilities of all models. Errors are those of `open_predictor`."""
-    first, *others = (open_predictor(file, device, weight_paths, options) for file in model_files)
+    """Returns a predictor that averages the probabilities of all models.
+
+    Errors are those of `open_predictor`; also with `options.calibrated`, a checkpoint that has no temperature.
+    """
+    predictors = [open_predictor(file, device, weight_paths, options) for file in model_files]
+    for file, predictor in zip(model_files, predictors, strict=True):
+        if options.calibrated:
+            predictor.scale_logits(read_temperature(file if isinstance(file, Path) else file.path))
+    first, *others = predictors
     first.add_models(others)
     return first
 

@@ -144,6 +144,11 @@ class Predictor:
                 raise UserError(f"models are averaged only with one input side and the same classes (sides: {sides})")
         self.others = tuple(other.forward for other in others)
 
+    def scale_logits(self, temperature: float) -> None:
+        """Divides all logits by a number."""
+        forward = self.forward
+        self.forward = lambda images: forward(images) / temperature
+
     def prepare(
         self,
         picture: Image.Image,
@@ -269,6 +274,7 @@ class PredictOptions:
             versions, the maps have the released bits. Without it, they may differ by one grey level.
         fold: fold BatchNorm and, on a CPU, pack weights; see `faster.py`. Outputs change by rounding only.
         compile: compile the model with PyTorch. Outputs change by rounding only.
+        calibrated: divide the logits by the temperature of the checkpoint, see `calibration.py`.
     """
 
     size: int | None = None
@@ -278,6 +284,7 @@ class PredictOptions:
     tile: Tile | None = None
     fold: bool = False
     compile: bool = False
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         if self.exact and (self.fold or self.compile or self.amp != "off"):

@@ -1,0 +1,111 @@
+"""scripts/calibrate.py and test.py --calibrated: the temperature that fits, and what it does to a map."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import sam2unet
+from sam2unet.data.pairs import match
+from tests.conftest import save, write_classes
+
+SIDE = 64
+
+
+TRUTH = 2.0  # the temperature of the masks: they are drawn from the probabilities at this temperature
+
+
+def to_logits(probability):
+    return np.log(probability) - np.log1p(-probability)
+
+
+@pytest.fixture(scope="module")
+def data(checkpoint, tmp_path_factory):
+    """Images with masks for the model of `checkpoint`, which is too sure by the factor `TRUTH`."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    for i in range(4):
+        save(folder / f"images/{i}.png", rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        sure = sam2unet.predict(model, folder / f"images/{i}.png", size=SIDE, minmax=False).astype(float)
+        chance = 1 / (1 + np.exp(-to_logits(sure) / TRUTH))
+        save(folder / f"masks/{i}.png", np.where(rng.random((SIDE, SIDE)) < chance, 255, 0).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture
+def sharpened(checkpoint, tmp_path):
+    """Two checkpoints; the logits of the second are three times those of the first."""
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({k: 3 * v if k.startswith("head.") else v for k, v in state.items()}, tmp_path / "sharp.pth")
+    (tmp_path / "recipe.yaml").write_text(f"model: sam2unet\nsize: {SIDE}\n")
+    return tmp_path
+
+
+def test_the_temperature_follows_the_scale_of_the_logits(sharpened, data, run_py, test_py):
+    for name in ("plain", "sharp"):
+        flags = ["--image_path", data / "images", "--mask_path", data / "masks", "--device", "cpu"]
+        ended = run_py("scripts/calibrate.py", "--checkpoint", sharpened / f"{name}.pth", *flags)
+        assert ended.status == 0 and "test.py --calibrated uses it" in ended.out, ended.err
+    values = yaml.safe_load((sharpened / "calibration.yaml").read_text())
+    assert float(values["plain.pth"]) == pytest.approx(TRUTH, rel=0.1)
+    assert values["sharp.pth"] == pytest.approx(3 * values["plain.pth"], rel=1e-3)
+
+    def predict(name, *more):
+        flags = [
+            "--checkpoint",
+            sharpened / "sharp.pth",
+            "--test_image_path",
+            data / "images",
+            "--save_prob",
+            "float32",
+        ]
+        assert test_py(*flags, "--save_path", sharpened / name, *more).status == 0
+        return np.load(sharpened / name / "prob/0.npz")["probability"]
+
+    before, after = predict("before"), predict("after", "--calibrated")
+    sure = np.abs(before - 0.5) > 0.4999  # float32 has no precise logits there
+    expected = 1 / (1 + np.exp(-to_logits(before[~sure]) / values["sharp.pth"]))
+    np.testing.assert_allclose(after[~sure], expected, atol=1e-3)
+
+
+def test_the_temperature_has_the_lowest_likelihood(sharpened, data):
+    from sam2unet.masks.calibration import collect_pixels, fit_temperature
+    from sam2unet.masks.predictor import Predictor
+
+    model = sam2unet.load_model(sharpened / "sharp.pth", device="cpu")
+    predictor, pairs = Predictor.from_model(model, SIDE), match(data / "images", data / "masks")
+    fit = fit_temperature(predictor, pairs)
+    logits, labels = collect_pixels(predictor, pairs, None, np.random.default_rng(0))
+    x, y = logits[:, 1].numpy(), labels.numpy()
+    assert len(x) == 4 * SIDE * SIDE
+
+    def likelihood(temperature):
+        return np.logaddexp(0, x / temperature).mean() - (y * x / temperature).mean()
+
+    assert fit.before == pytest.approx(likelihood(1)) and fit.after == pytest.approx(likelihood(fit.temperature))
+    assert all(fit.after <= likelihood(fit.temperature * factor) + 1e-9 for factor in (0.9, 0.99, 1.01, 1.1))
+
+
+def test_classes_have_a_temperature_too(class_checkpoint, data, tmp_path, run_py):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        save(tmp_path / f"masks/{i}.png", rng.choice([0, 1, 2, 255], (SIDE, SIDE)).astype(np.uint8))
+    flags = ["--checkpoint", class_checkpoint, "--image_path", data / "images", "--mask_path", tmp_path / "masks"]
+    file = write_classes(tmp_path / "classes.yaml")
+    ended = run_py("scripts/calibrate.py", *flags, "--classes", file, "--device", "cpu")
+    assert ended.status == 0, ended.err
+    path = class_checkpoint.with_name("calibration.yaml")
+    assert 0.05 <= yaml.safe_load(path.read_text())[class_checkpoint.name] <= 20
+    path.unlink()
+    assert run_py("scripts/calibrate.py", *flags).is_refusal("has classes; give --classes")
+
+
+def test_what_is_missing_or_not_ours_is_named(sharpened, data, run_py, test_py):
+    flags = ["--test_image_path", data / "images", "--save_path", sharpened / "out", "--calibrated"]
+    assert test_py("--checkpoint", sharpened / "plain.pth", *flags).is_refusal("plain.pth has no temperature in")
+    (sharpened / "calibration.yaml").write_text("plain.pth: warm\n")
+    assert test_py("--checkpoint", sharpened / "plain.pth", *flags).is_refusal("the temperature of plain.pth is warm")
+    fit = ["--checkpoint", sharpened / "plain.pth", "--image_path", data / "images", "--mask_path", data / "masks"]
+    assert run_py("scripts/calibrate.py", *fit).is_refusal("calibration.yaml is not from scripts/calibrate.py")
+    assert (sharpened / "calibration.yaml").read_text() == "plain.pth: warm\n"
