@@ -21,8 +21,8 @@ FLAGS = {
         --data_path --device --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path
         --image_size --iter_point --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type
         --multimask --no_minmax --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name
-        --sam_checkpoint --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path --test_image_path
-        --threshold --tile --tta --uncertainty --use_amp --weights_from --work_dir --workers
+        --sam_checkpoint --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path
+        --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --work_dir --workers
     """,
     "eval.py": """
         --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path
