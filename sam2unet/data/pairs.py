@@ -18,7 +18,7 @@ class Pair(NamedTuple):
 def list_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     """Returns the image files of a folder, or of a text file with a path per line, sorted.
 
-    `others` are more endings of names that count.
+    `others` are endings of names that count if there is no image.
 
     Raises UserError if the folder cannot be read or has no image, or a file of the list does not exist.
     """
@@ -29,10 +29,11 @@ def list_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
     files = [folder / name for name in names if not name.startswith(".")]
-    endings = EXTENSIONS + others
-    if files := [path for path in files if path.suffix and path.name.lower().endswith(endings)]:
-        return files
-    raise UserError(f"no images in {folder} (looked for {', '.join(endings)}; folders inside are not searched)")
+    for endings in (EXTENSIONS, others):
+        if chosen := [path for path in files if path.name.lower().endswith(endings)]:
+            return chosen
+    wanted = ", ".join(EXTENSIONS + others)
+    raise UserError(f"no images in {folder} (looked for {wanted}; folders inside are not searched)")
 
 
 def read_path_list(file: Path) -> list[Path]:
@@ -62,7 +63,7 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
 def list_images(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Path]:
     """Returns the image files of a folder by stem, sorted. Raises UserError if two have one stem or there is none.
 
-    `others` are more endings of names that count. The stem of `a.nii.gz` is `a`.
+    `others` are endings of names that count if there is no image. The stem of `a.nii.gz` is `a`.
     """
     files = [(path.stem, path) for path in list_files(folder, others)]
     files = [(stem[:-4] if path.name.lower().endswith(".nii.gz") else stem, path) for stem, path in files]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sam2unet
-from tests.conftest import write_classes
+from tests.conftest import save, write_classes
 
 nibabel = pytest.importorskip("nibabel")
 SHIPPED = Path(nibabel.__file__).parent / "tests/data"  # real files: big-endian, several orientations
@@ -141,3 +141,11 @@ def test_images_and_volumes_of_one_name_are_refused(case, evaluate, tmp_path):
         write_nifti(tmp_path / folder / "a.nii.gz", mask.astype(np.uint8), affine)
     write_nifti(tmp_path / "maps/a.nii", mask.astype(np.uint8), affine)
     assert evaluate("--protocol", "medical").is_refusal("files with the same stem in")
+
+
+def test_arrays_beside_images_are_left_out(eval_py, tmp_path):
+    for folder in ("maps", "masks"):
+        save(tmp_path / folder / "a.png", np.diag([255] * 9).astype(np.uint8))
+        np.save(tmp_path / folder / "a.npy", np.zeros((2, 3, 4)))
+    ended = eval_py("--dataset_name", "A", "--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks")
+    assert ended.status == 0 and " 1.000" in ended.out, ended.err
