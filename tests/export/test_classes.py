@@ -16,6 +16,7 @@ from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint
 from sam2unet.masks.onnx_file import OnnxForward, read_classes
 from sam2unet.masks.transforms import image_bytes, normalise_image
+from sam2unet.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +30,29 @@ def photos(polyps):
 
 
 @pytest.fixture(scope="module")
-def onnx_file(class_checkpoint, photos, tmp_path_factory):
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    mask_export.run(read_checkpoint(class_checkpoint), path, photos)
+def convolution_of_classes(convolution, model):
+    """A checkpoint of a convolution that was trained with the classes of `class_checkpoint`."""
+    path = convolution(classes=3)
+    recipe = replace(Recipe.read(model="convolution", size=64), encoder="micro", classes=model.recipe.classes)
+    recipe.write(path.with_name("recipe.yaml"))
     return path
 
 
-def test_test_py_writes_the_classes_of_an_onnx(onnx_file, class_checkpoint, photos, test_py, model, tmp_path):
+@pytest.fixture(scope="module")
+def onnx_file(convolution_of_classes, photos, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    mask_export.run(read_checkpoint(convolution_of_classes), path, photos)
+    return path
+
+
+def test_test_py_writes_the_classes_of_an_onnx(onnx_file, convolution_of_classes, photos, test_py, model, tmp_path):
     facts = ort.InferenceSession(onnx_file).get_modelmeta().custom_metadata_map
     assert Classes.from_entries(json.loads(facts["classes"]), "") == model.recipe.classes
     assert facts["class_count"] == "3" and facts["output"] == "logits float32 (batch, 3, 64, 64)"
     for number, photo in enumerate(photos):
         (tmp_path / "images").mkdir(exist_ok=True)
         photo.save(tmp_path / f"images/{number}.png")
-    for name, path in (("onnx", onnx_file), ("torch", class_checkpoint)):
+    for name, path in (("onnx", onnx_file), ("torch", convolution_of_classes)):
         words = ("--checkpoint", path, "--test_image_path", tmp_path / "images", "--save_path", tmp_path / name)
         assert test_py(*words, "--overlay").status == 0
     for number in range(3):

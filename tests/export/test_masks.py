@@ -65,7 +65,7 @@ def images(polyps, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole_file(convolution, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "whole.onnx"
-    mask_export.run(read_checkpoint(convolution), path, photos, SIZE, whole=True)
+    mask_export.run(read_checkpoint(convolution()), path, photos, SIZE, whole=True)
     return path
 
 
@@ -116,7 +116,7 @@ def test_a_whole_model_makes_maps_of_photographs(whole_file, convolution, photos
     assert shapes(found.get_inputs()) == [("photo", "tensor(uint8)", ["batch", SIZE, SIZE, 3])]
     assert shapes(found.get_outputs()) == [("map", "tensor(uint8)", ["batch", SIZE, SIZE])]
     batch = torch.stack([image_bytes(photo, SIZE).permute(1, 2, 0) for photo in photos]).numpy()
-    model = sam2unet.load_model(convolution, "cpu")
+    model = sam2unet.load_model(convolution(), "cpu")
     wanted = [to_uint8(stretch_range(logits.sigmoid()[0])) for logits in logits_of(model, photos)]
     for count in (1, 2, 3):  # each map has a range of its own, whatever else is in the batch
         (maps,) = found.run(None, {"photo": batch[:count]})
