@@ -12,12 +12,12 @@ from tests.conftest import write_pairs
 
 def test_the_table_has_a_line_for_each_row(capsys, tmp_path):
     images, _ = write_pairs(tmp_path, count=2)
-    flags = "--encoder tiny --size 32 --count 3 --rounds 1 --megapixels 0.01 --device cpu --rows released fast".split()
+    flags = "--encoder micro --size 32 --count 3 --rounds 1 --megapixels 0.01 --device cpu --rows released fast".split()
     args = parser().parse_args(["predict", "--test_image_path", str(images), *flags])
     args.alone = Here()
     run(args)
     out = capsys.readouterr().out
-    assert "tiny at 32x32, 3 photographs of 0.01 megapixels" in out
+    assert "micro at 32x32, 3 photographs of 0.01 megapixels" in out
     table = {cells[0]: cells for line in out.splitlines() if len(cells := line.strip("| ").split(" | ")) == 11}
     assert [row for row in table if row in ("released", "fast")] == ["released", "fast"]
     half = pick_half_type(torch.device("cpu")) == "bf16"
