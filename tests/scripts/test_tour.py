@@ -5,9 +5,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from IPython.core.interactiveshell import InteractiveShell
-
 from scripts import make_sample_data
 from tests.conftest import ROOT
 
@@ -17,6 +14,9 @@ def test_the_tour_runs(script, sample_data, monkeypatch, capsys):
 
     The smallest network is trained, on 20 of the sample data that another test makes and checks.
     """
+    # Not needed by the other tests of this process, and slow to import.
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
 
     def run(words: list, **_: object) -> subprocess.CompletedProcess:
         _, path, *flags = words

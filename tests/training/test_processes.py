@@ -32,12 +32,12 @@ def words(tmp_path):
 def test_two_processes_take_the_steps_of_one(script, two_processes, words, tmp_path):
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
-    one = script(double, *words("one", 10))
+    one = script(double, *words("one", 6))
     assert one.returncode == 0, one.stderr
     for name, more in (("two", ["--sync_bn"]), ("apart", [])):
-        two = two_processes(double, *words(name, 10), *more)
+        two = two_processes(double, *words(name, 6), *more)
         assert two.returncode == 0, two.stderr
-        assert two.stdout.count("data: 10 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
+        assert two.stdout.count("data: 6 pairs") == 1 and two.stdout.count("saved") == 1  # one writer
         assert "Warning" not in two.stderr
     one, two, apart = (torch.load(tmp_path / f"{name}/SAM2-UNet-1.pth") for name in ("one", "two", "apart"))
     for name, value in one.items():
