@@ -197,12 +197,12 @@ def test_two_processes_take_steps_together(two_processes, flags, tmp_path):
         "t.Trainer.take_step = alike\n"
         "runpy.run_path('train.py', run_name='__main__')\n"
     )
-    words = [*flags, "--epochs", 1, "--workers", 0, "--amp", "bf16", "--save_path", tmp_path / "run"]
+    words = [*flags, "--epochs", 1, "--iter_point", 2, "--workers", 0, "--amp", "bf16", "--save_path", tmp_path / "run"]
     done = two_processes(check, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("data: 5 images") == 1 and done.stdout.count("saved") == 1
     steps = [len((tmp_path / f"steps{rank}").read_text()) for rank in (0, 1)]
-    assert steps == [10, 10]  # five steps for each of the two batches that have an image for each process
+    assert steps == [6, 6]  # three steps for each of the two batches that have an image for each process
 
 
 @pytest.mark.parametrize(
