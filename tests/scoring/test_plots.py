@@ -21,23 +21,27 @@ def result(dataset, method, shift=0.0):
     return MethodResult(dataset, method, ["one", "two"], [], [], [], {}, curves)
 
 
-def test_a_data_set_has_a_picture_in_two_formats_and_its_numbers(tmp_path):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The files of two data sets, one with two methods."""
     pytest.importorskip("matplotlib")
-    files = write_plots([result("A/B", "x"), result("C", "x"), result("A/B", "y", 0.1)], tmp_path)
+    results = [result("A/B", "x"), result("C", "x"), result("A/B", "y", 0.1)]
+    return write_plots(results, tmp_path_factory.mktemp("plots"))
+
+
+def test_a_data_set_has_a_picture_in_two_formats_and_its_numbers(files):
     assert [file.name for file in files] == [
         f"curves_{name}.{kind}" for name in ("A_B", "C") for kind in ("png", "pdf", "csv")
     ]
-    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files}
+    assert set(files[0].parent.iterdir()) == set(files)
     assert Image.open(files[0]).size[0] >= 1500 and files[1].read_bytes().startswith(b"%PDF")
 
 
-def test_the_numbers_belong_to_ascending_cuts(tmp_path):
-    pytest.importorskip("matplotlib")
-    one = result("A", "x")
-    rows = list(csv.DictReader(write_plots([one, result("A", "y", 0.1)], tmp_path)[2].open()))
+def test_the_numbers_belong_to_ascending_cuts(files):
+    rows, curves = list(csv.DictReader(files[2].open())), result("A/B", "x").curves
     assert len(rows) == 512 and [row["threshold"] for row in rows[:256]] == [str(cut) for cut in range(256)]
-    assert float(rows[0]["recall"]) == one.curves["recall"][255] == 1  # cut 0: all is foreground
-    assert float(rows[255]["F"]) == one.curves["F"][0] and rows[256]["method"] == "y"
+    assert float(rows[0]["recall"]) == curves["recall"][255] == 1  # cut 0: all is foreground
+    assert float(rows[255]["F"]) == curves["F"][0] and rows[256]["method"] == "y"
 
 
 def test_the_curves_drawn_are_the_methods_by_ascending_threshold(tmp_path):
@@ -59,10 +63,9 @@ def test_as_many_as_28_methods_can_be_told_apart():
     assert len({(look["color"], look["linestyle"]) for look in map(line_style, range(28))}) == 28
 
 
-def test_the_same_curves_make_the_same_files(tmp_path):
-    pytest.importorskip("matplotlib")
-    once, again = (write_plots([result("A", "x")], tmp_path / folder) for folder in ("1", "2"))
-    assert [file.read_bytes() for file in once] == [file.read_bytes() for file in again]
+def test_the_same_curves_make_the_same_files(files, tmp_path):
+    again = write_plots([result("C", "x")], tmp_path)
+    assert len(again) == 3 and [file.read_bytes() for file in files[3:]] == [file.read_bytes() for file in again]
 
 
 def test_two_data_sets_never_share_a_file(tmp_path):
