@@ -124,8 +124,10 @@ def lists(tmp_path_factory) -> Path:
     return folder
 
 
-FLAGS = "--model sam_med2d --encoder_adapter False --image_size 64 --epochs 2 --iter_point 4 --save trainable "
+FLAGS = "--model sam_med2d --encoder_adapter False --image_size 64 --epochs 2 --save trainable "
 FLAGS += "--workers 1 --device cpu"
+
+FEW = ["--iter_point", 4]  # steps for a batch
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def flags(sam_file, lists):
 def whole(script, flags, lists, tmp_path_factory):
     """A run with validation, and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    result = script("train.py", *flags, "--val_data_path", lists, "--save_path", folder / "run")
+    result = script("train.py", *flags, *FEW, "--val_data_path", lists, "--save_path", folder / "run")
     assert result.returncode == 0, result.stderr
     return folder / "run", result.stdout
 
@@ -170,7 +172,7 @@ def test_train_py_trains_validates_and_leaves_what_test_py_reads(whole, sam_file
 
 
 def test_a_killed_run_ends_in_the_same_bits(whole, start, flags, lists, tmp_path):
-    words = ["train.py", *flags, "--val_data_path", lists, "--save_minutes", 0]
+    words = ["train.py", *flags, *FEW, "--val_data_path", lists, "--save_minutes", 0]
     words += ["--save_path", tmp_path / "run", "--resume", "auto"]
     started = start(*words)
     wait_for_batch(started, tmp_path / "run")
