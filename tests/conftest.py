@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import importlib.util
 import json
 import os
@@ -68,6 +69,12 @@ def no_fsync():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
         yield
+
+
+def pytest_collection_finish():
+    """Python's collector no longer looks at what the imports made. imageio collects after each video."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
