@@ -47,7 +47,7 @@ COLUMNS = {
     "model alone, ms": ("model", ".3g"),
     "model of device's peak": ("model_rate", "share"),
 }
-STAGE_IMAGES = 16  # photographs, or one batch, whose stages are measured
+STAGE_IMAGES = 16  # photographs at most, or one batch, whose stages are measured
 
 
 def add_flags(p: argparse.ArgumentParser) -> None:
@@ -179,7 +179,8 @@ def measure_prediction(args: argparse.Namespace, row: str) -> Measurement:
 
 def time_stages(way: ReleasedWay | OurWay, paths: list[Path], target: Path, device: torch.device) -> dict[str, float]:
     """Returns the milliseconds per image of each stage, and of the `model` alone, whose images are on the device."""
-    paths = list(itertools.islice(itertools.cycle(paths), max(1, STAGE_IMAGES // way.batch_size) * way.batch_size))
+    count = max(1, min(STAGE_IMAGES, len(paths)) // way.batch_size) * way.batch_size
+    paths = list(itertools.islice(itertools.cycle(paths), count))
     times = {}
 
     def time_stage(name: str, stage: Callable, calls: Iterable[tuple]) -> list:
