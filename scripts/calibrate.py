@@ -10,9 +10,9 @@ from pathlib import Path
 from sam2unet.classes import Classes
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.pairs import match
-from sam2unet.errors import UserError, print_line, shortlist
-from sam2unet.masks.calibration import fit_temperature, write_temperature
-from sam2unet.masks.open import open_predictor
+from sam2unet.errors import UserError, print_line, shortlist, warn
+from sam2unet.masks.calibration import HIGHEST, LOWEST, fit_temperature, write_temperature
+from sam2unet.masks.open import open_predictor, read_model_file
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.runtime.device import pick_device
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    predictor = open_predictor(args.checkpoint, pick_device(args.device), read_weight_flags(args))
+    file = read_model_file(args.checkpoint)
+    predictor = open_predictor(file, pick_device(args.device), read_weight_flags(args))
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
     if args.classes:
         rule = Classes.read(args.classes)
@@ -47,7 +48,10 @@ def run(args: argparse.Namespace) -> None:
         f"temperature {calibration.temperature:.3f}: negative log-likelihood of a pixel {calibration.before:.4f} -> "
         f"{calibration.after:.4f}, {len(pairs)} images"
     )
-    print_line(f"in {write_temperature(args.checkpoint, calibration, len(pairs))}; test.py --calibrated uses it")
+    if not 1.05 * LOWEST < calibration.temperature < 0.95 * HIGHEST:
+        warn("the temperature is at its limit, so the maps say little about these masks; are they the right ones?")
+    path = file if isinstance(file, Path) else file.path  # in a folder for the hub, this is the file in it
+    print_line(f"in {write_temperature(path, calibration, len(pairs))}; test.py --calibrated uses it")
 
 
 if __name__ == "__main__":

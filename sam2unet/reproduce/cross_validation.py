@@ -8,7 +8,7 @@ import numpy as np
 
 from ..atomic import claim_folder, read_json, write_atomic
 from ..data.folds import assign_folds
-from ..data.pairs import Pair, match
+from ..data.pairs import Pair, match, read_path_list
 from ..errors import print_line, print_lines
 from ..recipe import Recipe, to_foreground_flags
 from ..run_script import run_script
@@ -16,6 +16,7 @@ from ..scoring import csv_files, tables
 from ..scoring.aggregate import MethodResult
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.evaluate import ScoreOutputs
 from .study import find_checkpoint, is_complete
 
 CONTENT = "a cross-validation"  # the marker of the folder
@@ -52,6 +53,8 @@ def run(study: CrossValidation, folder: Path) -> None:
 
     Writes `folds.md` and `folds.csv` into `folder`, and the files of eval.py into `folder`/scores.
     """
+    protocols = tuple(CLASS_PROTOCOLS if study.classes else PROTOCOLS)
+    ScoreOutputs(study.protocol or protocols[0], protocols=protocols)  # an unknown one ends the run before the training
     claim_folder(folder, CONTENT)
     folders = [folder / f"fold_{fold}" for fold in range(1, study.folds + 1)]
     for fold, fold_folder in enumerate(folders, start=1):
@@ -61,7 +64,7 @@ def run(study: CrossValidation, folder: Path) -> None:
     recipe, title, *_ = find_checkpoint(folders[0], study.weights)
     lists = [[path / f"{kind}.txt" for path in folders] for kind in ("map", "mask")]
     for kind in lists:
-        write_list(folder / kind[0].name, [Path(line) for path in kind for line in path.read_text().splitlines()])
+        write_list(folder / kind[0].name, [file for path in kind for file in read_path_list(path)])
     maps, masks = ([*kind, folder / kind[0].name] for kind in lists)
     names = [*(f"fold {fold}" for fold in range(1, study.folds + 1)), ALL]
     sources = ["--dataset_name", *names, "--pred_path", *maps, "--gt_path", *masks, "--method", title]

@@ -101,6 +101,15 @@ def test_classes_have_a_temperature_too(class_checkpoint, data, tmp_path, run_py
     assert run_py("scripts/calibrate.py", *flags).is_refusal("has classes; give --classes")
 
 
+def test_masks_that_have_nothing_to_do_with_the_maps_are_a_warning(sharpened, data, tmp_path, run_py):
+    rng = np.random.default_rng(1)
+    for i in range(4):
+        save(tmp_path / f"other/{i}.png", np.where(rng.random((SIDE, SIDE)) < 0.5, 255, 0).astype(np.uint8))
+    folders = ["--image_path", data / "images", "--mask_path", tmp_path / "other", "--device", "cpu"]
+    ended = run_py("scripts/calibrate.py", "--checkpoint", sharpened / "sharp.pth", *folders)
+    assert ended.status == 0 and "the temperature is at its limit" in ended.err[-1]
+
+
 def test_what_is_missing_or_not_ours_is_named(sharpened, data, run_py, test_py):
     flags = ["--test_image_path", data / "images", "--save_path", sharpened / "out", "--calibrated"]
     assert test_py("--checkpoint", sharpened / "plain.pth", *flags).is_refusal("plain.pth has no temperature in")

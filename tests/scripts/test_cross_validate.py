@@ -46,6 +46,8 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
     assert "standard deviation" in out and "| all folds |" in (folder / "folds.md").read_text()
 
     steps.clear()
+    status, _, err = run_main(cross_validate, *flags, "--protocol", "surfaces")
+    assert status == 2 and err.startswith("error: no protocol named surfaces") and not steps
     (folder / "fold_2/maps" / f"{sorted(names[1])[0].split('/')[-1]}").unlink()
     assert run_main(cross_validate, *flags)[0] == 0
     assert [command[0] for command in steps] == ["train.py", "train.py", "test.py", "eval.py"]  # only what is missing
