@@ -82,7 +82,7 @@ RELEASED = ("Dice_mean", "IoU_mean", "S", "Fw", "F_adaptive", "E_mean", "MAE")
 PROTOCOLS = {
     "released": RELEASED,
     "camouflaged": ("S", "F_adaptive", "E_mean", "MAE"),
-    "salient": ("S", "E_mean", "MAE"),
+    "salient": ("S", "E_mean", "MAE", "F_max", "F_mean"),
     "marine": ("IoU_mean", "S", "Fw", "E_mean", "MAE"),
     "polyp": ("Dice_mean", "IoU_mean"),
     "mirror": ("mirror_IoU", "mirror_F_max", "mirror_MAE", "mirror_BER", "mirror_accuracy"),
