@@ -1,6 +1,8 @@
 """Scores folders of prediction maps against folders of masks."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from sam2unet.classes import Classes
@@ -21,7 +23,13 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--dataset_name", nargs="+", default=[], help="name of a data set in the table")
     what.add_argument("--pred_path", nargs="+", type=Path, default=[], help="folder of prediction maps")
     what.add_argument("--gt_path", nargs="+", type=Path, default=[], help="folder of masks")
-    what.add_argument("--method", nargs="+", default=[], help="name of a method: one for all, or one for each data set")
+    what.add_argument(
+        "--method",
+        nargs="+",
+        default=[],
+        help="name of a method: one for all, or one for each data set; "
+        "default: none, or the names of the folders if a data set occurs several times",
+    )
     what.add_argument("--image_path", nargs="+", type=Path, default=[], help="folder of photographs, for --report")
     what.add_argument("--config", type=Path, help="YAML file with data sets and methods, instead of the flags above")
     what.add_argument(
@@ -95,9 +103,9 @@ def run(args: argparse.Namespace) -> None:
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
     args.protocol = args.protocol or next(iter(protocols))
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
-    outputs = evaluate.ScoreOutputs(
-        args.protocol, args.expect, args.save_dir, args.plots, args.report, arguments, tuple(protocols)
-    )
+    files = (args.save_dir, args.plots, args.report)
+    command = shlex.join(["python", *sys.argv])
+    outputs = evaluate.ScoreOutputs(args.protocol, args.expect, *files, arguments, tuple(protocols), command)
     if args.classes:
         refuse_binary_flags(args)
     if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:

@@ -1,6 +1,6 @@
 """The scores of one method on one data set, and how scores of images become the numbers of the table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,20 @@ class MethodResult:
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     table: dict[str, float] = field(default_factory=dict)  # metric key -> the number of the table, full precision
     image_curves: dict[str, np.ndarray] = field(default_factory=dict)  # (N, 256); only if a function asks for them
+
+
+def name_folders(datasets: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Returns a name for the method of each folder: the last part of its path that is not the name of the data set.
+
+    Parts at the end that all folders of a data set have in common are left out: `a/maps` and `b/maps` are a and b.
+    """
+    names, pairs = [], [(d, folder.absolute().parts[::-1]) for d, folder in zip(datasets, folders, strict=True)]
+    for dataset, parts in pairs:
+        group, same = {other for name, other in pairs if name == dataset}, 0
+        while len(group) > 1 and len({other[same : same + 1] for other in group}) == 1:
+            same += 1
+        names.append(next((part for part in parts[same:] if part != dataset), parts[0]))
+    return names
 
 
 def to_numbers(scores: ImageScores | MirrorScores) -> dict[str, float]:

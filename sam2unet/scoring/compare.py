@@ -1,16 +1,15 @@
-"""Compares methods by a paired bootstrap over the images, which shows what may be chance."""
+"""Compares methods by a paired bootstrap and a paired permutation test over images, which show what may be chance."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 
-from ..errors import printable
 from .aggregate import MethodResult
 from .columns import METRICS, Metric
-from .csv_files import PER_IMAGE, json_number
-from .tables import align_columns
+from .csv_files import PER_IMAGE
 
 RESAMPLES, SEED = 10_000, 0
 BLOCK = 2_000_000  # random images in one step, which need 16 MB per array
@@ -30,6 +29,8 @@ class Difference:
     high: float
     images: int  # the number of images in the mean
     left_out: int  # the number of images where the metric is not defined for one of the two
+    p: float = math.nan  # of the permutation test
+    p_holm: float = math.nan  # `p` with Holm's correction over the metrics of the printed table
 
     @property
     def verdict(self) -> str:
@@ -39,23 +40,28 @@ class Difference:
         return "better" if (self.mean > 0) == self.column.higher else "worse"
 
 
-def compare(results: list[MethodResult], columns: Sequence[str]) -> list[Difference]:
-    """Compares each method with the first method of its data set, in all `columns` that are means over images."""
+def compare(results: list[MethodResult], columns: Sequence[str], others: Iterable[str] = ()) -> list[Difference]:
+    """Compares each method with the first method of its data set, in all metrics that are means over images.
+
+    `columns` are the metrics of the printed table. Holm's correction counts them, and not the `others`.
+    """
     differences, baselines = [], {}
     for r in results:
         baseline = baselines.setdefault(r.dataset, r)
-        keys = [key for key in columns if key in PER_IMAGE and key in r.per_image and key in baseline.per_image]
+        metrics = dict.fromkeys([*columns, *others])
+        keys = [key for key in metrics if key in PER_IMAGE and key in r.per_image and key in baseline.per_image]
         if r is baseline or not keys:
             continue
         images = list(dict.fromkeys([*baseline.images, *r.images]))
         deltas = stack_values(r, keys, images) - stack_values(baseline, keys, images)
-        lows, highs = bootstrap_intervals(deltas)
-        for key, values, low, high in zip(keys, deltas.T, lows, highs, strict=True):
+        numbers = zip(keys, deltas.T, *bootstrap_intervals(deltas), permute_methods(deltas), strict=True)
+        for key, values, low, high, p in numbers:
             used = int(np.isfinite(values).sum())
             mean = float(np.nanmean(values)) if used else math.nan
             names = (r.dataset, r.method, baseline.method, key, METRICS[key])
-            differences.append(Difference(*names, mean, float(low), float(high), used, len(images) - used))
-    return differences
+            counts = (used, len(images) - used)
+            differences.append(Difference(*names, mean, float(low), float(high), *counts, float(p)))
+    return add_corrections(differences, columns)
 
 
 def stack_values(result: MethodResult, keys: list[str], images: list[str]) -> np.ndarray:
@@ -97,42 +103,61 @@ def compute_percentiles(values: np.ndarray, few: np.ndarray) -> tuple[np.ndarray
     return np.where(few, np.nan, low), np.where(few, np.nan, high)
 
 
-def format_comparison(differences: list[Difference]) -> str:
-    """Returns an aligned table with a note that explains it."""
+def permute_methods(deltas: np.ndarray) -> np.ndarray:
+    """(N, K) differences of images -> (K,) p-values of a paired permutation test of the mean, two-sided.
 
-    def signed(d: Difference, value: float) -> str:
-        return "--" if math.isnan(value) else f"{value:+.{d.column.digits + 1}f}"
-
-    left = [
-        ("dataset", [printable(d.dataset) for d in differences]),
-        ("difference", [printable(f"{d.method} - {d.baseline}") for d in differences]),
-        ("metric", [printable(d.column.title) for d in differences]),
-    ]
-    right = [
-        ("images", [str(d.images) for d in differences]),
-        ("left out", [str(d.left_out) for d in differences]),
-        ("mean", [signed(d, d.mean) for d in differences]),
-        ("95 % interval", [f"[{signed(d, d.low)}, {signed(d, d.high)}]" for d in differences]),
-        ("", [d.verdict.ljust(len("better")) for d in differences]),
-    ]
-    if not any(d.left_out for d in differences):
-        del right[1]
-    note = (
-        f"Paired bootstrap over images, {RESAMPLES} resamples. If no word ends a line, its interval contains 0:\n"
-        "the difference may be chance in the choice of images. The interval ignores what another training run would\n"
-        "change."
-    )
-    if any(d.images < 20 for d in differences):
-        note += "\nWith fewer than 20 images, the interval is too narrow."
-    return f"{align_columns(left, right)}\n\n{note}"
+    If the methods are equal, each difference could as well have the other sign. Returns the share of the patterns of
+    signs whose mean is at least as far from 0 as the measured mean. NaN is left out.
+    """
+    values = np.nan_to_num(deltas)  # 0 changes no sum
+    sums = [2 * (kept @ values) - values.sum(0) for kept in draw_swaps(len(deltas), len(deltas))]
+    return compute_p_values(np.concatenate(sums), np.isfinite(deltas).sum(0) < 2)
 
 
-def to_json_dict(differences: list[Difference]) -> dict:
-    """Returns the differences by data set, method and metric for JSON; None if a number is not defined."""
-    datasets: dict[str, dict] = {}
-    for d in differences:
-        dataset = datasets.setdefault(d.dataset, {"baseline": d.baseline, "methods": {}})
-        numbers = {"difference": json_number(d.mean), "low": json_number(d.low), "high": json_number(d.high)}
-        counts = {"images": d.images, "left_out": d.left_out}
-        dataset["methods"].setdefault(d.method, {})[d.metric] = numbers | counts
-    return {"level": 0.95, "resamples": RESAMPLES, "seed": SEED, "datasets": datasets}
+def draw_swaps(count: int, width: int) -> Iterator[np.ndarray]:
+    """Yields patterns in blocks (R, count): 1 if an image keeps its methods, 0 if it swaps them.
+
+    The first pattern swaps nothing. Up to 13 images have at most `RESAMPLES` patterns: each comes once. With more
+    images, `RESAMPLES` - 1 random patterns follow the first. A block has `BLOCK` / `width` rows.
+    """
+    rng = np.random.default_rng(SEED)
+    total, step = min(2**count, RESAMPLES), max(1, BLOCK // width)
+    for start in range(0, total, step):
+        rows = np.arange(start, min(start + step, total))
+        if 2**count <= RESAMPLES:
+            yield (~rows[:, None] >> np.arange(count) & 1).astype(float)
+        else:
+            kept = rng.integers(0, 2, (len(rows), count), np.uint8).astype(float)
+            kept[rows == 0] = 1
+            yield kept
+
+
+def compute_p_values(values: np.ndarray, few: np.ndarray) -> np.ndarray:
+    """(R, K) of which the first row is measured -> (K,), the share of rows that are as far from 0 as the first.
+
+    Leaves out NaN. Columns with too `few` images have NaN.
+    """
+    sizes = np.abs(np.where(few, 0, values))
+    tolerance = 1e-12 * np.nanmax(sizes, axis=0)  # equal sums may differ by rounding
+    return np.where(few, np.nan, (sizes >= sizes[0] - tolerance).sum(0) / np.isfinite(sizes).sum(0))
+
+
+def add_corrections(differences: list[Difference], columns: Sequence[str]) -> list[Difference]:
+    """Adds Holm's p-values to the differences of `columns`. Each pair of methods has a correction of its own."""
+    corrected = []
+    for _, group in groupby(differences, lambda d: (d.dataset, d.method)):
+        pair = list(group)
+        keys = [d.metric for d in pair if d.metric in columns]
+        values = correct_holm(np.array([d.p for d in pair if d.metric in columns]))
+        by_key = dict(zip(keys, values.tolist(), strict=True))
+        corrected += [replace(d, p_holm=by_key.get(d.metric, math.nan)) for d in pair]
+    return corrected
+
+
+def correct_holm(values: np.ndarray) -> np.ndarray:
+    """(K,) p-values -> (K,) with the step-down correction of Holm (1979). NaN stays and does not count."""
+    order = np.argsort(values)  # NaN is last
+    factors = np.isfinite(values).sum() - np.arange(len(values))
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
+    return corrected

@@ -9,9 +9,10 @@ from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic,
 from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
 from ..runtime.versions import versions
-from . import compare, csv_files, tables
-from .aggregate import CURVE_METRICS, MethodResult
-from .columns import METRICS, PROTOCOLS
+from . import comparison_tables, csv_files, tables
+from .aggregate import CURVE_METRICS, MethodResult, name_folders
+from .columns import METRICS, PROTOCOLS, Metric
+from .compare import Difference, compare
 from .expected import Figures, read_figures
 from .pixels.medical_scores import SurfaceOptions
 from .plots import write_plots
@@ -36,6 +37,7 @@ class ScoreOutputs:
     # the flags of the run, which are written into results.json
     arguments: Mapping[str, object] = field(default_factory=dict)
     protocols: Sequence[str] = tuple(PROTOCOLS)
+    command: str = ""  # the command line, which is shown in the report
 
     def __post_init__(self) -> None:
         if self.protocol not in self.protocols:
@@ -129,31 +131,50 @@ def write_and_print(
     mask_threshold: ForegroundRule = None,
 ) -> None:
     """Writes the files, then prints the tables."""
+    differences = compare(results, columns, METRICS if outputs.folder else ())
+    shown = [d for d in differences if d.metric in columns]
     draw = []
     if outputs.plots:
         draw.append(lambda folder: write_plots(results, folder))
     if outputs.report:
         page = partial(write_report, results, columns=columns, mask_threshold=mask_threshold)
-        draw.append(lambda folder: page(folder / "report.html"))
+        draw.append(lambda folder: page(folder / "report.html", differences=shown, command=outputs.command))
     texts = [tables.format_table(results, columns, expected)]
-    if differences := compare.compare(results, columns):
-        texts.append(compare.format_comparison(differences))
+    if shown:
+        texts.append(comparison_tables.format_comparison(shown))
     texts += [tables.format_legend(columns), *filter(None, [verify_line])]
-    publish(outputs, lambda: make_contents(results, columns, outputs), draw, texts)
+    publish(outputs, lambda: make_contents(results, columns, outputs, differences), draw, texts)
 
 
-def make_contents(results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
+def make_contents(
+    results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
+) -> dict[str, bytes]:
     """Returns the content of each file by name, without plots and report."""
-    differences = compare.compare(results, list(METRICS))
-    comparison = compare.to_json_dict(differences) if differences else None
+    comparison = comparison_tables.to_json_dict(differences) if differences else None
     contents = {
-        "table.md": tables.format_markdown(results, columns),
-        "table.tex": tables.format_latex(results, columns),
+        **make_paper_tables(results, columns, METRICS, differences),
         "table.csv": csv_files.csv_table(results, columns),
         "per_image.csv": csv_files.per_image_csv(results),
         "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
     return {name: text.encode() for name, text in contents.items()}
+
+
+def make_paper_tables(
+    results: list[MethodResult],
+    columns: Sequence[str],
+    metrics: Mapping[str, Metric],
+    differences: list[Difference],
+) -> dict[str, str]:
+    """Returns `table.md` and `table.tex`: the scores, and the differences of methods if there are several."""
+    texts = {
+        "table.md": tables.format_markdown(results, columns, metrics),
+        "table.tex": tables.format_latex(results, columns, metrics),
+    }
+    if shown := [d for d in differences if d.metric in columns]:
+        texts["table.md"] += f"\n{comparison_tables.markdown_comparison(shown)}"
+        texts["table.tex"] += f"\n{comparison_tables.latex_comparison(shown)}"
+    return texts
 
 
 def publish(
@@ -202,7 +223,10 @@ def read_entry_flags(
     methods: Sequence[str],
     photographs: Sequence[Path],
 ) -> list[Entry]:
-    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty."""
+    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
+
+    Without `methods`, the methods of a data set that occurs several times have the names of their folders.
+    """
     counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
     if photographs:
         counts["--image_path"] = len(photographs)
@@ -214,7 +238,10 @@ def read_entry_flags(
             f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order"
             f"{several if len(predictions) > len(datasets) > 0 else ''}"
         )
-    names = list(methods) * len(datasets) if len(methods) == 1 else list(methods) or [""] * len(datasets)
+    names = list(methods) * len(datasets) if len(methods) == 1 else list(methods)
+    if not names:
+        several = len(set(datasets)) < len(datasets)
+        names = name_folders(datasets, predictions) if several else [""] * len(datasets)
     pictures = list(photographs) or [None] * len(datasets)
     return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
 

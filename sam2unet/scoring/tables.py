@@ -41,34 +41,24 @@ def format_markdown(
 ) -> str:
     """Returns a pipe table. If a data set has several methods, the best is bold and the second best is underlined."""
     names = [(title, [markdown_text(cell) for cell in cells]) for title, cells in name_columns(results)]
-    table = [*names, ("images", [str(len(r.images)) for r in results])]
+    numbers = [("images", [str(len(r.images)) for r in results])]
     for key in columns:
         title = f"{markdown_text(metrics[key].title)} {'↑' if metrics[key].higher else '↓'}"
         # GitHub removes <u>
-        table.append((title, mark_best(results, key, metrics[key], ("**", "**"), ("<ins>", "</ins>"))))
-    titles, rows = to_rows(table)
-    rule = ["---"] * len(names) + ["---:"] * (len(table) - len(names))
-    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+        numbers.append((title, mark_best(results, key, metrics[key], ("**", "**"), ("<ins>", "</ins>"))))
+    return markdown_table(names, numbers)
 
 
 def format_latex(results: list[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> str:
     """Returns a booktabs tabular with a block of rows for each data set. Marks are those of `format_markdown`."""
     names = [(title.capitalize(), [escape_latex(cell) for cell in cells]) for title, cells in name_columns(results)]
-    table = list(names)
+    numbers = []
     for key in columns:
         arrow = r"$\uparrow$" if metrics[key].higher else r"$\downarrow$"
         cells = mark_best(results, key, metrics[key], (r"\textbf{", "}"), (r"\underline{", "}"))
-        table.append((f"{escape_latex(printable(metrics[key].title))} {arrow}", cells))
-    titles, rows = to_rows(table)
-    several = len(names) > 1
-    lines = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{'l' * len(names)}{'r' * len(columns)}}}"]
-    lines += [r"\toprule", " & ".join(titles) + r" \\"]
-    for i, row in enumerate(rows):
-        first = i == 0 or results[i].dataset != results[i - 1].dataset
-        if i == 0 or (first and several):
-            lines.append(r"\midrule")
-        lines.append(" & ".join(row if first else ["", *row[1:]]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        numbers.append((f"{escape_latex(printable(metrics[key].title))} {arrow}", cells))
+    breaks = [len(names) > 1 and i > 0 and r.dataset != results[i - 1].dataset for i, r in enumerate(results)]
+    return latex_table(names, numbers, breaks)
 
 
 def format_legend(columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> str:
@@ -131,6 +121,28 @@ def align_columns(left: list[Column], right: list[Column]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def markdown_table(left: list[Column], right: list[Column]) -> str:
+    """Returns a pipe table. `left` columns are aligned left, `right` columns right."""
+    titles, rows = to_rows([*left, *right])
+    rule = ["---"] * len(left) + ["---:"] * len(right)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+
+
+def latex_table(left: list[Column], right: list[Column], breaks: Sequence[bool]) -> str:
+    """Returns a booktabs tabular. `breaks` says which rows begin a block.
+
+    Rows with the data set of the row above leave it out.
+    """
+    titles, rows = to_rows([*left, *right])
+    lines = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{'l' * len(left)}{'r' * len(right)}}}"]
+    lines += [r"\toprule", " & ".join(titles) + r" \\", r"\midrule"]
+    for i, (row, begins) in enumerate(zip(rows, breaks, strict=True)):
+        lines += [r"\midrule"] * begins
+        first = i == 0 or row[0] != rows[i - 1][0]
+        lines.append(" & ".join(row if first else ["", *row[1:]]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def to_rows(table: list[Column]) -> tuple[list[str], list[list[str]]]:

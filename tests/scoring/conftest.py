@@ -1,8 +1,15 @@
-"""eval.py for the tests of this folder."""
+"""eval.py for the tests of this folder, and a report of made-up results."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from sam2unet.scoring.aggregate import MethodResult
+from sam2unet.scoring.compare import compare
+from sam2unet.scoring.report.page import write_report
 from tests.running import Ended
+from tests.scoring.made_up import COLUMNS, COUNT, HOSTILE, made_up
 
 
 @pytest.fixture
@@ -14,3 +21,22 @@ def evaluate(eval_py):
         return ended._replace(err="\n".join(ended.err))
 
     return call
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory) -> list[MethodResult]:
+    """Two data sets, two methods; a name that is an attack, a missing prediction, an undefined score."""
+    folder = tmp_path_factory.mktemp("pairs")
+    first = made_up(folder, "Camo & <i>co</i>", COUNT, ["ours", "theirs <b>"], with_photographs=True)
+    for result in first:
+        result.images[5] = HOSTILE
+    first[1].predictions[7] = None
+    first[1].per_image["MAE"][7] = first[1].per_image["IoU_05"][7] = np.nan
+    return first + made_up(folder, "Plain", 3, ["ours", "theirs <b>"], with_photographs=False)
+
+
+@pytest.fixture(scope="session")
+def page(results, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(results, path, COLUMNS, differences=compare(results, COLUMNS), command="python eval.py 'a b' <i>")
+    return path

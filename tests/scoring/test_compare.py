@@ -1,15 +1,18 @@
-"""The paired bootstrap against normal theory, exhaustive resampling and cases with a known answer."""
+"""The paired bootstrap and the permutation test against theory, exhaustive counts and cases with a known answer."""
 
 import itertools
 import json
 import math
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import permutation_test, ttest_1samp
 
-from sam2unet.scoring.aggregate import MethodResult
-from sam2unet.scoring.compare import bootstrap_intervals, compare, format_comparison, to_json_dict
+from sam2unet.scoring.aggregate import MethodResult, name_folders
+from sam2unet.scoring.compare import bootstrap_intervals, compare, correct_holm, permute_methods
+from sam2unet.scoring.comparison_tables import format_comparison, to_json_dict
 
 
 def result(method, per_image, images=None, dataset="CAMO"):
@@ -65,7 +68,7 @@ def test_the_verdict_knows_which_direction_is_better(key, shift, verdict):
 def test_noise_is_not_marked():
     deltas = np.random.default_rng(4).normal(0, 0.1, 40)
     (found,) = compare(pair(deltas - deltas.mean() + 0.001), ["S"])
-    assert found.verdict == "" and format_comparison([found]).splitlines()[1].endswith("]")
+    assert found.verdict == "" and format_comparison([found]).splitlines()[1].endswith(f"{found.p_holm:.4f}")
 
 
 def test_images_without_a_number_in_either_are_left_out_and_counted():
@@ -119,14 +122,65 @@ def test_of_one_image_or_none_there_is_no_interval():
     assert one.mean == pytest.approx(0.1) and math.isnan(one.low) and one.verdict == ""
     assert math.isnan(none.mean) and none.images == 0
     numbers = json.loads(json.dumps(to_json_dict([one, none]), allow_nan=False))["datasets"]["CAMO"]["methods"]["new"]
-    assert numbers["Fw"] == {"difference": None, "low": None, "high": None, "images": 0, "left_out": 2}
+    nothing = dict.fromkeys(["difference", "low", "high", "p", "p_holm"])
+    assert numbers["Fw"] == nothing | {"images": 0, "left_out": 2}
     assert "fewer than 20 images" in format_comparison([one, none])
+
+
+def test_of_few_images_the_p_value_counts_all_signs():
+    deltas = np.random.default_rng(10).normal(0.05, 0.1, (11, 3)).round(2)  # rounded, so that sums are equal
+    deltas[4, 1] = math.nan
+    for values, p in zip(deltas.T, permute_methods(deltas), strict=True):
+        kept = values[np.isfinite(values)]
+        sums = np.array([np.dot(signs, kept) for signs in itertools.product((1, -1), repeat=len(kept))])
+        assert p == pytest.approx((abs(sums) >= abs(kept.sum()) - 1e-9).mean(), abs=1e-12)
+        scipy_p = permutation_test((kept,), np.mean, permutation_type="samples", n_resamples=math.inf).pvalue
+        assert p == pytest.approx(scipy_p, abs=1e-12)
+
+
+def test_of_many_images_the_p_value_is_that_of_a_t_test():
+    deltas = np.random.default_rng(11).normal(0.005, 0.1, (600, 30))
+    found = permute_methods(deltas)
+    expected = ttest_1samp(deltas, 0).pvalue
+    assert abs(found - expected).max() < 0.02 and found.min() >= 1e-4  # 10,000 patterns have a noise of 0.005
+    np.testing.assert_array_equal(found, permute_methods(-deltas))  # the same seed, and two-sided
+    assert permute_methods(np.zeros((600, 1))) == 1 and np.isnan(permute_methods(deltas[:1])).all()
+
+
+def test_of_equal_methods_one_p_value_in_twenty_is_below_5_per_cent():
+    deltas = np.random.default_rng(12).normal(0, 1, (40, 600))
+    assert 0.03 < (permute_methods(deltas) < 0.05).mean() < 0.07
+
+
+def test_holm_multiplies_by_the_number_of_metrics_that_are_not_yet_rejected():
+    values = [0.03, math.nan, 0.01, 0.04, 0.6]
+    np.testing.assert_allclose(correct_holm(np.array(values)), [0.09, math.nan, 0.04, 0.09, 0.6])
+    rng = np.random.default_rng(13)
+    base, new, third = ({key: rng.random(60) + shift for key in ("S", "MAE", "Fw")} for shift in (0, 0.1, 0.15))
+    found = compare([result("base", base), result("new", new), result("third", third)], ["S", "MAE"], ["Fw"])
+    for method in ("new", "third"):
+        s, mae, fw = (d for d in found if d.method == method)
+        assert min(s.p, mae.p) * 2 == pytest.approx(min(s.p_holm, mae.p_holm)) and max(s.p, mae.p) <= max(
+            s.p_holm, mae.p_holm
+        )
+        assert math.isnan(fw.p_holm) and 0 < fw.p < 1  # Fw is not in the printed table
+
+
+def test_methods_without_a_name_have_that_of_their_folder():
+    def name(*pairs):
+        return name_folders(*zip(*((dataset, Path(folder)) for dataset, folder in pairs), strict=True))
+
+    assert name(("A", "maps/A")) == ["maps"]
+    assert name(("A", "runs/x/maps"), ("A", "runs/y/maps"), ("B", "maps/z")) == ["x", "y", "z"]
+    assert name(("CAMO", "ours/CAMO"), ("CAMO", "others/FEDER/CAMO")) == ["ours", "FEDER"]
+    assert name(("A", "maps"), ("A", "maps")) == ["maps", "maps"]
 
 
 def test_five_thousand_images_fit_in_little_memory():
     deltas = np.random.default_rng(8).normal(0, 1, (5000, 10))
     tracemalloc.start()
     bootstrap_intervals(deltas)
+    permute_methods(deltas)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 150e6  # all draws at once would take 400 MB

@@ -1,6 +1,7 @@
 """eval.py --classes: the files that it writes, the maps that it reads, and input that it refuses."""
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sam2unet.scoring import compare
-from sam2unet.scoring.classes.compare import bootstrap_classes
+from sam2unet.scoring.classes.compare import bootstrap_classes, permute_classes
 from sam2unet.scoring.classes.confusion import score_classes
 from sam2unet.scoring.report.pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING
 from tests.conftest import write_class_pairs
@@ -158,6 +159,21 @@ def test_methods_are_compared_by_a_bootstrap_over_images(organs, evaluate, tmp_p
     low, high = np.percentile(np.subtract(*values), [2.5, 97.5])
     means, lows, highs = bootstrap_classes([(method, None), (baseline, None)], ["mIoU"], list("abc"))
     assert (lows[0], highs[0]) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_the_p_value_of_classes_counts_all_swaps_of_maps():
+    rng = np.random.default_rng(2)
+    both, rest = rng.integers(0, 9, (2, 5, 3)), rng.integers(0, 9, (2, 2, 5, 3))
+    method, baseline = (np.stack([b, b + r[0], b + r[1]], axis=1) for b, r in zip(both, rest, strict=True))
+    values = []
+    for swaps in itertools.product((False, True), repeat=5):
+        swap = np.array(swaps)[:, None, None]
+        pair = np.where(swap, baseline, method), np.where(swap, method, baseline)
+        first, second = (score_classes(counts, list("abc")) for counts in pair)
+        values.append([abs(first[key] - second[key]) for key in ("mIoU", "Dice_c_image")])
+    expected = (np.array(values) >= np.array(values[0]) - 1e-12).mean(0)
+    found = permute_classes([(method, None), (baseline, None)], ["mIoU", "Dice_c_image"], list("abc"))
+    np.testing.assert_allclose(found, expected)
 
 
 def test_palette_maps_are_scored_against_rgb_masks_by_colour(evaluate, tmp_path):

@@ -75,6 +75,28 @@ def test_a_file_of_data_sets_says_the_same_as_flags(evaluate, sets):
     assert by_file.out == evaluate(*flags(sets, *FOUR)).out
 
 
+def test_two_folders_without_names_are_compared_in_all_tables(evaluate, sets):
+    words = flags(sets, ("A", "good"), ("A", "bad"))
+    words = words[: words.index("--method")]
+    ended = evaluate(*words, "--protocol", "salient", "--save_dir", sets / "out", "--report")
+    assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[0].split() == ["dataset", "method", "images", "S", "mE", "MAE", "maxF", "mF"]
+    numbers = json.loads((sets / "out/results.json").read_text())["comparison"]["datasets"]["A"]["methods"]["bad"]
+    # All six images prefer one method: 2 of the 64 patterns are as extreme. Holm counts the four means over images.
+    assert numbers["S"]["p"] == pytest.approx(2 / 64) and numbers["S"]["p_holm"] == pytest.approx(4 * 2 / 64)
+    assert numbers["Fw"]["p"] == pytest.approx(2 / 64) and numbers["Fw"]["p_holm"] is None  # not in the table
+    cells = [f"{numbers['MAE']['difference']:+.4f}", f"[{numbers['MAE']['low']:+.4f}, {numbers['MAE']['high']:+.4f}]"]
+    (line,) = [line.split() for line in ended.out.splitlines() if " - " in line and " MAE " in line]
+    assert line == ["A", "bad", "-", "good", "MAE", "6", cells[0], *cells[1].split(), "0.1250", "worse"]
+    row = f"| A | bad - good | MAE | 6 | {cells[0]} | {cells[1]} | 0.1250 | worse |"
+    assert row in (sets / "out/table.md").read_text().splitlines()
+    latex = (sets / "out/table.tex").read_text()
+    assert f" & bad - good & MAE & 6 & ${cells[0]}$ & ${cells[1]}$ & 0.1250 \\\\" in latex.splitlines()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    page = (sets / "out/report.html").read_text()
+    assert f"<td>{cells[0]}<td>{cells[1]}<td>0.1250" in page and "eval.py --workers 1 --dataset_name A A" in page
+
+
 def test_the_number_of_processes_changes_nothing(evaluate, sets):
     for workers in (1, 3):
         evaluate(*flags(sets, *FOUR), "--workers", workers, "--save_dir", sets / str(workers))

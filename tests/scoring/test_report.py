@@ -1,10 +1,11 @@
-"""The HTML report: what the file holds, and how it behaves in a real browser (Chromium, headless)."""
+"""The HTML report: what the file holds."""
 
+import html
 import json
 import re
 from dataclasses import replace
+from datetime import datetime
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from PIL import Image
 
 from sam2unet.errors import UserError
 from sam2unet.scoring.aggregate import MethodResult
+from sam2unet.scoring.classes.columns import define_class_columns
 from sam2unet.scoring.columns import METRICS
-from sam2unet.scoring.pixels.calibration import measure_ece
-from sam2unet.scoring.report.page import rank_classes, write_report
+from sam2unet.scoring.compare import Difference, compare
+from sam2unet.scoring.report.html_tables import rank_classes
+from sam2unet.scoring.report.page import write_report
 from sam2unet.scoring.report.pictures import (
     AGREED,
     FALSE_NEGATIVE,
@@ -27,86 +30,9 @@ from sam2unet.scoring.report.pictures import (
     picture_bytes,
     read_map,
 )
+from sam2unet.scoring.report.words import describe_scores, judge_difference
 from tests.conftest import save
-
-HOSTILE = "</script><b>\"'é&amp;<!--"
-COLUMNS = ("IoU_05", "MAE")
-COUNT = 40  # more than the gallery draws at once
-
-
-def scored(map_path: Path, mask_path: Path) -> dict[str, float]:
-    """MAE, IoU at 0.5 and, for curves, precision and recall at the cuts >= 255, 254, ..., 0."""
-    grey, mask = (np.asarray(Image.open(path).convert("L")) for path in (map_path, mask_path))
-    mask, cuts = mask > 128, np.arange(255, -1, -1)
-    hits, all_found = ((x[None] >= cuts[:, None]).sum(1) for x in (grey[mask], grey.ravel()))
-    both, either = (mask & (grey > 127)).sum(), (mask | (grey > 127)).sum()
-    return {
-        "MAE": np.abs(grey / 255 - mask).mean(),
-        "IoU_05": both / either if either else np.nan,
-        "precision": hits / np.maximum(all_found, 1),
-        "recall": hits / max(mask.sum(), 1),
-        "level_pixels": np.bincount(grey.ravel().astype(int), minlength=256),
-        "level_foreground": np.bincount(grey[mask].astype(int), minlength=256),
-    }
-
-
-def result_of(dataset: str, method: str, predictions, masks, photographs=None) -> MethodResult:
-    scores = [scored(*files) for files in zip(predictions, masks, strict=True)]
-    per_image = {key: np.array([score[key] for score in scores]) for key in ("IoU_05", "MAE")}
-    precision, recall = (np.mean([score[key] for score in scores], axis=0) for key in ("precision", "recall"))
-    levels = {key: np.mean([score[key] for score in scores], axis=0) for key in ("level_pixels", "level_foreground")}
-    f = 1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-9)
-    return MethodResult(
-        dataset=dataset,
-        method=method,
-        images=[path.stem for path in masks],
-        predictions=list(predictions),
-        masks=list(masks),
-        photographs=photographs or [None] * len(masks),
-        per_image=per_image,
-        curves={"precision": precision, "recall": recall, "F": f, "E": f} | levels,
-        table={key: float(np.nanmean(values)) for key, values in per_image.items()},
-    )
-
-
-def made_up(folder: Path, dataset: str, count: int, methods: list[str], with_photographs: bool) -> list[MethodResult]:
-    """Rectangles, and maps of them with noise."""
-    rng = np.random.default_rng(len(dataset))
-    masks, photographs, maps = [], [], {method: [] for method in methods}
-    for i in range(count):
-        mask = np.zeros((40, 48), np.uint8)
-        mask[8 : 16 + i % 20, 10:34] = 255
-        masks.append(folder / dataset / f"masks/{i:03}.png")
-        photographs.append(folder / dataset / f"images/{i:03}.png" if with_photographs else None)
-        save(masks[-1], mask)
-        if with_photographs:
-            save(photographs[-1], rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-        for m, method in enumerate(methods):
-            maps[method].append(folder / dataset / f"map{m}/{i:03}.png")
-            noise = rng.normal(0, rng.uniform(20, 120), mask.shape)
-            noisy = np.clip(mask + noise, 0, 255)
-            noisy[0, :2] = 0, 255  # as stretched as it gets
-            save(maps[method][-1], noisy.astype(np.uint8))
-    return [result_of(dataset, method, maps[method], masks, photographs) for method in methods]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[MethodResult]:
-    """Two data sets, two methods; a name that is an attack, a missing prediction, an undefined score."""
-    folder = tmp_path_factory.mktemp("pairs")
-    first = made_up(folder, "Camo & <i>co</i>", COUNT, ["ours", "theirs <b>"], with_photographs=True)
-    for result in first:
-        result.images[5] = HOSTILE
-    first[1].predictions[7] = None
-    first[1].per_image["MAE"][7] = first[1].per_image["IoU_05"][7] = np.nan
-    return first + made_up(folder, "Plain", 3, ["ours", "theirs <b>"], with_photographs=False)
-
-
-@pytest.fixture(scope="module")
-def page(results, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(results, path, COLUMNS)
-    return path
+from tests.scoring.made_up import COLUMNS, COUNT, HOSTILE
 
 
 class Elements(HTMLParser):
@@ -188,6 +114,46 @@ def test_nothing_in_the_page_points_outside(page, elements):
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
+def test_the_page_says_when_how_and_from_what_it_was_made(page, elements, results):
+    text = html.unescape(
+        re.sub(r"<[^>]*>", "\n", page.read_text("utf-8").split('id="about"')[1].split("</details>")[0])
+    )
+    assert datetime.now().strftime("%Y-%m-%d") in text and "python eval.py 'a b' <i>" in text
+    for result in results:
+        for path in (result.predictions[0], result.masks[0], result.photographs[0]):
+            assert path is None or str(path.parent) in text.splitlines()
+    unnamed = replace(results[-1], method="")
+    write_report([unnamed], page.with_name("unnamed.html"), COLUMNS)
+    data = Elements(page.with_name("unnamed.html").read_text("utf-8")).data()
+    assert data["datasets"][0]["methods"][0]["name"] == unnamed.predictions[0].parent.name
+
+
+def test_the_page_says_in_words_what_the_scores_and_the_differences_mean(page, results):
+    text = html.unescape(page.read_text("utf-8"))
+    best = max(results[:2], key=lambda result: result.table["IoU_05"])
+    share = f"{100 * best.table['IoU_05']:.1f} %"
+    assert f"IoU.5: {best.method} is best; of the pixels that map or mask marks, both mark {share}" in text
+    for d in compare(results, COLUMNS):
+        assert f"[{d.low:+.4f}, {d.high:+.4f}]</td><td>{d.p_holm:.4f}" in text.replace("<td>", "</td><td>")
+
+
+@pytest.mark.parametrize("metrics", [METRICS, define_class_columns(["road", "MAE"], surfaces=True)])
+def test_every_metric_has_a_sentence(metrics):
+    for key, metric in metrics.items():
+        sentence = describe_scores(key, metric, ["a", "b"], [0.25, np.nan])
+        assert sentence.startswith(f"{metric.title}: a is best; ") and len(sentence.split()) > 12, key
+        assert "25.0 %" in sentence or "0.25" in sentence
+    assert "not defined" in describe_scores("S", METRICS["S"], ["a"], [np.nan])
+
+
+def test_a_difference_is_called_chance_if_its_interval_or_its_p_value_says_so():
+    difference = Difference("A", "new", "base", "MAE", METRICS["MAE"], -0.1, -0.2, -0.01, 30, 0, 0.01, 0.02)
+    assert judge_difference(difference) == "better"
+    assert judge_difference(replace(difference, p_holm=0.2)).startswith("better, but may be chance")
+    assert judge_difference(replace(difference, high=0.1)).startswith("may be chance")
+    assert judge_difference(replace(difference, low=np.nan, high=np.nan)) == "too few images"
+
+
 def test_best_and_second_as_printed_and_none_for_one_method():
     assert rank_classes([0.8004, 0.9, 0.80, 0.7, np.nan], higher=True) == ["second", "best", "second", "", ""]
     assert rank_classes([0.1, 0.2, 0.3], higher=False) == ["best", "second", ""]
@@ -253,159 +219,3 @@ def test_even_noise_fits_its_room():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     assert len(encode_webp(noise, 3000)) <= 4000
     assert len(encode_webp(noise, 3000, flat=True)) <= 4000
-
-
-@pytest.fixture
-def opened(browser, page):
-    browser.get(page.as_uri())
-    return browser
-
-
-def found(browser, css: str) -> list:
-    return browser.find_elements("css selector", css)
-
-
-def set_control(browser, **values: str) -> None:
-    """As a user's choice would: the value, then the event."""
-    for name, value in values.items():
-        script = """const control = document.getElementById("controls").elements[arguments[0]];
-            control.value = arguments[1];
-            if (control.value !== arguments[1]) throw new Error("no such choice: " + arguments[1]);
-            control.dispatchEvent(new Event("input", { bubbles: true }));"""
-        browser.execute_script(script, name, value)
-
-
-def rows(browser) -> list[int]:
-    """Indices of the images in the gallery, all of them drawn, in order."""
-    script = """const more = document.getElementById("more");
-        while (!more.hidden) more.click();
-        return [...document.querySelectorAll(".row")].map(row => Number(row.dataset.image));"""
-    return browser.execute_script(script)
-
-
-def press(browser, key: str) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    webdriver.ActionChains(browser).send_keys(getattr(webdriver.Keys, key)).perform()
-
-
-def worst_first(values: np.ndarray, higher: bool) -> list[int]:
-    return np.argsort(values if higher else -values, kind="stable").tolist()  # NaN comes last
-
-
-def test_browser_shows_tables_curves_and_distributions(opened, results):
-    assert opened.title.startswith("sam2unet report")
-    cells = [cell.text for cell in found(opened, "#tables td")]
-    assert cells == [f"{result.table[key]:.3f}" for result in results for key in COLUMNS]
-    assert [h.get_attribute("title") for h in found(opened, "#tables th[title]")[:2]] == [
-        METRICS[key].legend for key in COLUMNS
-    ]
-    assert len(found(opened, "#curves figure")) == 2 * 4
-    assert len(found(opened, "#curves path.line")) == 2 * 4 * 2
-    assert len(found(opened, "#distributions figure")) == 2 * len(COLUMNS)
-    best = results[0].curves["F"].argmax()
-    curves = [results[0].curves[name] for name in ("level_pixels", "level_foreground")]
-    assert found(opened, "#curves output")[6].text == f"ECE {measure_ece(*curves):.4f}"
-    assert f"{results[0].curves['F'][best]:.3f} at {255 - best}" in found(opened, "#curves output")[2].text
-
-
-def test_browser_sorts_by_any_metric_of_any_method(opened, results):
-    assert rows(opened) == worst_first(results[0].per_image["IoU_05"], higher=True)
-    set_control(opened, sort="MAE")
-    assert rows(opened) == worst_first(results[0].per_image["MAE"], higher=False)
-    set_control(opened, by="1")
-    assert rows(opened) == worst_first(results[1].per_image["MAE"], higher=False)
-    assert rows(opened)[-1] == 7
-    set_control(opened, order="best")
-    assert rows(opened) == worst_first(results[1].per_image["MAE"], higher=True)
-    assert rows(opened)[-1] == 7  # the undefined one is last both ways
-    assert "no prediction" in found(opened, "article[data-image='7']")[0].text
-    shown = [row.text for row in found(opened, ".row figure:nth-child(3) b")[:3]]
-    assert shown == [f"MAE {value:.3f}" for value in np.sort(results[1].per_image["MAE"])[:3]]
-
-
-def test_browser_draws_rows_as_they_come_near(opened):
-    assert len(found(opened, ".row")) < COUNT
-    opened.execute_async_script("""const done = arguments[0];
-        window.scrollTo(0, document.body.scrollHeight);
-        const wait = () => document.querySelectorAll(".row").length === 40 ? done() : setTimeout(wait, 20);
-        wait();""")
-
-
-def test_browser_filters_by_name_and_by_number(opened, results):
-    values = results[0].per_image["MAE"]
-    limit = float(np.median(values))
-    set_control(opened, limited="MAE", limit=str(limit))
-    assert set(rows(opened)) == set(np.flatnonzero(values < limit).tolist())
-    set_control(opened, side="above")
-    assert set(rows(opened)) == set(np.flatnonzero(values > limit).tolist())
-    set_control(opened, limit="", text="03")
-    assert set(rows(opened)) == {3, *range(30, 40)}
-    assert found(opened, "#count")[0].text == "11 of 40 images"
-    set_control(opened, text="</SCRIPT>")
-    assert rows(opened) == [5]
-    assert found(opened, ".row button")[0].text == HOSTILE
-    set_control(opened, text="no such name")
-    assert rows(opened) == []
-    found(opened, "button[type=reset]")[0].click()
-    opened.execute_async_script("setTimeout(arguments[0], 50)")
-    assert len(rows(opened)) == COUNT
-
-
-def test_browser_enlarges_moves_by_arrows_and_closes(opened, results):
-    order = worst_first(results[0].per_image["IoU_05"], higher=True)
-    found(opened, ".row img")[0].click()
-    dialog, name = found(opened, "#enlarged")[0], found(opened, "#enlarged-name")[0]
-    assert dialog.is_displayed() and name.text == results[0].images[order[0]]
-    assert [cell.text for cell in found(opened, "#enlarged td")] == [
-        f"{result.per_image[key][order[0]]:.3f}" for key in COLUMNS for result in results[:2]
-    ]
-    small, large = found(opened, ".row img")[0].size, found(opened, "#enlarged img")[0].size
-    assert large["width"] > 1.5 * small["width"]
-    press(opened, "ARROW_LEFT")  # there is none before the first
-    press(opened, "ARROW_RIGHT")
-    press(opened, "ARROW_RIGHT")
-    assert name.text == results[0].images[order[2]]
-    press(opened, "ARROW_LEFT")
-    assert name.text == results[0].images[order[1]]
-    press(opened, "ESCAPE")
-    assert not dialog.is_displayed()
-    assert opened.switch_to.active_element.text == results[0].images[order[1]]
-    press(opened, "ENTER")  # the keyboard suffices to open it again
-    assert dialog.is_displayed()
-    found(opened, "#close")[0].click()
-    assert not dialog.is_displayed()
-
-
-def test_browser_changes_the_data_set_and_leaves_out_photographs_that_are_not_there(opened):
-    assert len(found(opened, ".row:first-child img")) == 6
-    set_control(opened, set="1")
-    assert len(rows(opened)) == 3
-    assert len(found(opened, ".row:first-child img")) == 5
-
-
-@pytest.mark.parametrize("width", [1280, 400])
-def test_browser_needs_no_sideways_scrolling(opened, width):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        assert opened.execute_script("return innerWidth") == width
-        root = opened.find_element("css selector", "html")
-        assert root.get_property("scrollWidth") == root.get_property("clientWidth")
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_browser_asks_no_network_and_logs_nothing(browser, page):
-    browser.get_log("browser"), browser.get_log("performance")  # reading empties them
-    browser.get(page.as_uri())
-    rows(browser)
-    assert all(
-        browser.execute_async_script("""const done = arguments[0];
-        const loaded = [...document.images].map(image => image.decode().then(() => true, () => false));
-        Promise.all(loaded).then(done);""")
-    )
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    assert page.as_uri() in asked
-    assert all(url == page.as_uri() or url.startswith("data:") for url in asked)
-    assert browser.get_log("browser") == []

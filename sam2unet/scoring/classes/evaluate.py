@@ -7,8 +7,18 @@ from ...classes import Classes
 from ...runtime.versions import versions
 from .. import csv_files, tables
 from ..columns import SURFACES
-from ..compare import format_comparison, to_json_dict
-from ..evaluate import FILES, PACKAGES, ScoreOutputs, check_names, choose_surfaces, prepare_outputs, publish
+from ..compare import Difference
+from ..comparison_tables import format_comparison, to_json_dict
+from ..evaluate import (
+    FILES,
+    PACKAGES,
+    ScoreOutputs,
+    check_names,
+    choose_surfaces,
+    make_paper_tables,
+    prepare_outputs,
+    publish,
+)
 from ..pixels.medical_scores import SurfaceOptions
 from ..report.page import write_report
 from ..score_folders import Entry
@@ -44,23 +54,25 @@ def run(
         tables.format_table(results, summary, metrics=metrics),
         files.format_class_table(results, outputs.protocol),
     ]
-    if differences := compare_classes(results, columns):
-        texts.append(format_comparison(differences))
+    differences = compare_classes(results, columns, results[0].define_columns() if outputs.folder else ())
+    if differed := [d for d in differences if d.metric in columns]:
+        texts.append(format_comparison(differed))
     shown = [key for key in SURFACES if SURFACE_CLASS.format(key, "{}") in CLASS_PROTOCOLS[outputs.protocol]]
     texts.append(tables.format_legend([*summary, *shown], metrics | SURFACES))
     page = partial(write_report, results, columns=columns, mask_threshold=classes, metrics=metrics)
-    draw = [lambda folder: page(folder / "report.html")] if outputs.report else []
-    publish(outputs, lambda: make_class_contents(results, columns, outputs), draw, texts)
+    draw = [lambda folder: page(folder / "report.html", differences=differed, command=outputs.command)]
+    contents = partial(make_class_contents, results, columns, outputs, differences)
+    publish(outputs, contents, draw if outputs.report else [], texts)
 
 
-def make_class_contents(results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs) -> dict[str, bytes]:
+def make_class_contents(
+    results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
+) -> dict[str, bytes]:
     """Returns the content of each file by name, without the report."""
     metrics = results[0].define_columns()
-    differences = compare_classes(results, list(metrics))
     comparison = to_json_dict(differences) if differences else None
     contents = {
-        "table.md": tables.format_markdown(results, columns, metrics),
-        "table.tex": tables.format_latex(results, columns, metrics),
+        **make_paper_tables(results, columns, metrics, differences),
         "table.csv": csv_files.csv_table(results, list(metrics)),
         "classes.csv": files.class_table_csv(results),
         "per_image.csv": files.per_image_class_csv(results),

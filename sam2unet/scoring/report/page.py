@@ -3,21 +3,28 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape as escape_html
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from string import Template
 
-import numpy as np
-
 from ...atomic import write_atomic
 from ...classes import Classes
-from ...errors import printable
 from ...recipe import MaskRule
-from ..aggregate import MethodResult
+from ..aggregate import MethodResult, name_folders
 from ..columns import METRICS, SURFACES, Metric
+from ..compare import Difference
+from .html_tables import escape, report_tables
 from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING, Row, thumbnails
 
-TEMPLATE = Path(__file__).with_name("report")  # with .html, .css and .js
+TEMPLATE = Path(__file__).with_name("report")  # with .html and .css
+SCRIPTS = ("charts.js", "gallery.js")
+COLOR_NAMES = {
+    "false_positive": FALSE_POSITIVE,
+    "false_negative": FALSE_NEGATIVE,
+    "agreed": AGREED,
+    "nothing": NOTHING,
+}
 # The text above the gallery, and what its three colours mean.
 BINARY_TEXTS = {
     "note": "stretched as for scoring, and its errors at the threshold 0.5",
@@ -39,6 +46,8 @@ def write_report(
     columns: Sequence[str],
     mask_threshold: MaskRule = None,
     metrics: Mapping[str, Metric] = METRICS,
+    differences: Sequence[Difference] = (),
+    command: str = "",
 ) -> None:
     """Writes the page with tables of `columns`, completely or not at all. It has at most 60 MB.
 
@@ -47,9 +56,11 @@ def write_report(
     Args:
         mask_threshold: the rule for foreground, or the classes, that was used for the scores.
         metrics: the meaning of `columns` and of the scores of images.
+        differences: of methods in `columns`. Without methods, there are none.
+        command: the command line that made the scores.
     """
     datasets: dict[str, list[MethodResult]] = {}
-    for result in results:
+    for result in name_methods(results):
         datasets.setdefault(result.dataset, []).append(result)
     galleries = [list_rows(methods) for methods in datasets.values()]
     head, tail = TEMPLATE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
@@ -57,15 +68,14 @@ def write_report(
         CLASS_TEXTS if isinstance(mask_threshold, Classes) else BINARY_TEXTS,
         title=escape(", ".join(datasets)),
         summary=describe_counts(galleries, results),
-        style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
-        false_positive=f"rgb{FALSE_POSITIVE}",
-        false_negative=f"rgb{FALSE_NEGATIVE}",
-        agreed=f"rgb{AGREED}",
-        nothing=f"rgb{NOTHING}",
-        tables=report_tables(datasets, columns, metrics),
+        tables=report_tables(datasets, columns, metrics, differences),
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        facts=report_facts(datasets, command),
         data=script_json(page_data(datasets, galleries, columns, metrics, mask_threshold)),
+        style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
+        **{name: f"rgb{color}" for name, color in COLOR_NAMES.items()},
     )
-    tail = Template(tail).substitute(script=TEMPLATE.with_suffix(".js").read_text("utf-8"))
+    tail = Template(tail).substitute(script="".join(TEMPLATE.with_name(name).read_text("utf-8") for name in SCRIPTS))
     ids = [f"pictures-{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
     pictures = thumbnails([row for rows in galleries for row in rows], mask_threshold)
     with write_atomic(path) as file:
@@ -74,6 +84,13 @@ def write_report(
             # One script for each row, because the page reads only the rows that it shows.
             file.write(f'<script type="application/json" id="{row_id}">{script_json(row)}</script>\n'.encode())
         file.write(tail.encode())
+
+
+def name_methods(results: Sequence[MethodResult]) -> list[MethodResult]:
+    """Returns the results. A result without a method gets the name of its folder."""
+    folders = [next((path.parent for path in r.predictions if path), Path("maps")) for r in results]
+    names = name_folders([r.dataset for r in results], folders)
+    return [r if r.method else replace(r, method=name) for r, name in zip(results, names, strict=True)]
 
 
 def list_rows(methods: Sequence[MethodResult]) -> list[Row]:
@@ -132,53 +149,22 @@ def script_json(data: object) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def escape(text: str) -> str:
-    return escape_html(printable(text))
-
-
 def describe_counts(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult]) -> str:
     """Returns text such as `2 data sets, 1 method, 43 images`."""
     counts = {"data set": len(galleries), "method": len({r.method for r in results}), "image": sum(map(len, galleries))}
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
 
-def report_tables(
-    datasets: Mapping[str, Sequence[MethodResult]], columns: Sequence[str], metrics: Mapping[str, Metric]
-) -> str:
-    """Returns HTML: a table for each data set, then the meaning of the columns."""
-    meanings = "".join(f"<dt>{escape(metrics[key].title)}<dd>{escape(metrics[key].legend)}" for key in columns)
-    legend = f'<details class="legend"><summary>What the columns mean</summary><dl>{meanings}</dl></details>'
-    return "\n".join([*(report_table(name, methods, columns, metrics) for name, methods in datasets.items()), legend])
+def report_facts(datasets: Mapping[str, Sequence[MethodResult]], command: str) -> str:
+    """Returns HTML: the command and the folders."""
+    facts = [("Command", command)] * bool(command)
+    for name, methods in datasets.items():
+        facts += [(f"{name}: maps of {m.method}", folder) for m in methods for folder in list_parents(m.predictions)]
+        for title in ("masks", "photographs"):
+            folders = dict.fromkeys(folder for m in methods for folder in list_parents(getattr(m, title)))
+            facts += [(f"{name}: {title}", folder) for folder in folders]
+    return "".join(f"<dt>{escape(title)}<dd><code>{escape(text)}</code>" for title, text in facts)
 
 
-def report_table(
-    dataset: str, methods: Sequence[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric]
-) -> str:
-    heads, rows = [], [[f'<th scope="row">{escape(method.method)}'] for method in methods]
-    for key in columns:
-        metric = metrics[key]
-        better = "↑" if metric.higher else "↓"
-        heads.append(f'<th scope="col" title="{escape(metric.legend)}">{escape(metric.title)} <span>{better}</span>')
-        values = [method.table.get(key, np.nan) for method in methods]
-        for row, value, css_class in zip(rows, values, rank_classes(values, metric.higher), strict=True):
-            row.append(f'<td class="{css_class}">{format_score(value)}')
-    body = "".join(f"<tr>{''.join(row)}" for row in rows)
-    # The heading is outside the element that scrolls sideways.
-    return (
-        f'<h3>{escape(dataset)} <small>{len(methods[0].images)} images</small></h3><div class="scroll" tabindex="0">'
-        f'<table><thead><tr><th scope="col">Method{"".join(heads)}<tbody>{body}</table></div>'
-    )
-
-
-def format_score(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.3f}" if value < 100 else f"{value:.0f}"
-
-
-def rank_classes(values: Sequence[float], higher: bool) -> list[str]:
-    """Returns CSS classes: "best", "second" or "". Equal printed values are equal. A single method is not marked."""
-    printed = [float(format_score(value)) if math.isfinite(value) else None for value in values]
-    levels = sorted({value for value in printed if value is not None}, reverse=higher)
-    names = dict(zip(levels, ("best", "second"), strict=False)) if len(values) > 1 else {}
-    return [names.get(value, "") for value in printed]
+def list_parents(paths: Sequence[Path | None]) -> list[str]:
+    return list(dict.fromkeys(str(path.parent) for path in paths if path))
