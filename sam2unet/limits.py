@@ -28,6 +28,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "components": (0, 2**31 - 1),
 }
 ABOVE_SMALLEST = ("lr", "multi_scale")
+MAX_VOXELS = 2**31  # of a volume
 
 
 def check_numbers(values: Mapping[str, object], path: Path | None = None) -> None:
