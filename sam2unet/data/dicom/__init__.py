@@ -1,5 +1,6 @@
-"""Reads DICOM (the extra `medical`)."""
+"""Reads and writes DICOM (the extras `medical` and `dicom_seg`)."""
 
+from .segmentation import align_segmentation, write_segmentation
 from .volume import DicomVolume, is_dicom, open_dicom
 
-__all__ = ["DicomVolume", "is_dicom", "open_dicom"]
+__all__ = ["DicomVolume", "align_segmentation", "is_dicom", "open_dicom", "write_segmentation"]
