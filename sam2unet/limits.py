@@ -9,6 +9,7 @@ from .errors import UserError
 LIMITS: dict[str, tuple[float, float]] = {
     "size": (32, 8192),
     "epoch": (1, 100_000),
+    "repeat": (1, 100_000),
     "batch_size": (1, 65_536),
     "accumulate": (1, 65_536),
     "lr": (0, 100),
@@ -23,6 +24,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "point_num": (1, 10_000),
     "workers": (0, 1024),
     "save_minutes": (0, 10**6),
+    "minutes": (1, 10**5),
     "val_every": (1, 100_000),
     "tile": (1, 65_536),
     "components": (0, 2**31 - 1),

@@ -107,6 +107,15 @@ class Recipe:
     ema: float = define_departure(
         0.0, "validate and save the moving average of the weights, with this decay per step, e.g. 0.999; 0: no average"
     )
+    augment: bool = define_departure(
+        False,
+        "also turn, zoom, shift and recolour the training images at random; for few images or random weights",
+        task="masks",
+        switch=True,
+    )
+    repeat: int = define_departure(
+        1, "an epoch is this many passes over the training images, for few images", task="masks"
+    )
     sync_bn: bool = define_departure(
         False, "under torchrun, BatchNorm uses the images of all processes", task="masks", switch=True
     )

@@ -7,12 +7,12 @@ from tests.conftest import load_script
 
 FLAGS = {
     "train.py": """
-        --accumulate --amp --batch_size --best_metric --cache --channels_last --class_weights --classes
+        --accumulate --amp --augment --batch_size --best_metric --cache --channels_last --class_weights --classes
         --compile --config --data --data_path --deterministic --device --dino --dinov2_path --ema --encoder
         --encoder_adapter --epoch --epochs --fast --finetune --fold --folds --foreground --fused --grad_checkpointing
         --group --hiera_path --image_size --init_from --iter_point --loss --lr --lr_scheduler --mask_num --mask_prompt
         --mask_threshold --metrics --model --model_type --multi_scale --multimask --on_bad_image --point_list
-        --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
+        --repeat --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
         --tensorboard --train_image_path --train_mask_path --train_points --use_amp --val_data_path --val_every
         --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --work_dir --workers
     """,

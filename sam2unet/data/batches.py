@@ -19,33 +19,48 @@ def make_generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0] >> 1))
 
 
+JITTER = 11  # random numbers that the augmentation of an image needs
+
+
 class Draw(NamedTuple):
     """A pair and its random flips."""
 
     index: int
     mirror: bool  # flip left-right
     tip: bool  # flip top-bottom
+    jitter: tuple[float, ...] = ()  # with `augment`, JITTER uniform numbers in [-1, 1]; see `masks.augment`
 
 
 class Batches(Sampler):
     """Yields the batches of an epoch: every index once, in random order, with two flips of probability 1/2 each.
 
-    The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size` counts the
-    images of all. If the last batch has fewer images than there are processes, it is merged with the batch before it.
-    Raises UserError if all batches have.
+    With `repeat`, an epoch is so many passes, and every index comes once in each. With `augment`, each draw has random
+    numbers. The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size`
+    counts the images of all. If the last batch has fewer images than there are processes, it is merged with the batch
+    before it. Raises UserError if all batches have.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        repeat: int = 1,
+        augment: bool = False,
+    ):
         if min(batch_size, length) < world:
             raise UserError(
                 f"a batch of {min(batch_size, length)} images cannot be shared by {world} processes; --batch_size "
                 "counts the images of all processes together"
             )
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
-        starts = list(range(0, length, batch_size))
-        if len(starts) > 1 and length - starts[-1] < world:
+        self.repeat, self.augment, total = repeat, augment, length * repeat
+        starts = list(range(0, total, batch_size))
+        if len(starts) > 1 and total - starts[-1] < world:
             starts.pop()
-        self.bounds = list(zip(starts, [*starts[1:], length], strict=True))
+        self.bounds = list(zip(starts, [*starts[1:], total], strict=True))
         self.start(epoch=1)
 
     def start(self, epoch: int, batch: int = 0) -> None:
@@ -58,6 +73,11 @@ class Batches(Sampler):
         """The number of batches in a whole epoch."""
         return len(self.bounds)
 
+    @property
+    def total(self) -> int:
+        """The number of images in a whole epoch, with repetitions, of all processes together."""
+        return self.bounds[-1][1]
+
     def __len__(self) -> int:
         return self.count - self.first
 
@@ -68,8 +88,10 @@ class Batches(Sampler):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         generator = make_generator(self.seed, self.epoch)
-        order = torch.randperm(self.length, generator=generator).tolist()
-        flips = (torch.rand(self.length, 2, generator=generator) < 0.5).tolist()
-        draws = [Draw(index, *flip) for index, flip in zip(order, flips, strict=True)]
+        order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).tolist()
+        flips = (torch.rand(len(order), 2, generator=generator) < 0.5).tolist()
+        count = JITTER if self.augment else 0
+        jitters = (2 * torch.rand(len(order), count, generator=generator) - 1).tolist()
+        draws = [Draw(index, *flip, tuple(jitter)) for index, flip, jitter in zip(order, flips, jitters, strict=True)]
         for begin, end in self.bounds[self.first :]:
             yield draws[begin + self.rank : end : self.world]

@@ -13,6 +13,7 @@ from ..data.batches import Draw
 from ..data.pairs import Pair
 from ..errors import UserError, shortlist
 from ..recipe import MaskRule
+from .augment import jitter_pair
 from .transforms import normalise_image, pair_bytes, to_unit
 
 
@@ -26,9 +27,10 @@ class MaskBatch(NamedTuple):
     indices: Tensor  # (B,) indices in the list of pairs
     skipped: tuple[str, ...] = ()  # for each pair that is left out because it cannot be read, the reason
     has_classes: bool = False  # the masks hold indices of classes
+    jitter: Tensor | None = None  # (B, JITTER), the random numbers of the augmentation
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns flipped and normalised images (B, 3, S, S) and masks (B, 1, S, S), on `device`.
+        """Returns flipped, augmented and normalised images (B, 3, S, S) and masks (B, 1, S, S), on `device`.
 
         The masks are in [0, 1]. With `has_classes` they stay uint8 indices.
         """
@@ -36,6 +38,8 @@ class MaskBatch(NamedTuple):
         for axis, is_flipped in ((-1, flips[:, 0]), (-2, flips[:, 1])):
             selection = is_flipped.view(-1, 1, 1, 1)
             images, masks = (torch.where(selection, part.flip(axis), part) for part in (images, masks))
+        if self.jitter is not None:
+            images, masks = jitter_pair(images, masks, self.jitter.to(device), self.has_classes)
         return normalise_image(images), masks if self.has_classes else to_unit(masks)
 
 
@@ -73,11 +77,12 @@ class MaskFolder(Dataset):
         return self.cache[index][:3], self.cache[index][3:]
 
     def __getitems__(self, draws: Sequence[Draw]) -> MaskBatch:
-        """Returns the pairs of a batch with the flips that were drawn for them. PyTorch's loader calls this method."""
-        read, skipped = [], []
+        """Returns the pairs of a batch with what was drawn for them. PyTorch's loader calls this method."""
+        read, jitters, skipped = [], [], []
         for draw in draws:
             try:
                 read.append((*self[draw.index], torch.tensor((draw.mirror, draw.tip)), torch.tensor(draw.index)))
+                jitters.append(draw.jitter)
             except UserError as e:
                 if not self.skip_bad:
                     raise UserError(f"{e} (--on_bad_image skip goes on without it)") from e
@@ -87,4 +92,5 @@ class MaskFolder(Dataset):
             text = f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]})"
             raise UserError(f"{text}; is the disk still there?")
         parts = map(torch.stack, zip(*read, strict=True))
-        return MaskBatch(*parts, tuple(skipped), isinstance(self.mask_threshold, Classes))
+        jitter = torch.tensor(jitters) if jitters[0] else None
+        return MaskBatch(*parts, tuple(skipped), isinstance(self.mask_threshold, Classes), jitter)

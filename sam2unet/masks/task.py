@@ -72,7 +72,9 @@ class MaskTask:
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe
-        return Batches(len(self.pairs), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+        shares = {"rank": processes.rank, "world": processes.world}
+        options = {"repeat": recipe.repeat, "augment": recipe.augment}
+        return Batches(len(self.pairs), recipe.batch_size, recipe.seed, **shares, **options)
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
         """Opens the cache. On each machine, one process fills a cache on disk; the others wait and read it."""

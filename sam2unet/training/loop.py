@@ -122,7 +122,7 @@ class Loop:
         self.saved, start, before = time.monotonic(), time.perf_counter(), progress.seen
         title = f"{progress.epoch}/{self.recipe.epoch}"
         hidden = None if self.processes.first else True  # None: hidden if the output is not a terminal
-        with tqdm(total=len(self.images), initial=before, unit="img", desc=title, disable=hidden) as bar:
+        with tqdm(total=self.batches.total, initial=before, unit="img", desc=title, disable=hidden) as bar:
             for group in batched(self.loader, self.recipe.accumulate):
                 images, shares = self.compute_shares(group)
                 batches = [batch.on(trainer.device) for batch in group]

@@ -9,11 +9,12 @@ from PIL import Image
 from torchvision import transforms
 
 from sam2unet import load_pair
-from sam2unet.data.batches import Batches, Draw
+from sam2unet.data.batches import JITTER, Batches, Draw
 from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_image, read_mask
 from sam2unet.errors import UserError
+from sam2unet.masks.augment import jitter_pair
 from sam2unet.masks.dataset import MaskFolder
 from sam2unet.masks.transforms import mask_bytes
 from tests.conftest import save, write_pairs
@@ -169,3 +170,32 @@ def test_an_epoch_takes_every_pair_once_in_new_order_with_even_flips():
     assert first != second and first == [draw for batch in Batches(1000, 12, seed=0) for draw in batch]
     batches.start(epoch=2, batch=80)
     assert [draw for batch in batches for draw in batch] == second[960:]
+
+
+def test_an_augmented_mask_stays_on_its_object_and_classes_stay_classes():
+    """The object is white on black, so that its mask can be read from the image."""
+    masks = torch.zeros(8, 1, 64, 64, dtype=torch.uint8)
+    masks[:, :, 20:44, 12:30] = 255
+    (draws,) = Batches(8, 8, seed=0, augment=True)
+    jitter = torch.tensor([draw.jitter for draw in draws])
+    moved, found = jitter_pair(masks.expand(-1, 3, -1, -1), masks, jitter)
+    assert ((moved.mean(1) - found[:, 0]).abs() < 130).all() and (found - masks).abs().mean() > 10
+    assert len({round(image.mean().item(), 3) for image in moved}) == 8
+    _, indices = jitter_pair(masks.expand(-1, 3, -1, -1), masks // 51, jitter, has_classes=True)
+    assert indices.dtype == torch.uint8 and set(indices.unique().tolist()) == {0, 5}
+    still, same = jitter_pair(masks.expand(-1, 3, -1, -1), masks, torch.zeros(8, JITTER))
+    torch.testing.assert_close(still[:, :1], same, rtol=0, atol=0.01)
+    assert same.sum() > masks.sum()  # enlarged by 1 / 0.9
+
+
+def test_repeated_passes_are_one_epoch_and_their_numbers_differ():
+    batches = Batches(5, 4, seed=0, repeat=4, augment=True)
+    draws = [draw for batch in batches for draw in batch]
+    assert (batches.count, batches.total) == (5, 20) and len(set(draws)) == 20
+    assert all(sorted(draw.index for draw in draws[at : at + 5]) == list(range(5)) for at in range(0, 20, 5))
+    batches.start(epoch=1, batch=3)
+    assert [draw for batch in batches for draw in batch] == draws[12:]
+    plain = Batches(5, 4, seed=0)
+    assert [draw[:3] for batch in Batches(5, 4, seed=0, augment=True) for draw in batch] == [
+        draw[:3] for batch in plain for draw in batch
+    ]
