@@ -73,6 +73,15 @@ def write_enhanced(path: Path, folder: Path) -> None:
     highdicom.legacy.LegacyConvertedEnhancedCTImage(sources, *made).save_as(path)
 
 
+def save_big_endian(path: Path) -> None:
+    """Writes a file again in the transfer syntax Explicit VR Big Endian."""
+    image = pydicom.dcmread(path)
+    image.PixelData = image.pixel_array.byteswap().tobytes()
+    image["PixelData"].VR, image.file_meta.TransferSyntaxUID = "OW", pydicom.uid.ExplicitVRBigEndian
+    list(image.iterall())  # decodes the values
+    pydicom.dcmwrite(path, image)
+
+
 def move(image, distance, sideways=0):
     image.ImagePositionPatient = [-10 + sideways, 20, 30 + 2.5 * distance]
 

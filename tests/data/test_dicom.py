@@ -1,8 +1,11 @@
 """DICOM images: geometry, grey values, colours, and refusals. The images are those that pydicom ships."""
 
+import gzip
 import sys
 from functools import partial
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -13,15 +16,7 @@ highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed:
 pydicom = pytest.importorskip("pydicom")
 
 from tests import dicom_files  # noqa: E402
-from tests.dicom_files import AXES, SHIPPED, check_planes, move, read_stored, write_enhanced, write_series  # noqa: E402
-
-
-def save_big_endian(path):
-    image = pydicom.dcmread(path)
-    image.PixelData = image.pixel_array.byteswap().tobytes()
-    image["PixelData"].VR, image.file_meta.TransferSyntaxUID = "OW", pydicom.uid.ExplicitVRBigEndian
-    list(image.iterall())  # decodes the values
-    pydicom.dcmwrite(path, image)
+from tests.dicom_files import AXES, SHIPPED, check_planes, move, read_stored, save_big_endian, write_enhanced  # noqa: E402
 
 
 def set_values(image, index, values):
@@ -31,7 +26,7 @@ def set_values(image, index, values):
 
 @pytest.mark.parametrize("name", AXES)
 def test_a_series_has_the_geometry_and_values_of_highdicom(name, tmp_path):
-    folder = write_series(tmp_path / "scan", AXES[name])
+    folder = dicom_files.write_series(tmp_path / "scan", AXES[name])
     volume = open_dicom(folder)
     expected = highdicom.get_volume_from_series([pydicom.dcmread(path) for path in folder.iterdir()])
     expected = expected.to_patient_orientation("RAH")
@@ -43,7 +38,7 @@ def test_a_series_has_the_geometry_and_values_of_highdicom(name, tmp_path):
 
 
 def test_a_plane_needs_only_its_own_file(tmp_path):
-    folder = write_series(tmp_path / "scan")
+    folder = dicom_files.write_series(tmp_path / "scan")
     volume, values = open_dicom(folder), open_dicom(folder).read()
     for path in folder.iterdir():
         if pydicom.dcmread(path).InstanceNumber != 4:
@@ -54,7 +49,7 @@ def test_a_plane_needs_only_its_own_file(tmp_path):
 
 
 def test_big_endian_series_and_multi_frame_files_hold_the_same_volume(tmp_path):
-    folder = write_series(tmp_path / "scan", AXES["coronal"], spacing=(1.5, 0.25))
+    folder = dicom_files.write_series(tmp_path / "scan", AXES["coronal"], spacing=(1.5, 0.25))
     volume = open_dicom(folder)
     values = volume.read()
     write_enhanced(tmp_path / "enhanced.dcm", folder)
@@ -66,11 +61,29 @@ def test_big_endian_series_and_multi_frame_files_hold_the_same_volume(tmp_path):
         np.testing.assert_array_equal(other.read(), values)
 
 
+@pytest.mark.filterwarnings("ignore:The DICOM readers are highly experimental")
+def test_files_of_scanners_have_the_geometry_of_nibabel(tmp_path):
+    from nibabel.nicom import dicomwrappers
+
+    folder = Path(nibabel.__file__).parent / "nicom/tests/data"
+    (tmp_path / "philips.dcm").write_bytes(gzip.decompress((folder / "philips_mprage.dcm.gz").read_bytes()))
+    for path, shape in ((tmp_path / "philips.dcm", (176, 256, 256)), (folder / "decimal_rescale.dcm", (128, 96, 1))):
+        wrapper, volume = dicomwrappers.wrapper_from_file(path), open_dicom(path)
+        grid = np.empty((*wrapper.image_shape, 1)[:3], np.uint8)
+        expected = nibabel.as_closest_canonical(nibabel.Nifti1Image(grid, dicom_files.TO_RAS @ wrapper.affine))
+        assert volume.shape == expected.shape == shape
+        np.testing.assert_allclose(
+            volume.affine, expected.affine, atol=2e-3
+        )  # nibabel takes one step, we take the positions
+    with pytest.raises(UserError, match="is a mosaic: one image that holds many slices"):
+        open_dicom(folder / "0.dcm")
+
+
 def test_each_file_has_its_own_scale(tmp_path):
     def change(image, index):
         image.RescaleSlope, image.RescaleIntercept = 0.5 + index, -10 * index
 
-    folder = write_series(tmp_path / "scan", change=change)
+    folder = dicom_files.write_series(tmp_path / "scan", change=change)
     write_enhanced(tmp_path / "enhanced.dcm", folder)
     for path in (folder, tmp_path / "enhanced.dcm"):
         values = open_dicom(path).read()
@@ -78,6 +91,18 @@ def test_each_file_has_its_own_scale(tmp_path):
             stored = read_stored()[10 + 5 * index :, 7 * index :][:24, :20]
             expected = stored * (0.5 + index) - 10 * index
             np.testing.assert_allclose(values[:, :, index], expected[::-1, ::-1].T, rtol=1e-6)
+
+
+def store_floats(image, values):
+    """Makes a parametric map of the image."""
+    del image.PixelData, image.PixelRepresentation, image.RescaleSlope, image.RescaleIntercept
+    image.FloatPixelData, image.BitsAllocated = values.astype(np.float32).tobytes(), 32
+
+
+def test_float_pixels_are_read(tmp_path):
+    maps = np.random.default_rng(0).random((5, 24, 20), np.float32)
+    folder = dicom_files.write_series(tmp_path / "scan", change=lambda image, i: store_floats(image, maps[i]))
+    np.testing.assert_array_equal(open_dicom(folder).read(), maps[:, ::-1, ::-1].transpose(2, 1, 0))
 
 
 def test_without_a_scale_whole_numbers_stay_whole(tmp_path):
@@ -122,7 +147,7 @@ def test_images_without_position_are_sorted_by_their_number(tmp_path):
     def change(image, index):
         del image.ImagePositionPatient
 
-    volume = open_dicom(write_series(tmp_path / "scan", change=change))
+    volume = open_dicom(dicom_files.write_series(tmp_path / "scan", change=change))
     assert volume.affine is None and volume.shape == (5, 24, 20)
     np.testing.assert_array_equal(volume.read_plane(0, 3), read_stored()[25:49, 21:41] - 1024.0)
     check_planes(volume, volume.read())
@@ -131,7 +156,7 @@ def test_images_without_position_are_sorted_by_their_number(tmp_path):
 def test_a_single_slice_takes_its_thickness_from_the_header(tmp_path):
     for thickness, gap, expected in ((3, 4, 3), (None, 4, 4), (0, None, 1)):
         change = partial(set_values, values=dict(SliceThickness=thickness, SpacingBetweenSlices=gap))
-        volume = open_dicom(write_series(tmp_path / f"{expected}", count=1, change=change))
+        volume = open_dicom(dicom_files.write_series(tmp_path / f"{expected}", count=1, change=change))
         np.testing.assert_allclose(np.linalg.norm(volume.affine[:3, :3], axis=0), [0.8, 0.5, expected])
 
 
@@ -139,12 +164,12 @@ def test_a_tilted_gantry_keeps_its_shear(tmp_path):
     def change(image, index):
         image.ImagePositionPatient = [-10, 20 + index * 1.5, 30 + index * 2.5]
 
-    volume = open_dicom(write_series(tmp_path / "scan", change=change))
+    volume = open_dicom(dicom_files.write_series(tmp_path / "scan", change=change))
     np.testing.assert_allclose(volume.affine[:3, 2], [0, -1.5, 2.5])
 
 
 def test_files_are_recognised_by_content(tmp_path):
-    folder = write_series(tmp_path / "scan")
+    folder = dicom_files.write_series(tmp_path / "scan")
     for number, path in enumerate(sorted(folder.iterdir())):
         path.rename(folder / f"1.2.{number}")  # names that are identifiers
     (folder / ".hidden").write_text("x")
@@ -160,7 +185,7 @@ BAD_SERIES = {
     ),
     "uneven": (lambda image, i: move(image, i + 0.02 * (i == 4)), r"are \(0, 0, 2.55\) mm, mostly \(0, 0, 2.5\) mm"),
     "shifted": (lambda image, i: move(image, i, 2 * (i > 2)), r"are \(2, 0, 2.5\) mm, mostly \(0, 0, 2.5\) mm"),
-    "4D": (lambda image, i: move(image, i % 3), "have the same position; a volume has three axes: put each time"),
+    "4D": (lambda image, i: move(image, i % 3), "have the same position; a volume has three axes: split a 4D"),
     "localizer": (
         lambda image, i: setattr(image, "ImageOrientationPatient", [*AXES["coronal" if i == 2 else "axial"]]),
         "have different orientations or pixel spacings",
@@ -177,15 +202,19 @@ BAD_SERIES = {
     ),
     "no position": (lambda image, i: i == 3 and delattr(image, "ImagePositionPatient"), "has no position, orientation"),
     "no type": (lambda image, i: delattr(image, "PhotometricInterpretation"), "has 1 samples of None in a pixel"),
-    "infinite": (lambda image, i: setattr(image, "RescaleSlope", "1e300"), "holds values that are not finite"),
-    "no pixels": (lambda image, i: delattr(image, "PixelData"), "no pixel data to decode"),
+    "infinite": (
+        lambda image, i: store_floats(image, np.where(np.eye(24, 20), np.inf, i)),
+        "values that are not finite",
+    ),
+    "huge": (lambda image, i: setattr(image, "RescaleSlope", "1e300"), "RescaleSlope is 1e300"),
+    "no pixels": (lambda image, i: delattr(image, "PixelData"), "holds no pixels; export it again"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_SERIES)
 def test_series_that_are_not_one_volume_are_refused_in_one_line(name, tmp_path):
     change, message = BAD_SERIES[name]
-    folder = write_series(tmp_path / "scan", change=change)
+    folder = dicom_files.write_series(tmp_path / "scan", change=change)
     with pytest.raises(UserError, match=message) as caught:
         open_dicom(folder).read()
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
@@ -223,6 +252,8 @@ def test_without_pydicom_the_advice_is_to_install_the_extra(monkeypatch):
 
 def test_a_header_that_claims_a_huge_image_is_refused(tmp_path):
     for values in ({"Rows": 65535, "Columns": 65535}, {"NumberOfFrames": 2**31 - 1, "Rows": 1, "Columns": 1}):
-        folder = write_series(tmp_path / str(len(values)), count=1, change=partial(set_values, values=values))
+        folder = dicom_files.write_series(
+            tmp_path / str(len(values)), count=1, change=partial(set_values, values=values)
+        )
         with pytest.raises(UserError, match="voxels; wanted 1 to 2,147,483,648"):
             open_dicom(folder)

@@ -41,7 +41,7 @@ def stack_frames(path: Path, frames: list[DicomFrame]) -> tuple[list[list[DicomF
         first, second = frames[new.argmin() - 1], frames[new.argmin()]
         raise UserError(
             f"{path}: {first} and {second} have the same position; a volume has three axes: "
-            "put each time, echo or direction of a 4D series into its own folder"
+            "split a 4D series into one folder for each time, echo or direction"
         )
     numbers, step = number_planes(path, [frame for frame, is_new in zip(frames, new, strict=True) if is_new], normal)
     planes: list[list[DicomFrame]] = [[] for _ in range(numbers[-1] + 1)]

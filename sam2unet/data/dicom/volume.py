@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
@@ -10,11 +9,10 @@ from numpy import ndarray
 from ...atomic import read_start
 from ...errors import UserError, shortlist
 from ...runtime.versions import import_extra
-from .frames import DicomFrame, convert_pixels, decode_dicom, explain_damage, has_color, list_frames, read_header
+from .files import DicomFile, explain_damage, read_file
+from .frames import DicomFrame, list_frames
+from .pixels import convert_pixels, decode_dicom, has_color
 from .stack import stack_frames
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 # Files of one volume must agree in these attributes.
 TYPE = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation")
@@ -33,37 +31,41 @@ def open_dicom(path: Path) -> "DicomVolume":
     In a folder, skips hidden files, the index DICOMDIR, and files with another ending (`.txt`) that are not DICOM.
     Raises UserError for files that are not one volume with three axes and even slice distances.
     """
-    files = [path]
+    paths = list_visible_files(path) if path.is_dir() else [path]
     if path.is_dir():
-        files = [file for file in list_visible_files(path) if is_dicom(file) or not file.suffix[1:].isalpha()]
-        files = [file for file in files if not file.name.upper().startswith("DICOMDIR")]
-        if not files:
-            raise UserError(f"{path} holds no DICOM files")
+        paths = [file for file in paths if is_dicom(file) or not file.suffix[1:].isalpha()]
+        paths = [file for file in paths if not file.name.upper().startswith("DICOMDIR")]
+    if not paths:
+        raise UserError(f"{path} holds no DICOM files")
     with explain_damage(path):
-        headers = {file: read_header(file) for file in files}
-        check_series(path, headers)
-        frames = [frame for file, header in headers.items() for frame in list_frames(file, header)]
-        return DicomVolume(path, *stack_frames(path, frames))
+        files = [read_file(file) for file in paths]
+        check_series(path, files)
+        return DicomVolume(path, *stack_frames(path, [frame for file in files for frame in list_frames(file)]))
 
 
 def list_visible_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    try:
+        return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    except OSError as e:
+        raise UserError(f"cannot read {folder}: {e.strerror}") from e
 
 
-def check_series(path: Path, headers: "dict[Path, Dataset]") -> None:
+def check_series(path: Path, files: Sequence[DicomFile]) -> None:
     """Raises UserError unless all files belong to one series and have pixels of the same size and type."""
-    series: dict[str, list[Path]] = {}
-    for file, header in headers.items():
-        series.setdefault(header.get("SeriesInstanceUID") or "", []).append(file)
+    series: dict[str, list[DicomFile]] = {}
+    for file in files:
+        series.setdefault(file.header.get("SeriesInstanceUID") or "", []).append(file)
     if len(series) > 1:
-        names = [headers[files[0]].get("SeriesDescription") or uid or "no name" for uid, files in series.items()]
-        counts = [f"{name} ({len(files)} files)" for name, files in zip(names, series.values(), strict=True)]
+        names = [members[0].header.get("SeriesDescription") or uid or "no name" for uid, members in series.items()]
+        counts = [f"{name} ({len(group)} files)" for name, group in zip(names, series.values(), strict=True)]
         raise UserError(f"{path} holds {len(series)} series: {shortlist(counts)}; put each series into its own folder")
-    first_file, first = next(iter(headers.items()))
-    for file, header in headers.items():
-        if other := [name for name in TYPE if header.get(name) != first.get(name)]:
-            values = f"{first.get(other[0])} in {first_file.name}, {header.get(other[0])} in {file.name}"
-            raise UserError(f"{path}: {other[0]} is {values}; a volume needs equal slices; put them into two folders")
+    first = files[0]
+    for file in files:
+        if other := [name for name in TYPE if file.header.get(name) != first.header.get(name)]:
+            values = [f"{each.header.get(other[0])} in {each.path.name}" for each in (first, file)]
+            raise UserError(
+                f"{path}: {other[0]} is {', '.join(values)}; a volume needs equal slices; put them into two folders"
+            )
 
 
 class DicomVolume:
@@ -117,7 +119,7 @@ class DicomVolume:
         places = [(place, frame) for place, number in enumerate(numbers) for frame in self.planes[number]]
         pixels = decode_dicom([frame for _, frame in places])
         for (place, _), (frame, stored) in zip(places, pixels, strict=True):
-            with explain_damage(frame.path), np.errstate(all="ignore"):
+            with explain_damage(frame.path):
                 if frame.segment:
                     paint_segment(values[place], frame, stored)
                 else:
@@ -146,7 +148,7 @@ def choose_type(frames: Sequence[DicomFrame]) -> np.dtype:
         return np.dtype(np.uint8)
     if any(frame.rescale is not None for frame in frames):
         return np.dtype(np.float32)
-    kind = {None: "f", 0: "u", 1: "i"}[header.get("PixelRepresentation")]  # float pixels have no representation
+    kind = "f" if "Float" in frames[0].file.pixel_type["pixel_keyword"] else "i" if header.PixelRepresentation else "u"
     return np.dtype(f"{kind}{max(header.BitsAllocated // 8, 1)}")
 
 
