@@ -1,5 +1,6 @@
 """SEG objects: puts the labels of a SEG object into the grid of its image, and writes labels as a SEG object."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,16 +96,17 @@ def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping
     """
     advice = f'{path} needs highdicom, which is not installed: pip install -e ".[dicom_seg]"'
     highdicom = import_extra("highdicom", advice)
+    warnings.filterwarnings("ignore", module="highdicom")  # some print the name of the patient
     volume = open_dicom(source)
     if volume.affine is None or volume.modality == "SEG":
         raise UserError(f"{source} holds no images with positions, so no SEG object can refer to it; write NIfTI")
     assert labels.shape == volume.shape, (labels.shape, volume.shape)
     count = max(1, int(labels.max()), *names)
     pixels = volume.restore_frames(labels).astype(np.uint8 if count < 256 else np.uint16)
-    images, order = read_sources(volume)
     release = version("sam2unet") or "unknown"
     segments = describe_segments([names.get(number) or f"label {number}" for number in range(1, count + 1)], release)
     try:
+        images, order = read_sources(volume)
         segmentation = highdicom.seg.Segmentation(
             source_images=images,
             pixel_array=pixels[order],
@@ -118,7 +120,11 @@ def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping
             manufacturer_model_name="sam2unet",
             software_versions=release,
             device_serial_number="0",
+            specific_character_set="ISO_IR 192",  # UTF-8
+            omit_empty_frames=bool(labels.any()),
         )
+    except UserError:
+        raise
     except Exception as e:  # highdicom raises errors of many classes for attributes that are missing or not valid
         raise UserError(f"cannot write a SEG object for {source}: {shorten(' '.join(str(e).split()), 200)}") from e
     with write_atomic(path) as file:
@@ -144,12 +150,20 @@ def read_sources(volume: DicomVolume) -> "tuple[list[Dataset], ndarray]":
         for name in (*PATIENT, *STUDY):
             if name not in image:
                 setattr(image, name, None)
-        groups = image.get("SharedFunctionalGroupsSequence")
-        measures = groups[0].PixelMeasuresSequence[0] if groups else image
+        measures = share_geometry(image) if "SharedFunctionalGroupsSequence" in image else image
         measures.SpacingBetweenSlices = pydicom.valuerep.DS(gap, auto_format=True)
         if not measures.get("SliceThickness"):
             measures.SliceThickness = measures.SpacingBetweenSlices
     return images, np.argsort([frame.index for frame in frames], kind="stable")
+
+
+def share_geometry(image: "Dataset") -> "Dataset":
+    """Moves the geometry of a multi-frame file to the groups of all frames, where highdicom needs it."""
+    shared, first = image.SharedFunctionalGroupsSequence[0], image.PerFrameFunctionalGroupsSequence[0]
+    for name in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if name not in shared:
+            setattr(shared, name, first[name].value)
+    return shared.PixelMeasuresSequence[0]
 
 
 def describe_segments(names: list[str], release: str) -> list:
@@ -160,6 +174,6 @@ def describe_segments(names: list[str], release: str) -> list:
     algorithm = highdicom.AlgorithmIdentificationSequence("sam2unet", codes.DCM.ArtificialIntelligence, release)
     tissue = codes.SCT.Tissue
     return [
-        highdicom.seg.SegmentDescription(number, name[:64], tissue, tissue, "AUTOMATIC", algorithm)
+        highdicom.seg.SegmentDescription(number, name.replace("\\", "/")[:64], tissue, tissue, "AUTOMATIC", algorithm)
         for number, name in enumerate(names, 1)
     ]
