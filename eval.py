@@ -3,18 +3,20 @@
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from sam2unet.classes import Classes
 from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main
 from sam2unet.errors import UserError, print_lines, shortlist
-from sam2unet.recipe import make_foreground_rule
+from sam2unet.recipe import FIELDS, make_foreground_rule
 from sam2unet.scoring import evaluate
 from sam2unet.scoring.classes import evaluate as evaluate_classes
 from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
 from sam2unet.scoring.tables import format_legend
+from sam2unet.slice_view import SliceView
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="resize maps to the size of their mask, bilinear, or with --classes nearest neighbour; default: error",
     )
+    how.add_argument("--slices", action="store_true", help="score each slice of a volume by itself, not in 3D")
+    how.add_argument("--axis", type=int, help="with --slices: " + FIELDS["axis"].metadata["help"])
     how.add_argument(
         "--backend",
         choices=("fast", "pysodmetrics"),
@@ -119,6 +123,10 @@ def run(args: argparse.Namespace) -> None:
         entries = evaluate.read_entry_flags(
             args.dataset_name, args.pred_path, args.gt_path, args.method, args.image_path
         )
+    if args.slices:
+        entries = [replace(entry, slices=SliceView(args.axis)) for entry in entries]
+    elif args.axis is not None:
+        raise UserError("--axis needs --slices")
     if args.classes:
         classes = Classes.read(args.classes)
         surfaces = read_surface_flags(args)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from sam2unet.cli import Parser, add_boolean, add_data_flag, add_mask_values, main, replace_data_flag
+from sam2unet.cli import Parser, add_boolean, add_data_flag, add_mask_values, add_recipe_flags, main, replace_data_flag
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.masks import predict_folder
@@ -23,6 +23,10 @@ OF_MAPS += (
     "save_prob",
     "uncertainty",
     "calibrated",
+    "save_slices",
+    "window",
+    "axis",
+    "context",
     "recursive",
     "skip_existing",
     "workers",
@@ -82,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--uncertainty", action="store_true", help="the entropy of the probabilities too, in uncertainty/; names images"
     )
+    maps.add_argument(
+        "--save_slices", action="store_true", help="of volumes, the map of each slice too, in slices/CASE/NUMBER.png"
+    )
+    add_recipe_flags(maps, "volumes")
     maps.add_argument(
         "--calibrated", action="store_true", help="use the temperature from scripts/calibrate.py; best with --no_minmax"
     )
@@ -172,6 +180,7 @@ def write_maps(checkpoints: list[Path | Checkpoint], args: argparse.Namespace) -
             recursive=args.recursive,
             skip_existing=args.skip_existing,
             on_bad_image=args.on_bad_image,
+            view={"axis": args.axis, "window": args.window, "context": args.context},
         ),
         PredictOptions(
             size=args.size,
@@ -189,6 +198,7 @@ def write_maps(checkpoints: list[Path | Checkpoint], args: argparse.Namespace) -
             contours=args.contours,
             probability=args.save_prob,
             uncertainty=args.uncertainty,
+            slices=args.save_slices,
         ),
         minmax=not args.no_minmax,
         batch_size=args.batch_size,

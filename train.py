@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add_recipe_flags(recipe, "recipe")
     add_mask_values(recipe)
     add_recipe_flags(recipe, "classes")
+    add_recipe_flags(recipe, "volumes")
     prompts = p.add_argument_group("recipe of sam_med2d", "the defaults are those of the released code")
     add_recipe_flags(prompts, "prompts")
     departures = p.add_argument_group("changes to the released recipe", "none of these is on by default")

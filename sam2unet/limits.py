@@ -28,6 +28,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "val_every": (1, 100_000),
     "tile": (1, 65_536),
     "components": (0, 2**31 - 1),
+    "axis": (0, 2),
+    "context": (0, 1),
 }
 ABOVE_SMALLEST = ("lr", "multi_scale")
 MAX_VOXELS = 2**31  # of a volume

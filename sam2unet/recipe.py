@@ -16,6 +16,7 @@ from .atomic import write_atomic
 from .classes import Classes
 from .errors import UserError
 from .limits import check_numbers, shorten
+from .slice_view import SliceView
 from .typed_yaml import read_fields
 
 RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that differ from the defaults of `Recipe`
@@ -36,6 +37,7 @@ def define(default: object, help: str, group: str = "recipe", **options: object)
 
 define_departure = partial(define, group="departures")
 define_prompting = partial(define, group="prompts", task="prompts")
+define_volumes = partial(define, group="volumes", task="masks")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,20 @@ class Recipe:
     )
     classes: Classes | None = define(
         None, "YAML file with the classes of the masks; default: foreground and background", "classes", task="masks"
+    )
+    window: str | None = define_volumes(
+        None,
+        "grey values of scans, and of pictures with more than 8 bits, that become 0 to 255: abdomen, lung, brain, bone "
+        "or LEVEL,WIDTH (for CT in Hounsfield units); percentile (0.5 to 99.5 of a volume) or full; default: "
+        "percentile; CT from DICOM needs a value",
+    )
+    axis: int | None = define_volumes(
+        None,
+        "cut volumes into slices perpendicular to this axis, from 0; of files with positions the axes run to the "
+        "right, anterior and superior; default: the axis with the largest spacing",
+    )
+    context: int = define_volumes(
+        0, "1: red, green and blue are the slice before, the slice and the slice after it; 0: grey"
     )
     finetune: str | None = define_departure(
         None,
@@ -146,6 +162,7 @@ class Recipe:
         if make_foreground_rule(self.mask_threshold, self.foreground) is not None and self.classes:
             raise UserError("classes and --mask_threshold or --foreground both say what mask values mean; give one")
         check_class_weights(self.class_weights, self.classes)
+        self.slice_view  # noqa: B018  raises UserError for a wrong value
         for name, choices in CHOICES.items():
             if getattr(self, name) not in (*choices, getattr(type(self), name)):
                 raise UserError(f"{name} is {shorten(getattr(self, name))}; there are {', '.join(choices)}")
@@ -153,6 +170,10 @@ class Recipe:
     @property
     def mask_rule(self) -> MaskRule:
         return self.classes or make_foreground_rule(self.mask_threshold, self.foreground)
+
+    @property
+    def slice_view(self) -> SliceView:
+        return SliceView(self.axis, self.window, self.context)
 
     @property
     def class_count(self) -> int | None:

@@ -11,10 +11,12 @@ from sam2unet.classes import Classes
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.pairs import match
 from sam2unet.errors import UserError, print_line, shortlist, warn
+from sam2unet.families.settings import find_recipe
 from sam2unet.masks.calibration import HIGHEST, LOWEST, fit_temperature, write_temperature
 from sam2unet.masks.open import open_predictor, read_model_file
 from sam2unet.recipe import make_foreground_rule
 from sam2unet.runtime.device import pick_device
+from sam2unet.slice_view import DEFAULT_VIEW
 from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
 
 
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.checkpoint} has {kind}")
     if predictor.classes and predictor.classes.names != rule.names:
         raise UserError(f"the classes of {args.checkpoint} are {shortlist(predictor.classes.names)}; give these")
-    pairs = match(args.image_path, args.mask_path)
+    view = DEFAULT_VIEW if isinstance(file, Path) else find_recipe(file).slice_view
+    pairs = match(args.image_path, args.mask_path, view)
     calibration = fit_temperature(predictor, pairs, rule, args.seed)
     print_line(
         f"temperature {calibration.temperature:.3f}: negative log-likelihood of a pixel {calibration.before:.4f} -> "

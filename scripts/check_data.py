@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sam2unet.atomic import make_folder, refuse_existing, write_atomic
 from sam2unet.classes import Classes
-from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main
 from sam2unet.data.audit import Audit, audit_folders, find_classes
 from sam2unet.data.class_pictures import draw_class_legend, tint_classes_
 from sam2unet.data.findings import PROBLEM, WARNING, MaskFacts, describe_shares
@@ -23,6 +23,7 @@ from sam2unet.data.reading import FOREGROUND, MaskCoding, open_image, read_image
 from sam2unet.errors import UserError, print_line, printable
 from sam2unet.recipe import MaskRule, make_foreground_rule
 from sam2unet.runtime.parallel import map_files
+from sam2unet.slice_view import SliceView
 
 SPREAD, ODD, TWINS = 48, 120, 24  # largest number of other pairs, odd pairs and near duplicates on the contact sheet
 COLUMNS, WIDTH, HEIGHT, LINE, GAP = (
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--classes", metavar="FILE|auto", help="YAML file with the classes of the masks; auto: find them in the masks"
     )
+    add_recipe_flags(p, "volumes")
     p.add_argument("--write_classes", type=Path, metavar="FILE", help="with --classes auto: new file for the classes")
     p.add_argument(
         "--save_path", type=Path, metavar="DIR", help="folder for contact_sheet.png, which shows odd pairs first"
@@ -61,7 +63,8 @@ def run(args: argparse.Namespace) -> None:
         make_folder(args.save_path)
         refuse_other_picture(args.save_path / SHEET)
     rule = choose_rule(args)
-    audit = audit_folders(args.images, args.masks, args.other, rule)
+    view = SliceView(args.axis, args.window, args.context or 0)
+    audit = audit_folders(args.images, args.masks, args.other, rule, view)
     for finding in audit.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.write_classes:

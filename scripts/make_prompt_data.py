@@ -2,7 +2,8 @@
 
 The name of a mask is the name of its image, alone or with an underscore and more text: ct_07.png, ct_07_liver.png and
 ct_07_liver_001.png are masks of ct_07.png. A mask must hold one object. If your masks hold several objects, --split
-writes one mask for each object. If you give relative paths, train and test from the same working folder.
+writes one mask for each object. Of volumes, the slices with an object become PNG files in DIR/slices. If you give
+relative paths, train and test from the same working folder.
 """
 
 import argparse
@@ -15,10 +16,13 @@ import numpy as np
 from PIL import Image
 
 from sam2unet.atomic import claim_folder, make_folder, refuse_existing, write_atomic
-from sam2unet.cli import Parser, add_mask_values, main
+from sam2unet.cli import Parser, add_mask_values, add_recipe_flags, main
 from sam2unet.data.check import check_masks
-from sam2unet.data.pairs import Pair, list_images, warn_unpaired_masks
-from sam2unet.data.reading import open_image, rotate_upright
+from sam2unet.data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
+from sam2unet.data.pictures import encode_png, write_bytes
+from sam2unet.data.reading import open_image, read_image, read_mask, rotate_upright
+from sam2unet.data.slices import find_white
+from sam2unet.data.volumes import is_volume
 from sam2unet.errors import UserError, print_line, shortlist, warn
 from sam2unet.limits import check_numbers
 from sam2unet.prompts.framing import Framing, read_label
@@ -33,6 +37,7 @@ from sam2unet.prompts.lists import (
 )
 from sam2unet.recipe import ForegroundRule, make_foreground_rule
 from sam2unet.runtime.parallel import map_files
+from sam2unet.slice_view import SliceView
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     parts = p.add_mutually_exclusive_group()
     parts.add_argument("--part", choices=("train", "test"), default="train", help="the list to write; default: train")
     parts.add_argument(
-        "--hold_out", type=int, metavar="N", help="write both lists; every N-th image goes into the test list"
+        "--hold_out", type=int, metavar="N", help="write both lists; every N-th image or volume goes into the test list"
     )
     p.add_argument(
         "--split",
@@ -51,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         help="write a mask for each object to DIR/masks; an object is a connected region, or a value above 0",
     )
     add_mask_values(p)
+    add_recipe_flags(p, "volumes")
     p.add_argument(
         "--size",
         type=int,
@@ -70,8 +76,12 @@ def run(args: argparse.Namespace) -> None:
         )
     rule = make_foreground_rule(args.mask_threshold, args.foreground)
     framing = Framing(args.size, mask_threshold=rule)
+    if has_slices := has_volumes(args.images):
+        view = SliceView(args.axis, args.window, args.context or 0)
+        args.images, args.masks = write_slices(args.images, args.masks, args.save_path / "slices", view)
     items = match_masks(args.images, args.masks)
-    train, test = divide(items, args.part, args.hold_out)
+    cases = [item.image.stem[:-5] if has_slices else item.image.stem for item in items]
+    train, test = divide(items, cases, args.part, args.hold_out)
     masks = [mask for item in items for mask in item.masks]
     if args.split == "regions" and rule is not None:
         check_masks(masks, rule)
@@ -96,16 +106,51 @@ def run(args: argparse.Namespace) -> None:
         print_line(f"{len(test)} images with {count_masks(test)} masks in {args.save_path / TEST_LIST}")
 
 
+def has_volumes(folder: Path) -> bool:
+    return any(map(is_volume, list_files(folder, volumes=True)))
+
+
+def write_slices(image_folder: Path, mask_folder: Path, folder: Path, view: SliceView) -> tuple[Path, Path]:
+    """Writes the slices whose mask is not empty as CASE_0042.png, and returns the folders of images and masks.
+
+    Images are 8-bit. Masks keep their values; of masks with 0 and 1, or with probabilities, foreground is 255.
+    """
+    make_folder(folder.parent)
+    claim_folder(folder, "slices of volumes")
+    targets = folder / "images", folder / "masks"
+    for target in targets:
+        make_folder(target)
+
+    def write(pair: Pair) -> None:
+        with open_image(pair.mask) as image:
+            values = np.asarray(image)
+        if find_white(pair.mask.volume, pair.mask.grid):
+            mask = read_mask(pair.mask)
+        else:
+            mask = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
+        if mask.getextrema()[1]:
+            name = f"{pair.mask.stem.replace('/', '_')}.png"
+            for picture, target in zip((read_image(pair.image), mask), targets, strict=True):
+                write_bytes(target / name, encode_png(np.asarray(picture)))
+
+    map_files(write, match(image_folder, mask_folder, view))
+    return targets
+
+
 def divide(
-    items: Sequence[ImageMasks], part: str, hold_out: int | None
+    items: Sequence[ImageMasks], cases: Sequence[str], part: str, hold_out: int | None
 ) -> tuple[Sequence[ImageMasks], Sequence[ImageMasks]]:
-    """Returns the images for training and for the test."""
+    """Returns the images for training and for the test. Images of one case stay together."""
     if hold_out is None:
         return (items, []) if part == "train" else ([], items)
-    test = items[hold_out - 1 :: hold_out]
-    if not test:
-        raise UserError(f"hold_out {hold_out} leaves no test image of {len(items)}; give a smaller number")
-    return [item for number, item in enumerate(items, 1) if number % hold_out], test
+    names = list(dict.fromkeys(cases))
+    tested = set(names[hold_out - 1 :: hold_out])
+    if not tested:
+        raise UserError(f"hold_out {hold_out} leaves no test image of {len(names)}; give a smaller number")
+    parts = [
+        [item for item, case in zip(items, cases, strict=True) if (case in tested) == is_test] for is_test in (0, 1)
+    ]
+    return parts[0], parts[1]
 
 
 def match_masks(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:

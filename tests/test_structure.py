@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From bottom to top. A module imports only from its own folder and from lines above its own line.
 LINES = (
-    ("errors", "atomic", "limits", "typed_yaml", "losses", "classes", "recipe"),
+    ("errors", "atomic", "limits", "typed_yaml", "losses", "classes", "slice_view", "recipe"),
     ("layers",),
     ("models",),
     ("runtime",),
@@ -34,6 +34,7 @@ TOGETHER = {
     "typed_yaml",
     "losses",
     "classes",
+    "slice_view",
     "recipe",
     "cli",
     "run_script",

@@ -13,10 +13,13 @@ from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, unpack_col
 from ..errors import UserError, shortlist, warn
 from ..recipe import MaskRule
 from ..runtime.parallel import map_files
+from ..slice_view import DEFAULT_VIEW, SliceView
 from .check import Size
-from .findings import BITS, NEAR, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
+from .findings import BITS, NEAR, PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
 from .pairs import Pair, list_files
 from .reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
+from .slices import list_all_slices, refuse_other_place
+from .volumes import is_volume, name_case, open_volume
 
 Bits = Callable[[Image.Image], np.ndarray]
 
@@ -32,11 +35,21 @@ class Audit(NamedTuple):
 
 
 def audit_folders(
-    image_folder: Path, mask_folder: Path, other_folder: Path | None = None, mask_threshold: MaskRule = None
+    image_folder: Path,
+    mask_folder: Path,
+    other_folder: Path | None = None,
+    mask_threshold: MaskRule = None,
+    view: SliceView = DEFAULT_VIEW,
 ) -> Audit:
-    """Reads all files. Everything that is wrong with them is a finding. Raises UserError for a wrong folder."""
+    """Reads all files. Everything that is wrong with them is a finding. Raises UserError for a wrong folder.
+
+    Of volumes it reads all slices. Raises UserError for a volume that cannot be opened.
+    """
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
-    image_files, mask_files, *other_files = (list_files(folder) for folder in folders)
+    files = [list_files(folder, volumes=True) for folder in folders]
+    grids = {name_case(path): path for path in files[0] if is_volume(path)}
+    image_files, mask_files, *other_files = (list_all_slices(part, view, grids) for part in files)
+    volumes = report_volumes(grids, files[1])
     if image_folder.resolve() == mask_folder.resolve():
         raise UserError(f"images and masks are the same folder: {image_folder}; give the folder of the masks")
     if other_folder and other_folder.resolve() in (image_folder.resolve(), mask_folder.resolve()):
@@ -49,6 +62,7 @@ def audit_folders(
     masks, bad_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
 
     pairs, findings = pair_up(image_files, mask_files)
+    findings += volumes
     findings += report_data_set(pairs, images, masks, bad_images, bad_masks, mask_threshold)
     twins: list[Twin] = []
     if other_folder:
@@ -56,6 +70,20 @@ def audit_folders(
         twins = find_near_duplicates(images, others) if bits else []
         findings += report_others(images, others, bad_others, twins, searched=bits is not None)
     return Audit(findings, pairs, masks, twins)
+
+
+def report_volumes(images: Mapping[str, Path], masks: Sequence[Path]) -> list[Finding]:
+    """Reports the volumes that do not have the voxels of their mask. `images` has the volume of each case."""
+    wrong = []
+    for mask in masks:
+        image = images.get(name_case(mask))
+        try:
+            if image and is_volume(mask):
+                refuse_other_place(image, open_volume(image), mask, open_volume(mask, image))
+        except UserError as e:
+            wrong.append(str(e))
+    text = f"{len(wrong)} of {len(images)}; first: {wrong[0]}" if wrong else ""
+    return [Finding("other voxels", text, PROBLEM)] if wrong else []
 
 
 def audit_files(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple[dict, dict[Path, UserError]]:
@@ -97,7 +125,7 @@ def find_classes(mask_folder: Path) -> Classes:
     Keeps the colours of the first palette. The value 255 is ignored, unless it is one of two. Leaves out files that
     cannot be read. UserError if the values cannot be classes.
     """
-    files = list_files(mask_folder)
+    files = list_all_slices(list_files(mask_folder, volumes=True), DEFAULT_VIEW)
     has_values = not any(audit_files(files, has_rgb_colours)[0].values())
     looks, bad = audit_files(files, partial(list_codes, has_values=has_values))
     if not looks:

@@ -12,6 +12,7 @@ from ..recipe import MaskRule
 from ..runtime.parallel import map_files
 from .audit import audit_image, audit_mask
 from .pairs import Pair
+from .slices import list_cases
 
 BINS = 5  # of the foreground share: empty masks, and four quarters of the others
 
@@ -25,7 +26,8 @@ def assign_folds(
 
     Args:
         group: a regular expression. Images for which it finds the same text stay together; if it has a group in
-            parentheses, only this part of the text counts. None: each image is alone.
+            parentheses, only this part of the text counts. None: each image is alone, but the slices of a volume stay
+            together.
         mask_rule: as in training; `Classes` stratifies by class.
 
     Raises:
@@ -45,7 +47,7 @@ def assign_folds(
 def find_groups(stems: Sequence[str], group: str | None) -> list[str]:
     """Returns the group of each name."""
     if group is None:
-        return list(stems)
+        return list_cases(stems)
     try:
         expression = re.compile(group)
     except re.error as e:

@@ -1,4 +1,4 @@
-"""Pairs files by name and finds files with the same name. It opens no image."""
+"""Pairs files by name and finds files with the same name. It opens no image but TIFF files and volumes."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import UserError, shortlist, warn
+from ..slice_view import DEFAULT_VIEW, SliceView
+from .slices import Source, list_slice_pairs
+from .volumes import VOLUMES, is_volume, name_case
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # also in upper case
 
 
 class Pair(NamedTuple):
-    image: Path  # a photograph in training and prediction, a prediction map in scoring
-    mask: Path
+    image: Source  # a photograph in training and prediction, a prediction map in scoring
+    mask: Source
 
 
-def list_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
+def list_files(folder: Path, volumes: bool = False) -> list[Path]:
     """Returns the image files of a folder, or of a text file with a path per line, sorted.
 
-    `others` are endings of names that count if there is no image.
+    If there is no image, `volumes` count, which can be folders.
 
     Raises UserError if the folder cannot be read or has no image, or a file of the list does not exist.
     """
@@ -29,10 +32,11 @@ def list_files(folder: Path, others: tuple[str, ...] = ()) -> list[Path]:
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
     files = [folder / name for name in names if not name.startswith(".")]
-    for endings in (EXTENSIONS, others):
-        if chosen := [path for path in files if path.name.lower().endswith(endings)]:
-            return chosen
-    wanted = ", ".join(EXTENSIONS + others)
+    if chosen := [path for path in files if path.name.lower().endswith(EXTENSIONS)]:
+        return chosen
+    if volumes and (chosen := [path for path in files if is_volume(path)]):
+        return chosen
+    wanted = ", ".join(EXTENSIONS + VOLUMES * volumes)
     raise UserError(f"no images in {folder} (looked for {wanted}; folders inside are not searched)")
 
 
@@ -60,13 +64,12 @@ def explain_no_folder(folder: Path, error: OSError) -> str:
     return f"cannot read the folder {folder}: {error.strerror}"
 
 
-def list_images(folder: Path, others: tuple[str, ...] = ()) -> dict[str, Path]:
+def list_images(folder: Path, volumes: bool = False) -> dict[str, Path]:
     """Returns the image files of a folder by stem, sorted. Raises UserError if two have one stem or there is none.
 
-    `others` are endings of names that count if there is no image. The stem of `a.nii.gz` is `a`.
+    If there is no image, `volumes` count. The stem of `a.nii.gz` is `a`.
     """
-    files = [(path.stem, path) for path in list_files(folder, others)]
-    files = [(stem[:-4] if path.name.lower().endswith(".nii.gz") else stem, path) for stem, path in files]
+    files = [(name_case(path) if volumes else path.stem, path) for path in list_files(folder, volumes)]
     return index_files(files, folder, "remove or rename one of each")
 
 
@@ -87,9 +90,11 @@ def find_duplicates(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path],
     return paths, duplicates
 
 
-def match(image_folder: Path, mask_folder: Path) -> list[Pair]:
-    """Pairs every image with the mask of the same stem, sorted, as `pair_all` does."""
-    return pair_all(list_images(image_folder), list_images(mask_folder), image_folder, mask_folder)
+def match(image_folder: Path, mask_folder: Path, view: SliceView = DEFAULT_VIEW) -> list[Pair]:
+    """Pairs every image with the mask of the same stem, sorted, as `pair_all` does. Of volumes it pairs the slices."""
+    images, masks = list_images(image_folder, volumes=True), list_images(mask_folder, volumes=True)
+    pairs = pair_all(images, masks, image_folder, mask_folder)
+    return [Pair(*sources) for pair in pairs for sources in list_slice_pairs(*pair, view)]
 
 
 def pair_all(

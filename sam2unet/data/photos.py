@@ -7,15 +7,25 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import UserError
+from ..slice_view import DEFAULT_VIEW, SliceView
 from .reading import read_image, rotate_upright, to_8_bit
+from .slices import Slice, list_slices
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def to_photo(image: Picture) -> Image.Image:
-    """Returns an upright RGB photograph. Raises UserError if the file cannot be read, or the value is not an image."""
+def to_photo(image: Picture | Slice, view: SliceView = DEFAULT_VIEW) -> Image.Image:
+    """Returns an upright RGB photograph. Raises UserError if the file cannot be read, or the value is not an image.
+
+    `view` holds for files with more than 8 bits.
+    """
+    if isinstance(image, Slice):
+        return read_image(image)
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        sources = list_slices(Path(image), view)
+        if len(sources) > 1:
+            raise UserError(f"{image} is a volume with {len(sources)} slices; predict_many takes it, or test.py")
+        return read_image(sources[0])
     if isinstance(image, Image.Image):
         return to_8_bit(rotate_upright(image)).convert("RGB")
     if not isinstance(image, np.ndarray | Tensor):

@@ -9,21 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..atomic import read_start
 from ..classes import Classes
 from ..errors import Stopped, UserError
 from ..recipe import MaskRule
-from .pairs import EXTENSIONS
+from .slices import Slice, Source, apply_window, find_white
+from .unreadable import FORMATS, explain_unreadable
 
 FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # the content counts, not the name; Pillow has many more decoders
-OTHERS = {
-    "GIF": (0, b"GIF8"),
-    "HEIC or AVIF": (4, b"ftyp"),
-    "DICOM": (128, b"DICM"),
-    "PDF": (0, b"%PDF"),
-    "EPS": (0, b"%!PS"),
-}
 EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, even if it has flat areas
 FEW_LEVELS = 16
 LOSSY = ("JPEG", "MPO", "WEBP")
@@ -58,10 +50,14 @@ class MaskCoding(UserError):
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Opens a file without decoding it. Errors become UserError, also those of decoding inside the `with` block."""
+def open_image(path: Source) -> Iterator[Image.Image]:
+    """Opens a file without decoding it. Errors become UserError, also those of decoding inside the `with` block.
+
+    The slice of a volume has the values of the file.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        is_slice = isinstance(path, Slice) and path.index is not None
+        with path.open() if is_slice else Image.open(path, formats=FORMATS) as image:
             yield image
     except (UserError, Stopped):
         raise
@@ -78,18 +74,6 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if isinstance(e, OSError) and e.errno:
             raise UserError(f"cannot read {path}: {e.strerror}") from e
         raise UserError(explain_unreadable(path)) from e
-
-
-def explain_unreadable(path: Path) -> str:
-    """Returns the message for a file that cannot be read. The start of the file counts first, then its name."""
-    wanted = f"wanted {', '.join(FORMATS)}"
-    start = read_start(path, 132)
-    if kind := next((kind for kind, (offset, mark) in OTHERS.items() if start[offset:].startswith(mark)), None):
-        return f"{path} is {kind}; {wanted}; convert it, of a volume its slices"
-    if path.suffix.lower() not in EXTENSIONS:
-        kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix or "such"
-        return f"cannot read {path}: {kind} files are not images here; {wanted}; convert it, of a volume its slices"
-    return f"cannot read {path}: not an image or damaged; replace or remove it"
 
 
 def orientation(image: Image.Image) -> int:
@@ -120,12 +104,22 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if orientation(image) >= 5 else image.size
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Source) -> Image.Image:
     """Reads a file as an upright RGB photograph. Raises UserError if the file cannot be read."""
+    if isinstance(path, Slice) and path.view.context and path.index is not None:
+        return Image.merge("RGB", [read_window(path.neighbour(step)) for step in (-1, 0, 1)])
+    if isinstance(path, Slice):
+        return read_window(path).convert("RGB")
     with open_image(path) as image:
         image = to_8_bit(rotate_upright(image), path)
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy an RGB image
+
+
+def read_window(source: Slice) -> Image.Image:
+    """Reads a slice, or a picture with more than 8 bits, by its window: mode L, or RGB if it has colours."""
+    with open_image(source) as image:
+        return to_8_bit(apply_window(rotate_upright(image), source), source)
 
 
 def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
@@ -145,7 +139,7 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 
-def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
+def read_mask(path: Source, threshold: MaskRule = None) -> Image.Image:
     """Reads an upright mask in mode L: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, or floats in [0, 1].
 
     Without `threshold`, a 0/255 mask keeps its grey values, and MaskCoding is raised for other values. Otherwise
@@ -156,6 +150,8 @@ def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
         return Image.fromarray(read_indices(path, threshold))
     with open_image(path) as image:
         image = rotate_upright(image)
+        if threshold is None and isinstance(path, Slice):
+            return Image.fromarray((to_share(image, path) > 0.5) * np.uint8(255))
         if threshold is None:
             return check_coding(image, path)
         if np.ndim(threshold) and is_colour_mask(image):
@@ -165,7 +161,18 @@ def read_mask(path: Path, threshold: MaskRule = None) -> Image.Image:
         return Image.fromarray(foreground * np.uint8(255))
 
 
-def read_indices(path: Path, classes: Classes) -> np.ndarray:
+def to_share(image: Image.Image, source: Slice) -> np.ndarray:
+    """Converts a slice of a mask or of a map to [0, 1]. The volume has values 0 and 1, probabilities, or 0 and 255.
+
+    Raises MaskCoding for other values.
+    """
+    white = find_white(source.volume, source.grid)
+    if white is None:
+        raise MaskCoding.of(source.volume, list_values(image, source))
+    return np.asarray(image) / white
+
+
+def read_indices(path: Source, classes: Classes) -> np.ndarray:
     """Reads an upright mask as uint8 (H, W), the index of each pixel's class. Raises UnknownValues for other values."""
     with open_image(path) as image:
         return classes.to_indices(read_codes(rotate_upright(image), path, classes.has_values), path)

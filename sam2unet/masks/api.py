@@ -8,7 +8,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..data.photos import Picture, to_photo
+from ..data.slices import Slice
 from ..errors import UserError
+from ..families.settings import get_settings
 from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
@@ -65,8 +67,9 @@ def predict_many(
         raise UserError(
             "minmax=False is for foreground and background; for a model with classes, give probabilities=True"
         )
+    view = get_settings(model).slice_view
     if isinstance(images, (str, Path)):
-        named = [(item.name, item.path) for item in find_inputs(Path(images))]
+        named = [(item.name, item.path) for item in find_inputs(Path(images), view=view)]
     elif not isinstance(images, Iterable):
         raise UserError(f"images are a path or an iterable of images, not {type(images).__name__}; give [image]")
     else:
@@ -74,9 +77,9 @@ def predict_many(
             (Path(image).stem if isinstance(image, (str, Path)) else str(i), image) for i, image in enumerate(images)
         )
 
-    def read(item: tuple[str, Picture]) -> Photo:
+    def read(item: tuple[str, Picture | Slice]) -> Photo:
         name, image = item
-        return predictor.prepare(to_photo(image), name=f"image {name}", source=name)
+        return predictor.prepare(to_photo(image, view), name=f"image {name}", source=name)
 
     with ThreadPoolExecutor(2) as pool:
         photos = prefetch(pool, read, named, 2 * batch_size)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..atomic import write_atomic
 from ..data.pairs import Pair
+from ..data.slices import Slice
 from ..errors import UserError, print_line
 from ..recipe import MaskRule
 from .transforms import pair_bytes
@@ -77,7 +78,8 @@ def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -
 def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> str:
     """Returns a key of the content: the files with sizes and times, the resizing, and the version of Pillow."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for pair in pairs for path in pair]
-    return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__)).encode()).hexdigest()[:16]
+    views = {pair.image.view for pair in pairs if isinstance(pair.image, Slice)}
+    return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__, *views)).encode()).hexdigest()[:16]
 
 
 def free_memory() -> int:

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.pairs import EXTENSIONS, explain_no_folder, index_files, read_path_list
+from ..data.slices import Slice, Source, list_slices
+from ..data.volumes import is_volume, name_case
 from ..errors import UserError, shortlist, warn
+from ..slice_view import DEFAULT_VIEW, SliceView
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 
@@ -14,18 +17,21 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mt
 class Input(NamedTuple):
     """An image and the name of its map: without extension, with the folders between the source and the image."""
 
-    path: Path
+    path: Source
     name: str
 
 
-def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
-    """Returns the images of `source`, sorted. Warns about videos among them, which it leaves out.
+def find_inputs(source: Path, recursive: bool = False, view: SliceView = DEFAULT_VIEW) -> list[Input]:
+    """Returns the images of `source`, sorted; of a volume all slices. Warns about videos, which it leaves out.
 
-    `source` is a folder, an image, a text file with a path per line, relative to the text file, or a pattern with `*`.
-    Raises UserError if it does not exist or has no image, or if two maps would have the same name.
+    `source` is a folder, an image, a text file with a path per line, relative to the text file, or a pattern with `*`;
+    or a volume, or a folder of volumes. Raises UserError if it does not exist or has no image, or if two maps would
+    have the same name.
     """
     videos = []
-    if source.is_dir():
+    if source.is_dir() and is_volume(source):
+        named, nothing = [(source, Path(source.name))], ""
+    elif source.is_dir():
         files = walk_files(source, recursive)
         named = [(path, path.relative_to(source)) for path in files if is_image(path)]
         videos = sorted(str(path.relative_to(source)) for path in files if is_video(path))
@@ -45,17 +51,33 @@ def find_inputs(source: Path, recursive: bool = False) -> list[Input]:
         raise UserError(f"{nothing}; give each video by itself: {shortlist(videos)}" if videos else nothing)
     if videos:
         warn(f"{len(videos)} videos in {source} are left out, give each by itself: {shortlist(videos)}")
-    inputs = sorted(Input(path, str(name.with_suffix(""))) for path, name in named)
-    index_files([(item.name, item.path) for item in inputs], source, "their maps would have one name")
-    return inputs
+    files = sorted(Input(path, str(name.with_name(name_case(path)))) for path, name in named)
+    index_files([(item.name, item.path) for item in files], source, "their maps would have one name")
+    return [part for item in files for part in cut_input(item, view)]
+
+
+def cut_input(item: Input, view: SliceView) -> list[Input]:
+    """Returns the slices of a volume. For an image, and for a volume that cannot be opened, returns the item."""
+    try:
+        parts = list_slices(item.path, view)
+    except UserError:
+        return [item]  # the error appears when it is read, so that a run can leave it out
+    if not isinstance(parts[0], Slice) or parts[0].index is None:
+        return [Input(part, item.name) for part in parts]
+    return [Input(part, f"{item.name}/{part.index:04d}") for part in parts]
 
 
 def walk_files(folder: Path, recursive: bool) -> list[Path]:
-    """Returns the files in a folder. UserError if it cannot be read. Warns about folders inside that cannot be read."""
+    """Returns the files in a folder, and the folders of DICOM series inside.
+
+    UserError if it cannot be read. Warns about folders inside that cannot be read.
+    """
     paths: list[Path] = []
     errors: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=errors.append):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        series = [name for name in folders if not name.startswith(".") and is_volume(Path(here, name))]
+        paths += (Path(here, name) for name in series)
+        folders[:] = [name for name in folders if recursive and not name.startswith(".") and name not in series]
         paths += (Path(here, name) for name in files if not name.startswith("."))
     if failed := next((e for e in errors if Path(e.filename) == folder), None):
         raise UserError(explain_no_folder(folder, failed)) from failed
@@ -65,7 +87,7 @@ def walk_files(folder: Path, recursive: bool) -> list[Path]:
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+    return not path.name.startswith(".") and (path.suffix.lower() in EXTENSIONS or is_volume(path))
 
 
 def is_video(path: Path) -> bool:

@@ -14,9 +14,12 @@ from ..classes import Classes
 from ..data.class_pictures import add_legend, encode_index_png, find_foreground_classes, outline_classes_, tint_classes_
 from ..data.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
 from ..data.reading import FOREGROUND, read_image
+from ..data.slices import Slice, Source
+from ..data.volume_files import choose_ending
 from ..errors import UserError
 from ..limits import check_numbers
 from .probability import pick_classes, stretch_range, to_uint8
+from .volume_maps import VolumeMaps
 
 NUMBERS = ("float16", "float32")
 # Kind of a picture -> the functions that draw a map on a photograph: of grey levels, of classes.
@@ -35,19 +38,30 @@ class PredictOutputs:
     # also write probabilities in this number format, in the folder `prob`. They are not stretched.
     probability: str | None = None
     uncertainty: bool = False  # also write the entropy of the probabilities as grey levels, in the folder `uncertainty`
+    slices: bool = False  # also write the map of each slice of a volume, in the folder `slices`
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold is {self.threshold}; it must be from 0 to 1")
         check_numbers({"components": self.components})
 
-    def paths(self, folder: Path, name: str) -> dict[str, Path]:
-        """Returns the path of each file of an image. eval.py scores all images beside maps: pictures are elsewhere."""
+    def paths(self, folder: Path, name: str, source: Source | None = None) -> dict[str, Path]:
+        """Returns the path of each file of an image. eval.py scores all images beside maps: pictures are elsewhere.
+
+        The slices of a volume share the files `map` and `prob`.
+        """
         kinds = {"overlay": self.overlay, "contours": self.contours, "prob": self.probability is not None}
         kinds["uncertainty"] = self.uncertainty
         endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz", "uncertainty": ".png"}
         extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, is_on in kinds.items() if is_on}
-        return {"map": folder / f"{name}.png"} | extra
+        if not isinstance(source, Slice) or source.index is None:
+            return {"map": folder / f"{name}.png"} | extra
+        if self.slices:
+            extra["slices"] = folder / "slices" / f"{name}.png"
+        file = f"{name.rpartition('/')[0]}{choose_ending(source.volume)}"
+        if "prob" in extra:
+            extra["prob"] = folder / "prob" / file
+        return {"map": folder / file} | extra
 
 
 def to_map_pixels(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> np.ndarray:
@@ -96,10 +110,11 @@ def write_outputs(
     name: str,
     pixels: np.ndarray,
     outputs: PredictOutputs = PredictOutputs(),
-    photo: Path | None = None,
+    photo: Source | None = None,
     probability: np.ndarray | None = None,
     classes: Classes | None = None,
     uncertainty: np.ndarray | None = None,
+    volumes: VolumeMaps | None = None,
 ) -> None:
     """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
 
@@ -109,10 +124,19 @@ def write_outputs(
         probability: for the folder `prob`, as `Predictor.predict` yields it.
         classes: what the pixels are the indices of. None: they are grey levels.
         uncertainty: for the folder `uncertainty`, uint8 (height, width).
+        volumes: receives the maps and the probabilities of slices, and writes the volumes.
     """
-    paths = outputs.paths(folder, name)
+    paths = outputs.paths(folder, name, photo)
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
-    write_bytes(paths["map"], encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
+    if is_slice := isinstance(photo, Slice) and photo.index is not None:
+        volumes.add(
+            photo,
+            paths,
+            pixels,
+            probability if outputs.probability is None else probability.astype(outputs.probability),
+        )
+    if png := paths.get("slices") if is_slice else paths["map"]:
+        write_bytes(png, encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
     if outputs.overlay or outputs.contours:
         picture, size = read_image(photo), pixels.shape[::-1]
         picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
@@ -120,7 +144,7 @@ def write_outputs(
             write_bytes(paths[kind], encode_jpeg(draw_map(kind, np.array(picture), pixels, classes)))
     if "uncertainty" in paths:
         write_bytes(paths["uncertainty"], encode_png(uncertainty))
-    if "prob" in paths:
+    if "prob" in paths and not is_slice:
         make_folder(paths["prob"].parent)
         with write_atomic(paths["prob"]) as file:
             np.savez(file, probability=probability.astype(outputs.probability))

@@ -1,11 +1,12 @@
 """Predicts maps for folders of images. Threads read and write files while the model works."""
 
 import itertools
+import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +17,17 @@ from tqdm import tqdm
 from ..atomic import create_folder, refuse_unmarked
 from ..data.pairs import pair_all
 from ..data.reading import open_image, upright_size
+from ..data.slices import Slice
 from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint
+from ..families.settings import find_recipe
 from ..limits import check_numbers
 from ..runtime.cpu import describe_fast_linear, use_fast_linear
 from ..runtime.device import explain_map_memory, pick_device
 from ..runtime.parallel import default_workers, prefetch
 from ..runtime.processes import Processes
 from ..runtime.signals import Signals
+from ..slice_view import DEFAULT_VIEW, SliceView
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .inputs import Input, find_inputs, is_video
 from .open import choose_fast_options, open_predictors
@@ -32,6 +36,7 @@ from .photo_reader import LARGE, MapJob, PredictNotes, drop_unreadable, make_rea
 from .predictor import Photo, PredictOptions, Predictor
 from .probability import measure_entropy, to_uint8
 from .video import predict_video
+from .volume_maps import VolumeMaps
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class PredictFiles:
     recursive: bool = False
     skip_existing: bool = False  # leave out images that have a map
     on_bad_image: str = "stop"  # `stop` at an unreadable image, or `skip` it
+    view: Mapping[str, object] = field(default_factory=dict)  # fields of `SliceView` that the recipe does not decide
 
 
 class PredictedMap(NamedTuple):
@@ -87,9 +93,9 @@ def run(
             with hold_folder(files.target), memory:
                 predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
-    jobs = find_jobs(files)
+    jobs = find_jobs(files, find_view(checkpoints[0], files.view))
     check_targets(jobs, files, outputs)
-    jobs = jobs[processes.rank :: processes.world]
+    jobs = share_jobs(jobs, processes)
     predictor = open_predictors(checkpoints, target, weight_paths, options)
     check_grey_flags(predictor, outputs, minmax)
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
@@ -147,7 +153,7 @@ def write_maps(
     show: bool = True,
 ) -> PredictNotes:
     """Reads, predicts and writes all `jobs`. With `stop`, raises UserError after the maps before a bad image."""
-    notes = PredictNotes()
+    notes, volumes = PredictNotes(), VolumeMaps(predictor.classes)
     threads = default_workers() if workers is None else max(1, workers)
     with (
         ThreadPoolExecutor(threads) as readers,
@@ -162,9 +168,8 @@ def write_maps(
 
         def write(map_: PredictedMap) -> None:
             item, pixels, probability, uncertainty, _ = map_
-            write_outputs(
-                files.target, item.name, pixels, outputs, item.path, probability, predictor.classes, uncertainty
-            )
+            files_of_map = files.target, item.name, pixels, outputs, item.path
+            write_outputs(*files_of_map, probability, predictor.classes, uncertainty, volumes)
 
         def weigh(map_: PredictedMap) -> int:
             return 2 * threads if max(map_.pixels.size, np.size(map_.probability)) > LARGE else 1
@@ -177,10 +182,23 @@ def write_maps(
             readers.shutdown(cancel_futures=True)
     if notes.stopped_by is not None:
         raise notes.stopped_by
+    notes.bad += [f"{path}: not written, because {count} slices are missing" for path, count in volumes.missing.items()]
     return notes
 
 
-def find_jobs(files: PredictFiles) -> list[MapJob]:
+def find_view(model_file: Path | Checkpoint, flags: Mapping[str, object]) -> SliceView:
+    """Returns how slices become images: as in the training, unless flags say otherwise."""
+    trained = find_recipe(model_file).slice_view if isinstance(model_file, Checkpoint) else DEFAULT_VIEW
+    return replace(trained, **{name: value for name, value in flags.items() if value is not None})
+
+
+def share_jobs(jobs: list[MapJob], processes: Processes) -> list[MapJob]:
+    """Returns the jobs of this process. All slices of a volume go to one process, which writes the volume."""
+    files = {path: i for i, path in enumerate(dict.fromkeys(os.fspath(job.item.path) for job in jobs))}
+    return [job for job in jobs if files[os.fspath(job.item.path)] % processes.world == processes.rank]
+
+
+def find_jobs(files: PredictFiles, view: SliceView = DEFAULT_VIEW) -> list[MapJob]:
     """Returns every image with the size of its map. UserError if the maps would be written among the inputs."""
     for folder in filter(None, (files.source, files.masks)):
         if files.target.resolve() == folder.resolve():
@@ -189,13 +207,14 @@ def find_jobs(files: PredictFiles) -> list[MapJob]:
             )
         if files.recursive and folder.resolve() in files.target.resolve().parents:
             raise UserError(f"--save_path {files.target} is inside {folder}; the next run would read the maps")
-    inputs = find_inputs(files.source, files.recursive)
+    inputs = find_inputs(files.source, files.recursive, view)
     if files.masks is None:
         return [MapJob(item, None) for item in inputs]
-    both = (inputs, find_inputs(files.masks, files.recursive))
+    both = (inputs, find_inputs(files.masks, files.recursive, view))
     images, masks = ({item.name: item.path for item in items} for items in both)
     pairs = pair_all(images, masks, files.source, files.masks)
-    return [MapJob(item, read_size(pair.mask)) for item, pair in zip(inputs, pairs, strict=True)]
+    sizes = (None if isinstance(pair.mask, Slice) else read_size(pair.mask) for pair in pairs)
+    return [MapJob(item, size) for item, size in zip(inputs, sizes, strict=True)]
 
 
 def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs) -> None:
@@ -203,7 +222,7 @@ def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutpu
     input_folders = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
     maps, others = set(), set()
     for job in jobs:
-        paths = outputs.paths(files.target, job.item.name)
+        paths = outputs.paths(files.target, job.item.name, job.item.path)
         maps.add(paths.pop("map").parent)
         others.update(path.parent for path in paths.values())
     if mixed := [folder for folder in sorted(maps | others) if folder.resolve() in input_folders]:
@@ -211,12 +230,12 @@ def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutpu
     if shared := sorted(maps & others):
         raise UserError(f"{shared[0]} would hold maps and other pictures; rename that folder of {files.source}")
     unfinished = [job for job in jobs if not (files.skip_existing and is_written(job, files, outputs))]
-    paths = (outputs.paths(files.target, job.item.name).values() for job in unfinished)
+    paths = (outputs.paths(files.target, job.item.name, job.item.path).values() for job in unfinished)
     refuse_unmarked(files.target, itertools.chain.from_iterable(paths))
 
 
 def is_written(job: MapJob, files: PredictFiles, outputs: PredictOutputs) -> bool:
-    return all(map(Path.is_file, outputs.paths(files.target, job.item.name).values()))
+    return all(map(Path.is_file, outputs.paths(files.target, job.item.name, job.item.path).values()))
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -230,7 +249,8 @@ def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: P
     doubt = None
     if outputs.uncertainty:
         doubt = to_uint8(measure_entropy(probability, 0 if probability.ndim == 3 else None))
-    pixels = to_map_pixels(probability, minmax, outputs)
+    # The labels of a volume are probabilities above a half, so its slices are never stretched.
+    pixels = to_map_pixels(probability, minmax and not isinstance(photo.source.item.path, Slice), outputs)
     return PredictedMap(photo.source.item, pixels, kept, doubt, photo.disagreement)
 
 

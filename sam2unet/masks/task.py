@@ -1,6 +1,6 @@
 """The training task of models that predict one map per image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ from torch import nn
 from ..data.batches import Batches
 from ..data.check import check_pairs, readable_pairs
 from ..data.folds import assign_folds
-from ..data.pairs import match
+from ..data.pairs import Pair, match
+from ..data.slices import list_cases
 from ..errors import UserError, warn
 from ..families.table import Family
 from ..recipe import PROMPT_FIELDS, Recipe, Study
@@ -47,15 +48,17 @@ class MaskTask:
                 f"{len(data.images)} --train_image_path, but {len(data.masks)} --train_mask_path; give one each"
             )
         self.recipe, self.data = recipe, data
-        pairs = [pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders)]
-        held_out = set(draw_held_out(len(pairs), data.val_fraction, recipe.seed))
+        pairs = [
+            pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders, recipe.slice_view)
+        ]
+        held_out = draw_cases(pairs, data.val_fraction, recipe.seed)
         if data.folds:
             places = assign_folds(pairs, data.folds, recipe.seed, data.group, recipe.mask_rule)
             held_out = {i for i, place in enumerate(places) if place == data.fold}
         self.pairs = [pair for i, pair in enumerate(pairs) if i not in held_out]
         self.held_out = [pairs[i] for i in sorted(held_out)]
         if data.val_images:
-            self.held_out = match(data.val_images, data.val_masks)
+            self.held_out = match(data.val_images, data.val_masks, recipe.slice_view)
         refuse_single_values(family, recipe, len(self.pairs))
 
     def check(self, study: Study | None) -> None:
@@ -101,6 +104,14 @@ class MaskTask:
 
     def draw(self, model: nn.Module, path: Path) -> None:
         draw_validation(model, self.held_out, self.recipe.size, self.recipe.mask_rule, path)
+
+
+def draw_cases(pairs: Sequence[Pair], fraction: float, seed: int) -> set[int]:
+    """Draws the indices of the validation pairs. The slices of a volume stay together."""
+    cases = list_cases([pair.image.stem for pair in pairs])
+    distinct = list(dict.fromkeys(cases))
+    chosen = {distinct[i] for i in draw_held_out(len(distinct), fraction, seed)}
+    return {i for i, case in enumerate(cases) if case in chosen}
 
 
 def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:

@@ -16,8 +16,10 @@ from tqdm import tqdm
 from ..data.check import refuse_constant
 from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
-from ..data.volumes import VOLUMES
+from ..data.slices import list_slice_pairs, list_slices
+from ..data.volumes import is_volume
 from ..errors import UserError, shortlist, warn
+from ..slice_view import SliceView
 from .aggregate import MethodResult, average_scores
 from .columns import METRICS
 from .pixels.histograms import reuse_freed_memory
@@ -44,6 +46,7 @@ class Entry:
     predictions: Path
     masks: Path
     photographs: Path | None = None
+    slices: SliceView | None = None  # score each slice of a volume by itself. None: score volumes in 3D.
 
 
 def score_entries(
@@ -97,7 +100,7 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     """Which files belong together, by stem, before any is opened."""
     if entry.predictions.resolve() == entry.masks.resolve():
         raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
-    masks, predictions = list_images(entry.masks, VOLUMES), list_images(entry.predictions, VOLUMES)
+    masks, predictions = (list_images(folder, volumes=True) for folder in (entry.masks, entry.predictions))
     photographs = list_images(entry.photographs) if entry.photographs else {}
     _, spare, lonely = pair_names(predictions, masks)
     if lonely:
@@ -113,7 +116,21 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     if spare:
         warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {shortlist(spare)}")
     files = [predictions.get(stem) for stem in masks], list(masks.values()), [photographs.get(stem) for stem in masks]
-    return MethodResult(entry.dataset, entry.method, list(masks), *files)
+    rows = list(zip(masks, *files, strict=True))
+    if entry.slices:
+        rows = [part for row in rows for part in cut_row(row, entry.slices)]
+    return MethodResult(entry.dataset, entry.method, *map(list, zip(*rows, strict=True)))
+
+
+def cut_row(row: tuple[str, Path | None, Path, Path | None], view: SliceView) -> list[tuple]:
+    """Returns a name, map, mask and photograph for each slice of a volume; for images the row itself."""
+    name, prediction, mask, photograph = row
+    if not is_volume(mask):
+        return [row]
+    if prediction is None:
+        return [(f"{name}/{part.index:04d}", None, part, None) for part in list_slices(mask, view)]
+    pairs = list_slice_pairs(prediction, mask, view)
+    return [(f"{name}/{part.index:04d}", map_, part, None) for map_, part in pairs]
 
 
 def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:

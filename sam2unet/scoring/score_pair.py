@@ -1,7 +1,7 @@
 """Scores one map against one mask, from files to numbers. This runs in worker processes, so results are small."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit
+from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit, to_share
+from ..data.slices import Slice, Source, measure_pixel
 from ..data.volumes import is_volume
 from ..errors import UserError
 from ..recipe import MaskRule
@@ -52,8 +53,8 @@ class ScoreOptions:
 
 
 class ScoreJob(NamedTuple):
-    prediction: Path | None  # None if it is missing: it is scored as a black map
-    mask: Path
+    prediction: Source | None  # None if it is missing: it is scored as a black map
+    mask: Source
     how: ScoreOptions
 
 
@@ -73,6 +74,9 @@ def score_job(job: ScoreJob) -> ImageScore:
     if is_volume(job.mask):
         return score_volume(job)
     try:
+        if isinstance(job.mask, Slice):
+            how = replace(job.how, medical=use_spacing(job.how.medical, measure_pixel(job.mask), job.mask))
+            job = job._replace(how=how)
         mask = np.asarray(read_mask(job.mask, job.how.mask_threshold))
     except MaskCoding as e:
         return ImageScore({}, {}, problem="coding", detail=e.found)
@@ -99,9 +103,11 @@ def score_volume(job: ScoreJob) -> ImageScore:
     how = job.how
     try:
         if how.plain or how.mirror or how.effort:
-            raise UserError(f"{job.mask} is a volume, which needs --protocol medical or surface, without --report")
+            raise UserError(
+                f"{job.mask} is a volume, which needs --protocol medical or surface, without --report; or give --slices"
+            )
         prediction, mask = read_volume_pair(job.prediction, job.mask)
-        surfaces = use_spacing(how.medical, mask, job.mask)
+        surfaces = use_spacing(how.medical, mask.spacing, job.mask)
         parts = (prediction, job.prediction or job.mask), (mask, job.mask)
         masks = [find_foreground(volume, how.mask_threshold, path) for volume, path in parts]
         return ImageScore(score_medical(*masks, surfaces), {}, note_empty(*masks))
@@ -141,9 +147,11 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: t
     return ImageScore(numbers, curves, notes)
 
 
-def read_prediction(path: Path) -> ndarray:
+def read_prediction(path: Source) -> ndarray:
     """Returns the map as (H, W) uint8."""
     with open_image(path) as image:
+        if isinstance(path, Slice):
+            return np.rint(to_share(image, path) * 255).astype(np.uint8)
         return np.asarray(to_8_bit(image, path).convert("L"))
 
 

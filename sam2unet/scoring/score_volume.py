@@ -7,14 +7,12 @@ import numpy as np
 from numpy import ndarray
 
 from ..classes import Classes
-from ..data.reading import FOREGROUND, MaskCoding
-from ..data.volumes import Volume, read_volume
+from ..data.reading import MaskCoding
+from ..data.slices import Source, choose_white, refuse_other_place
+from ..data.volumes import Volume, open_volume, read_volume
 from ..errors import UserError
 from ..recipe import ForegroundRule
 from .pixels.medical_scores import SurfaceOptions
-
-SAME_PLACE = 1e-3  # largest difference of two affines, in mm
-WHITE = 255
 
 
 def read_volume_pair(prediction: Path | None, mask: Path) -> tuple[Volume, Volume]:
@@ -22,27 +20,20 @@ def read_volume_pair(prediction: Path | None, mask: Path) -> tuple[Volume, Volum
 
     Raises UserError if the files cannot be read, or do not show the same place.
     """
-    truth = read_volume(mask)
     if prediction is None:
+        truth = read_volume(mask)
         return Volume(np.zeros_like(truth.values), truth.affine), truth
-    volume = read_volume(prediction)
-    shapes = ["x".join(map(str, part.values.shape)) for part in (volume, truth)]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{prediction} has {shapes[0]} voxels, its mask {shapes[1]}; resample the prediction")
-    if (volume.affine is None) != (truth.affine is None):
-        raise UserError(f"{prediction} and {mask} have different formats; only a NIfTI file knows its orientation")
-    if truth.affine is not None and not np.allclose(volume.affine, truth.affine, rtol=0, atol=SAME_PLACE):
-        raise UserError(f"{prediction} has another affine than {mask}; write it with the affine of the mask")
-    return volume, truth
+    refuse_other_place(prediction, open_volume(prediction), mask, open_volume(mask, prediction))
+    return read_volume(prediction), read_volume(mask, prediction)
 
 
-def use_spacing(how: SurfaceOptions, volume: Volume, path: Path) -> SurfaceOptions:
+def use_spacing(how: SurfaceOptions | None, spacing: tuple[float, ...] | None, path: Source) -> SurfaceOptions | None:
     """Returns the options with the spacing of the file. Raises UserError if the user gave another one."""
-    if volume.spacing is None:
+    if spacing is None or how is None:
         return how
     if how.spacing is not None:
         raise UserError(f"{path} has a spacing of its own; leave out --spacing")
-    return replace(how, spacing=volume.spacing)
+    return replace(how, spacing=spacing)
 
 
 def find_foreground(volume: Volume, rule: ForegroundRule, path: Path) -> ndarray:
@@ -54,10 +45,8 @@ def find_foreground(volume: Volume, rule: ForegroundRule, path: Path) -> ndarray
     whole = values.dtype.kind != "f" or (values == np.rint(values)).all()
     if rule is not None and whole:
         return values > rule if np.ndim(rule) == 0 else np.isin(values, rule)
-    if 0 <= values.min() and values.max() <= 1:
-        return values > 0.5
-    if ((values == 0) | (values == WHITE)).all():
-        return values > FOREGROUND
+    if white := choose_white(values):
+        return values > white / 2
     distinct = np.unique(values)
     more = " and more" if len(distinct) > 6 else ""
     raise MaskCoding.of(path, f"values found: {', '.join(f'{value:g}' for value in distinct[:6])}{more}")

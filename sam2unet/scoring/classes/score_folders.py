@@ -11,6 +11,7 @@ import numpy as np
 from ...classes import IGNORED, Classes, UnknownValues
 from ...data.check import describe_unknown_values
 from ...data.reading import read_indices
+from ...data.slices import Slice, measure_pixel
 from ...data.volumes import is_volume
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
@@ -94,8 +95,10 @@ def count_pair(job: ScoreJob) -> PairCounts:
             pair = read_volume_pair(job.prediction, job.mask)
             paths = job.prediction or job.mask, job.mask
             prediction, mask = (find_indices(*part) for part in zip(pair, [classes] * 2, paths, strict=True))
-            how = use_spacing(how, pair[1], job.mask) if how else None
+            how = use_spacing(how, pair[1].spacing, job.mask)
             return count_arrays(prediction, mask, job, how)
+        if isinstance(job.mask, Slice):
+            how = use_spacing(how, measure_pixel(job.mask), job.mask)
         mask = read_indices(job.mask, classes)
         prediction = np.zeros_like(mask) if job.prediction is None else read_indices(job.prediction, classes)
         if resized := prediction.shape != mask.shape:

@@ -1,0 +1,65 @@
+"""Puts the maps of slices together, and writes one file for each volume."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..classes import Classes
+from ..data.slices import Slice, restore_plane
+from ..data.volume_files import write_volume
+from ..data.volumes import open_volume
+
+HALF = 127  # a map above it is foreground: a probability above 0.5
+
+
+class VolumeMaps:
+    """Collects the maps of slices. Several threads may add maps at the same time.
+
+    The written labels are 0 and 1, or the values of the classes. `classes` is None for grey maps.
+    """
+
+    def __init__(self, classes: Classes | None):
+        self.values = to_label_values(classes)
+        self.classes = classes
+        self.lock = threading.Lock()
+        self.volumes: dict[Path, dict[str, np.ndarray]] = {}  # kind of file -> values, of each unfinished volume
+        self.missing: dict[Path, int] = {}  # number of slices that are not there yet
+
+    def add(self, source: Slice, paths: Mapping[str, Path], pixels: np.ndarray, probability: np.ndarray | None) -> None:
+        """Adds a map, uint8 (H, W), and its probabilities, (H, W) or (C, H, W). Writes the volume if it is complete.
+
+        `paths` has the files `map` and, for probabilities, `prob`; see `PredictOutputs.paths`.
+        """
+        labels = self.values[pixels if self.classes else (pixels > HALF).astype(np.uint8)]
+        pictures = {"map": labels}
+        if "prob" in paths:
+            pictures["prob"] = np.moveaxis(probability, 0, -1) if probability.ndim == 3 else probability
+        volume, axis = open_volume(source.volume), source.view.axis
+        with self.lock:
+            if source.volume not in self.volumes:
+                self.volumes[source.volume] = {
+                    kind: np.zeros((*volume.shape, *picture.shape[2:]), picture.dtype)
+                    for kind, picture in pictures.items()
+                }
+                self.missing[source.volume] = volume.shape[axis]
+            for kind, picture in pictures.items():
+                place = (slice(None),) * axis + (source.index,)
+                self.volumes[source.volume][kind][place] = restore_plane(picture, volume)
+            self.missing[source.volume] -= 1
+            if self.missing[source.volume]:
+                return
+            complete = self.volumes.pop(source.volume)
+            del self.missing[source.volume]
+        for kind, values in complete.items():
+            is_half = values.dtype == np.float16  # no format of volumes has it
+            write_volume(paths[kind], values.astype(np.float32) if is_half else values, source.volume)
+
+
+def to_label_values(classes: Classes | None) -> np.ndarray:
+    """Returns the value in the file for each index of a class. Classes with colours alone keep their index."""
+    if classes is None:
+        return np.array([0, 1], np.uint8)
+    values = [index if item.value is None else item.value for index, item in enumerate(classes.items)]
+    return np.array(values, np.uint8 if max(values) < 256 else np.uint16)
