@@ -24,6 +24,7 @@ OF_MAPS += (
     "uncertainty",
     "calibrated",
     "save_slices",
+    "dicom_seg",
     "window",
     "axis",
     "context",
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     maps.add_argument(
         "--save_slices", action="store_true", help="of volumes, the map of each slice too, in slices/CASE/NUMBER.png"
     )
+    maps.add_argument("--dicom_seg", action="store_true", help="of DICOM, write a SEG object; default: NIfTI")
     add_recipe_flags(maps, "volumes")
     maps.add_argument(
         "--calibrated", action="store_true", help="use the temperature from scripts/calibrate.py; best with --no_minmax"
@@ -199,6 +201,7 @@ def write_maps(checkpoints: list[Path | Checkpoint], args: argparse.Namespace) -
             probability=args.save_prob,
             uncertainty=args.uncertainty,
             slices=args.save_slices,
+            dicom_seg=args.dicom_seg,
         ),
         minmax=not args.no_minmax,
         batch_size=args.batch_size,

@@ -166,7 +166,7 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --batch_size 2 --workers 1 --on_bad_image skip --recursive --test_gt_path {{masks}}",
     f"{MASKS} {UNET} --overlay --contours --uncertainty --save_prob float16 --components 4 --threshold 0.5",
     f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --calibrated --no_minmax --skip_existing",
-    f"{MASKS} {UNET} --amp bf16 --window full --axis 0 --context 0 --save_slices",
+    f"{MASKS} {UNET} --amp bf16 --window full --axis 0 --context 0 --save_slices --dicom_seg",
     f"--save_path {{new}} --data {{images}}/.. {UNET} --exact",
     f"{MASKS} {UNET} --compile",
     f"{MASKS} {UNET} --fast",

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -79,6 +81,8 @@ def prepared(polyps, tmp_path_factory) -> Path:
     shutil.copytree(folder / "data/test/images", folder / "data/CAMO/Imgs")
     for part, count in (("train", 7), ("test", 2)):
         write_class_pairs(folder / "data/streets" / part, count)
+    for part, name in (("train", "ct_001"), ("train", "ct_002"), ("test", "ct_007")):
+        write_scan(folder / "scans" / part, f"{name}.nii.gz")
     (configuration,) = read_blocks(ROOT / "docs/evaluation.md", "yaml")
     (folder / "sets.yaml").write_text(configuration.text)
     write_small(images[0], folder / "photo.jpg")
@@ -92,6 +96,17 @@ def prepared(polyps, tmp_path_factory) -> Path:
         _, first = next(read_commands(ROOT / "docs" / page))
         assert run_command(first, folder) == 0
     return folder
+
+
+def write_scan(folder: Path, name: str) -> None:
+    """A scan of four slices with a bright box, and the mask of the box."""
+    values = np.random.default_rng(0).normal(0, 20, (40, 48, 4))
+    mask = np.zeros(values.shape, np.uint8)
+    mask[10:25, 12:30, 1:] = 1
+    for kind, array in (("images", values + 100 * mask), ("masks", mask)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        image = nibabel.Nifti1Image(array.astype(np.int16), np.diag([0.8, 0.8, 5, 1]))
+        nibabel.save(image, folder / kind / name)
 
 
 def write_small(source: Path, target: Path) -> None:

@@ -7,27 +7,29 @@ from tests.conftest import load_script
 
 FLAGS = {
     "train.py": """
-        --accumulate --amp --augment --batch_size --best_metric --cache --channels_last --class_weights --classes
-        --compile --config --data --data_path --deterministic --device --dino --dinov2_path --ema --encoder
+        --accumulate --amp --augment --axis --batch_size --best_metric --cache --channels_last --class_weights --classes
+        --compile --config --context --data --data_path --deterministic --device --dino --dinov2_path --ema --encoder
         --encoder_adapter --epoch --epochs --fast --finetune --fold --folds --foreground --fused --grad_checkpointing
         --group --hiera_path --image_size --init_from --iter_point --loss --lr --lr_scheduler --mask_num --mask_prompt
         --mask_threshold --metrics --model --model_type --multi_scale --multimask --on_bad_image --point_list
         --repeat --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
         --tensorboard --train_image_path --train_mask_path --train_points --use_amp --val_data_path --val_every
-        --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --work_dir --workers
+        --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --window --work_dir
+        --workers
     """,
     "test.py": """
-        --amp --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --contours --data
-        --data_path --device --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path
+        --amp --axis --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --context --contours
+        --data --data_path --device --dicom_seg --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path
         --image_size --iter_point --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type
         --multimask --no_minmax --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name
-        --sam_checkpoint --save_path --save_pred --save_prob --seed --size --skip_existing --test_gt_path
-        --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --work_dir --workers
+        --sam_checkpoint --save_path --save_pred --save_prob --save_slices --seed --size --skip_existing --test_gt_path
+        --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --window --work_dir
+        --workers
     """,
     "eval.py": """
-        --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path
+        --axis --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path
         --image_path --legend --mask_threshold --method --missing --nsd_tolerance --plots --pred_path --protocol
-        --report --resize --save_dir --spacing --verify --workers
+        --report --resize --save_dir --slices --spacing --verify --workers
     """,
 }
 NAMES = """

@@ -44,7 +44,7 @@ def read_path_list(file: Path) -> list[Path]:
     """Reads a text file with a path per line, relative to the file. UserError if it is empty or a file is absent."""
     lines = os.fsdecode(file.read_bytes()).removeprefix("\ufeff").splitlines()
     paths = [file.parent / line.strip() for line in lines if line.strip()]
-    if gone := [path for path in paths if not os.path.isfile(path)]:
+    if gone := [path for path in paths if not os.path.exists(path)]:
         raise UserError(f"{len(gone)} of {len(paths)} files in {file} do not exist: {shortlist(gone)}")
     if not paths:
         raise UserError(f"{file} lists no files")

@@ -117,9 +117,14 @@ def pick_axis(volume: VolumeFile, axis: int | None) -> int:
 
 
 def list_slices(path: Path, view: SliceView, grid: Path | None = None) -> list[Source]:
-    """Returns the slices of a volume, the picture if it has more than 8 bits and `view` a window, or the path."""
+    """Returns the slices of a volume, the picture if it has more than 8 bits and `view` a window, or the path.
+
+    Raises UserError for CT from DICOM without a window.
+    """
     if is_volume(path):
         volume = open_volume(path, grid)
+        if volume.modality == "CT" and view.window is None:
+            raise UserError(f"{path} is CT; give --window abdomen, lung, brain, bone or LEVEL,WIDTH")
         if volume.is_colour and view.context:
             raise UserError(f"{path} has colours, so there are no channels for neighbours; leave out --context")
         axis = pick_axis(volume, view.axis)
@@ -166,15 +171,10 @@ def is_deep(path: Path) -> bool:
 
 
 def apply_window(image: Image.Image, source: Slice) -> Image.Image:
-    """Converts grey values to 8 bits by the window of `source.view`. Colours, and 8 bits without window, stay.
-
-    Raises UserError for CT without a window.
-    """
+    """Converts grey values to 8 bits by the window of `source.view`. Colours, and 8 bits without window, stay."""
     window = source.view.window
     if image.mode == "RGB" or window is None and image.mode == "L":
         return image
-    if window is None and source.index is not None and open_volume(source.volume).modality == "CT":
-        raise UserError(f"{source.volume} is CT; give --window abdomen, lung, brain, bone or LEVEL,WIDTH")
     values = np.asarray(image).astype(np.float64)
     limits = parse_window(window or "percentile")
     low, high = limits or measure_values(values if source.index is None else source.volume, window or "percentile")
@@ -231,6 +231,11 @@ def measure_pixel(source: Slice) -> tuple[float, float] | None:
         return None
     column, row = (length for axis, length in enumerate(spacing) if axis != source.view.axis)
     return row, column
+
+
+def find_file(source: Source) -> Path:
+    """Returns the path of an image, or of the volume of a slice."""
+    return source.volume if isinstance(source, Slice) else source
 
 
 def list_cases(stems: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Says in words why a file cannot be read as an image."""
 
-
 from ..atomic import read_start
 from ..errors import UserError
 from .pairs import EXTENSIONS

@@ -1,6 +1,7 @@
 """Writes volumes in the format, the orientation and the place of the volume that they were predicted from."""
 
 import gzip
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -10,23 +11,43 @@ from PIL import Image
 
 from ..atomic import make_folder, write_atomic
 from ..runtime.versions import import_extra
+from .slices import Slice, Source
 from .volumes import ArrayVolume, NiftiVolume, PageVolume, VolumeFile, name_case, open_volume
 
 
-def choose_ending(source: Path) -> str:
-    """Returns the ending of a volume that is written for `source`: that of the file, and for DICOM that of NIfTI."""
+def choose_ending(source: Path, dicom_seg: bool = False) -> str:
+    """Returns the ending of a volume that is written for `source`: that of the file, and for DICOM that of NIfTI.
+
+    With `dicom_seg` it is that of DICOM for DICOM.
+    """
     volume = open_volume(source)
     if isinstance(volume, NiftiVolume | ArrayVolume | PageVolume):
         return source.name[len(name_case(source)) :]
+    if dicom_seg:
+        return ".dcm"
     return ".npy" if volume.affine is None else ".nii.gz"
 
 
-def write_volume(path: Path, values: ndarray, source: Path) -> None:
+def name_map_file(source: Source) -> str:
+    """Returns the name of the file that test.py writes for an image, or for the volume of a slice."""
+    if not isinstance(source, Slice) or source.index is None:
+        return f"{source.stem}.png"
+    return f"{source.case}{choose_ending(source.volume)}"
+
+
+def write_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, str] | None = None) -> None:
     """Writes values (X, Y, Z) or (X, Y, Z, C), with axes as `open_volume(source)` has them.
 
-    A NIfTI file gets the shape, the affine and the header of `source`. The file is complete or absent.
+    A NIfTI file gets the shape, the affine and the header of `source`. A DICOM file is a segmentation that refers to
+    `source`; `names` has the names of its labels. The file is complete or absent.
     """
     volume = open_volume(source)
+    make_folder(path.parent)
+    if path.name.lower().endswith(".dcm"):
+        from .dicom import write_segmentation
+
+        write_segmentation(path, source, values, names or {})
+        return
     if isinstance(volume, PageVolume):
         content = encode_pages(values)
     elif path.name.lower().endswith(".npy"):
@@ -36,7 +57,6 @@ def write_volume(path: Path, values: ndarray, source: Path) -> None:
     else:
         content = encode_nifti(values, volume)
         content = gzip.compress(content, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else content
-    make_folder(path.parent)
     with write_atomic(path) as file:
         file.write(content)
 

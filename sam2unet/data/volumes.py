@@ -67,10 +67,10 @@ def is_volume(path: object) -> bool:
         return False
     name = path.name.lower()
     if name.endswith(STACKS):
-        return path.is_file() and is_stack(path)
+        return os.path.isfile(path) and is_stack(path)
     if name.endswith(VOLUMES):
         return True
-    if not path.is_dir():
+    if not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
         return False
     from .dicom import is_dicom
 
@@ -95,7 +95,7 @@ def name_case(path: Path) -> str:
     """Returns the name of a file without its ending, `a` of a.nii.gz, and the whole name of a folder."""
     if path.name.lower().endswith(".nii.gz"):
         return path.name[:-7]
-    return path.name if path.is_dir() else path.stem
+    return path.name if os.path.isdir(path) else path.stem
 
 
 def open_volume(path: Path, grid: Path | None = None) -> VolumeFile:

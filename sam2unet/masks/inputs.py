@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..data.pairs import EXTENSIONS, explain_no_folder, index_files, read_path_list
 from ..data.slices import Slice, Source, list_slices
-from ..data.volumes import is_volume, name_case
+from ..data.volumes import is_volume, name_case, open_volume
 from ..errors import UserError, shortlist, warn
 from ..slice_view import DEFAULT_VIEW, SliceView
 
@@ -59,9 +59,10 @@ def find_inputs(source: Path, recursive: bool = False, view: SliceView = DEFAULT
 def cut_input(item: Input, view: SliceView) -> list[Input]:
     """Returns the slices of a volume. For an image, and for a volume that cannot be opened, returns the item."""
     try:
-        parts = list_slices(item.path, view)
+        open_volume(item.path) if is_volume(item.path) else None
     except UserError:
         return [item]  # the error appears when it is read, so that a run can leave it out
+    parts = list_slices(item.path, view)
     if not isinstance(parts[0], Slice) or parts[0].index is None:
         return [Input(part, item.name) for part in parts]
     return [Input(part, f"{item.name}/{part.index:04d}") for part in parts]

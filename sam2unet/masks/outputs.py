@@ -38,6 +38,7 @@ class PredictOutputs:
     # also write probabilities in this number format, in the folder `prob`. They are not stretched.
     probability: str | None = None
     uncertainty: bool = False  # also write the entropy of the probabilities as grey levels, in the folder `uncertainty`
+    dicom_seg: bool = False  # of DICOM, write a segmentation object and not NIfTI
     slices: bool = False  # also write the map of each slice of a volume, in the folder `slices`
 
     def __post_init__(self) -> None:
@@ -58,10 +59,10 @@ class PredictOutputs:
             return {"map": folder / f"{name}.png"} | extra
         if self.slices:
             extra["slices"] = folder / "slices" / f"{name}.png"
-        file = f"{name.rpartition('/')[0]}{choose_ending(source.volume)}"
+        case = name.rpartition("/")[0]
         if "prob" in extra:
-            extra["prob"] = folder / "prob" / file
-        return {"map": folder / file} | extra
+            extra["prob"] = folder / "prob" / f"{case}{choose_ending(source.volume)}"
+        return {"map": folder / f"{case}{choose_ending(source.volume, self.dicom_seg)}"} | extra
 
 
 def to_map_pixels(probability: Tensor, minmax: bool, outputs: PredictOutputs) -> np.ndarray:

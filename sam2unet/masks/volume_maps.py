@@ -23,6 +23,8 @@ class VolumeMaps:
     def __init__(self, classes: Classes | None):
         self.values = to_label_values(classes)
         self.classes = classes
+        names = classes.names if classes else ("background", "foreground")
+        self.names = {int(value): name for value, name in zip(self.values, names, strict=True) if value > 0}
         self.lock = threading.Lock()
         self.volumes: dict[Path, dict[str, np.ndarray]] = {}  # kind of file -> values, of each unfinished volume
         self.missing: dict[Path, int] = {}  # number of slices that are not there yet
@@ -54,7 +56,8 @@ class VolumeMaps:
             del self.missing[source.volume]
         for kind, values in complete.items():
             is_half = values.dtype == np.float16  # no format of volumes has it
-            write_volume(paths[kind], values.astype(np.float32) if is_half else values, source.volume)
+            values = values.astype(np.float32) if is_half else values
+            write_volume(paths[kind], values, source.volume, self.names)
 
 
 def to_label_values(classes: Classes | None) -> np.ndarray:

@@ -1,14 +1,17 @@
 """A cross-validation: each fold is predicted by a model that was trained on the others. All are scored together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..atomic import claim_folder, read_json, write_atomic
 from ..data.folds import assign_folds
-from ..data.pairs import Pair, match, read_path_list
+from ..data.pairs import Pair, list_files, match, read_path_list
+from ..data.slices import Slice, find_file
+from ..data.volume_files import name_map_file
+from ..data.volumes import is_volume
 from ..errors import print_line, print_lines
 from ..recipe import Recipe, to_foreground_flags
 from ..run_script import run_script
@@ -31,7 +34,7 @@ class CrossValidation:
         images, masks: the folders.
         folds, group: see `data.folds.assign_folds`.
         classes: the file with the classes, or None.
-        protocol: the columns of the table; None: the first of eval.py.
+        protocol: the columns of the table; None: the first of eval.py, and for volumes `medical`.
         weights, device: flags of train.py and test.py.
         training, scoring: more flags of train.py, and of eval.py.
     """
@@ -54,6 +57,8 @@ def run(study: CrossValidation, folder: Path) -> None:
     Writes `folds.md` and `folds.csv` into `folder`, and the files of eval.py into `folder`/scores.
     """
     protocols = tuple(CLASS_PROTOCOLS if study.classes else PROTOCOLS)
+    if study.protocol is None and any(map(is_volume, list_files(study.images, volumes=True))):
+        study = replace(study, protocol="medical")  # volumes are scored in 3D
     ScoreOutputs(study.protocol or protocols[0], protocols=protocols)  # an unknown one ends the run before the training
     claim_folder(folder, CONTENT)
     folders = [folder / f"fold_{fold}" for fold in range(1, study.folds + 1)]
@@ -85,24 +90,31 @@ def run_fold(study: CrossValidation, folder: Path, fold: int) -> None:
     resume = ["--save_path", folder, "--resume", "auto"]
     run_script("train.py", *sources, *split, *resume, *study.weights, *study.device, *study.training)
     recipe, _, checkpoint, weights = find_checkpoint(folder, study.weights)
-    pairs = match(study.images, study.masks)
+    pairs = match(study.images, study.masks, recipe.slice_view)
     places = assign_folds(pairs, study.folds, recipe.seed, study.group, recipe.mask_rule)
     pairs = [pair for pair, place in zip(pairs, places, strict=True) if place == fold]
     maps = folder / "maps"
     for kind in Pair._fields:
-        write_list(folder / f"{kind}.txt", [getattr(pair, kind) for pair in pairs])
+        write_list(folder / f"{kind}.txt", [find_file(getattr(pair, kind)) for pair in pairs])
     if is_complete(pairs, maps, checkpoint):
         print_line()
         print_line(f"all {len(pairs)} maps are in {maps}")
     else:
-        sources = ["--test_image_path", folder / "image.txt", "--test_gt_path", folder / "mask.txt"]
+        sources = ["--test_image_path", folder / "image.txt"]
+        if not has_volumes(pairs):  # the maps of volumes keep their size
+            sources += ["--test_gt_path", folder / "mask.txt"]
         run_script("test.py", "--checkpoint", checkpoint, *weights, *sources, "--save_path", maps, *study.device)
-    write_list(folder / "map.txt", [maps / f"{pair.image.stem}.png" for pair in pairs])
+    write_list(folder / "map.txt", [maps / name_map_file(pair.image) for pair in pairs])
 
 
 def write_list(file: Path, paths: Sequence[Path]) -> None:
     with write_atomic(file) as stream:
-        stream.write("".join(f"{path.absolute()}\n" for path in paths).encode(errors="surrogateescape"))
+        lines = dict.fromkeys(f"{path.absolute()}\n" for path in paths)  # the slices of a volume have one file
+        stream.write("".join(lines).encode(errors="surrogateescape"))
+
+
+def has_volumes(pairs: Sequence[Pair]) -> bool:
+    return any(isinstance(pair.image, Slice) and pair.image.index is not None for pair in pairs)
 
 
 def write_table(folder: Path, names: Sequence[str], title: str, recipe: Recipe, protocol: str | None) -> None:

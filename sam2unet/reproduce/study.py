@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.check import check_masks
 from ..data.pairs import Pair, list_images, match
+from ..data.volume_files import name_map_file
 from ..errors import UserError, print_line, shortlist, warn
 from ..families.table import find_family
 from ..recipe import ForegroundRule, Recipe, Study, to_foreground_flags
@@ -132,7 +133,7 @@ def is_complete(pairs: Sequence[Pair], maps: Path, checkpoint: Path) -> bool:
     A map is written completely or not at all.
     """
     for pair in pairs:
-        path = maps / f"{pair.image.stem}.png"
+        path = maps / name_map_file(pair.image)
         if not path.is_file() or modified_ns(path) < max(modified_ns(source) for source in (checkpoint, *pair)):
             return False
     return True

@@ -50,6 +50,10 @@ def train(train_py, tmp_path):
     return call
 
 
+def read_numbers(path):
+    return np.array([line.split(",")[3:] for line in path.read_text().splitlines()[1:]], float)
+
+
 def load(path):
     return np.asarray(nibabel.load(path).dataobj)
 
@@ -192,3 +196,38 @@ def test_data_are_checked_and_become_lists_for_prompts(scans, tmp_path, capsys):
     assert np.array_equal(
         np.asarray(Image.open(tmp_path / "lists/slices/images/a_0003.png")), np.asarray(read_image(part))
     )
+
+
+def test_dicom_becomes_nifti_or_a_segmentation_of_the_series(train, test_py, eval_py, tmp_path):
+    pytest.importorskip("highdicom")
+    from sam2unet.data.dicom import open_dicom, write_segmentation
+    from tests.dicom_files import write_series
+
+    for name in ("p1", "p2"):
+        series = write_series(tmp_path / f"ct/images/{name}", count=4, shape=(40, 48))
+        volume = open_dicom(series)
+        mask = (volume.read() > -300).astype(np.uint8)
+        mask[:, :, 0] = 0  # the segmentation stores only the other slices
+        (tmp_path / "ct/masks").mkdir(exist_ok=True)
+        if name == "p1":
+            write_segmentation(tmp_path / "ct/masks/p1.dcm", series, mask, {1: "body"})
+        else:
+            nibabel.save(nibabel.Nifti1Image(mask, volume.affine), tmp_path / "ct/masks/p2.nii.gz")
+    assert train(tmp_path / "ct").is_refusal("p1 is CT; give --window abdomen, lung, brain, bone or LEVEL,WIDTH")
+    ended = train(tmp_path / "ct", "--window", "lung")
+    assert ended.status == 0, ended.err
+    assert "data: 8 pairs" in ended.out
+
+    flags = ["--checkpoint", tmp_path / "run/SAM2-UNet-1.pth", "--test_image_path", tmp_path / "ct/images"]
+    for name, more in (("nifti", []), ("seg", ["--dicom_seg"])):
+        ended = test_py(*flags, "--save_path", tmp_path / name, *more)
+        assert ended.status == 0, ended.err
+    labels = nibabel.load(tmp_path / "nifti/p1.nii.gz")
+    assert np.allclose(labels.affine, volume.affine) and labels.shape == volume.shape
+    for folder in ("nifti", "seg"):
+        flags = ["--dataset_name", "CT", "--pred_path", tmp_path / folder, "--gt_path", tmp_path / "ct/masks"]
+        ended = eval_py(*flags, "--protocol", "medical", "--save_dir", tmp_path / f"{folder}_scores", "--workers", 1)
+        assert ended.status == 0, ended.err
+    tables = [read_numbers(tmp_path / f"{folder}_scores/per_image.csv") for folder in ("nifti", "seg")]
+    assert tables[0].shape == (2, 9) and 0 < tables[0][:, 0].min()
+    np.testing.assert_allclose(*tables, rtol=1e-6)  # a NIfTI file stores its affine in 32 bits
