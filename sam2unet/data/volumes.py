@@ -70,11 +70,14 @@ def is_volume(path: object) -> bool:
         return os.path.isfile(path) and is_stack(path)
     if name.endswith(VOLUMES):
         return True
-    if not os.path.isdir(path) or not os.access(path, os.R_OK | os.X_OK):
+    if not os.path.isdir(path):
         return False
     from .dicom import is_dicom
 
-    return is_dicom(path)
+    try:
+        return is_dicom(path)
+    except (OSError, UserError):  # no permission: who lists or opens it says so
+        return False
 
 
 def is_stack(path: Path) -> bool:
