@@ -1,4 +1,4 @@
-"""Trains, predicts and scores on sample data or on your own folders, and writes a picture of the result."""
+"""Trains, predicts and scores on sample data or on your own folders, and writes a picture and a page of the result."""
 
 import argparse
 import json
@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sam2unet.atomic import claim_folder, make_folder, write_together
+from sam2unet.atomic import claim_folder
 from sam2unet.cli import Parser, add_mask_values, main
 from sam2unet.data.pairs import Pair, match
 from sam2unet.data.pictures import draw_overview, pick_evenly
 from sam2unet.data.reading import FOREGROUND, read_image, read_mask
 from sam2unet.errors import UserError, print_line
+from sam2unet.limits import check_numbers
+from sam2unet.quickstart.run import TITLES, run_on_folders
 from sam2unet.recipe import ForegroundRule, make_foreground_rule, to_foreground_flags
 from sam2unet.run_script import ROOT, run_script
 from sam2unet.weights.download import locate_weight_files
 from sam2unet.weights.weight_files import add_source_flag
 
 MAX_RATIO = 0.7  # MAE on the sample data, divided by that of the best constant map
+MINUTES = 30
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,10 +35,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--masks", type=Path, help="folder of their masks, with the names of the images")
     p.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=f"with --images: about how long the run may take; it decides the input size and the number of updates; "
+        f"default: {MINUTES}",
+    )
+    p.add_argument(
         "--hiera_path",
         type=Path,
         metavar="FILE|NAME",
-        help="SAM 2 checkpoint to start from; on a GPU with the released recipe; default: random tiny encoder",
+        help="SAM 2 checkpoint to start from, e.g. sam2.1_hiera_tiny, which is downloaded once; helps most; default: "
+        "random weights of the tiny encoder",
     )
     add_source_flag(p)
     add_mask_values(p)
@@ -54,29 +65,30 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if (args.images is None) != (args.masks is None):
         raise UserError("--images and --masks go together")
+    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    if args.images is None:
+        if args.minutes is not None:
+            raise UserError("--minutes is for your own images; give --images and --masks, or leave it out")
+        run_on_samples(args, rule)
+        return
+    minutes = MINUTES if args.minutes is None else args.minutes
+    check_numbers({"minutes": minutes})
+    images, masks = ((args.folder / path).resolve() for path in (args.images, args.masks))
+    weights = locate_hiera(args) if args.hiera_path else None
+    run_on_folders(images, masks, args.folder / args.save_path, minutes, weights, rule, args.folder)
+
+
+def run_on_samples(args: argparse.Namespace, rule: ForegroundRule) -> None:
     folder = args.folder / args.save_path
     train, test, maps = folder / "data/train", folder / "data/test", folder / "maps"
-    has_own_data = args.images is not None
-    if has_own_data:
-        images, masks = ((args.folder / path).resolve() for path in (args.images, args.masks))
-        pairs = match(images, masks)
-        if len(pairs) < 5:
-            raise UserError(f"{len(pairs)} pairs are too few to hold out every fifth; give at least 5")
-    if claim_folder(
-        folder, f"a quickstart with {images} and {masks}" if has_own_data else "a quickstart with sample data"
-    ):
+    if claim_folder(folder, "a quickstart with sample data"):
         print_line(f"{args.save_path} is of an earlier quickstart, which goes on; its model is kept")
-    if not has_own_data:
-        run_script("scripts/make_sample_data.py", "--save_path", folder / "data")
-    elif not (folder / "data").exists():
-        with write_together(folder) as part:
-            hold_out(pairs, part / "data/train", part / "data/test")
+    run_script("scripts/make_sample_data.py", "--save_path", folder / "data")
     released = args.hiera_path and torch.cuda.is_available()
     recipe = ["--config", ROOT / f"configs/{'sam2unet' if released else 'quickstart'}.yaml"]
     recipe += ["--hiera_path", locate_hiera(args)] if args.hiera_path else ["--encoder", "tiny"]
-    rule = make_foreground_rule(args.mask_threshold, args.foreground)
-    coding = to_foreground_flags(rule)
     inputs = ["--train_image_path", train / "images", "--train_mask_path", train / "masks"]
+    coding = to_foreground_flags(rule)
     run_script("train.py", *recipe, *inputs, "--save_path", folder, "--resume", "auto", *coding)
     checkpoint = max(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
     inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
@@ -85,17 +97,18 @@ def run(args: argparse.Namespace) -> None:
     run_script("eval.py", *scores, "--save_dir", folder / "scores", *coding)
 
     pairs = match(test / "images", test / "masks")
-    shown = (
+    shown = pick_evenly(pairs)
+    rows = (
         (read_image(pair.image), read_mask(pair.mask, rule), Image.open(maps / f"{pair.image.stem}.png"))
-        for pair in pick_evenly(pairs)
+        for pair in shown
     )
-    draw_overview(shown, folder / "overview.png")
+    draw_overview(rows, folder / "overview.png", titles=TITLES, names=[pair.image.name for pair in shown])
     results = json.loads((folder / "scores/results.json").read_text())
     ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, rule)
     print_line()
     print_line(f"held-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / constant:.2f}")
     print_line(f"pictures: {os.path.relpath(folder / 'overview.png', args.folder)}")
-    if not has_own_data and ours > MAX_RATIO * constant:
+    if ours > MAX_RATIO * constant:
         raise UserError(f"the ratio should be at most {MAX_RATIO} on the sample data; this installation trains worse")
 
 
@@ -106,18 +119,9 @@ def locate_hiera(args: argparse.Namespace) -> Path:
     return args.folder / locate_weight_files({"hiera_path": args.hiera_path}, args.weights_from)["hiera_path"]
 
 
-def hold_out(pairs: list[Pair], train: Path, test: Path) -> None:
-    """Makes links to every fifth pair in `test` and to the other pairs in `train`."""
-    for number, pair in enumerate(pairs, start=1):
-        split = train if number % 5 else test
-        for kind, path in zip(("images", "masks"), pair, strict=True):
-            make_folder(split / kind)
-            (split / kind / path.name).symlink_to(path.resolve())
-
-
-def constant_error(pairs: list[Pair], mask_threshold: ForegroundRule) -> float:
+def constant_error(pairs: list[Pair], rule: ForegroundRule) -> float:
     """Returns the mean absolute error of a black or a white map, the lower of both. No constant grey is better."""
-    masks = (np.asarray(read_mask(pair.mask, mask_threshold)) > FOREGROUND for pair in pairs)
+    masks = (np.asarray(read_mask(pair.mask, rule)) > FOREGROUND for pair in pairs)
     share = np.mean([mask.mean() for mask in masks])
     return float(min(share, 1 - share))
 

@@ -25,6 +25,7 @@ LINES = (
     ("export", "demo"),
     ("cli", "run_script", "released_flags"),
     ("reproduce",),
+    ("quickstart",),
 )
 LEVELS = {name: level for level, names in enumerate(LINES) for name in names}
 TOGETHER = {

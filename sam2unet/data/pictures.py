@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from ..atomic import make_folder, write_atomic
 from .reading import FOREGROUND
 
 T = TypeVar("T")
-GAP = 4  # pixels between pictures
+GAP, LINE = 4, 20  # pixels between pictures, and the height of a line of text
 CYAN, GREEN = (0, 255, 255), (0, 255, 0)  # visible on tissue and on leaves
 BAND = 256  # rows in one step, so that a large photograph needs little more memory than its own
 
@@ -32,22 +32,37 @@ def tint_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
     return photo
 
 
-def outline_(photo: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Draws green lines around the foreground of the map, in place. Photograph (H, W, 3), map (H, W), both uint8."""
+def outline_(photo: np.ndarray, grey: np.ndarray, color: tuple[int, int, int] = GREEN) -> np.ndarray:
+    """Draws lines around the foreground of the map, in place. Photograph (H, W, 3), map (H, W), both uint8."""
     outlines, _ = cv2.findContours((grey > FOREGROUND).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    return cv2.drawContours(photo, outlines, -1, GREEN, thickness=max(1, round(max(grey.shape) / 400)))
+    return cv2.drawContours(photo, outlines, -1, color, thickness=max(1, round(max(grey.shape) / 400)))
 
 
-def draw_overview(rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]], path: Path, side: int = 160) -> None:
-    """Writes a PNG with a row image | mask | map for each item. A square has `side` pixels with its margin."""
+def draw_overview(
+    rows: Iterable[tuple[Image.Image, Image.Image, Image.Image]],
+    path: Path,
+    side: int = 160,
+    titles: Sequence[str] = (),
+    names: Sequence[str] = (),
+) -> None:
+    """Writes a PNG with a row image | mask | map for each item. A square has `side` pixels with its margin.
+
+    `titles` are written above the columns, and `names` above the rows.
+    """
     small = [
         [picture.convert("RGB").resize((side - GAP, side - GAP), Image.Resampling.BILINEAR) for picture in row]
         for row in rows
     ]
-    sheet = Image.new("RGB", (3 * side, len(small) * side), "white")
+    top, step = LINE * bool(titles), side + LINE * bool(names)
+    sheet = Image.new("RGB", (3 * side, top + len(small) * step), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for x, title in enumerate(titles):
+        draw.text((x * side + GAP // 2, LINE // 2), title, "black", font, anchor="lm")
     for y, row in enumerate(small):
+        if names:
+            draw.text((GAP // 2, top + y * step + LINE // 2), names[y], (90, 90, 90), font, anchor="lm")
         for x, picture in enumerate(row):
-            sheet.paste(picture, (x * side + GAP // 2, y * side + GAP // 2))
+            sheet.paste(picture, (x * side + GAP // 2, top + y * step + step - side + GAP // 2))
     with write_atomic(path) as file:
         sheet.save(file, "PNG")
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sam2unet.quickstart import plan
+from sam2unet.quickstart import run as quickstart_run
 from sam2unet.reproduce import cross_validation, study
 from scripts import make_sample_data, quickstart
 from tests.conftest import load_script
@@ -34,14 +36,17 @@ def steps(monkeypatch) -> list[list[str]]:
         module = load_script(script)
         with pytest.MonkeyPatch.context() as patch:
             small = ["--epoch", "1"] + ["--encoder", "micro"] * ("--encoder" in commands[-1])
+            small += ["--repeat", "1"] * ("--repeat" in commands[-1])
             patch.setattr(sys, "argv", commands[-1] + small * (script == "train.py"))
             with pytest.raises(SystemExit) as ended:
                 module.main(module.parser, module.run)
         if ended.value.code:
             sys.exit(ended.value.code)
 
-    for caller in (quickstart, study, cross_validation):
+    for caller in (quickstart, quickstart_run, study, cross_validation):
         monkeypatch.setattr(caller, "run_script", run_step)
+    monkeypatch.setattr(plan, "ENCODER", "micro")
+    monkeypatch.setattr(quickstart_run, "ENCODER", "micro")
     return commands
 
 

@@ -37,23 +37,33 @@ def test_sample_data_are_the_same_every_time_and_their_masks_exact(sample_data, 
             assert all(200 <= side <= 500 for side in mask.shape) and Image.open(pair.image).size == mask.shape[::-1]
 
 
-def test_quickstart_on_own_folders_holds_out_every_fifth_pair(run_main, steps, tmp_path, monkeypatch):
+def test_quickstart_on_own_folders_judges_every_fifth_pair_and_goes_on(run_main, steps, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pairs(tmp_path / "own", count=10)
-    flags = ["--images", "own/images", "--masks", "own/masks", "--save_path", "result"]
+    flags = ["--images", "own/images", "--masks", "own/masks", "--save_path", "result", "--minutes", 1]
     status, out, err = run_main(quickstart, *flags)
-    assert status == 0, err
+    assert status == 1 and "the maps are not better than predicting nothing" in err, err  # after one update
     assert [step[0] for step in steps] == ["train.py", "test.py", "eval.py"]
-    assert " --encoder tiny " in " ".join(steps[0])
-    assert sorted(path.stem for path in (tmp_path / "result/maps").glob("*.png")) == ["e", "j"]
-    assert len(list((tmp_path / "result/data/train/images").iterdir())) == 8
-    assert "held-out       2" in out and "best constant map" in out
-    assert Image.open(tmp_path / "result/overview.png").size == (480, 320)
-    kept = {path: path.read_bytes() for path in (tmp_path / "result").glob("*.p*t*")}
+    assert "--size 96 " in " ".join(steps[0]) and "few_images.yaml" in steps[0][2] and "--no_minmax" in steps[1]
+    folder = tmp_path / "result"
+    assert sorted(path.stem for path in (folder / "maps").glob("*.png")) == ["e", "j"]
+    assert len(list((folder / "data/train/images").iterdir())) == 8
+    truths = [np.asarray(Image.open(tmp_path / f"own/masks/{name}.png")) > 0 for name in "ej"]
+    maps = [np.asarray(Image.open(folder / f"maps/{name}.png")) / 255 for name in "ej"]
+    error = np.mean([abs(map_ - truth).mean() for map_, truth in zip(maps, truths, strict=True)])
+    empty = np.mean([truth.mean() for truth in truths])
+    assert f"held-out MAE {error:.3f}, best constant map {empty:.3f}" in out
+    assert "worse than predicting nothing" in out and "1. Use pretrained weights" in out
+    page = (folder / "overview.html").read_text()
+    assert page.count("<img") == 6 and "e.jpg" in page and "j.jpg" in page and "http" not in page.split("<main")[1]
+    assert Image.open(folder / "overview.png").size == (480, 20 + 2 * 180)
+    kept = {path: path.read_bytes() for path in folder.glob("*.p*t*")}
     assert len(kept) >= 2
     status, out, err = run_main(quickstart, *flags)
-    assert status == 0 and "result is of an earlier quickstart, which goes on" in out, err
+    assert status == 1 and "result is of an earlier quickstart, which goes on" in out, err
     assert {path: path.read_bytes() for path in kept} == kept
+    status, _, err = run_main(quickstart, *flags[:-1], 5)
+    assert status == 2 and "plan.json is for --minutes 1 without --hiera_path" in err
 
 
 @pytest.mark.parametrize(
