@@ -116,6 +116,14 @@ def read_image(path: Source) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy an RGB image
 
 
+def read_grey(path: Source) -> Image.Image:
+    """Reads a map in mode L. In a slice, the values 0 and 1, or probabilities, become 0 to 255."""
+    with open_image(path) as image:
+        if isinstance(path, Slice):
+            return Image.fromarray(np.rint(to_share(image, path) * 255).astype(np.uint8))
+        return to_8_bit(image, path).convert("L")
+
+
 def read_window(source: Slice) -> Image.Image:
     """Reads a slice, or a picture with more than 8 bits, by its window: mode L, or RGB if it has colours."""
     with open_image(source) as image:

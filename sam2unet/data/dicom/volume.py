@@ -9,6 +9,7 @@ from numpy import ndarray
 from ...atomic import read_start
 from ...errors import UserError, shortlist
 from ...runtime.versions import import_extra
+from ..whole_volumes import read_whole
 from .files import DicomFile, explain_damage, read_file
 from .frames import DicomFrame, list_frames
 from .pixels import convert_pixels, decode_dicom, has_color
@@ -94,19 +95,16 @@ class DicomVolume:
             self.shape = tuple(shape[raw] for raw in np.argsort(self.turns[:, 0]))
             self.affine = affine @ nibabel.orientations.inv_ornt_aff(self.turns, shape)
         self.stacked_axis, self.flip = self.turns[0].tolist()
-        self.values: ndarray | None = None  # kept after the first plane along another axis than `stacked_axis`
 
     def read_plane(self, axis: int, index: int) -> ndarray:
         """Returns a plane, (a, b): the other two axes in ascending order; colour: (a, b, 3) in 8 bits.
 
         Along the axis in which the frames are stacked, reads one frame. Along another axis, reads and keeps the volume.
         """
-        if axis == self.stacked_axis and self.values is None:
+        if axis == self.stacked_axis:
             number = index if self.flip > 0 else len(self.planes) - 1 - index
             return np.moveaxis(self.read_planes([number]), axis, 0)[0]
-        if self.values is None:
-            self.values = self.read()
-        return np.moveaxis(self.values, axis, 0)[index].copy()  # `take` would copy the volume
+        return np.moveaxis(read_whole(self), axis, 0)[index]
 
     def read(self) -> ndarray:
         """Returns the volume, (x, y, z), or in colour (x, y, z, 3) in 8 bits. Uses the rescale slope and intercept."""

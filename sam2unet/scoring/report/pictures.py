@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...classes import Classes
-from ...data.reading import FOREGROUND, open_image, read_image, read_mask, to_8_bit
+from ...data.reading import FOREGROUND, read_grey, read_image, read_mask
 from ...recipe import MaskRule
 
 BUDGET = 56_000_000  # bytes of all pictures as base64; 4 MB of the 60 MB are for the numbers
@@ -89,8 +89,7 @@ def encode_photograph(row: Row, side: int, max_bytes: int) -> str | None:
 
 def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """Reads a map as the metrics do: stretched to 0..255 at `size`, and bool (H, W), above half of its range."""
-    with open_image(path) as image:
-        grey = to_8_bit(image, path).convert("L")
+    grey = read_grey(path)
     grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
     low, high = grey.getextrema()
     levels = np.arange(256.0) if low == high else (np.arange(256.0) - low) * (255 / (high - low))
