@@ -40,9 +40,16 @@ class PredictNotes:
     several: list[str] = field(default_factory=list)
     stopped_by: UserError | None = None  # the error of the image that stops the run
     doubts: list[tuple[float, str]] = field(default_factory=list)  # with --uncertainty: its number, name of the image
+    # names of images without a probability above 0.5; not of slices, most of which show no object
+    objectless: list[str] = field(default_factory=list)
 
-    def report(self, share: str, several_models: bool) -> None:
-        """Prints the warnings about images, and the most uncertain ones. `share` begins the line of this process."""
+    def report(self, share: str, several_models: bool, count: int) -> None:
+        """Prints the warnings about images, and what the user should know about their maps.
+
+        Args:
+            share: the beginning of the lines of this process.
+            count: the number of maps.
+        """
         if self.rotated:
             warn_rotated(self.rotated)
         if names := self.several:
@@ -51,6 +58,8 @@ class PredictNotes:
             what = "the models disagree most on" if several_models else "the model is most uncertain on"
             worst = sorted(self.doubts, reverse=True)[:SHOWN_DOUBTS]
             print_line(f"{share}{what} {', '.join(f'{name} ({doubt:.3f})' for doubt, name in worst)}")
+        if names := self.objectless:
+            print_line(f"{share}no object above 0.5 in {len(names)} of {count} images: {shortlist(names)}")
 
 
 def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:

@@ -110,9 +110,9 @@ def run(
     start = time.perf_counter()
     with hold_folder(files.target), memory:
         notes = write_maps(predictor, jobs, files, outputs, minmax, batch_size, workers, show=processes.first)
-    notes.report(share, bool(predictor.others))
-    seconds = time.perf_counter() - start
     done = len(jobs) - len(notes.bad)
+    notes.report(share, bool(predictor.others), done)
+    seconds = time.perf_counter() - start
     print_line(f"{share}{done} maps in {files.target}, {seconds:.1f} s, {done / seconds:.2f} images/s")
     if notes.bad:
         raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {shortlist(notes.bad, limit=20)}")
@@ -162,6 +162,7 @@ def write_maps(
     ):
         photos = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
         maps = predictor.predict(drop_unreadable(photos, files.on_bad_image, notes), batch_size)
+        maps = note_objectless(maps, notes)
         predicted = (to_predicted_map(photo, probability, minmax, outputs) for photo, probability in maps)
         if outputs.uncertainty:
             predicted = note_doubts(predicted, bool(predictor.others), notes)
@@ -252,6 +253,15 @@ def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: P
     # The labels of a volume are probabilities above a half, so its slices are never stretched.
     pixels = to_map_pixels(probability, minmax and not isinstance(photo.source.item.path, Slice), outputs)
     return PredictedMap(photo.source.item, pixels, kept, doubt, photo.disagreement)
+
+
+def note_objectless(maps: Iterable[tuple[Photo, Tensor]], notes: PredictNotes) -> Iterator[tuple[Photo, Tensor]]:
+    """Notes the images whose probabilities of the foreground are all at most 0.5. Slices of volumes do not count."""
+    for photo, probability in maps:
+        path = photo.source.item.path
+        if probability.ndim == 2 and isinstance(path, Path) and probability.max() <= 0.5:
+            notes.objectless.append(path.name)
+        yield photo, probability
 
 
 def note_doubts(maps: Iterable[PredictedMap], several: bool, notes: PredictNotes) -> Iterator[PredictedMap]:

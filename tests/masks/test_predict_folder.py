@@ -68,6 +68,19 @@ def test_flips_and_scales_are_means_of_maps_computed_apart(maps_of, checkpoint, 
     np.testing.assert_allclose(probability(tmp_path / "scale", "a"), np.mean(scaled, axis=0), atol=1e-5)
 
 
+def test_images_without_an_object_are_named(test_py, checkpoint, photos, tmp_path):
+    """The bias of the last layer is lowered until two of four maps have a probability above 0.5."""
+    model = sam2unet.load_model(checkpoint, device="cpu")
+    tops = {path.name: sam2unet.predict(model, path, size=64, minmax=False).max() for path in photos.iterdir()}
+    low, high = (np.log(top / (1 - top)) for top in sorted(tops.values())[1:3])
+    with torch.no_grad():
+        model.head.bias -= (low + high) / 2
+    torch.save(model.state_dict(), tmp_path / "low.pth")
+    words = ("--checkpoint", tmp_path / "low.pth", "--test_image_path", photos, "--save_path", tmp_path / "maps")
+    first, second = sorted(sorted(tops, key=tops.get)[:2])
+    assert f"no object above 0.5 in 2 of 4 images: {first}, {second}\n" in test_py(*words, "--size", 64).out
+
+
 def test_tiles_of_a_model_that_sees_single_pixels_are_the_whole_map():
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (131, 200, 3), dtype=np.uint8))
