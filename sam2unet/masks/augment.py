@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # The largest changes. Each number in [-1, 1] of `jitter` selects a change between the two extremes.
-ZOOM, STRETCH, TURN, COLOUR, TINT = 1.5, 1.2, 20.0, 0.4, 0.15
+ZOOM, STRETCH, TURN, COLOUR, TINT = 1.3, 1.15, 15.0, 0.25, 0.1
 EDGE = 0.9  # an image is enlarged by 1 / EDGE on average, so that less of it is mirrored
 
 

@@ -48,7 +48,7 @@ class Judgement:
         return self.mean("error") < self.mean("empty_error")
 
     @property
-    def unseen(self) -> list[MapFacts]:
+    def objectless(self) -> list[MapFacts]:
         """The images in whose maps no pixel is above 0.5."""
         return [image for image in self.images if image.top <= 0.5]
 
@@ -64,9 +64,9 @@ class Judgement:
             f"{self.mean('wrong'):.1%} of the pixels are on the wrong side of 0.5. The overlap with the masks (Dice) "
             f"is {self.mean('dice'):.2f}, where 1 is perfect."
         )
-        if self.unseen:
-            names = shortlist([image.pair.image.name for image in self.unseen])
-            lines.append(f"No object above 0.5 in {len(self.unseen)} of {len(self.images)} images: {names}.")
+        if self.objectless:
+            names = shortlist([image.pair.image.name for image in self.objectless])
+            lines.append(f"No object above 0.5 in {len(self.objectless)} of {len(self.images)} images: {names}.")
         if len(self.images) < FEW:
             lines.append(f"{len(self.images)} images are few. With other images, these numbers can differ much.")
         return lines
@@ -132,17 +132,17 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
             "file is downloaded once, and python scripts/weights.py list shows all names."
         )
     lines.append(
-        "Add images with masks, above all of the kind that the worst images below show. docs/first-run.md says how "
-        "much more images helped."
+        "Add images with masks, above all of the kind of the worst images. docs/questions.md has results with 123, 244 "
+        "and more images."
     )
     if best_epoch is None or best_epoch > 0.8 * plan.epoch:
         lines.append(f"Train longer: --minutes {2 * plan.minutes:g}. The last checkpoints were the best ones.")
     if plan.size < SIDES[-1]:
-        larger = next(side for side in SIDES if side > plan.size)
+        side, minutes = plan.estimate_larger()
         lines.append(
-            f"Train with larger images. They show small objects and thin parts. With more --minutes or on a GPU, "
-            f"{larger}x{larger} pixels follow {plan.size}x{plan.size}."
+            f"Train with larger images, which show small objects and thin parts. About --minutes {minutes} on this "
+            f"computer lead to {side}x{side} pixels."
         )
-    if judgement.unseen:
+    if judgement.objectless:
         lines.append("Look at the masks of the images without an object above 0.5. scripts/check_data.py draws them.")
     return lines

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,12 +28,11 @@ SIDES = (96, 128, 160, 224, 288, 352)  # input sides in pixels; 352 is the relea
 UPDATES = {False: 1000, True: 300}  # pretrained weights or not -> the updates that a larger side must leave time for
 PASSES = 60  # with pretrained weights, more passes over few images were never measured
 TRAINING = 0.8  # share of the time; the rest is for reading, validation, prediction and scores
-EPOCHS = 16  # parts of the training; each ends with a validation, and with files that `--resume` needs
+EPOCHS = 16  # about so many parts of the training; each ends with a validation, and with files that `--resume` needs
 VALIDATION = 0.15  # share of the training images
 FEWEST = 20  # with fewer training images, none is left for validation
 TESTED = 200  # the largest number of images that the result is measured on
 ENCODER = "tiny"  # without pretrained weights; a larger one needs more time and more images
-BATCH = 8  # images
 CONFIGS = {  # pretrained weights or not -> the recipe
     False: ROOT / "configs/few_images.yaml",
     True: ROOT / "configs/sam2unet.yaml",
@@ -70,6 +69,12 @@ class Plan:
     @property
     def cache(self) -> str:
         return "ram" if self.images * 4 * self.size**2 < 0.3 * free_memory() else "off"
+
+    def estimate_larger(self) -> tuple[int, int]:
+        """Returns the next larger side, and the minutes that lead to it on this computer."""
+        side = next(side for side in SIDES if side > self.size)
+        seconds = UPDATES[self.pretrained] * self.seconds * (side / self.size) ** 2
+        return side, math.ceil(seconds / 60 / TRAINING)
 
     def describe(self) -> list[str]:
         """Returns sentences for the user, each one line."""
@@ -111,7 +116,8 @@ def make_plan(minutes: float, images: int, weights: Path | None = None, sides: S
     for side in sides:
         if plan and budget / (plan.seconds * (side / plan.size) ** 2) < UPDATES[weights is not None]:
             break
-        recipe = Recipe.read(CONFIGS[weights is not None], size=side, batch_size=min(BATCH, images), amp=amp)
+        recipe = Recipe.read(CONFIGS[weights is not None], size=side, amp=amp)
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, images))
         seconds = measure_update(recipe, weights, device)
         if plan and budget / seconds < UPDATES[weights is not None]:
             break
@@ -128,9 +134,9 @@ def divide_updates(minutes: float, images: int, pretrained: bool, seconds: float
     passes = max(1, updates * recipe.batch_size // (images - validation))
     if pretrained:
         passes = min(passes, PASSES)
-    epoch = min(passes, EPOCHS)
+    repeat = max(1, round(passes / EPOCHS))
     return Plan(
-        minutes, pretrained, seconds, device, recipe.amp, recipe.size, recipe.batch_size, epoch, passes // epoch,
+        minutes, pretrained, seconds, device, recipe.amp, recipe.size, recipe.batch_size, passes // repeat, repeat,
         images, validation,
     )  # fmt: skip
 

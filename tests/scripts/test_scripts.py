@@ -16,8 +16,11 @@ from PIL import Image
 from sam2unet.cli import check_installation
 from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
+from sam2unet.quickstart.judge import judge_maps
+from sam2unet.quickstart.plan import divide_updates
+from sam2unet.recipe import Recipe
 from scripts import make_sample_data, quickstart
-from tests.conftest import ROOT, load_script, write_pairs
+from tests.conftest import ROOT, load_script, save, write_pairs
 
 
 def test_sample_data_are_the_same_every_time_and_their_masks_exact(sample_data, run_main, tmp_path, monkeypatch):
@@ -64,6 +67,39 @@ def test_quickstart_on_own_folders_judges_every_fifth_pair_and_goes_on(run_main,
     assert {path: path.read_bytes() for path in kept} == kept
     status, _, err = run_main(quickstart, *flags[:-1], 5)
     assert status == 2 and "plan.json is for --minutes 1 without --hiera_path" in err
+
+
+def test_a_plan_fits_into_its_time_and_takes_a_part_of_many_images():
+    recipe = Recipe(size=96, batch_size=8)
+    few = divide_updates(30, 48, False, 0.6, "cpu", recipe)
+    assert (few.validation, few.epoch) == (7, 16) and 0.75 < few.updates * few.seconds / (30 * 60) < 0.8
+    many = divide_updates(1, 100_000, False, 1.0, "cpu", recipe)
+    assert many.images == 8 * 48 and many.updates <= 48 and (many.epoch, many.repeat) == (1, 1)
+    pretrained = divide_updates(60, 48, True, 0.01, "cuda", recipe)
+    assert pretrained.epoch * pretrained.repeat == 60  # passes, and not more
+    assert divide_updates(1, 4, False, 100, "cpu", Recipe(size=96, batch_size=4)).updates == 1
+
+
+def test_a_judgement_names_images_without_an_object_and_compares_with_simple_maps(tmp_path):
+    """Masks with an object at the left, at the left, and with none; maps: right, at the wrong place, grey."""
+    left, right, none = (np.zeros((20, 40), np.uint8) for _ in range(3))
+    left[:, :8], right[:, 32:], none[:] = 255, 255, 51
+    for name, mask, map_ in (("a", left, left), ("b", left, right), ("c", 0 * none, none)):
+        save(tmp_path / f"images/{name}.png", left)
+        save(tmp_path / f"masks/{name}.png", mask)
+        save(tmp_path / f"maps/{name}.png", map_)
+    pairs = match(tmp_path / "images", tmp_path / "masks")
+    judgement = judge_maps(pairs, tmp_path / "maps", pairs[:2], None)
+    assert [facts.pair.image.stem for facts in judgement.sort()] == ["b", "c", "a"]
+    assert [round(facts.error, 6) for facts in judgement.images] == [0, 0.4, 0.2]
+    assert [facts.dice for facts in judgement.images] == [1, 0, 1]
+    assert [round(judgement.mean(name), 6) for name in ("error", "empty_error", "median_error")] == [
+        0.2, 0.133333, 0.066667,
+    ]  # fmt: skip
+    assert not judgement.is_better
+    text = "\n".join(judgement.describe())
+    assert "worse than predicting nothing: their error (MAE) is 0.200, and not 0.133, 50% more" in text
+    assert "No object above 0.5 in 1 of 3 images: c.png." in text and "3 images are few" in text
 
 
 @pytest.mark.parametrize(
