@@ -14,6 +14,7 @@ from ..comparison_tables import explain_comparison, format_interval, format_p, f
 from .words import describe_scores, judge_difference
 
 DIFFERENCE_TITLES = ("Difference", "Metric", "Images", "Mean", "95 % interval", "p (Holm)", "In words")
+LONGEST_OPEN = 12  # a longer list of sentences is closed until the reader opens it
 
 
 def escape(text: str) -> str:
@@ -43,7 +44,8 @@ def report_words(methods: Sequence[MethodResult], columns: Sequence[str], metric
         for key in columns
     ]
     items = "".join(f"<li>{escape(sentence)}" for sentence in sentences)
-    return f'<details class="legend words" open><summary>In words</summary><ul>{items}</ul></details>'
+    state = " open" * (len(columns) <= LONGEST_OPEN)
+    return f'<details class="legend words"{state}><summary>In words</summary><ul>{items}</ul></details>'
 
 
 def report_differences(differences: Sequence[Difference]) -> Iterator[str]:
