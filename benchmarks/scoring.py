@@ -27,12 +27,12 @@ from scipy import ndimage
 from benchmarks import harness
 from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import FOREGROUND, read_indices
+from sam2unet.data.reading import FOREGROUND, read_grey, read_indices
 from sam2unet.scoring.classes.score_folders import count_pair
 from sam2unet.scoring.pixels import kernels, weighted_f
 from sam2unet.scoring.pixels.surface import surface_scores
 from sam2unet.scoring.score_folders import pool_map
-from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, read_prediction, score_job
+from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 
 CORES = os.cpu_count() or 1
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> Iterator[str]:
 def read_masks(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns pairs of a map and a mask, (H, W) bool. MONAI has no distances if one is empty, so these are left out."""
     pairs = match(args.pred_path, args.gt_path)[: args.pairs]
-    arrays = [[read_prediction(path) > FOREGROUND for path in pair] for pair in pairs]
+    arrays = [[np.asarray(read_grey(path)) > FOREGROUND for path in pair] for pair in pairs]
     return [pair for pair in arrays if all(map(np.any, pair))]
 
 
