@@ -4,13 +4,16 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from ..classes import Classes
-from ..data.class_pictures import tint_classes_
 from ..data.pictures import encode_image
 
 VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
+THUMBNAIL = 180  # longest side of a thumbnail, in pixels
 PREDICTION, TRUTH = (230, 30, 165), (255, 225, 0)  # colours that are rare in photographs
+# An outline has a light line between dark lines. One of both is visible on every photograph: for each grey value, the
+# contrast of one of them is at least 3.
+LIGHT_PREDICTION, DARK = (255, 150, 225), (0, 0, 0)
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
+BOTH, NEITHER = (180, 180, 180), (60, 60, 60)  # means of the grey values in `draw_differences`
 # Colours of objects. They are easy to distinguish from each other, and from the green and red of points.
 OBJECTS = ((40, 150, 255), (255, 140, 20), (190, 90, 255), (255, 225, 0))
 OBJECTS += ((0, 200, 200), (255, 110, 180), (150, 110, 60), (150, 220, 90))
@@ -28,16 +31,17 @@ def tint(photo: ndarray, mask: ndarray, opacity: float, colour: tuple[int, int, 
     return picture
 
 
-def draw_outline(picture: ndarray, mask: ndarray, colour: tuple[int, int, int], factor: int = 1) -> ndarray:
-    """Returns a copy with the outline of the mask. `factor` multiplies the width of the line."""
-    width = factor * max(1, round(max(mask.shape) / 320))
+def draw_outline(picture: ndarray, mask: ndarray, colour: tuple[int, int, int], edge=DARK) -> ndarray:
+    """Returns a copy with the outline of the mask: a line of `colour` between lines of the colour `edge`."""
+    width = max(1, round(max(mask.shape) / 320))
     lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture.copy(), lines, -1, colour, width, cv2.LINE_AA)
+    picture = cv2.drawContours(picture.copy(), lines, -1, edge, 3 * width, cv2.LINE_AA)
+    return cv2.drawContours(picture, lines, -1, colour, width)  # not smooth: smoothing would darken a thin line
 
 
 def draw_overlay(photo: ndarray, mask: ndarray, opacity: float, truth: ndarray | None = None) -> ndarray:
     """Draws the predicted mask with its colour and its outline, then the outline of the true mask on top."""
-    picture = draw_outline(tint(photo, mask, opacity), mask, PREDICTION) if mask.any() else photo
+    picture = draw_outline(tint(photo, mask, opacity), mask, LIGHT_PREDICTION) if mask.any() else photo
     return picture if truth is None else draw_outline(picture, truth, TRUTH)
 
 
@@ -48,15 +52,6 @@ def draw_differences(photo: ndarray, first: ndarray, second: ndarray) -> ndarray
     picture[first & second] = grey[first & second, None] // 2 + 110
     picture = tint(picture, first & ~second, 0.85, ONLY_FIRST)
     return tint(picture, second & ~first, 0.85, ONLY_SECOND)
-
-
-def draw_thumbnail(photo: ndarray, grey_map: ndarray, classes: Classes | None = None, height: int = 240) -> ndarray:
-    """Draws a small picture that does not depend on a threshold: the colour is stronger where the map is higher."""
-    if classes:
-        return scale_down(tint_classes_(photo.copy(), grey_map, classes), height / len(photo))
-    photo, grey_map = (scale_down(array, height / len(photo)) for array in (photo, grey_map))
-    weight = 0.65 * grey_map[..., None]
-    return np.rint((1 - weight) * photo + weight * np.array(PREDICTION)).astype(np.uint8)
 
 
 def scale_down(picture: ndarray, factor: float, interpolation: int = cv2.INTER_AREA) -> ndarray:

@@ -29,6 +29,18 @@ from .masks.session import Bench, Method
 from .prompts.session import PromptBench, PromptMethod
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary folder
+CONTRAST = {  # values of the theme with a contrast of at least 4.5 to their background, light and dark
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_600",
+    "button_primary_background_fill_hover_dark": "*primary_700",
+}
 OFF = ("share", "run_history", "enable_monitoring", "ssr_mode", "mcp_server", "pwa", "inbrowser")  # parts of gradio
 
 
@@ -222,6 +234,7 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
     mono = ["ui-monospace", "monospace"]
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
+    theme = theme.set(**CONTRAST)
     try:
         blocks.launch(
             server_name=host,

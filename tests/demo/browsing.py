@@ -12,6 +12,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +93,102 @@ def find_zip(folder: Path, pattern: str = "*.zip") -> Path:
 
 
 def drop(page, where: str, *files: Path) -> None:
+    """Chooses files in a field for uploads."""
     (box,) = until(lambda: page.find_elements("css selector", f"#{where} input[type=file]"))
     box.send_keys("\n".join(map(str, files)))
 
 
+def drag_onto(page, css: str, *files: Path) -> None:
+    """Drags files or folders from the desktop onto the middle of an element."""
+    box = page.find_element("css selector", css).rect
+    top = page.execute_script("return scrollY")
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2 - top}
+    data = {"items": [], "files": [str(path) for path in files], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.execute_cdp_cmd("Input.dispatchDragEvent", place | {"type": kind, "data": data})
+
+
+def keys(page, *pressed: str) -> None:
+    """Presses keys one after the other, on the element that has the focus. Names of two keys are joined by `+`."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    for name in pressed:
+        *held, last = [getattr(webdriver.Keys, part.upper(), part) for part in name.split("+")]
+        chain = webdriver.ActionChains(page, duration=20)
+        for key in held:
+            chain.key_down(key)
+        chain.send_keys(last)
+        for key in held:
+            chain.key_up(key)
+        chain.perform()
+
+
+@contextmanager
+def screen(page, width: int, height: int, scheme: str = "light", touch: bool = False) -> Iterator[None]:
+    """A screen of this size in CSS pixels, light or dark, with a mouse or with fingers."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch, "maxTouchPoints": 2})
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        yield
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def find_violations(page) -> dict[str, list]:
+    """What axe-core finds: contrast below 4.5, controls without names, wrong roles and more; by rule."""
+    pytest.importorskip("axe_playwright_python", reason="axe-core is not installed: pip install -e .[dev]")
+    until(lambda: page.execute_script("return document.getAnimations().length === 0"))  # colours can still change
+    page.execute_script((resources.files("axe_playwright_python") / "axe.min.js").read_text())
+    script = "axe.run({ resultTypes: ['violations'] }).then((result) => arguments[0](result.violations))"
+    return {rule["id"]: [node["html"][:200] for node in rule["nodes"]] for rule in page.execute_async_script(script)}
+
+
+TAB_STOP = """const stop = document.activeElement, box = stop.getBoundingClientRect(), style = getComputedStyle(stop);
+const width = style.outlineStyle === "solid" ? parseFloat(style.outlineWidth) : 0;
+const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+const picture = stop.querySelector("img")?.alt ?? "";
+const name = [stop.ariaLabel ?? stop.labels?.[0]?.innerText ?? picture + " " + stop.innerText].join().trim();
+const isVisible = stop.checkVisibility({ opacityProperty: true }) && box.width > 10 && box.height > 5;
+return [name, width >= 2, isVisible && (stop.contains(top) || top?.contains(stop))];"""
+
+
+def list_tab_stops(page) -> list[str]:
+    """Presses Tab through the whole page. Returns the names of the stops. Fails if one of them cannot be seen."""
+    page.execute_script(
+        "document.body.insertAdjacentHTML('afterbegin', '<i id=start tabindex=-1></i>'); start.focus(); start.remove()"
+    )
+    names = []
+    while len(names) < 60:
+        keys(page, "tab")
+        if page.execute_script("return document.activeElement === document.body"):
+            break
+        name, has_focus_ring, is_visible = page.execute_script(TAB_STOP)
+        assert name and has_focus_ring and is_visible, (name, has_focus_ring, is_visible)
+        names.append(name)
+    return names
+
+
 def text(page, css: str) -> str:
     return page.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", css)
+
+
+def check_layout(page, *together: str) -> None:
+    """Checks a page with results: it fits a screen of 1400 x 900, on a phone the parts `together` are in view.
+
+    Without violations of axe-core, light and dark.
+    """
+    root = page.find_element("css selector", "html")
+    for scheme in ("light", "dark"):
+        with screen(page, 1400, 900, scheme):
+            assert (root.get_property("scrollWidth"), root.get_property("scrollHeight")) == (1400, 900)
+            assert find_violations(page) == {}
+    with screen(page, 400, 800, touch=True):
+        assert root.get_property("scrollWidth") <= 400
+        page.execute_script("scrollTo(0, 0)")
+        boxes = [page.find_element("css selector", css).rect for css in together]
+        assert all(box["y"] + box["height"] <= 800 for box in boxes), boxes
+        assert find_violations(page) == {}

@@ -16,7 +16,20 @@ from sam2unet.scoring.columns import RELEASED
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 from sam2unet.weights.formats import save_state
 from tests.conftest import ROOT, save, write_pairs
-from tests.demo.browsing import ask, drop, find_zip, run_event, served, text, until, visit
+from tests.demo.browsing import (
+    ask,
+    check_layout,
+    drag_onto,
+    drop,
+    find_violations,
+    find_zip,
+    list_tab_stops,
+    run_event,
+    served,
+    text,
+    until,
+    visit,
+)
 
 REFUSED = (400, 403, 404)
 
@@ -86,13 +99,15 @@ def test_a_dropped_image_gets_maps_overlays_and_what_differs(page, pairs):
     assert text(page, "#status") == "1 image"
 
 
-def test_sliders_change_the_overlay_and_nothing_else(page, pairs):
-    show(page, pairs[0] / "a.jpg")
+def test_sliders_change_overlays_and_thumbnails_and_nothing_else(page, pairs):
+    show(page, pairs[0] / "a.jpg", pairs[0] / "b.jpg")
+    until(lambda: len(thumbnails(page)) == 2)
     before = {part: source(page, part) for part in ("overlay-0", "map-0", "image")}
+    small = thumbnails(page)
     start = time.monotonic()
     slide(page, "threshold", 0.8)
-    until(lambda: source(page, "overlay-0") != before["overlay-0"])
-    print(f"the overlay followed the slider after {time.monotonic() - start:.2f} s")
+    until(lambda: source(page, "overlay-0") != before["overlay-0"] and thumbnails(page) != small)
+    print(f"the pictures followed the slider after {time.monotonic() - start:.2f} s")
     assert "above 0.80" in text(page, "#panel [data-part=overlay-0]")
     assert source(page, "map-0") == before["map-0"] and source(page, "image") == before["image"]
     strict = source(page, "overlay-0")
@@ -100,7 +115,11 @@ def test_sliders_change_the_overlay_and_nothing_else(page, pairs):
     until(lambda: source(page, "overlay-0") != strict)
     slide(page, "threshold", 0.5)
     slide(page, "opacity", 0.5)
-    until(lambda: source(page, "overlay-0") == before["overlay-0"])
+    until(lambda: source(page, "overlay-0") == before["overlay-0"] and thumbnails(page) == small)
+
+
+def thumbnails(page) -> list[str]:
+    return page.execute_script("return [...document.querySelectorAll('#gallery img')].map((img) => img.src)")
 
 
 def test_the_zip_has_the_pixels_that_test_py_writes(page, pairs, written, tmp_path):
@@ -119,30 +138,29 @@ def test_the_zip_has_the_pixels_that_test_py_writes(page, pairs, written, tmp_pa
 
 def test_a_dropped_mask_gives_the_numbers_of_eval_py(page, pairs, written):
     show(page, pairs[0] / "b.jpg")
-    assert text(page, "#panel table") == ""
-    drop(page, "masks", pairs[1] / "b.png")
-    until(lambda: text(page, "#panel table"))
-    cells = [cell.text for cell in page.find_elements("css selector", "#panel td")]
+    assert text(page, "#scores table") == ""
+    drag_onto(page, "#masks", pairs[1] / "b.png")
+    until(lambda: text(page, "#scores table"))
+    cells = [cell.text for cell in page.find_elements("css selector", "#scores td[data-metric]")]
     numbers = [
         score_job(ScoreJob(written / name / "b.png", pairs[1] / "b.png", ScoreOptions())).numbers
         for name in ("SAM2-UNet-20", "other")
     ]
-    assert cells == [f"{found[key]:.3f}" for found in numbers for key in RELEASED]
+    assert cells == [f"{found[key]:.3f}" for key in RELEASED for found in numbers]
 
 
-def test_an_example_shows_its_scores(page):
-    page.find_elements("css selector", "#examples button")[4].click()
-    until(lambda: text(page, "#panel table"))
-    assert text(page, "#panel [data-part=image] span") == "camouflaged_015"
-
-
-def test_other_images_are_chosen_in_the_gallery_and_cleared(page, pairs):
+def test_other_images_are_chosen_in_the_gallery_and_clear_can_be_undone(page, pairs):
     show(page, pairs[0] / "a.jpg", pairs[0] / "b.jpg")
-    until(lambda: len(page.find_elements("css selector", "#gallery img")) == 2)
-    page.find_elements("css selector", "#gallery button.thumbnail-item")[1].click()
+    until(lambda: len(thumbnails(page)) == 2)
+    page.find_elements("css selector", "#gallery button")[1].send_keys("\n")
     until(lambda: text(page, "#panel [data-part=image] span") == "b")
+    assert page.switch_to.active_element.get_attribute("data-index") == "1"
     page.find_element("css selector", "#clear").click()
     until(lambda: not page.find_elements("css selector", "#panel img"))
+    assert text(page, "#undo") == "Undo: show the 2 earlier images again"
+    page.find_element("css selector", "#undo").click()
+    until(lambda: text(page, "#panel [data-part=image] span") == "a" and len(thumbnails(page)) == 2)
+    assert not page.find_elements("css selector", "#undo")
 
 
 def test_a_bad_file_is_a_message_and_nothing_else_changes(page, pairs, tmp_path):
@@ -168,18 +186,25 @@ def test_a_bad_file_is_a_message_and_nothing_else_changes(page, pairs, tmp_path)
     assert source(page, "overlay-0") == before
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_needs_no_sideways_scrolling(page, pairs, width):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        show(page, pairs[0] / "a.jpg")
-        drop(page, "masks", pairs[1] / "a.png")
-        until(lambda: text(page, "#panel table"))
-        root = page.find_element("css selector", "html")
-        assert root.get_property("scrollWidth") <= width
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def test_fits_screens_and_has_names_contrast_and_visible_focus(page):
+    assert page.title == "Compare the foreground of two models · sam2unet"
+    stops = list_tab_stops(page)
+    assert stops[0] == "Images, or a video clip: click to upload or drop files" and len(stops) == 8
+    assert find_violations(page) == {}
+    page.find_elements("css selector", "#examples button")[4].click()
+    until(lambda: text(page, "#scores table"))
+    assert text(page, "#panel [data-part=image] span") == "camouflaged_015"
+    check_layout(page, "#panel [data-part=image]", "#panel [data-part=overlay-0]", "#panel [data-part=differences]")
+    stops = list_tab_stops(page)
+    assert stops[:2] == ["number input for Threshold", "range slider for Threshold"]
+    assert stops[-1] == "Example 6 of 6, with a mask: salient_021"
+
+
+def test_only_the_status_line_shows_progress(server):
+    config = json.loads(ask(server, "/config")[1])
+    (status,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "status")
+    shown = [each for each in config["dependencies"] if each["outputs"] and each["show_progress"] != "hidden"]
+    assert len(shown) == 3 and all(each["show_progress_on"] == [status] for each in shown)
 
 
 def test_asks_no_other_address_and_logs_no_error(server, page, pairs):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 import sys
 import zipfile
@@ -16,8 +17,9 @@ from sam2unet.demo import draw, serve
 from sam2unet.demo.files import Limits, safe_stem, unique_name, visitor_message
 from sam2unet.demo.masks.bundle import bundle
 from sam2unet.demo.masks.clips import spread_frames
-from sam2unet.demo.masks.panel import find_best, panel_html
+from sam2unet.demo.masks.panel import find_best, gallery_html, panel_html, scores_html
 from sam2unet.demo.masks.session import Bench, Method, Session
+from sam2unet.demo.thumbnails import encode_source
 from sam2unet.errors import UserError
 from sam2unet.masks.predictor import Predictor, predict_grey
 from sam2unet.scoring.columns import RELEASED
@@ -105,7 +107,18 @@ def test_maps_are_as_large_as_their_images_and_are_kept_until_the_next_drop(sess
     assert session.items[1].load("map1").shape == (70, 30)
     assert session.items[0].load("map0").max() == pytest.approx(1) and session.items[0].load("map0").min() == 0
     session.add_images([dropped("three.png")])
-    assert [item.name for item in session.items] == ["three"] and not first.exists()
+    assert [item.name for item in session.items] == ["three"]
+    session.undo()
+    assert [item.name for item in session.items] == ["one", "two"] and session.items[0].load("map0").shape == (50, 60)
+    session.undo()
+    session.clear(), session.clear()
+    assert session.items == []
+    session.undo()
+    assert [item.name for item in session.items] == ["three"] and first.parent.name not in os.listdir(session.folder)
+    session.clear()
+    session.add_images([dropped("four.png")])
+    session.undo()
+    assert [item.name for item in session.items] == ["three"] and len(list(session.folder.iterdir())) == 2
     session.close()
     assert not session.folder.exists()
 
@@ -210,9 +223,7 @@ def test_scores_are_those_of_the_written_map(session, dropped, tmp_path):
     assert session.items[1].scores[0] == {key: other[key] for key in RELEASED}
     count, means = session.means()
     assert count == 2 and means[1]["S"] == np.mean([item.scores[1]["S"] for item in session.items])
-    assert f"{wanted['S']:.3f}" in panel_html(session, 0, 0.5, 0.5) and "mean of 2 images" in panel_html(
-        session, 0, 0.5, 0.5
-    )
+    assert f"{wanted['S']:.3f}" in scores_html(session, 0) and "mean of 2 images" in scores_html(session, 0)
 
 
 def test_masks_go_by_name_unless_there_is_one_of_each(session, dropped):
@@ -258,17 +269,42 @@ def test_overlay_and_differences():
     other[20:50, 10:40] = True
     drawn = draw.draw_overlay(photo, found, 0.5, other)
     assert drawn[15, 25].tolist() == np.rint(50 + np.array(draw.PREDICTION) / 2).tolist()
-    for row, colour in ((10, draw.PREDICTION), (49, draw.TRUTH)):
-        np.testing.assert_allclose(drawn[row, 25], colour, atol=40)  # lines are smooth
+    for row, colour in ((10, draw.LIGHT_PREDICTION), (49, draw.TRUTH)):
+        assert drawn[row, 25].tolist() == list(colour)
     assert (drawn[55] == 100).all() and (photo == 100).all()
     assert (draw.draw_overlay(photo, found, 0)[15, 25] == 100).all()
     drawn = draw.draw_differences(photo, found, other)
     assert drawn[15, 25, 0] > drawn[15, 25, 2] and drawn[45, 25, 0] < drawn[45, 25, 2]
     assert drawn[30, 25].tolist() == [160] * 3 and drawn[55, 25].tolist() == [50] * 3
-    assert draw.draw_thumbnail(photo, np.zeros((60, 80), np.float32)).tolist() == photo.tolist()
-    thumbnail = draw.draw_thumbnail(photo, np.ones((60, 80), np.float32), height=30)
-    assert thumbnail.shape == (30, 40, 3)
-    np.testing.assert_allclose(thumbnail[15, 20], 35 + 0.65 * np.array(draw.PREDICTION), atol=0.51)
+
+
+def luminance(colour: np.ndarray) -> np.ndarray:
+    """The relative luminance of WCAG 2."""
+    share = np.asarray(colour) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+
+def test_an_outline_is_visible_on_a_photograph_of_any_colour():
+    """One of its two colours has a contrast of at least 3 to the photograph, as WCAG 2 asks of graphics."""
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    steps = np.array([0, 36, 73, 109, 146, 182, 219, 255], np.uint8)
+    for colour in np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3):
+        picture = draw.draw_overlay(np.tile(colour, (9, 9, 1)), mask, 0)
+        levels = np.sort(np.stack([luminance(picture.reshape(-1, 3)), np.full(81, luminance(colour))]), axis=0)
+        assert ((levels[1] + 0.05) / (levels[0] + 0.05)).max() >= 3, colour
+
+
+def test_thumbnails_follow_the_threshold_like_the_overlay(session, dropped):
+    session.add_images([dropped("one.png")])
+    assert gallery_html(session, 0, 0.5, 0.5) == ""
+    session.add_images([dropped("one.png"), dropped("two.png")])
+    session.add_masks([mask_like(dropped("two.png"))])
+    shown = [gallery_html(session, 0, threshold, 0.5) for threshold in (0.3, 0.7)]
+    assert shown[0] != shown[1] != gallery_html(session, 0, 0.7, 0.9)
+    overlay = draw.draw_overlay(session.items[1].load("photo"), session.items[1].load("map0") > 0.7, 0.5)
+    assert encode_source(overlay) in shown[1]  # the image is smaller than a thumbnail
+    assert 'alt="Overlay 2 of 2, with a mask:"' in shown[0] and shown[0].count("aria-current") == 1
 
 
 def test_names_are_text_on_the_page(session, dropped, monkeypatch):
@@ -283,7 +319,8 @@ def test_names_are_text_on_the_page(session, dropped, monkeypatch):
     )
     session.add_images([dropped("one.png")])
     session.add_masks([mask_like(dropped("one.png"))])
-    assert "<script" not in panel_html(session, 0, 0.5, 0.5) and "&lt;script" in panel_html(session, 0, 0.5, 0.5)
+    for part in (panel_html(session, 0, 0.5, 0.5), scores_html(session, 0)):
+        assert "<script" not in part and "&lt;script" in part
     assert panel_html(session, 7, 0.5, 0.5) == panel_html(session, -1, 0.5, 0.5) == ""
 
 

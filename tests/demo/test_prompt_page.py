@@ -15,7 +15,22 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.prompts.framing import Framing
-from tests.demo.browsing import ask, drop, find_zip, run_event, served, text, until, visit
+from tests.demo.browsing import (
+    ask,
+    check_layout,
+    drag_onto,
+    drop,
+    find_violations,
+    find_zip,
+    keys,
+    list_tab_stops,
+    run_event,
+    screen,
+    served,
+    text,
+    until,
+    visit,
+)
 from tests.demo.prompt_server import SIDE, photo, small_model
 
 FRAMING = Framing(SIDE)
@@ -47,7 +62,7 @@ def page(server, browser, tmp_path):
 
 
 def show(page, file: Path) -> None:
-    drop(page, "image", file)
+    drop(page, "images", file)
     until(lambda: page.find_elements("css selector", f"#stage img[alt='{file.stem}']"))
 
 
@@ -65,9 +80,18 @@ def count_objects(page) -> int:
     return page.execute_script("return document.querySelectorAll('#objects button').length")
 
 
-def press(page, name: str) -> None:
+def press(page, name: str, answer: bool | None = None) -> None:
+    """Presses a button. `answer`: to the question whether objects shall be deleted; None: there is no question."""
     until(lambda: page.find_element("css selector", f"#{name}").is_enabled())
     page.find_element("css selector", f"#{name}").click()
+    if answer is not None:
+        question = page.switch_to.alert
+        assert question.text.startswith("Delete ")
+        question.accept() if answer else question.dismiss()
+
+
+def tooltip(page, number: int) -> str:
+    return page.find_element("css selector", f"#objects [data-index='{number}']").get_attribute("title")
 
 
 class Hand:
@@ -119,7 +143,7 @@ def test_a_click_is_a_pixel_of_the_image_whatever_size_it_is_shown_at(page, tmp_
     (point,) = marks(page, "foreground")
     assert near(point, wanted, 0 if size[0] == 90 else hand.pixel)
     answer = sam2unet.Prompter(model, FRAMING).set_image(path).predict([point], [1])
-    assert f"expected IoU {min(max(answer.quality[0], 0), 1):.2f}" in text(page, "#objects")
+    assert tooltip(page, 1).startswith(f"Expected IoU {min(max(answer.quality[0], 0), 1):.2f}")
     press(page, "labels")
     saved = until(lambda: next(tmp_path.glob("*_labels.png"), None))
     assert saved.name == "one_labels.png"
@@ -134,14 +158,14 @@ def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
     hand.click(36, 35)
     until(lambda: marks(page, "foreground") == [(36, 35)])
     first = picture(page)
-    assert first != plain and "last answer took" in text(page, "#objects")
+    assert first != plain and " ms" in tooltip(page, 1) and "area " in text(page, "#objects")
     hand.click(80, 60, "context_click")
     until(lambda: marks(page, "background") == [(80, 60)])
     page.find_elements("css selector", "#label input")[1].click()
     hand.click(8, 8)
     until(lambda: marks(page, "background") == [(80, 60), (8, 8)])
     press(page, "undo")
-    press(page, "undo")
+    keys(page, "control+z")
     until(lambda: marks(page, "background") == [])
     assert picture(page) == first
     press(page, "new")
@@ -159,12 +183,16 @@ def test_objects_by_points_and_boxes_then_back_and_saved(page, tmp_path, model):
         )
     assert np.array_equal(labels, np.where(one, 1, np.where(two, 2, 0))) and set(np.unique(labels)) == {0, 1, 2}
     assert np.array_equal(first > 0, one) and np.array_equal(second > 0, two)
-    page.find_element("css selector", "#objects [data-number='1']").click()
+    page.find_element("css selector", "#objects [data-index='1']").click()
     until(lambda: marks(page, "foreground") == [(36, 35)] and not marks(page, "box"))
-    press(page, "delete")
+    assert page.switch_to.active_element.get_attribute("data-index") == "1"
+    press(page, "delete", answer=False)
+    press(page, "delete", answer=True)
     until(lambda: count_objects(page) == 1)
-    press(page, "clear")
+    press(page, "clear", answer=True)
     until(lambda: picture(page) == plain)
+    press(page, "undo")
+    until(lambda: count_objects(page) == 1)
 
 
 def test_quick_clicks_are_all_taken_in_their_order(page, tmp_path):
@@ -182,9 +210,18 @@ def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, t
     until(lambda: marks(page, "foreground"))
     before = picture(page)
     (tmp_path / "text.jpg").write_text("not an image")
-    drop(page, "image", tmp_path / "text.jpg")
-    until(lambda: text(page, "#status [role=alert]").startswith("cannot read text.jpg: not an image or damaged"))
-    assert picture(page) == before
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "heavy.png").write_bytes(1_100_000 * b"0")
+    (tmp_path / "empty").mkdir()
+    for name, line in {
+        "text.jpg": "cannot read text.jpg: not an image or damaged",
+        "notes.txt": "notes.txt cannot be used here; wanted .jpg, ",
+        "heavy.png": "heavy.png has 1.1 MB; the limit is 1 MB",
+        "empty": "The folder has no images.",
+    }.items():
+        drag_onto(page, "#stage .stage", tmp_path / name)
+        until(lambda line=line: text(page, "#status [role=alert]").startswith(line))
+        assert picture(page) == before and not page.find_elements("css selector", ".toast-body")
     press(page, "new")
     until(lambda: text(page, "#status") == "")
     Hand(page).click(80, 10, "context_click")
@@ -192,44 +229,120 @@ def test_a_bad_file_or_first_point_is_a_message_and_nothing_else_changes(page, t
     assert count_objects(page) == 1
 
 
-def test_an_example_is_shown_and_the_page_logs_no_error_and_fits_a_phone(page):
+def test_images_and_folders_dropped_on_the_picture_are_a_queue(page, tmp_path):
+    show(page, photo(tmp_path / "one.png", (90, 70)))
+    Hand(page).click(36, 35)
+    until(lambda: marks(page, "foreground"))
+    before = picture(page)
+    (tmp_path / "folder/inner").mkdir(parents=True)
+    (tmp_path / "folder/notes.txt").write_text("not an image")
+    for name in ("b.png", "inner/c.png"):
+        photo(tmp_path / "folder" / name, (80, 60))
+    drag_onto(page, "#stage .stage", tmp_path / "folder")
+    until(lambda: text(page, "#status") == "one is kept with its object. Press Back to return to it.")
+    assert text(page, "#place") == "b 2 of 3 · 80 x 60" and count_objects(page) == 0
+    assert len(page.window_handles) == 1
+    press(page, "next")
+    until(lambda: text(page, "#place").startswith("c 3 of 3"))
+    Hand(page).click(30, 30)
+    until(lambda: marks(page, "foreground"))
+    for name in ("b", "one"):
+        press(page, "back")
+        until(lambda name=name: text(page, "#place").startswith(f"{name} "))
+    assert marks(page, "foreground") == [(36, 35)] and picture(page) == before
+    press(page, "masks")
+    with zipfile.ZipFile(find_zip(tmp_path, "all_masks.zip")) as archive:
+        files = ("labels.png", "object_1.png", "objects.csv")
+        assert archive.namelist() == [f"{name}/{file}" for name in ("one", "c") for file in files]
+
+
+def test_the_keyboard_alone_marks_names_zooms_saves_and_a_new_visit_continues(page, server, browser, tmp_path):
+    page.find_elements("css selector", "#examples button")[4].send_keys("\n")
+    until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
+    page.find_element("css selector", "#label input").send_keys("\t\t")
+    assert page.switch_to.active_element.get_attribute("aria-label").startswith("Picture camouflaged_015")
+    middle, step = (219 // 2, 270 // 2), round(270 / 40)
+    keys(page, "left", "shift+down", "enter")
+    until(lambda: marks(page, "foreground") == [(middle[0] - step, middle[1] + 1)])
+    keys(page, "up", "up", "shift+enter")
+    until(lambda: marks(page, "background") == [(middle[0] - step, middle[1] + 1 - 2 * step)])
+    keys(page, "control+z")
+    until(lambda: not marks(page, "background"))
+    keys(page, "n")
+    until(lambda: "starts object 2" in text(page, "#objects"))
+    keys(page, "b", "right", "down", "b")
+    x, y = middle[0] - step, middle[1] + 1 - 2 * step
+    until(lambda: marks(page, "box") == [(x, y, x + step, y + step)])
+    width = page.find_element("css selector", ".stage").rect["width"]
+    keys(page, "add")
+    assert page.find_element("css selector", ".stage").rect["width"] == pytest.approx(1.5 * width, rel=0.01)
+    keys(page, "0")
+    assert page.find_element("css selector", ".stage").rect["width"] == pytest.approx(width, rel=0.01)
+    page.find_element("css selector", "#class textarea, #class input").send_keys("polyp\n")
+    until(lambda: "polyp" in text(page, "#objects [data-index='2']"))
+    press(page, "labels")
+    saved = until(lambda: next(tmp_path.glob("*_labels.png"), None))
+    labels = np.asarray(Image.open(saved))
+    visit(browser, server, tmp_path)
+    page.find_elements("css selector", "#examples button")[4].click()
+    until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
+    page.find_element("css selector", "#controls input[type=file]").send_keys(str(saved))
+    until(lambda: count_objects(page) == 2)
+    assert "polyp" in text(page, "#objects [data-index='2']") and "label map" in tooltip(page, 2)
+    page.find_element("css selector", "#objects [data-index='2']").click()
+    Hand(page).click(200, 200, "context_click")
+    until(lambda: marks(page, "background"))
+    assert (labels == 2).any() and count_objects(page) == 2
+
+
+def touch(page, kind: str, *points: tuple[float, float]) -> None:
+    places = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+    page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+
+def test_fingers_on_a_phone_mark_draw_zoom_and_move(page, server, browser, tmp_path):
+    assert "right mouse button" in text(page, "#heading")
+    with screen(page, 400, 800, touch=True):
+        visit(browser, server, tmp_path)
+        assert "mouse" not in text(page, "body")
+        show(page, photo(tmp_path / "one.png", (90, 70)))
+        hand = Hand(page)
+        box = hand.stage.rect
+
+        def at(x: int, y: int) -> tuple[float, float]:
+            return box["x"] + (x + 0.5) / 90 * box["width"], box["y"] + (y + 0.5) / 70 * box["height"]
+
+        touch(page, "touchStart", at(36, 35)), touch(page, "touchEnd")
+        until(lambda: marks(page, "foreground") == [(36, 35)])
+        touch(page, "touchStart", at(20, 10)), touch(page, "touchMove", at(70, 60)), touch(page, "touchEnd")
+        until(lambda: marks(page, "box") == [(20, 10, 70, 60)])
+        touch(page, "touchStart", at(30, 35), at(60, 35)), touch(page, "touchMove", at(15, 35), at(75, 35))
+        touch(page, "touchEnd")
+        assert hand.stage.rect["width"] == pytest.approx(2 * box["width"], rel=0.05)
+        place = hand.stage.rect["x"]
+        touch(page, "touchStart", at(30, 35), at(60, 35)), touch(page, "touchMove", at(20, 35), at(50, 35))
+        touch(page, "touchEnd")
+        assert hand.stage.rect["x"] == pytest.approx(place - 10 / 90 * box["width"], abs=3)
+        assert marks(page, "box") == [(20, 10, 70, 60)] and count_objects(page) == 1
+
+
+def test_fits_screens_and_has_names_contrast_and_visible_focus(page):
     page.get_log("browser")
+    assert page.title == "Outline objects with clicks and boxes · sam2unet"
+    assert list_tab_stops(page)[:3] == [
+        "Images: click to upload or drop files",
+        "Open a folder of images",
+        "Example 1 of 6, an image: salient_000",
+    ]
+    assert find_violations(page) == {}
     page.find_elements("css selector", "#examples button")[4].click()
     until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
     hand = Hand(page)
     hand.click(hand.size[0] // 2, hand.size[1] // 2)
     until(lambda: marks(page, "foreground"))
-    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
-        assert page.find_element("css selector", "html").get_property("scrollWidth") <= 400
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    check_layout(page, "#stage .stage", "#objects button")
+    assert "Undo" in list_tab_stops(page)
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
-
-
-def test_a_new_image_puts_objects_aside_and_undo_brings_them_back(page, tmp_path):
-    show(page, photo(tmp_path / "one.png", (90, 70)))
-    Hand(page).click(36, 35)
-    until(lambda: marks(page, "foreground"))
-    before = picture(page)
-    show(page, photo(tmp_path / "two.png", (80, 60)))
-    until(lambda: text(page, "#status") == "Undo restores one with its 1 object.")
-    assert count_objects(page) == 0
-    press(page, "undo")
-    until(lambda: marks(page, "foreground") == [(36, 35)])
-    assert picture(page) == before
-
-
-def test_a_file_that_is_dropped_on_the_picture_is_loaded_as_the_image(page, tmp_path):
-    path = photo(tmp_path / "dropped.png", (90, 70))
-    box = page.find_element("css selector", "#stage .stage").rect
-    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        page.execute_cdp_cmd("Input.dispatchDragEvent", place | {"type": kind, "data": data})
-    until(lambda: page.find_elements("css selector", "#stage img[alt='dropped']"))
-    assert len(page.window_handles) == 1
 
 
 def functions_of(server) -> dict[str, int]:
@@ -238,13 +351,13 @@ def functions_of(server) -> dict[str, int]:
 
 def test_no_visitor_makes_the_page_send_a_request(server, outside):
     _, web, reached = outside
-    number = functions_of(server)["on_image"]
+    number = functions_of(server)["on_images"]
     for host in ("outside.test", "127.0.0.1"):
         address = f"http://{host}:{web.getsockname()[1]}/x.png"
         file = {"path": address, "meta": {"_type": "gradio.FileData"}}
-        assert run_event(server, data=[file, None], fn_index=number)[0] == 403
+        assert run_event(server, data=[[file], None], fn_index=number)[0] == 403
         body = {"data": [file, None], "image": file, "session_hash": "a", "component_id": 1, "fn_name": "preprocess"}
-        for route in ("run/on_image", "api/on_image", "call/on_image", "call/v2/on_image", "stream/a"):
+        for route in ("run/on_images", "api/on_images", "call/on_images", "call/v2/on_images", "stream/a"):
             kind = {"Content-Type": "application/json"}
             assert ask(server, f"/gradio_api/{route}", json.dumps(body).encode(), **kind)[0] == 403
         for route in ("file=", "file/", "proxy="):
@@ -257,7 +370,7 @@ def test_a_bad_request_is_one_line_in_the_terminal(server):
     events = [
         {"data": [], "fn_index": number["on_prompt"]},
         {"data": [None, 7], "fn_index": number["on_prompt"], "event_data": {"point": [1, 1]}},
-        {"data": [{}, None], "fn_index": number["on_image"]},
+        {"data": [{}, None], "fn_index": number["on_images"]},
         {"data": [None], "fn_index": number["on_example"], "event_data": {"index": "x\nerror: all is fine"}},
         {"data": [None], "fn_index": number["on_example"]},
         {"data": [], "fn_index": number["js_fn"]},
@@ -268,7 +381,7 @@ def test_a_bad_request_is_one_line_in_the_terminal(server):
     ask(server, "/gradio_api/queue/data?session_hash=nobody")
     lines = (server.around / "errors").read_text().removeprefix(before).splitlines()
     assert len(lines) == len(events) + 1 and all(line.startswith("warning: ") for line in lines)
-    for name, event in (("on_choice", [1]), ("on_prompt", 5), ("on_image", None)):  # the page says what is wrong
+    for name, event in (("on_choice", [1]), ("on_prompt", 5), ("on_images", None)):  # the page says what is wrong
         data = [None, 1] if name == "on_prompt" else [None, None]
         assert run_event(server, data=data, fn_index=number[name], event_data=event)[1]["success"]
 

@@ -1,8 +1,10 @@
 """The page for prompts without its server: what a visit contains, and what undo restores."""
 
+import csv
 import io
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,18 @@ from sam2unet.demo import serve
 from sam2unet.demo.files import Limits
 from sam2unet.demo.prompts import session as prompt_session
 from sam2unet.demo.prompts.bundle import write_label_map, write_masks
-from sam2unet.demo.prompts.panel import object_list_html, picture_html
-from sam2unet.demo.prompts.session import PromptBench, PromptMethod, PromptSession
-from sam2unet.demo.prompts.state import Box, Click, Object, State
+from sam2unet.demo.prompts.label_map import make_label_map
+from sam2unet.demo.prompts.panel import object_list_html, picture_html, place_html
+from sam2unet.demo.prompts.session import PromptBench, PromptMethod, PromptSession, make_mask_prompt
+from sam2unet.demo.prompts.state import Box, Click, State
 from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
 from sam2unet.masks.predictor import Predictor
 from sam2unet.prompts.framing import Framing
+from sam2unet.prompts.prompter import PromptResult
+from tests.conftest import save
 from tests.demo.prompt_server import SIDE, photo, small_model
 
 FRAMING = Framing(SIDE)
@@ -62,7 +67,7 @@ def seen(session) -> list[tuple]:
 
 
 def test_clicks_add_up_and_the_answer_before_is_a_prompt_too(session, dropped, model):
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     session.click(5, 60, 0)
     prompter = sam2unet.Prompter(model, FRAMING).set_image(dropped)
@@ -75,7 +80,7 @@ def test_clicks_add_up_and_the_answer_before_is_a_prompt_too(session, dropped, m
 
 
 def test_a_box_asks_alone_whichever_corner_comes_first(session, dropped, model):
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     session.draw_box(60, 50, 20, 10)
     answer = sam2unet.Prompter(model, FRAMING).set_image(dropped).predict(box=[20, 10, 60, 50])
@@ -89,7 +94,7 @@ def test_a_box_asks_alone_whichever_corner_comes_first(session, dropped, model):
 
 
 def test_undo_gives_back_exactly_what_was_there(session, dropped):
-    session.set_image(dropped)
+    session.add_images([dropped])
     steps = [
         lambda: session.click(40, 30, 1),
         lambda: session.click(70, 60, 0),
@@ -112,28 +117,58 @@ def test_undo_gives_back_exactly_what_was_there(session, dropped):
     assert session.state.objects == ()
 
 
-def test_undo_brings_back_the_image_with_its_objects(session, dropped, model, monkeypatch):
+def test_a_queue_keeps_the_objects_of_each_image_and_only_the_last_images_stay_encoded(session, dropped, monkeypatch):
     monkeypatch.setattr(prompt_session, "IMAGES", 2)
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     before = seen(session), picture_html(session)
-    other = photo(dropped.with_name("two.png"), (50, 60))
-    session.set_image(other)
-    assert session.state.objects == () and session.image.name == "two"
+    files = [photo(dropped.with_name(name), size) for name, size in (("c.png", (60, 50)), ("b.png", (50, 60)))]
+    assert session.add_images(files) == [] and session.state.objects == () and session.image.name == "b"
+    session.draw_box(5, 5, 40, 40)
+    after = seen(session)
+    session.move(1)
+    assert session.image.name == "c" and "3 of 3 · 60 x 50" in place_html(session)
+    assert [item.prompter is None for item in session.queue] == [True, False, False]
+    session.undo()  # nothing was done on this image
+    session.move(1)
+    session.move(-1)
+    assert session.image.name == "b" and seen(session) == after
+    session.undo()
+    session.move(-1)
+    assert (seen(session), picture_html(session)) == before and session.queue[1].state.objects == ()
+    session.click(5, 60, 0)
     session.undo()
     assert (seen(session), picture_html(session)) == before
-    session.click(5, 60, 0)
-    prompter = sam2unet.Prompter(model, FRAMING).set_image(dropped)
-    mask = prompter.predict([[40, 30], [5, 60]], [1, 0], mask=prompter.predict([[40, 30]], [1]).prompt).masks[0]
-    assert np.array_equal(session.state.objects[0].mask.decompress(), mask)
-    for image in (other, dropped, other):
-        session.set_image(image)
-    assert len({id(step.image) for step in session.past}) == 2 == len(session.past)
+    files[0].unlink()  # as gradio removes uploads
+    session.move(1), session.move(1)
+    assert session.image.name == "c"
+
+
+def test_a_drop_takes_what_it_can_and_names_the_rest(session, dropped):
+    text = dropped.with_name("a.txt")
+    text.write_text("no image")
+    cut = dropped.with_name("b.png")
+    cut.write_bytes(dropped.read_bytes()[:300])
+    problems = session.add_images([dropped, text, cut])
+    assert [item.name for item in session.queue] == ["one"] == [session.image.name]
+    assert [line.split()[0] for line in problems] == ["a.txt", "cannot"] and "b.png" in problems[1]
+    last = photo(dropped.with_name("z.png"), (50, 60))
+    broken = dropped.with_name("y.png")
+    broken.write_bytes(dropped.read_bytes()[:1000])
+    session.add_images([dropped, broken, last])
+    assert [item.name for item in session.queue] == ["one", "one_2", "y", "z"] and session.image.name == "one_2"
+    assert "cannot read y.png" in session.move(1)[0] and session.image.name == "z"
+    many = [dropped] * 3
+    assert "3 files are too many; the page took the first 2" in limited(session, 2).add_images(many)
+
+
+def limited(session, images: int) -> PromptSession:
+    return PromptSession(replace(session.bench, limits=Limits(images=images)))
 
 
 def test_the_history_ends_somewhere(session, dropped, monkeypatch):
     monkeypatch.setattr(prompt_session, "HISTORY", 2)
-    session.set_image(dropped)
+    session.add_images([dropped])
     for x in (10, 20, 30):
         session.click(x, 30, 1)
     for _ in range(5):
@@ -142,7 +177,7 @@ def test_the_history_ends_somewhere(session, dropped, monkeypatch):
 
 
 def test_objects_keep_their_numbers_and_each_its_own_clicks(session, dropped):
-    session.set_image(dropped)
+    session.add_images([dropped])
     for x in (20, 40, 60):
         session.select(None)
         session.click(x, 30, 1)
@@ -158,26 +193,26 @@ def test_objects_keep_their_numbers_and_each_its_own_clicks(session, dropped):
 
 
 def test_where_objects_overlap_the_lower_number_stands(session, dropped):
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     session.select(None)
     session.draw_box(5, 5, 80, 60)
     first, second = (each.mask.decompress() for each in session.state.objects)
     assert (first & second).any() and (second & ~first).any()
-    labels = session.make_label_map()
+    labels = make_label_map(session.state.objects)
     assert labels.dtype == np.uint8 and labels.shape == (70, 90)
     assert np.array_equal(labels, np.where(first, 1, np.where(second, 2, 0)))
     session.select(1)  # drawn on top on the page; the file is the same
     session.click(41, 30, 1)
     first = session.state.objects[0].mask.decompress()
-    assert np.array_equal(session.make_label_map(), np.where(first, 1, np.where(second, 2, 0)))
+    assert np.array_equal(make_label_map(session.state.objects), np.where(first, 1, np.where(second, 2, 0)))
 
 
 def test_the_label_map_has_16_bits_where_8_are_too_few(session, dropped):
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     (one,) = session.state.objects
-    many = tuple(Object(**{**vars(one), "number": number}) for number in (255, 256))
+    many = tuple(replace(one, number=number) for number in (255, 256))
     session.add_step(State(many[:1]))
     assert np.asarray(Image.open(write_label_map(session))).max() == 255
     session.add_step(State(many[1:]))
@@ -186,23 +221,111 @@ def test_the_label_map_has_16_bits_where_8_are_too_few(session, dropped):
 
 
 def test_files_hold_the_masks_whole(session, dropped):
-    session.set_image(dropped)
+    session.add_images([dropped])
     with pytest.raises(UserError, match="nothing to save yet"):
         write_masks(session)
+    session.name_class(" polyp\n<b> ")
     session.click(40, 30, 1)
     session.select(None)
     session.draw_box(5, 5, 80, 60)
+    session.name_class("")
     path = write_masks(session)
     assert path.name == "one_masks.zip"
     with zipfile.ZipFile(path) as archive:
-        assert archive.namelist() == ["labels.png", "object_1.png", "object_2.png"]
-        labels, *masks = (np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist())
-    assert np.array_equal(labels, session.make_label_map())
-    for mask, each in zip(masks, session.state.objects, strict=True):
+        assert archive.namelist() == ["labels.png", "object_1.png", "object_2.png", "objects.csv"]
+        labels, *masks = (np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()[:3])
+        table = list(csv.DictReader(io.StringIO(archive.read("objects.csv").decode())))
+    assert np.array_equal(labels, make_label_map(session.state.objects))
+    for mask, each, row in zip(masks, session.state.objects, table, strict=True):
         assert np.array_equal(mask, np.where(each.mask.decompress(), 255, 0))
+        assert int(row["area"]) == (mask > 0).sum() and float(row["expected_iou"]) == pytest.approx(
+            each.quality, abs=1e-4
+        )
+    assert [row["class"] for row in table] == ["polyp\\n<b>", ""]
+    assert "polyp\\n&lt;b&gt;" in object_list_html(session) and "<b>object 2</b>" in object_list_html(session)
+    session.add_images([photo(dropped.with_name("two.png"), (50, 60))])
+    with zipfile.ZipFile(write_masks(session)) as archive:
+        assert archive.namelist()[0] == "one/labels.png" and len(archive.namelist()) == 4
+    with pytest.raises(UserError, match="nothing to save yet"):
+        write_label_map(session)
+    session.click(20, 30, 1)
     assert write_label_map(session).exists() and not path.exists()
     session.close()
     assert not session.folder.exists()
+
+
+def test_a_saved_label_map_is_continued(session, dropped, model):
+    session.add_images([dropped])
+    session.click(40, 30, 1)
+    session.name_class("polyp")
+    session.select(None)
+    session.draw_box(5, 5, 80, 60)
+    saved = shutil.copy(write_label_map(session), dropped.with_name("one_labels.png"))
+    labels = np.asarray(Image.open(saved))
+    again = PromptSession(session.bench)
+    again.add_images([dropped])
+    assert again.load_label_map(saved) == 2
+    one, two = again.state.objects
+    assert (one.number, one.class_name, two.number, two.class_name) == (
+        1,
+        "polyp",
+        2,
+        "polyp",
+    ) and again.selected is None
+    assert np.array_equal(one.mask.decompress(), labels == 1) and np.array_equal(two.mask.decompress(), labels == 2)
+    assert "The mask is from a label map." in object_list_html(again) and write_masks(again).exists()
+    again.select(1)
+    again.click(5, 60, 0)
+    prompter = sam2unet.Prompter(model, FRAMING).set_image(dropped)
+    answer = prompter.predict([[5, 60]], [0], mask=make_mask_prompt(labels == 1, prompter))
+    assert np.array_equal(again.state.objects[0].mask.decompress(), answer.masks[0])
+    again.undo()
+    assert again.load_label_map(saved) == 2 and [item.number for item in again.state.objects] == [1, 2, 3, 4]
+    again.undo()
+    assert [item.number for item in again.state.objects] == [1, 2]
+    other = photo(dropped.with_name("two.png"), (50, 60))
+    for path, line in (
+        (other, "two.png has colours; a label map has one number"),
+        (grey(dropped.with_name("small.png"), np.eye(8)), "does not fit the image one: it has 8 x 8 pixels, the image"),
+        (grey(dropped.with_name("black.png"), np.zeros((70, 90))), "black.png has no objects"),
+        (grey(dropped.with_name("photo.png"), np.arange(6300).reshape(70, 90) % 256), "wanted at most 200 different"),
+        (dropped.parent / "../../private.png", "reads only files that were dropped"),
+    ):
+        with pytest.raises(UserError, match=line):
+            again.load_label_map(path)
+    assert [item.number for item in again.state.objects] == [1, 2]
+
+
+def grey(path: Path, pixels: np.ndarray) -> Path:
+    save(path, pixels.astype(np.uint8))
+    return path
+
+
+def test_a_mask_of_a_file_is_a_prompt_at_its_place_in_the_square(model, dropped):
+    resized = sam2unet.Prompter(model, FRAMING).set_image(dropped)
+    mask = np.zeros((70, 90), bool)
+    mask[:35, :45] = True
+    corner = make_mask_prompt(mask, resized)[0, 0].numpy() > 0.5
+    half = len(corner) // 2
+    assert corner[:half, :half].all() and corner.sum() == half**2
+    padded = sam2unet.Prompter(model, FRAMING).set_image(photo(dropped.with_name("small.png"), (32, 48)))
+    middle = make_mask_prompt(np.ones((48, 32), bool), padded)[0, 0].numpy() > 0.5
+    rows, columns = np.nonzero(middle)
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == tuple(
+        len(middle) * side // SIDE for side in (8, 56, 16, 48)
+    )
+
+
+def test_an_empty_mask_is_told_and_not_saved(session, dropped, monkeypatch):
+    session.add_images([dropped])
+    session.click(40, 30, 1)
+    before = seen(session)
+    nothing = PromptResult(np.full((1, 70, 90), -9.0), np.zeros(1), np.zeros((1, 1, 16, 16), np.float32))
+    monkeypatch.setattr(session.current.prompter, "predict", lambda *_: nothing)
+    for work in (lambda: session.click(3, 3, 0), lambda: (session.select(None), session.draw_box(1, 1, 9, 9))):
+        with pytest.raises(UserError, match="Nothing found here: the model predicts an empty mask"):
+            work()
+        assert seen(session) == before
 
 
 @pytest.mark.parametrize(
@@ -216,7 +339,7 @@ def test_files_hold_the_masks_whole(session, dropped):
 def test_a_prompt_that_cannot_be_is_a_line_and_changes_nothing(session, dropped, work, line):
     with pytest.raises(UserError, match="no image yet"):
         session.click(0, 0, 1)
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     before = seen(session)
     with pytest.raises(UserError, match=line):
@@ -225,7 +348,7 @@ def test_a_prompt_that_cannot_be_is_a_line_and_changes_nothing(session, dropped,
 
 
 def test_a_bad_file_is_one_line_without_our_folders_and_changes_nothing(session, dropped, tmp_path):
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     before = seen(session), picture_html(session)
     bad = {"text.jpg": b"no image", "heavy.jpg": b"\0" * 300_000, "notes.txt": b""}
@@ -238,16 +361,16 @@ def test_a_bad_file_is_one_line_without_our_folders_and_changes_nothing(session,
         path = dropped.with_name(name)
         path.write_bytes(content)
         with pytest.raises(UserError, match=line) as caught:
-            session.set_image(path)
+            session.add_images([path])
         assert str(tmp_path) not in str(caught.value)
     with pytest.raises(UserError, match="large.jpg has 400 x 300 pixels; the limit is 0.1"):
-        session.set_image(photo(dropped.with_name("large.jpg"), (400, 300)))
+        session.add_images([photo(dropped.with_name("large.jpg"), (400, 300))])
     outside = tmp_path / "private.png"
     shutil.copy(dropped, outside)
     dropped.with_name("link.png").symlink_to(outside)
     for path in (outside, dropped.with_name("link.png"), dropped.parent / "../../private.png"):
         with pytest.raises(UserError, match="reads only files that were dropped"):
-            session.set_image(path)
+            session.add_images([path])
     assert (seen(session), picture_html(session)) == before
     session.undo()
     assert session.state.objects == ()
@@ -255,20 +378,22 @@ def test_a_bad_file_is_one_line_without_our_folders_and_changes_nothing(session,
 
 def test_what_is_shown_is_small_and_the_masks_are_not(session, dropped, monkeypatch):
     monkeypatch.setattr("sam2unet.demo.draw.VIEW", 45)
-    session.set_image(dropped)
+    session.add_images([dropped])
     session.click(40, 30, 1)
     (found,) = session.state.objects
-    assert session.image.view.shape == (35, 45, 3) and found.view.shape == (35, 45)
+    assert session.image.view.shape == (35, 45, 3) and found.view.decompress().shape == (35, 45)
     assert found.mask.decompress().shape == (70, 90) and 'data-width="90" data-height="70"' in picture_html(session)
 
 
-def test_the_expected_quality_is_shown_within_0_and_1(session, dropped):
-    session.set_image(dropped)
+def test_the_area_is_shown_and_the_expected_quality_is_a_tooltip_within_0_and_1(session, dropped):
+    session.add_images([dropped])
     session.click(40, 30, 1)
     (one,) = session.state.objects
+    area = one.mask.decompress()
+    assert f"area {area.mean():.1%} ({area.sum()} pixels) · 1 point" in object_list_html(session)
     for quality, shown in ((1.4, "1.00"), (-0.2, "0.00"), (0.456, "0.46")):
-        session.add_step(State((Object(**{**vars(one), "quality": quality}),), 1))
-        assert f"expected IoU <em>{shown}</em>" in object_list_html(session)
+        session.add_step(State((replace(one, quality=quality),), 1))
+        assert f'title="Expected IoU {shown}: ' in object_list_html(session)
 
 
 def checkpoint_of(task: str, path: Path) -> Checkpoint:

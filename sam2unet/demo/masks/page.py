@@ -1,7 +1,6 @@
 """The page for models that predict maps: a visitor drops images and sees their maps."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import gradio as gr
 
@@ -9,124 +8,176 @@ from ...classes import Classes
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError, printable
 from ...masks.inputs import VIDEOS
-from ..draw import draw_thumbnail
 from ..files import Example
-from ..parts import DOWNLOAD, DRAWING, DROP, GALLERY, MODELLING, Page, example_gallery, read_index, run_work
-from ..words import failure_html, heading_html, summary_html
+from ..parts import (
+    CHOOSE,
+    DOWNLOAD,
+    DRAWING,
+    MODELLING,
+    example_list,
+    list_paths,
+    open_page,
+    read_index,
+    run_work,
+    saved_file_link,
+    status_line,
+    visit_state,
+)
+from ..words import failure_html, mask_heading_html, mask_title, summary_html, undo_label
 from .bundle import bundle
-from .panel import panel_html
+from .panel import gallery_html, panel_html, scores_html
 from .session import Bench, Session
 
 THRESHOLD, OPACITY = 0.5, 0.5
+THRESHOLD_INFO = (
+    "Map values above it are foreground, in the overlays, the thumbnails and the saved masks. Maps are stretched: the "
+    "lowest value of an image becomes 0, the highest becomes 1, also without an object."
+)
 
 
 def build_mask_page(bench: Bench, examples: Sequence[Example] = ()) -> gr.Blocks:
-    with Page(title="sam2unet demo", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        session = gr.State(None, delete_callback=lambda visit: visit and visit.close())
-        index = gr.State(0)
-        gr.HTML(heading_html(bench), js_on_load=DROP, elem_id="heading")
-        with gr.Row(equal_height=True):
-            several, image_types = {"file_count": "multiple", "height": 130}, [*EXTENSIONS, *VIDEOS]
-            images = gr.File(
-                label="Images, or a video clip", file_types=image_types, scale=3, elem_id="images", **several
-            )
-            several |= {"visible": not bench.classes}
-            masks = gr.File(label="Masks (optional)", file_types=list(EXTENSIONS), scale=2, elem_id="masks", **several)
-        if examples:
-            gr.HTML("<p>Or choose an example. Each example has a mask:</p>", elem_id="or")
-            example_pictures = example_gallery(examples, columns=len(examples))
-        status = gr.HTML("", elem_id="status")
-        with gr.Column(visible=False, elem_id="results") as results:
-            with gr.Row(equal_height=True):
-                threshold = class_switches(bench.classes) if bench.classes else threshold_slider()
-                opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
-                with gr.Column(min_width=230, scale=0, elem_id="actions"):
-                    download = gr.Button("Download PNGs (zip)", variant="primary", elem_id="download")
-                    clear = gr.Button("Clear", size="sm", elem_id="clear")
-            link = gr.DownloadButton("zip", elem_id="zip-link")
-            pictures = gr.HTML("", elem_id="panel")
-            gallery = gr.Gallery(label="All images", columns=8, object_fit="contain", elem_id="gallery", **GALLERY)
+    with open_page(mask_title(bench)) as blocks:
+        MaskPage(bench, examples)
+    return blocks
 
-        def start(visit: Session | None) -> Session:
-            return visit or Session(bench)
 
-        def view(visit: Session, position: int, cut: float, strength: float) -> dict:
-            views = [(item.load("view_photo"), item.load("view_map0")) for item in visit.items]
-            drawings = [draw_thumbnail(*arrays, bench.classes) for arrays in views]
-            names = [item.name + (" ✓" if item.has_mask else "") for item in visit.items]
-            thumbs = list(zip(drawings, names, strict=True))
-            shown = gr.update(value=thumbs, selected_index=position, visible=len(thumbs) > 1)
-            changes = {session: visit, index: position, results: gr.update(visible=bool(visit.items)), gallery: shown}
-            return changes | {pictures: panel_html(visit, position, cut, strength)}
+class MaskPage:
+    """The parts of the page, and the functions that its events call. Results come before the uploads."""
 
-        def on_images(files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
-            visit = start(visit)
+    def __init__(self, bench: Bench, examples: Sequence[Example]):
+        self.bench, self.examples = bench, examples
+        self.session, self.index = visit_state(), gr.State(0)
+        gr.HTML(mask_heading_html(bench), elem_id="heading")
+        self.status = status_line(bench.limits)
+        with gr.Row(elem_id="work"):
+            with gr.Column(scale=3, min_width=320, visible=False, elem_id="results") as self.results:
+                self.pictures = gr.HTML("", elem_id="panel")
+                self.gallery = gr.HTML("", js_on_load=CHOOSE, elem_id="gallery")
+            with gr.Column(scale=1, min_width=280, elem_id="side"):
+                self.undo = gr.Button("Undo", size="sm", visible=False, elem_id="undo")
+                with gr.Column(visible=False, elem_id="controls") as self.controls:
+                    self.add_controls()
+                self.add_uploads()
+        self.connect()
 
-            def report(done: int, count: int) -> None:
-                progress((done, count), unit="files")
+    def add_controls(self) -> None:
+        classes = self.bench.classes
+        self.threshold = class_switches(classes) if classes else threshold_slider()
+        self.opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
+        self.scores = gr.HTML("", elem_id="scores")
+        with gr.Row(elem_id="actions"):
+            save = {"variant": "primary", "size": "sm", "min_width": 120}
+            self.download = gr.Button("Download PNGs (zip)", elem_id="download", **save)
+            self.clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="clear")
+        self.link = saved_file_link()
 
-            success, line = run_work(lambda: summary_html(visit, visit.add_images(list_paths(files), report)))
-            return {images: None, status: line, session: visit} | (view(visit, 0, cut, strength) if success else {})
+    def add_uploads(self) -> None:
+        with gr.Row(elem_id="uploads"):
+            several, image_types = {"file_count": "multiple", "height": 90}, [*EXTENSIONS, *VIDEOS]
+            images = {"file_types": image_types, "scale": 3, "min_width": 130, "elem_id": "images"}
+            self.images = gr.File(label="Images, or a video clip", **images, **several)
+            masks = {"file_types": list(EXTENSIONS), "scale": 2, "min_width": 130, "elem_id": "masks"}
+            self.masks = gr.File(label="Masks", visible=not self.bench.classes, **masks, **several)
+        self.example_buttons = example_list(self.examples, "with a mask") if self.examples else None
 
-        def on_masks(files, visit, position, cut, strength):
-            visit = start(visit)
-            success, line = run_work(lambda: summary_html(visit, visit.add_masks(list_paths(files))))
-            changes = view(visit, position, cut, strength) if success else {}
-            return {masks: None, status: line, session: visit} | changes
-
-        def on_example(visit, cut, strength, event: gr.EventData):
-            visit, example = start(visit), examples[read_index(event) % len(examples)]
-
-            def work() -> str:
-                return summary_html(visit, visit.add_images([example.image]) + visit.add_masks([example.mask]))
-
-            success, line = run_work(work)
-            return {status: line, session: visit} | (view(visit, 0, cut, strength) if success else {})
-
-        def on_choice(visit, cut, strength, event: gr.EventData):
-            position = read_index(event)
-            return position, panel_html(visit, position, cut, strength) if visit else ""
-
-        def on_slider(visit, position, cut, strength):
-            try:
-                return panel_html(visit, position, cut, strength) if visit else ""
-            except FileNotFoundError:  # another event replaced the images in the meantime
-                return gr.skip()
-
-        def on_download(visit, cut, strength):
-            try:
-                return str(bundle(start(visit), cut, strength)), gr.skip()
-            except UserError as e:
-                return gr.skip(), failure_html([str(e)])
-
-        def on_clear(visit, cut, strength):
-            visit = start(visit)
-            visit.clear()
-            return {status: ""} | view(visit, 0, cut, strength)
-
-        sliders, outputs = [threshold, opacity], [session, index, results, pictures, gallery]
-        newest_only = DRAWING | {"show_progress": "hidden", "trigger_mode": "always_last"}
-        images.upload(on_images, [images, session, *sliders], [images, status, *outputs], **MODELLING)
-        masks.upload(on_masks, [masks, session, index, *sliders], [masks, status, *outputs], **MODELLING)
-        if examples:
-            example_pictures.select(on_example, [session, *sliders], [status, *outputs], **MODELLING)
-        gallery.select(on_choice, [session, *sliders], [index, pictures], **newest_only)
+    def connect(self) -> None:
+        """Connects the events with the functions. Only the status line shows progress."""
+        sliders = [self.threshold, self.opacity]
+        outputs = [self.status, self.session, self.index, self.results, self.controls, self.pictures, self.scores]
+        outputs += [self.gallery, self.undo]
+        modelling = MODELLING | {"show_progress_on": self.status}
+        newest_only = DRAWING | {"trigger_mode": "always_last"}
+        self.images.upload(self.on_images, [self.images, self.session, *sliders], [self.images, *outputs], **modelling)
+        masks = [self.masks, self.session, self.index, *sliders]
+        self.masks.upload(self.on_masks, masks, [self.masks, *outputs], **modelling)
+        if self.examples:
+            self.example_buttons.select(self.on_example, [self.session, *sliders], outputs, **modelling)
+        self.gallery.select(self.on_choice, [self.session, *sliders], outputs, **newest_only)
         for slider in sliders:
-            slider.input(on_slider, [session, index, *sliders], pictures, **newest_only)
-        saved = download.click(on_download, [session, *sliders], [link, status], **DRAWING)
+            changed = [self.pictures, self.gallery]
+            slider.input(self.on_slider, [self.session, self.index, *sliders], changed, **newest_only)
+        saved = self.download.click(self.on_download, [self.session, *sliders], [self.link, self.status], **DRAWING)
         saved.success(None, js=DOWNLOAD, api_visibility="private")
-        clear.click(on_clear, [session, *sliders], [status, *outputs], **DRAWING)
-    return page
+        for button, work in ((self.clear, self.on_clear), (self.undo, self.on_undo)):
+            button.click(work, [self.session, *sliders], outputs, **DRAWING)
+
+    def start(self, visit: Session | None) -> Session:
+        return visit or Session(self.bench)
+
+    def view(self, visit: Session, position: int, *shown) -> dict:
+        """The changes of all parts that show the visit. `shown` is the threshold and the opacity."""
+        has_items, previous = gr.update(visible=bool(visit.items)), len(visit.previous)
+        return {
+            self.session: visit,
+            self.index: position,
+            self.results: has_items,
+            self.controls: has_items,
+            self.pictures: panel_html(visit, position, *shown),
+            self.scores: scores_html(visit, position),
+            self.gallery: gallery_html(visit, position, *shown),
+            self.undo: gr.update(value=undo_label(previous), visible=previous > 0),
+        }
+
+    def update(self, visit: Session, position: int, shown: Sequence, work: Callable[[], str]) -> dict:
+        """Runs `work`, then shows the visit, or the error."""
+        success, line = run_work(work)
+        return {self.status: line, self.session: visit} | (self.view(visit, position, *shown) if success else {})
+
+    def on_images(self, files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
+        visit = self.start(visit)
+
+        def report(done: int, count: int) -> None:
+            progress((done, count), unit="files")
+
+        def work() -> str:
+            return summary_html(visit, visit.add_images(list_paths(files), report))
+
+        return {self.images: None} | self.update(visit, 0, (cut, strength), work)
+
+    def on_masks(self, files, visit, position, *shown):
+        visit = self.start(visit)
+        work = lambda: summary_html(visit, visit.add_masks(list_paths(files)))  # noqa: E731
+        return {self.masks: None} | self.update(visit, position, shown, work)
+
+    def on_example(self, visit, cut, strength, event: gr.EventData):
+        visit, example = self.start(visit), self.examples[read_index(event) % len(self.examples)]
+
+        def work() -> str:
+            return summary_html(visit, visit.add_images([example.image]) + visit.add_masks([example.mask]))
+
+        return self.update(visit, 0, (cut, strength), work)
+
+    def on_choice(self, visit, cut, strength, event: gr.EventData):
+        return self.view(self.start(visit), read_index(event), cut, strength)
+
+    def on_slider(self, visit, position, *shown):
+        try:
+            return (panel_html(visit, position, *shown), gallery_html(visit, position, *shown)) if visit else ("", "")
+        except FileNotFoundError:  # another event replaced the images in the meantime
+            return gr.skip(), gr.skip()
+
+    def on_download(self, visit, *shown):
+        try:
+            return str(bundle(self.start(visit), *shown)), gr.skip()
+        except UserError as e:
+            return gr.skip(), failure_html([str(e)])
+
+    def on_clear(self, visit, *shown):
+        visit = self.start(visit)
+        visit.clear()
+        return {self.status: ""} | self.view(visit, 0, *shown)
+
+    def on_undo(self, visit, *shown):
+        visit = self.start(visit)
+        visit.undo()
+        return {self.status: summary_html(visit, [])} | self.view(visit, 0, *shown)
 
 
 def threshold_slider() -> gr.Slider:
-    return gr.Slider(0, 1, THRESHOLD, step=0.01, label="Threshold", buttons=[], elem_id="threshold")
+    info = {"label": "Threshold", "info": THRESHOLD_INFO, "buttons": [], "elem_id": "threshold"}
+    return gr.Slider(0, 1, THRESHOLD, step=0.01, **info)
 
 
 def class_switches(classes: Classes) -> gr.CheckboxGroup:
     choices = [(printable(name), index) for index, name in enumerate(classes.names)]
     return gr.CheckboxGroup(choices, value=list(range(len(choices))), label="Classes", elem_id="classes")
-
-
-def list_paths(files: Sequence[str] | None) -> list[Path]:
-    return [Path(file) for file in files or []]

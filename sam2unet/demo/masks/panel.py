@@ -1,9 +1,8 @@
-"""The HTML for one image of a visit: pictures side by side, and a table of scores."""
+"""The HTML for one image of a visit: pictures side by side, and a table of scores; and the list of all images."""
 
-import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,7 +10,17 @@ from ...classes import IGNORED
 from ...data.class_pictures import paint_classes, tint_classes_
 from ...data.reading import FOREGROUND
 from ...scoring.columns import METRICS, RELEASED
-from ..draw import ONLY_FIRST, ONLY_SECOND, TRUTH, draw_differences, draw_overlay, to_jpeg
+from ..draw import (
+    BOTH,
+    NEITHER,
+    ONLY_FIRST,
+    ONLY_SECOND,
+    PREDICTION,
+    TRUTH,
+    draw_differences,
+    draw_overlay,
+)
+from ..thumbnails import Thumbnail, encode_source, thumbnails_html
 from .session import Session, SessionItem
 
 
@@ -22,11 +31,24 @@ def panel_html(session: Session, index: int, shown: float | Sequence[int], opaci
     """
     if not 0 <= index < len(session.items):
         return ""
-    item = session.items[index]
-    if session.bench.classes:
-        return class_pictures_html(session, item, shown, opacity)
-    table = scores_html(session, item) if item.has_mask else ""
-    return f"{pictures_html(session, item, shown, opacity)}{table}"
+    draw = class_pictures_html if session.bench.classes else pictures_html
+    return draw(session, session.items[index], shown, opacity)
+
+
+def gallery_html(session: Session, index: int, shown: float | Sequence[int], opacity: float) -> str:
+    """A button for each image, with the overlay of the first method. Returns an empty text for a single image."""
+    if len(session.items) < 2:
+        return ""
+    thumbnails = []
+    for number, item in enumerate(session.items, 1):
+        photo, grey_map = item.load("thumb_photo"), item.load("thumb_map0")
+        if classes := session.bench.classes:
+            picture = tint_classes_(photo, hide_classes(grey_map, shown), classes, opacity)
+        else:
+            picture = draw_overlay(photo, grey_map > shown, opacity)
+        note = ", with a mask" * item.has_mask
+        thumbnails.append(Thumbnail(picture, f"Overlay {number} of {len(session.items)}{note}:", item.name))
+    return thumbnails_html(thumbnails, index)
 
 
 def pictures_html(session: Session, item: SessionItem, threshold: float, opacity: float) -> str:
@@ -41,16 +63,19 @@ def pictures_html(session: Session, item: SessionItem, threshold: float, opacity
     figures = [figure_html("image", photo, "Image", item.name)]
     for number, name in enumerate(names):
         suffix = f" · {name}" if several else ""
-        share = f"{masks[number].mean():.1%} above {threshold:.2f}"
-        note = f"{share} {legend_html(TRUTH, 'mask')}" if truth is not None else share
+        note = legend_html(PREDICTION, f"{masks[number].mean():.1%} above {threshold:.2f}")
+        if truth is not None:
+            note += f" {legend_html(TRUTH, 'outline of the mask')}"
         picture = draw_overlay(photo, masks[number], opacity, truth)
         figures.append(figure_html(f"overlay-{number}", picture, f"Overlay{suffix}", note))
         grey = np.rint(maps[number] * 255).astype(np.uint8)
         figures.append(figure_html(f"map-{number}", grey, f"Map{suffix}", "white is foreground"))
     if several:
-        note = f"{legend_html(ONLY_FIRST, f'only {names[0]}')} {legend_html(ONLY_SECOND, f'only {names[1]}')}"
-        figures.append(figure_html("differences", draw_differences(photo, *masks), "Differences", note))
-    return f'<div class="pictures {"two" if several else "one"}">{"".join(figures)}</div>'
+        colours = (ONLY_FIRST, ONLY_SECOND, BOTH, NEITHER)
+        meanings = (f"only {names[0]}", f"only {names[1]}", "both", "neither")
+        note = " ".join(legend_html(*item) for item in zip(colours, meanings, strict=True))
+        figures.append(figure_html("differences", draw_differences(photo, *masks), "Where they differ", note))
+    return join_figures(figures, len(names))
 
 
 def class_pictures_html(session: Session, item: SessionItem, shown: Sequence[int], opacity: float) -> str:
@@ -68,10 +93,14 @@ def class_pictures_html(session: Session, item: SessionItem, shown: Sequence[int
         figures.append(figure_html(f"map-{number}", paint_classes(visible, classes), f"Map{suffix}", ""))
     if len(maps) > 1:
         differ = maps[0] != maps[1]
-        note = legend_html(ONLY_FIRST, f"another class: {differ.mean():.1%}")
+        note = f"{legend_html(ONLY_FIRST, f'another class: {differ.mean():.1%}')} {legend_html(NEITHER, 'same class')}"
         picture = draw_differences(photo, differ, np.zeros_like(differ))
-        figures.append(figure_html("differences", picture, "Differences", note))
-    return f'<div class="pictures {"two" if len(maps) > 1 else "one"}">{"".join(figures)}</div>'
+        figures.append(figure_html("differences", picture, "Where they differ", note))
+    return join_figures(figures, len(maps))
+
+
+def join_figures(figures: Sequence[str], methods: int) -> str:
+    return f'<div class="pictures {"two" if methods > 1 else "one"}">{"".join(figures)}</div>'
 
 
 def hide_classes(indices: np.ndarray, shown: Sequence[int]) -> np.ndarray:
@@ -87,9 +116,8 @@ def resize_view(truth: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def figure_html(part: str, picture: np.ndarray, title: str, note: str) -> str:
     """`note` is HTML of this module, or a name that is safe in HTML."""
-    source = base64.b64encode(to_jpeg(picture)).decode()
     return (
-        f'<figure data-part="{part}"><img alt="{html.escape(title)}" src="data:image/jpeg;base64,{source}">'
+        f'<figure data-part="{part}"><img alt="{html.escape(title)}" src="{encode_source(picture)}">'
         f"<figcaption><b>{html.escape(title)}</b> <span>{note}</span></figcaption></figure>"
     )
 
@@ -98,29 +126,35 @@ def legend_html(colour: tuple[int, int, int], text: str) -> str:
     return f'<em><i style="background: rgb{colour}"></i>{html.escape(text)}</em>'
 
 
-def scores_html(session: Session, item: SessionItem) -> str:
-    """The scores of this image, then the means if several images have masks. The best of two methods is bold."""
-    names = [method.name for method in session.bench.methods]
+def scores_html(session: Session, index: int) -> str:
+    """A table with a row for each metric, so that it fits a phone. Empty if the image has no mask.
+
+    The columns are the methods for this image, then for the mean of all images with masks. The best of two methods is
+    bold.
+    """
+    if not (0 <= index < len(session.items) and session.items[index].has_mask):
+        return ""
+    item, methods = session.items[index], session.bench.methods
     count, means = session.means()
-    metrics = [METRICS[key] for key in RELEASED]
-    heads = "".join(f'<th title="{html.escape(m.legend)}">{m.title} {"↑" if m.higher else "↓"}</th>' for m in metrics)
-    groups = [rows_html(item.name, names, item.scores)]
-    if count > 1:
-        groups.append(rows_html(f"mean of {count} images", names, means))
-    table = f"<thead><tr><th></th><th></th>{heads}</tr></thead><tbody>{''.join(groups)}</tbody>"
-    return f'<div class="numbers"><table>{table}</table></div>'
+    groups = {item.name: item.scores} | ({f"mean of {count} images": means} if count > 1 else {})
+    heads = "".join(f'<th scope="colgroup" colspan="{len(methods)}">{html.escape(name)}</th>' for name in groups)
+    names = "".join(f'<th scope="col">{html.escape(method.name)}</th>' for method in methods) * len(groups)
+    rows = "".join(metric_row_html(key, groups.values()) for key in RELEASED)
+    return (
+        f'<div class="numbers"><table><caption>Scores</caption><thead><tr><td></td>{heads}</tr>'
+        f"<tr><td></td>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
-def rows_html(title: str, names: Sequence[str], scores: Sequence[dict[str, float]]) -> str:
-    best = {k: find_best([row[k] for row in scores], METRICS[k].higher) for k in RELEASED}
-    lines = []
-    for number, (name, row) in enumerate(zip(names, scores, strict=True)):
-        cells = "".join(
-            f"<td{' class=best' if number in best[k] else ''} data-metric={k}>{row[k]:.3f}</td>" for k in RELEASED
-        )
-        head = html.escape(title) if number == 0 else ""
-        lines.append(f"<tr><th>{head}</th><th>{html.escape(name)}</th>{cells}</tr>")
-    return "".join(lines)
+def metric_row_html(key: str, groups: Iterable[Sequence[dict[str, float]]]) -> str:
+    """The row of a metric. A group contains the scores of each method."""
+    metric, cells = METRICS[key], []
+    for group in groups:
+        best = find_best([scores[key] for scores in group], metric.higher)
+        for number, scores in enumerate(group):
+            cells.append(f"<td{' class=best' if number in best else ''} data-metric={key}>{scores[key]:.3f}</td>")
+    head = f"{metric.title} {'↑' if metric.higher else '↓'}"
+    return f'<tr><th scope="row" title="{html.escape(metric.legend)}">{head}</th>{"".join(cells)}</tr>'
 
 
 def find_best(values: Sequence[float], higher: bool) -> list[int]:

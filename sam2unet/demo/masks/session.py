@@ -21,7 +21,7 @@ from ...masks.probability import pick_classes, stretch_range, to_uint8
 from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays
-from ..draw import shrink_to_view
+from ..draw import THUMBNAIL, scale_down, shrink_to_view
 from ..files import Limits, check_upload, read_photo, refuse_elsewhere, safe_stem, unique_name, visitor_message
 from .clips import spread_frames
 
@@ -55,7 +55,8 @@ class SessionItem:
     """An image of a visit.
 
     Its folder contains `photo.npy`, and `map<number>.npy` for each method: float32 in [0, 1], the map of test.py before
-    it becomes 8 bits; with classes uint8, their indices. The files `view_*.npy` are the same in the size of the page.
+    it becomes 8 bits; with classes uint8, their indices. The files `view_*.npy` are the same in the size of the page,
+    and `thumb_*.npy` in the size of a thumbnail.
     """
 
     name: str  # the name of saved files
@@ -69,9 +70,11 @@ class SessionItem:
         return np.load(self.folder / f"{name}.npy")
 
     def save(self, name: str, array: np.ndarray, interpolation: int = cv2.INTER_AREA) -> None:
-        """Writes an array (H, W, ...), and its copy in the size of the page."""
+        """Writes an array (H, W, ...), and its copies in the sizes of the page and of a thumbnail."""
+        view = shrink_to_view(array, interpolation)
         np.save(self.folder / f"{name}.npy", array)
-        np.save(self.folder / f"view_{name}.npy", shrink_to_view(array, interpolation))
+        np.save(self.folder / f"view_{name}.npy", view)
+        np.save(self.folder / f"thumb_{name}.npy", scale_down(view, THUMBNAIL / max(view.shape[:2]), interpolation))
 
     @property
     def has_mask(self) -> bool:
@@ -85,16 +88,27 @@ class Session:
         self.bench = bench
         self.folder = Path(tempfile.mkdtemp(prefix="visit-", dir=bench.home))
         self.items: list[SessionItem] = []
+        self.previous: list[SessionItem] = []  # the images before these, which `undo` shows again
 
     def close(self) -> None:
-        self.items = []
+        self.items = self.previous = []
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Removes all images."""
-        items, self.items = self.items, []
-        for folder in {item.folder.parent for item in items}:
-            shutil.rmtree(folder, ignore_errors=True)
+        """Removes all images from the page. `undo` shows them again."""
+        self.replace_items([])
+
+    def undo(self) -> None:
+        """Shows the images before the last drop or `clear`. A second call shows the newer ones again."""
+        self.items, self.previous = self.previous, self.items
+
+    def replace_items(self, items: list[SessionItem]) -> None:
+        """Shows other images. Keeps the files of the images before them, and removes the files of older ones."""
+        if self.items:
+            for folder in {item.folder.parent for item in self.previous}:
+                shutil.rmtree(folder, ignore_errors=True)
+            self.previous = self.items
+        self.items = items
 
     def add_images(self, files: Sequence[Path], progress: Progress = lambda done, count: None) -> list[str]:
         """Predicts the maps of files and replaces the images of the visit. Returns a message for each bad file.
@@ -122,8 +136,7 @@ class Session:
         if not items:
             shutil.rmtree(drop)
             raise UserError(*problems)
-        self.clear()
-        self.items = items
+        self.replace_items(items)
         return problems
 
     def read_photos(self, file: Path, share: int) -> Iterator[tuple[str, Image.Image]]:

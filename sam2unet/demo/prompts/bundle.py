@@ -1,38 +1,68 @@
-"""The files that a visitor can save: the label map, or a zip with the label map and a PNG for each object."""
+"""The files that a visitor can save: the label map of the image, or a zip with all masks of all images."""
 
+import csv
+import io
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...data.pictures import encode_png
 from ...errors import UserError
+from .label_map import encode_label_map
 from .session import PromptSession
+from .state import Object
+
+NOTHING_SAVED = "there is nothing to save yet; click on an object, or draw a box around it"
 
 
 def write_label_map(session: PromptSession) -> Path:
-    path = make_saved_path(session, "labels.png")
-    path.write_bytes(encode_png(session.make_label_map()))
+    """Writes the label map of the image that the page shows."""
+    if not session.state.objects:
+        raise UserError(NOTHING_SAVED)
+    path = make_saved_path(session, f"{session.image.name}_labels.png")
+    path.write_bytes(encode_label_map(session.state.objects))
     return path
 
 
 def write_masks(session: PromptSession) -> Path:
-    """Writes a zip with `labels.png`, and `object_<number>.png` with the full mask of each object, 0 and 255."""
-    path = make_saved_path(session, "masks.zip")
+    """Writes a zip with the masks of all images that have objects. If the queue has several images, each has a folder.
+
+    `labels.png` is the label map, `object_<number>.png` is the full mask of an object, 0 and 255, and `objects.csv` is
+    a table of the objects.
+    """
+    items = [item for item in session.queue if item.state.objects]
+    if not items:
+        raise UserError(NOTHING_SAVED)
+    several = len(session.queue) > 1
+    path = make_saved_path(session, f"{'all' if several else items[0].name}_masks.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
-        archive.writestr("labels.png", encode_png(session.make_label_map()))
-        for item in session.state.objects:
-            pixels = np.where(item.mask.decompress(), 255, 0).astype(np.uint8)
-            archive.writestr(f"object_{item.number}.png", encode_png(pixels))
+        for item in items:
+            folder = f"{item.name}/" if several else ""
+            archive.writestr(f"{folder}labels.png", encode_label_map(item.state.objects))
+            for each in item.state.objects:
+                pixels = np.where(each.mask.decompress(), 255, 0).astype(np.uint8)
+                archive.writestr(f"{folder}object_{each.number}.png", encode_png(pixels))
+            archive.writestr(f"{folder}objects.csv", write_object_table(item.state.objects))
     return path
 
 
-def make_saved_path(session: PromptSession, ending: str) -> Path:
+def write_object_table(objects: Sequence[Object]) -> str:
+    """A line for each object. The area is in pixels. The expected IoU is empty if the mask is from a file."""
+    lines = io.StringIO()
+    table = csv.writer(lines)
+    table.writerow(["number", "class", "area", "expected_iou"])
+    for item in objects:
+        quality = "" if np.isnan(item.quality) else f"{item.quality:.4f}"
+        table.writerow([item.number, item.class_name, int(item.mask.decompress().sum()), quality])
+    return lines.getvalue()
+
+
+def make_saved_path(session: PromptSession, name: str) -> Path:
     """Returns the path of a new file, and removes the file that the visitor saved before."""
-    if not session.state.objects:
-        raise UserError("there is nothing to save yet; click on an object, or draw a box around it")
     for folder in session.folder.glob("saved-*"):
         shutil.rmtree(folder)
-    return Path(tempfile.mkdtemp(prefix="saved-", dir=session.folder)) / f"{session.image.name}_{ending}"
+    return Path(tempfile.mkdtemp(prefix="saved-", dir=session.folder)) / name

@@ -1,56 +1,58 @@
 """The HTML of the picture with its objects and prompts, and of the list of objects. `page.js` handles the clicks."""
 
-import base64
 import html
 
 import cv2
 import numpy as np
 
-from ..draw import draw_outline, get_colour, tint, to_jpeg
+from ..draw import draw_outline, get_colour, tint
+from ..thumbnails import encode_source
 from .session import PromptSession
 from .state import Object
 
-EMPTY = '<div class="stage empty"><p>Drop an image, or choose one of the examples.</p></div>'
+WHITE = (255, 255, 255)
 EXPECTED = "The IoU (intersection over union) that the model expects of its mask. It is an estimate, not a measurement."
 
 
 def picture_html(session: PromptSession) -> str:
-    """The picture contains the masks. Points, boxes and numbers are HTML, so that their size fits the screen."""
+    """The picture contains the masks. Points, boxes and numbers are HTML, so that their size fits the screen.
+
+    Returns an empty text if there is no image.
+    """
     image = session.image
     if image is None:
-        return EMPTY
+        return ""
     selected = session.selected
     marks = [number_html(item, item is selected) for item in session.state.objects]
     if selected is not None:
         marks.append(prompt_html(selected, image.width, image.height))
-    source = base64.b64encode(to_jpeg(draw_objects(session))).decode()
     return (
         f'<div class="stage" data-width="{image.width}" data-height="{image.height}" '
         f'style="--ratio: {image.width / image.height:.4f}">'
-        f'<img alt="{html.escape(image.name)}" draggable="false" src="data:image/jpeg;base64,{source}">'
+        f'<img alt="{html.escape(image.name)}" draggable="false" src="{encode_source(draw_objects(session))}">'
         f"{''.join(marks)}</div>"
     )
 
 
 def draw_objects(session: PromptSession) -> np.ndarray:
-    """Draws each mask with its colour and its outline. The selected object is stronger, and its outline is on top."""
+    """Draws each mask with its colour and its outline. The selected one is stronger, on top, with a white line."""
     picture, selected = session.image.view, session.selected
-    for item in session.state.objects:
-        picture = tint(picture, item.view, 0.45 if item is selected else 0.25, get_colour(item.number))
-    for item in sorted(session.state.objects, key=lambda item: item is selected):
-        if item is selected:
-            picture = draw_outline(picture, item.view, (255, 255, 255), factor=3)
-        picture = draw_outline(picture, item.view, get_colour(item.number))
+    views = {item: item.view.decompress() for item in session.state.objects}
+    for item, view in views.items():
+        picture = tint(picture, view, 0.45 if item is selected else 0.25, get_colour(item.number))
+    for item, view in sorted(views.items(), key=lambda pair: pair[0] is selected):
+        picture = draw_outline(picture, view, WHITE if item is selected else get_colour(item.number))
     return picture
 
 
 def number_html(item: Object, is_selected: bool) -> str:
     """The number of an object, in the middle of the thickest part of its mask."""
-    if not item.view.any():
+    view = item.view.decompress()
+    if not view.any():  # the mask is too small for the size in which the page shows it
         return ""
-    depth = cv2.distanceTransform(np.pad(item.view, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    depth = cv2.distanceTransform(np.pad(view, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)
-    height, width = item.view.shape
+    height, width = view.shape
     style = f"left: {to_percent(x, width)}; top: {to_percent(y, height)}; background: rgb{get_colour(item.number)}"
     return f'<span class="number{" chosen" * is_selected}" style="{style}">{item.number}</span>'
 
@@ -75,6 +77,18 @@ def to_percent(pixel: int, count: int) -> str:
     return f"{(pixel + 0.5) / count:.3%}"
 
 
+def place_html(session: PromptSession) -> str:
+    """The name of the image, its size, and its place in the queue. The time of the encoder is a tooltip."""
+    image = session.image
+    if image is None:
+        return ""
+    took = f"The model encoded the image in {image.milliseconds:.0f} ms."
+    return (
+        f'<p title="{took}"><b>{html.escape(image.name)}</b> <span>{session.position + 1} of {len(session.queue)} · '
+        f"{image.width} x {image.height}</span></p>"
+    )
+
+
 def object_list_html(session: PromptSession) -> str:
     """A button for each object, and what the next click does."""
     if session.image is None:
@@ -82,22 +96,28 @@ def object_list_html(session: PromptSession) -> str:
     selected = session.selected
     buttons = "".join(object_button_html(item, item is selected) for item in session.state.objects)
     if selected is None:
-        hint = f"The next click or box starts object {session.next_number}."
+        hint = f"The next mark or box starts object {session.next_number}."
     else:
-        hint = f"The next click corrects object {selected.number}."
-    times = f"The model encoded the image in {session.image.milliseconds:.0f} ms."
-    if selected is not None:
-        times += f" The last answer took {selected.milliseconds:.0f} ms."
-    return f'<div class="objects">{buttons}<p>{hint}</p><p class="took">{times}</p></div>'
+        hint = f"The next mark corrects object {selected.number}. “New object” starts another one."
+    return f'<div class="objects">{buttons}<p class="hint" role="status">{hint}</p></div>'
 
 
 def object_button_html(item: Object, is_selected: bool) -> str:
+    """The number, the class, the prompts and the area. The expected IoU and the time are a tooltip."""
     prompts = ["a box"] if item.box else []
     if item.clicks:
         prompts.append(f"{len(item.clicks)} point{'s' * (len(item.clicks) > 1)}")
+    tooltip = "The mask is from a label map."
+    if not np.isnan(item.quality):
+        tooltip = (
+            f"Expected IoU {min(max(item.quality, 0), 1):.2f}: the intersection over union as the model expects it. "
+        )
+        tooltip += f"It is an estimate, not a measurement. The last answer took {item.milliseconds:.0f} ms."
+    mask = item.mask.decompress()
+    facts = " · ".join([f"area {mask.mean():.1%} ({mask.sum()} pixels)", *([" and ".join(prompts)] if prompts else [])])
     return (
-        f'<button type="button" data-number="{item.number}" aria-pressed="{str(is_selected).lower()}">'
+        f'<button type="button" data-index="{item.number}" aria-pressed="{str(is_selected).lower()}" title="{tooltip}">'
         f'<i style="background: rgb{get_colour(item.number)}">{item.number}</i>'
-        f'<b title="{EXPECTED}">expected IoU <em>{min(max(item.quality, 0), 1):.2f}</em></b>'
-        f"<span>{' and '.join(prompts)} · area {item.view.mean():.1%}</span></button>"
+        f"<b>{html.escape(item.class_name) or f'object {item.number}'}</b>"
+        f"<span>{facts}</span></button>"
     )

@@ -1,9 +1,10 @@
-"""What a visit to the prompt page contains: the image, the objects with their prompts, and the steps for `undo`."""
+"""What a visit to the prompt page contains: a queue of images, their objects with prompts, and the steps for `undo`."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,11 +54,12 @@ class Object:
     number: int  # its value in the label map
     prompt: RoundPrompt  # the prompt of the last round, in pixels of the image
     box: Box | None  # the box that started the object, if there is one
-    quality: float  # the IoU that the model expects. It can leave [0, 1].
+    quality: float  # the IoU that the model expects. It can leave [0, 1]. NaN if the mask is from a file
     mask_prompt: torch.Tensor  # the last answer as a mask prompt, (1, 1, 4g, 4g), g side of the image embedding
     mask: CompressedMask  # the mask in the size of the image
-    view: ndarray  # the mask in the size of `ViewedImage.view`, bool
+    view: CompressedMask  # the mask in the size of `ViewedImage.view`
     milliseconds: float  # the time that the model took for the last answer
+    class_name: str = ""  # what the visitor calls objects of this kind
 
     @property
     def clicks(self) -> list[Click]:
@@ -75,7 +77,7 @@ class State(NamedTuple):
 
 
 class ViewedImage(NamedTuple):
-    """The image of a visit."""
+    """The image that the page shows."""
 
     name: str  # the start of the names of saved files
     # width and height: the original size in pixels
@@ -85,9 +87,14 @@ class ViewedImage(NamedTuple):
     milliseconds: float  # the time that the encoder took
 
 
-class Step(NamedTuple):
-    """What a visit contained before a step. `undo` restores it."""
+@dataclass(eq=False)
+class QueueImage:
+    """An image of the queue with its objects. `past` contains the steps before, which `undo` restores."""
 
-    image: ViewedImage | None
-    prompter: Prompter | None
-    state: State
+    name: str  # the start of the names of saved files, different for each image
+    file: Path
+    state: State = State()
+    past: list[State] = field(default_factory=list)
+    # The image and its prompter need much memory. Only the images that were open last have them.
+    image: ViewedImage | None = None
+    prompter: Prompter | None = None
