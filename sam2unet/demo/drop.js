@@ -38,16 +38,20 @@ async function dropFiles(event) {
   event.preventDefault();
   event.stopPropagation();
   event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // gradio removes its frame
-  const block = event.target.closest("#images, #masks, #label-map") ?? document.querySelector("#images");
-  const field = block.querySelector("input[type=file]");
-  if (!field) return showProblem("Another upload is in progress. Wait until it ends, then drop the files again.");
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry);
   let files = await listFiles(entries);
+  const isLabelMap = files.length === 1 && files[0].name.endsWith("_labels.png"); // the name of a saved label map
+  const block = event.target.closest("#masks") ?? document.querySelector("#images");
+  const field = (isLabelMap && findLabelMapField()) || block.querySelector("input[type=file]");
+  if (!field) return showProblem("Another upload is in progress. Wait until it ends, then drop the files again.");
   if (entries.some((entry) => entry.isDirectory)) files = files.filter((file) => accepts(field, file));
   if (!files.length) return showProblem("The folder has no images.");
   setFiles(field, files.slice(0, field.multiple ? undefined : 1));
   field.dispatchEvent(new Event("change", { bubbles: true }));
 }
+
+/** gradio puts the field of a button before the button. */
+const findLabelMapField = () => document.querySelector("#label-map")?.previousElementSibling;
 
 function setFiles(field, files) {
   const list = new DataTransfer();

@@ -32,7 +32,7 @@ def mask_heading_html(bench: Bench) -> str:
 
 PROMPT_TITLE = "Outline objects with clicks and boxes"
 DOWNLOADS = (
-    '<p class="hint">Label map: one picture for this image; a pixel is the number of its object. All masks: '
+    '<p class="hint">Label map: one picture; the value of a pixel is the number of its object. All masks: '
     "a zip of all images with objects, each with its label map, a black and white picture for each object, and a table "
     "with classes and areas.</p>"
 )

@@ -286,7 +286,7 @@ def test_the_keyboard_alone_marks_names_zooms_saves_and_a_new_visit_continues(pa
     visit(browser, server, tmp_path)
     page.find_elements("css selector", "#examples button")[4].click()
     until(lambda: page.find_elements("css selector", "#stage img[alt='camouflaged_015']"))
-    page.find_element("css selector", "#controls input[type=file]").send_keys(str(saved))
+    drag_onto(page, "#stage .stage", saved)
     until(lambda: count_objects(page) == 2)
     assert "polyp" in text(page, "#objects [data-index='2']") and "label map" in tooltip(page, 2)
     page.find_element("css selector", "#objects [data-index='2']").click()

@@ -144,7 +144,7 @@ def test_a_queue_keeps_the_objects_of_each_image_and_only_the_last_images_stay_e
     assert session.image.name == "c"
 
 
-def test_a_drop_takes_what_it_can_and_names_the_rest(session, dropped):
+def test_a_drop_takes_what_it_can_and_names_the_rest(session, dropped, monkeypatch):
     text = dropped.with_name("a.txt")
     text.write_text("no image")
     cut = dropped.with_name("b.png")
@@ -158,8 +158,12 @@ def test_a_drop_takes_what_it_can_and_names_the_rest(session, dropped):
     session.add_images([dropped, broken, last])
     assert [item.name for item in session.queue] == ["one", "one_2", "y", "z"] and session.image.name == "one_2"
     assert "cannot read y.png" in session.move(1)[0] and session.image.name == "z"
-    many = [dropped] * 3
-    assert "3 files are too many; the page took the first 2" in limited(session, 2).add_images(many)
+    small = limited(session, 2)
+    assert "3 files are too many; the page took the first 2" in small.add_images([dropped] * 3)[0]
+    monkeypatch.setattr(prompt_session, "LONGEST_QUEUE", 2)
+    small.add_images([dropped] * 2)
+    with pytest.raises(UserError, match="a queue has at most 4 images"):
+        small.add_images([dropped])
 
 
 def limited(session, images: int) -> PromptSession:

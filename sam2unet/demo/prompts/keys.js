@@ -1,4 +1,4 @@
-// Part of the picture, after page.js. Arrows move a cross, other keys mark its pixel. Asks before objects are removed.
+// Part of the picture, after page.js. Arrows move a cross, other keys mark its pixel. Asks before objects are lost.
 let cross = null; // its pixel
 let corner = null; // the first corner of a box
 const isTyping = (target) => target.matches?.("input:not([type=radio]):not([type=range]), textarea");
@@ -70,7 +70,7 @@ document.addEventListener("click", (event) => {
   if (key) ZOOM_KEYS[key]();
 });
 
-// Ask before objects are removed. Before the page is reloaded too, because undo does not work after that.
+// Ask before objects are deleted.
 document.addEventListener("click", (event) => {
   const count = document.querySelectorAll("#objects button").length;
   const selected = document.querySelector("#objects [aria-pressed=true]")?.dataset.index;
@@ -78,8 +78,9 @@ document.addEventListener("click", (event) => {
   const question = questions[event.target.closest("#delete, #clear")?.id];
   if (question && !confirm(`${question} Undo brings it back.`)) event.stopImmediatePropagation();
 }, true);
+// Ask before the page is closed while an image of the queue has objects, because undo does not work after that.
 window.addEventListener("beforeunload", (event) => {
-  if (document.querySelector("#objects button")) event.preventDefault();
+  if (!document.querySelector("#masks").disabled) event.preventDefault();
 });
 
 function showPicture() {

@@ -64,7 +64,12 @@ class PromptPage:
             choices = [("+ foreground", FOREGROUND), ("− background", BACKGROUND)]
             options = {"label": "A mark is", "show_label": False, "container": False, "min_width": 270}
             self.label = gr.Radio(choices, value=FOREGROUND, elem_id="label", **options)
-            for name, text in (("undo", "Undo"), ("new", "New object"), ("delete", "Delete"), ("clear", "Delete all")):
+            for name, text in (
+                ("undo", "Undo"),
+                ("new", "New object"),
+                ("delete", "Delete object"),
+                ("clear", "Delete all"),
+            ):
                 self.add_button(name, text)
         self.picture = gr.HTML("", js_on_load=SCRIPT, elem_id="stage")
         with gr.Row(elem_id="queue"):

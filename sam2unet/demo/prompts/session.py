@@ -29,7 +29,7 @@ from .state import Box, CompressedMask, Object, QueueImage, State, ViewedImage
 HISTORY = 100  # the number of steps of an image that can be undone
 IMAGES = 10  # the number of images that stay encoded; each one holds memory of the device
 LARGEST_NUMBER = 65535  # of an object, in a label map with 16 bits
-LONGEST_QUEUE = 500  # the largest number of images of a visit
+LONGEST_QUEUE = 10  # the largest number of images of a visit, as a multiple of the largest number in one drop
 NOTHING = "Nothing found here: the model predicts an empty mask. Mark another place, or draw a box."
 T = TypeVar("T")
 
@@ -94,10 +94,14 @@ class PromptSession:
         Raises UserError if no file can be used. The visit then stays as it was.
         """
         limit, start, problems = self.bench.limits.images, len(self.queue), []
-        if start + len(files) > LONGEST_QUEUE:
-            raise UserError(f"a queue has at most {LONGEST_QUEUE} images; save your masks, then reload the page")
+        if start + min(len(files), limit) > LONGEST_QUEUE * limit:
+            raise UserError(
+                f"a queue has at most {LONGEST_QUEUE * limit} images; save your masks, then reload the page"
+            )
         if len(files) > limit:
-            problems.append(f"{len(files)} files are too many; the page took the first {limit}")
+            problems.append(
+                f"{len(files)} files are too many; the page took the first {limit} (--max_images of demo.py)"
+            )
         for file in sorted(files, key=lambda file: file.name)[:limit]:
             try:
                 self.queue.append(self.keep_file(file))
