@@ -145,6 +145,7 @@ def list_slice_pairs(image: Path, mask: Path, view: SliceView) -> list[tuple[Sou
             f"{image if has_slices[0] else mask} is a volume, and {mask if has_slices[0] else image} is not"
         )
     refuse_other_place(image, open_volume(image), mask, open_volume(mask, image))
+    view = replace(view, axis=images[0].view.axis)
     return list(zip(images, list_slices(mask, view, image), strict=True))
 
 

@@ -130,12 +130,7 @@ def write_outputs(
     paths = outputs.paths(folder, name, photo)
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
     if is_slice := isinstance(photo, Slice) and photo.index is not None:
-        volumes.add(
-            photo,
-            paths,
-            pixels,
-            probability if outputs.probability is None else probability.astype(outputs.probability),
-        )
+        volumes.add(photo, paths, pixels, probability)
     if png := paths.get("slices") if is_slice else paths["map"]:
         write_bytes(png, encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
     if outputs.overlay or outputs.contours:

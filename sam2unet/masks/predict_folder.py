@@ -84,28 +84,27 @@ def run(
     target = pick_device(device, processes.local_rank)
     options, batch_size = choose_fast_options(target, options, batch_size) if fast else (options, batch_size or 1)
     memory = explain_map_memory(target, batch_size)
+
+    def start_predictor() -> Predictor:
+        predictor = open_predictors(checkpoints, target, weight_paths, options)
+        check_grey_flags(predictor, outputs, minmax)
+        return predictor
+
     if is_video(files.source) and files.source.is_file():
         if files.masks is not None:
             raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
         if processes.first:  # one process predicts the whole video
-            predictor = open_predictors(checkpoints, target, weight_paths, options)
-            check_grey_flags(predictor, outputs, minmax)
+            predictor = start_predictor()
             with hold_folder(files.target), memory:
                 predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
     jobs = find_jobs(files, find_view(checkpoints[0], files.view))
     check_targets(jobs, files, outputs)
-    jobs = share_jobs(jobs, processes)
-    predictor = open_predictors(checkpoints, target, weight_paths, options)
-    check_grey_flags(predictor, outputs, minmax)
+    predictor = start_predictor()
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
-    if files.skip_existing:
-        count = len(jobs)
-        jobs = [job for job in jobs if not is_written(job, files, outputs)]
-        if not jobs:
-            print_line(f"{share}all {count} maps are already in {files.target}")
-            return
-        print_line(f"{share}{count - len(jobs)} of {count} maps are already in {files.target}")
+    jobs = leave_out_written(share_jobs(jobs, processes), files, outputs, share)
+    if not jobs:
+        return
     print_lines(f"{share}{len(jobs)} images {describe_predictor(predictor)}")
     start = time.perf_counter()
     with hold_folder(files.target), memory:
@@ -183,7 +182,7 @@ def write_maps(
             readers.shutdown(cancel_futures=True)
     if notes.stopped_by is not None:
         raise notes.stopped_by
-    notes.bad += [f"{path}: not written, because {count} slices are missing" for path, count in volumes.missing.items()]
+    notes.bad += volumes.describe_unfinished()
     return notes
 
 
@@ -233,6 +232,16 @@ def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutpu
     unfinished = [job for job in jobs if not (files.skip_existing and is_written(job, files, outputs))]
     paths = (outputs.paths(files.target, job.item.name, job.item.path).values() for job in unfinished)
     refuse_unmarked(files.target, itertools.chain.from_iterable(paths))
+
+
+def leave_out_written(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs, share: str) -> list[MapJob]:
+    """Returns the jobs without map, and prints how many have one. Without `--skip_existing` returns all jobs."""
+    if not files.skip_existing:
+        return jobs
+    missing = [job for job in jobs if not is_written(job, files, outputs)]
+    count = f"{len(jobs) - len(missing)} of {len(jobs)}" if missing else f"all {len(jobs)}"
+    print_line(f"{share}{count} maps are already in {files.target}")
+    return missing
 
 
 def is_written(job: MapJob, files: PredictFiles, outputs: PredictOutputs) -> bool:

@@ -34,18 +34,7 @@ def predict_video(
     an output cannot be used; then there is no video. Raises SomeFailed if the file ends early; the frames before its
     end are written.
     """
-    if outputs.probability is not None:
-        raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
-    if outputs.uncertainty:
-        raise UserError("--uncertainty is for images; give the frames as images")
-    paths = {kind: target / kind / f"{source.stem}.mp4" for kind in QUALITY}
-    if not outputs.contours:
-        del paths["contours"]
-    if source.resolve() in [path.resolve() for path in paths.values()]:
-        raise UserError(
-            f"--save_path {target} is the video's own folder, and its maps would overwrite it; give another"
-        )
-    refuse_unmarked(target, paths.values())
+    paths = choose_video_paths(source, target, outputs)
     rate, turns, count = read_video_facts(source)
     start, made, classes = time.perf_counter(), 0, predictor.classes
 
@@ -75,6 +64,23 @@ def predict_video(
     print_line(f"{made} frames in {paths['']} and {paths['overlay']}, {seconds:.1f} s, {made / seconds:.2f} frames/s")
     if count and made < 0.9 * count:
         raise SomeFailed(f"only {made} of about {count} frames of {source} can be read; it may be damaged")
+
+
+def choose_video_paths(source: Path, target: Path, outputs: PredictOutputs) -> dict[str, Path]:
+    """Returns the videos to write, by kind. Raises UserError for outputs that videos lack, and files of the user."""
+    if outputs.probability is not None:
+        raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
+    if outputs.uncertainty:
+        raise UserError("--uncertainty is for images; give the frames as images")
+    paths = {kind: target / kind / f"{source.stem}.mp4" for kind in QUALITY}
+    if not outputs.contours:
+        del paths["contours"]
+    if source.resolve() in [path.resolve() for path in paths.values()]:
+        raise UserError(
+            f"--save_path {target} is the video's own folder, and its maps would overwrite it; give another"
+        )
+    refuse_unmarked(target, paths.values())
+    return paths
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class VolumeMaps:
         labels = self.values[pixels if self.classes else (pixels > HALF).astype(np.uint8)]
         pictures = {"map": labels}
         if "prob" in paths:
+            probability = probability.astype(np.float32)  # the formats of volumes have no float16
             pictures["prob"] = np.moveaxis(probability, 0, -1) if probability.ndim == 3 else probability
         volume, axis = open_volume(source.volume), source.view.axis
         with self.lock:
@@ -55,9 +56,11 @@ class VolumeMaps:
             complete = self.volumes.pop(source.volume)
             del self.missing[source.volume]
         for kind, values in complete.items():
-            is_half = values.dtype == np.float16  # no format of volumes has it
-            values = values.astype(np.float32) if is_half else values
             write_volume(paths[kind], values, source.volume, self.names)
+
+    def describe_unfinished(self) -> list[str]:
+        """Returns a line for each volume that is not written, because slices of it could not be read."""
+        return [f"{path}: not written, because {count} slices are missing" for path, count in self.missing.items()]
 
 
 def to_label_values(classes: Classes | None) -> np.ndarray:

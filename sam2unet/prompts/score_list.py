@@ -4,11 +4,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -97,12 +98,7 @@ def run(
         test = prepare_test(files, flags, framing, options)
     model = open_model(checkpoint, weight_paths, target, settings)
     start = time.perf_counter()
-    with ExitStack() as stack:
-        stack.enter_context(stack.enter_context(Signals()).stop_now())
-        stack.enter_context(explain_map_memory(target, batch_size))
-        stack.enter_context(create_folder(files.target))
-        stack.callback(processes.close)
-        processes.connect(target)
+    with hold_run(processes, target, files.target, batch_size):
         images, side = {test.pairs[index].image for index in test.indices}, f"{framing.size}x{framing.size}"
         print_line(f"{len(test.indices)} masks on {len(images)} images at {side} on {target}")
         answers = answer_list(model, test, processes)
@@ -112,6 +108,18 @@ def run(
             write_prompt_test(files, test, answers, describe_prompt_test(checkpoint, settings, amp))
             print_line(f"{len(answers)} answers, {time.perf_counter() - start:.1f} s")
     refuse_missing_answers(test.pairs, answers)
+
+
+@contextmanager
+def hold_run(processes: Processes, device: torch.device, folder: Path, batch_size: int) -> Iterator[None]:
+    """Connects the processes and makes the folder. A signal stops the test inside at once."""
+    with ExitStack() as stack:
+        stack.enter_context(stack.enter_context(Signals()).stop_now())
+        stack.enter_context(explain_map_memory(device, batch_size))
+        stack.enter_context(create_folder(folder))
+        stack.callback(processes.close)
+        processes.connect(device)
+        yield
 
 
 def prepare_test(
