@@ -136,8 +136,8 @@ class MaskPage:
 
     def on_masks(self, files, visit, position, *shown):
         visit = self.start(visit)
-        work = lambda: summary_html(visit, visit.add_masks(list_paths(files)))  # noqa: E731
-        return {self.masks: None} | self.update(visit, position, shown, work)
+        changes = self.update(visit, position, shown, lambda: summary_html(visit, visit.add_masks(list_paths(files))))
+        return {self.masks: None} | changes
 
     def on_example(self, visit, cut, strength, event: gr.EventData):
         visit, example = self.start(visit), self.examples[read_index(event) % len(self.examples)]

@@ -171,8 +171,8 @@ class PromptPage:
 
     def on_images(self, files, visit):
         visit = self.start(visit)
-        work = lambda: add_images(visit, list_paths(files))  # noqa: E731
-        return {self.images: None} | self.update(visit, work, reset_label=True)
+        changes = self.update(visit, lambda: add_images(visit, list_paths(files)), reset_label=True)
+        return {self.images: None} | changes
 
     def on_label_map(self, file, visit):
         visit = self.start(visit)
