@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
+from .trunk import Trunk
 from .windows import WindowAttention, max_pool
 
 # dim, heads: channels and attention heads of the first stage. Both double at each later stage.
@@ -72,14 +72,12 @@ def check_sides(image: Tensor) -> None:
         )
 
 
-class Hiera(nn.Module):
+class Hiera(Trunk):
     """Four stages of transformer blocks. Between two stages the channels double and the sides of the grid halve.
 
     Attributes:
         channels: the number of channels of each of the four outputs.
         stage_ends: the index of the last block of each stage.
-        checkpointing: save memory in training (arXiv 1604.06174). Activations inside a block are not kept. The
-            backward pass computes them again.
     """
 
     def __init__(
@@ -114,7 +112,6 @@ class Hiera(nn.Module):
                 )
             self.stage_ends.append(len(blocks) - 1)
         self.blocks = nn.ModuleList(blocks)
-        self.checkpointing = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, height, width) -> four maps (B, C, H, W), at strides 4, 8, 16 and 32.
@@ -127,10 +124,7 @@ class Hiera(nn.Module):
         x = x + self.position(*x.shape[1:3])
         maps = []
         for i, block in enumerate(self.blocks):
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self.run_block(block, x)
             if i in self.stage_ends:
                 maps.append(x.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C, H, W)
         return maps

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
+from .trunk import Trunk
 from .windows import cut_windows, join_windows, list_spans
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
@@ -77,21 +77,18 @@ def resize_table(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear")
 
 
-class SamViT(nn.Module):
+class SamViT(Trunk):
     """A plain vision transformer in which most blocks attend within windows. It takes images of one size only.
 
     Attributes:
         img_size: the side of an image in pixels. The name is SAM's.
         grid: the side of the token grid.
-        checkpointing: save memory in training (arXiv 1604.06174). Activations inside a block are not kept. The
-            backward pass computes them again.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, global_blocks: tuple[int, ...], side: int, adapters: bool):
         super().__init__()
         self.img_size = side
         self.grid = side // PATCH
-        self.checkpointing = False
         self.patch_embed = SamPatchEmbed(dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, dim))
         self.blocks = nn.ModuleList(
@@ -112,9 +109,8 @@ class SamViT(nn.Module):
         """
         self.check_sides(image)
         x = self.patch_embed(image) + self.pos_embed
-        recompute = self.checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = self.run_block(block, x)
         return self.neck(x.permute(0, 3, 1, 2))
 
     def check_sides(self, image: Tensor) -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError, print_line
-from ..layers.hiera import Hiera
-from ..layers.sam_vit import SamViT
+from ..layers.trunk import Trunk
 from ..masks.cache import PLACES, free_memory
 from ..recipe import Recipe
 from ..runtime.device import can_compile, pick_half_type
@@ -53,5 +52,5 @@ def choose_speed(
 
 def checkpoint_trunks_(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, (Hiera, SamViT)):
+        if isinstance(module, Trunk):
             module.checkpointing = True
