@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .trunk import Trunk
-from .windows import cut_windows, join_windows, list_spans
+from .windows import attend_in_padded_windows
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
 SIZES = {
@@ -168,9 +168,7 @@ class RelativePositionAttention(nn.Module):
     """Multi-head attention with decomposed relative positions: a score also depends on the distance of two tokens.
 
     Attends within windows of `window` x `window` tokens. If `window` is 0, attends over the whole grid. SAM pads the
-    grid with zero tokens at the bottom and right until it holds whole windows. Padded tokens are not masked. Their keys
-    and values equal the bias of `qkv`, so `qkv` and `proj` run on real tokens only. Padded queries are not computed.
-    Padded keys differ in their positions, so one key cannot replace them, unlike in `WindowAttention`.
+    grid with zero tokens, see `attend_in_padded_windows`.
     """
 
     def __init__(self, dim: int, heads: int, window: int, grid: int):
@@ -184,17 +182,7 @@ class RelativePositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens after the norm (B, H, W, C) -> (B, H, W, C)"""
-        rows, columns = (list_spans(side, self.side) for side in x.shape[1:3])
-        qkv = cut_windows(self.qkv(x), (self.side, self.side), self.qkv.bias)
-        windows = qkv.unflatten(0, (-1, sum(count for _, count in rows), sum(count for _, count in columns)))
-        bands = []
-        for (height, down), band in zip(rows, windows.split([count for _, count in rows], dim=1), strict=True):
-            parts = []
-            for (width, right), part in zip(columns, band.split([count for _, count in columns], dim=2), strict=True):
-                out = self.attend(part.flatten(0, 2), height, width)
-                parts.append(join_windows(out, (height, width), (x.shape[0], down * height, right * width)))
-            bands.append(torch.cat(parts, dim=2))
-        return self.proj(torch.cat(bands, dim=1))
+        return self.proj(attend_in_padded_windows(self.qkv(x), self.qkv.bias, (self.side, self.side), self.attend))
 
     def attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """Padded windows (B * windows, K * K, 3 C) -> (B * windows, height * width, C), for the real tokens of each."""

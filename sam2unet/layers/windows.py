@@ -4,6 +4,7 @@ Letters: B batch, H W token grid, C channels, N heads, D head width. Tokens are 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -120,6 +121,38 @@ class WindowAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, scale=width**-0.5)[..., :width]
         out = out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
         return join_windows(out, (rows, columns), tuple(region.shape[:3]))
+
+
+def attend_in_padded_windows(
+    qkv: Tensor, padding: Tensor, window: tuple[int, int], attend: Callable[[Tensor, int, int], Tensor]
+) -> Tensor:
+    """Attends within windows whose padded tokens count, for models in which attention depends on the positions.
+
+    The grid is padded at the bottom and right until it holds whole windows. Keys and values of a padded token equal the
+    bias of the linear layer, so this layer runs on real tokens only. Padded queries are not computed. Padded keys
+    differ in their positions, so one key cannot replace them, unlike in `WindowAttention`.
+
+    Args:
+        qkv: (B, H, W, 3 C), queries, keys and values of the real tokens.
+        padding: (3 C,), those of a padded token.
+        window: rows and columns of a window, in tokens.
+        attend: takes padded windows (B * windows, K, 3 C) and the numbers of rows and columns with real tokens. Returns
+            (B * windows, rows * columns, C), the output for these tokens.
+
+    Returns:
+        (B, H, W, C)
+    """
+    rows, columns = (list_spans(side, length) for side, length in zip(qkv.shape[1:3], window, strict=True))
+    row_counts, column_counts = ([count for _, count in spans] for spans in (rows, columns))
+    windows = cut_windows(qkv, window, padding).unflatten(0, (-1, sum(row_counts), sum(column_counts)))
+    bands = []
+    for (height, down), band in zip(rows, windows.split(row_counts, dim=1), strict=True):
+        parts = []
+        for (width, right), part in zip(columns, band.split(column_counts, dim=2), strict=True):
+            out = attend(part.flatten(0, 2), height, width)
+            parts.append(join_windows(out, (height, width), (qkv.shape[0], down * height, right * width)))
+        bands.append(torch.cat(parts, dim=2))
+    return torch.cat(bands, dim=1)
 
 
 def use_padded_windows_(model: nn.Module) -> nn.Module:
