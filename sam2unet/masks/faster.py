@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..layers.adapter import AdaptedBlock
-from ..layers.decoder import RFB, ConvBN, DoubleConv
+from ..layers.decoder import RFB, ConvBN
 from ..layers.hiera import Hiera, HieraMLP
 from ..runtime.device import PRECISIONS, can_use_onednn, to_channels_last_
 
@@ -47,12 +46,21 @@ def fold_(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, RFB):
                 setattr(parent, name, MergedRFB(child))
-            elif isinstance(child, DoubleConv):
-                conv1, bn1, relu1, conv2, bn2, relu2 = child.double_conv
-                layers = fuse_conv_bn_eval(conv1, bn1), relu1, fuse_conv_bn_eval(conv2, bn2), relu2
-                child.double_conv = nn.Sequential(*layers)
+            elif isinstance(child, nn.Sequential) and any(isinstance(layer, nn.BatchNorm2d) for layer in child):
+                setattr(parent, name, fold_sequence(child))
     to_channels_last_(model.parameters())
     return model
+
+
+def fold_sequence(layers: nn.Sequential) -> nn.Sequential:
+    """Returns a sequence in which each BatchNorm that follows a convolution is folded into it."""
+    folded: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d) and folded and isinstance(folded[-1], nn.Conv2d):
+            folded[-1] = fuse_conv_bn_eval(folded[-1], layer)
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded)
 
 
 def fuse_conv_bn(block: ConvBN) -> nn.Conv2d:
@@ -112,12 +120,22 @@ def pack_(model: nn.Module) -> nn.Module:
         elif isinstance(child, HieraMLP):
             first, second = child.layers
             setattr(model, name, nn.Sequential(PackedLinear(first, "gelu"), PackedLinear(second)))
-        elif isinstance(model, AdaptedBlock) and name == "prompt_learn":
-            down, _, up, _ = child
-            setattr(model, name, nn.Sequential(PackedLinear(down, "gelu"), PackedLinear(up, "gelu")))
+        elif isinstance(child, nn.Sequential):
+            setattr(model, name, pack_sequence(child))
         else:
             pack_(child)
     return model
+
+
+def pack_sequence(layers: nn.Sequential) -> nn.Sequential:
+    """Returns a sequence of packed layers. A GELU that follows a linear layer becomes a part of it."""
+    packed: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.GELU) and packed and isinstance(packed[-1], PackedLinear):
+            packed[-1].activation = "gelu"
+        else:
+            packed.append(PackedLinear(layer) if isinstance(layer, nn.Linear) else pack_(layer))
+    return nn.Sequential(*packed)
 
 
 def cache_positions_(model: nn.Module) -> None:
