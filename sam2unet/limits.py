@@ -50,6 +50,11 @@ def check_numbers(values: Mapping[str, object], path: Path | None = None) -> Non
                 raise UserError(f"{f'{path}: ' if path else ''}{name} is {shorten(value)}; it must be {wanted}")
 
 
+def round_size(size: float, stride: int) -> int:
+    """Returns the input side nearest to `size` that is a multiple of `stride` and not below the smallest side."""
+    return max(round(size / stride), -(-LIMITS["size"][0] // stride)) * stride
+
+
 def shorten(value: object, length: int = 40) -> str:
     """Returns `str(value)`. Of a long text, returns the beginning and the number of characters."""
     text = str(value)

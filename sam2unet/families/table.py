@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..limits import check_numbers, shorten
+from ..limits import check_numbers, round_size, shorten
 from ..weights.weight_files import WeightPaths
 from . import build as building
 from .build import BuiltModel
@@ -135,7 +135,8 @@ def check_size(family: Family, size: int) -> None:
     check_numbers({"size": size})
     if size % family.stride:
         below = size // family.stride * family.stride
-        raise UserError(f"size {size} is not a multiple of {family.stride}; give {below} or {below + family.stride}")
+        sides = dict.fromkeys(round_size(side, family.stride) for side in (below, below + family.stride))
+        raise UserError(f"size {size} is not a multiple of {family.stride}; give {' or '.join(map(str, sides))}")
 
 
 def list_models() -> list[str]:

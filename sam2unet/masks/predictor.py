@@ -22,7 +22,7 @@ from ..classes import Classes
 from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import check_size, find_family_of
-from ..limits import shorten
+from ..limits import round_size, shorten
 from ..runtime.cpu import compute_in_parallel, use_fast_linear
 from ..runtime.device import autocast, check_output
 from ..runtime.parallel import batched
@@ -103,8 +103,7 @@ class Predictor:
         classes: Classes | None = None,
     ):
         self.forward, self.device, self.amp, self.tile, self.classes = forward, device, amp, tile, classes
-        sides = (max(stride, round(size * scale / stride) * stride) for scale in averaging.scales)
-        self.sides = tuple(dict.fromkeys(sides))
+        self.sides = tuple(dict.fromkeys(round_size(size * scale, stride) for scale in averaging.scales))
         self.flips = (False, True) if averaging.flip else (False,)
         self.others: tuple[Forward, ...] = ()
         self.in_parallel = False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..families.table import Family
+from ..limits import round_size
 from ..recipe import Recipe
 from ..runtime.device import autocast, to_channels_last_
 from ..runtime.processes import Processes
@@ -193,6 +194,6 @@ def resize_batch(batch: Batch, scale: float, stride: int) -> Batch:
     """Resizes images and masks by `scale`, to the nearest multiple of `stride`, as PraNet does (arXiv 2006.11392)."""
     if scale == 1:
         return batch
-    sides = [max(stride, round(side * scale / stride) * stride) for side in batch[0].shape[-2:]]
+    sides = [round_size(side * scale, stride) for side in batch[0].shape[-2:]]
     bilinear, nearest = {"mode": "bilinear", "align_corners": True}, {"mode": "nearest"}  # indices have no mean
     return tuple(F.interpolate(part, sides, **(bilinear if part.is_floating_point() else nearest)) for part in batch)
