@@ -15,8 +15,12 @@ def make_generator(*key: int) -> torch.Generator:
 
     Zeros at the end of a key do not count: (1, 2) and (1, 2, 0) are the same key.
     """
-    words = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))
+    return torch.Generator().manual_seed(make_seed(*key))
+
+
+def make_seed(*key: int) -> int:
+    """Returns a seed below 2^63 for `key`, see `make_generator`."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 JITTER = 11  # random numbers that the augmentation of an image needs

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.batches import make_seed
 from ..errors import UserError
 from ..families.table import Family
 from ..limits import round_size
@@ -18,6 +19,7 @@ from ..runtime.processes import Processes
 from .speed import Speed, checkpoint_trunks_
 
 Batch = tuple[Tensor, ...]
+UPDATE = 3  # the last number in the key of the seed of an update
 TrainingStep = Callable[[nn.Module, Batch, Recipe], Iterator[dict[str, Tensor]]]  # `Task.step`
 
 
@@ -35,6 +37,7 @@ class Trainer:
         processes: Processes,
     ):
         self.family, self.step, self.model, self.recipe, self.device = family, step, model, recipe, device
+        self.rank = processes.rank
         self.scales = recipe.multi_scale or (1.0,)
         if speed.grad_checkpointing:
             checkpoint_trunks_(model)
@@ -75,7 +78,12 @@ class Trainer:
         return history
 
     def add_gradients(self, steps: Sequence[Iterator[dict[str, Tensor]]], shares: Sequence[float]) -> list[dict]:
-        """Computes the gradients of the next losses of every batch. Returns the losses, or [] after the last step."""
+        """Computes the gradients of the next losses of every batch. Returns the losses, or [] after the last step.
+
+        What a model draws depends on the seed, the number of the optimizer step and the process alone, so that a run
+        that resumes draws the same, with any number of workers.
+        """
+        torch.manual_seed(make_seed(self.recipe.seed, self.steps, self.rank, UPDATE))
         self.optimizer.zero_grad(set_to_none=True)
         history = []
         for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
