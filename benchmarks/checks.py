@@ -39,6 +39,7 @@ from sam2unet.recipe import Recipe
 from sam2unet.run_script import ROOT
 from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type
 from sam2unet.weights.formats import save_state
+from sam2unet.weights.weight_files import WEIGHT_FLAGS
 
 Record = Callable[[str, str, Measurement | str, Cells], None]  # table, row
 Data = dict[str, Path]  # the folders that `make_data` wrote
@@ -83,7 +84,7 @@ def compare_passes(
 
 def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: Data) -> Callable[..., Pass]:
     """Returns a function that computes the first losses of a training step and their gradients, for a new model."""
-    files = dict.fromkeys(("hiera_path", "dinov2_path", "sam_checkpoint", "weights_from"))
+    files = dict.fromkeys((*WEIGHT_FLAGS, "weights_from"))
     args = argparse.Namespace(model=name, encoder=encoder, dino=dino, size=side, seed=0, **files)
     network, recipe = build_model(args).train(), Recipe.read(model=name, size=side)
     if find_family(name).task == "prompts":

@@ -26,7 +26,7 @@ from benchmarks.released.masks import use_released_order_
 from sam2unet.errors import UserError
 from sam2unet.families.load import open_model, read_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
-from sam2unet.families.table import check_size, find_family, find_family_of
+from sam2unet.families.table import FAMILIES, check_size, find_family, find_family_of
 from sam2unet.layers import hiera, sam_vit
 from sam2unet.limits import check_numbers
 from sam2unet.recipe import Recipe
@@ -110,12 +110,14 @@ def prepare_process(log: Path | None) -> None:
             os.dup2(file.fileno(), 2)
 
 
-def add_model_flags(
-    p: argparse.ArgumentParser, models: Sequence[str], rows: Sequence[str], options: Sequence[str]
-) -> None:
-    """Adds the flags of the model, the machine and the rows. `options` are what the rows ours and fast can have."""
+def add_model_flags(p: argparse.ArgumentParser, task: str, rows: Sequence[str], options: Sequence[str]) -> None:
+    """Adds the flags of the model, the machine and the rows. `options` are what the rows ours and fast can have.
+
+    The models are those of `task`.
+    """
+    models = [name for name, family in FAMILIES.items() if family.task == task]
     add_weight_flags(p, "; default: random weights, which take the same time")
-    p.add_argument("--model", choices=models, default=models[0], help=f"{' or '.join(models)}; default: {models[0]}")
+    p.add_argument("--model", choices=models, default=models[0], help=f"{', '.join(models)}; default: {models[0]}")
     for option in ("encoder", "dino"):
         p.add_argument(f"--{option}", help="size of that part; default: the released size, or the size in its file")
     p.add_argument("--size", type=int, help="side of the input in pixels; default: the released size of the model")

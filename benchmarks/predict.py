@@ -56,7 +56,7 @@ def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--megapixels", type=float, default=0.7, help="size of the resized photographs; default: 0.7")
     p.add_argument("--count", type=int, default=32, help="photographs, repeated if there are fewer; default: 32")
     p.add_argument("--batch_size", type=int, help="for ours and fast; default: 1, or the choice of --fast")
-    harness.add_model_flags(p, ("sam2unet", "sam2unext"), ("released", "ours", "fast"), OPTIONS)
+    harness.add_model_flags(p, "masks", ("released", "ours", "fast"), OPTIONS)
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:

@@ -39,7 +39,7 @@ ROWS = ("released", "ours", "ours+fused", "ours+bf16+fused")
 def add_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data_path", type=Path, required=True, help="folder with image2label_train.json")
     p.add_argument("--steps", type=int, default=3, help="batches inside the clock; default: 3")
-    harness.add_model_flags(p, ("sam_med2d",), ROWS, ("bf16", "fp16", "fused"))
+    harness.add_model_flags(p, "prompts", ROWS, ("bf16", "fp16", "fused"))
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:

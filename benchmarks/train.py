@@ -62,7 +62,7 @@ def add_flags(p: argparse.ArgumentParser, rows: Sequence[str] = ROWS) -> None:
     p.add_argument("--batch_size", type=int, help="default: the released size of the model")
     p.add_argument("--steps", type=int, default=20, help="timed updates; default: 20")
     p.add_argument("--warm_up", type=int, help="updates before the timed ones; default: 2 on a CPU, 20 on a GPU")
-    harness.add_model_flags(p, ("sam2unet", "sam2unext"), rows, OPTIONS)
+    harness.add_model_flags(p, "masks", rows, OPTIONS)
 
 
 def add_loss_flags(p: argparse.ArgumentParser) -> None:
