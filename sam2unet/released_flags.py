@@ -8,9 +8,11 @@ from .atomic import read_yaml
 from .cli import add_boolean, replace_data_flag
 from .errors import UserError, print_line
 from .recipe import CHOICES
+from .weights.weight_files import WEIGHT_FLAGS
 
 MODEL = "sam_med2d"  # the model that has these flags
-OTHER_FLAGS = ("train_image_path", "hiera_path", "dinov2_path")  # flags of the other models
+# the flags of the other models
+OTHER_FLAGS = ("train_image_path", *(flag for flag in WEIGHT_FLAGS if flag != "sam_checkpoint"))
 
 
 def add_released_flags(p: argparse.ArgumentParser) -> None:

@@ -11,10 +11,9 @@ from torch import nn
 from ..atomic import read_json, sha256, write_atomic, write_together
 from ..classes import Classes
 from ..errors import UserError
-from ..families.build import find_licence
 from ..families.load import Checkpoint
 from ..families.settings import locate_recipe
-from ..families.table import find_family
+from ..families.table import TRUNK, find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
@@ -127,7 +126,7 @@ def write_folder(
         if (file := weight_files.get(flag.flag))
     ]
     (paper, number), size = found.family.paper, config["size"]
-    facts = front_matter(found.family.name, title, find_licence(found.shape), results, columns, bool(classes))
+    facts = front_matter(found.family.name, title, found.family.licence(found.shape), results, columns, bool(classes))
     texts = {"facts": facts, "title": title, "purpose": text.purpose, "paper": paper, "number": number, "size": size}
     texts |= {"use": text.use.format(size=size), "scores": format_scores(results, columns), "origin": "\n".join(origin)}
     card = CARD.format(**texts)
@@ -169,7 +168,7 @@ def front_matter(
         for key in columns
     ]
     family = find_family(kind)
-    tags = [kind, *["sam2"] * (family.task == "masks"), f"{'semantic' if has_classes else 'binary'}-segmentation"]
+    tags = [kind, *["sam2"] * (TRUNK in family.weight_flags), f"{'semantic' if has_classes else 'binary'}-segmentation"]
     data = ModelCardData(
         license=licence,
         library_name="sam2unet",

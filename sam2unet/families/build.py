@@ -118,8 +118,8 @@ def check_weight_size(
         )
 
 
-def find_licence(shape: NetworkShape) -> str:
-    """Returns the licence of the published weights of the frozen parts, in the spelling of the Hugging Face hub."""
+def find_dino_licence(shape: NetworkShape) -> str:
+    """Returns the licence of the published weights of SAM 2 and DINO, see `Family.licence`."""
     return "other" if (shape.dino or "").startswith("v3_") else "apache-2.0"
 
 

@@ -195,7 +195,7 @@ def save_checkpoint(
     elif path.suffix == ".safetensors":
         family = find_family_of(model)
         saved = {name: state[name] for name in list_saved_names(family, model, weight_files)}
-        left_out = weight_files if len(saved) < len(state) else {}
+        left_out = weight_files if len(saved) < len(list_saved_names(family, model, NO_FILES)) else {}
         facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict(), ensure_ascii=False)}
         write_trainable(path, saved, family.name, family.find_shape(state).to_facts() | facts, left_out)
     else:
@@ -203,12 +203,15 @@ def save_checkpoint(
 
 
 def list_saved_names(family: Family, model: nn.Module, weight_files: WeightFiles) -> list[str]:
-    """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts."""
+    """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts.
+
+    Constants are left out too.
+    """
     parts = family.parts(model)
     in_files = [p for flag in family.weight_flags if flag.flag in weight_files for p in parts[flag.part]]
     frozen = {id(p) for p in in_files if not p.requires_grad}
     left_out = {name for name, p in model.named_parameters() if id(p) in frozen}
-    return [name for name in model.state_dict() if name not in left_out]
+    return [name for name in model.state_dict() if name not in left_out and not name.endswith(family.constants)]
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,7 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     family = next((family for family in FAMILIES.values() if family.marker in state), None)
     if family is None:
         raise UserError(f"{path} is {describe_weights(state)}; wanted a checkpoint of {' or '.join(FAMILIES)}")
+    state = {name: t for name, t in state.items() if not name.endswith(family.constants)}
     state, weight_files = to_float32(state, path), weight_files_from_facts(facts)
     written = facts.keys() >= set(family.options) - {"class_count"}
     shape = NetworkShape.from_facts(facts, family.options) if written else family.find_shape(state)

@@ -41,6 +41,11 @@ class Family:
     # returns the parameters that never get a gradient
     unused_parameters: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
     find_unused_parameters: bool = False  # the steps of a batch use different parameters, see DistributedDataParallel
+    # the ends of the names of entries of the state dict that the network computes. Files can lack them. Values in files
+    # are never used.
+    constants: tuple[str, ...] = ()
+    # returns the licence of the published weights of the frozen parts, in the spelling of the Hugging Face hub
+    licence: Callable[[NetworkShape], str] = lambda shape: "apache-2.0"
     # for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, C, S, S)
     logits: Callable[[nn.Module, Tensor], Tensor] | None = None
     heads: tuple[str, ...] = ()  # for the task `masks`: the layers whose channels are the classes
@@ -94,6 +99,7 @@ FAMILIES = {
         find_shape=building.find_sam2unext_shape,
         marker="sam.blocks.0.prompt_learn.0.weight",
         parts=building.split_by_prefix(("sam.", "trunk"), ("dino.", "dino")),
+        licence=building.find_dino_licence,
         logits=lambda model, images: model(images)[0],
         heads=("head",),
     ),
