@@ -1,27 +1,35 @@
+from typing import TypeVar
+
 from torch import Tensor, nn
 
-from .hiera import Hiera, HieraBlock
+from .trunk import Trunk
+
+TrunkType = TypeVar("TrunkType", bound=Trunk)
 
 
 class AdaptedBlock(nn.Module):
-    """A frozen block of Hiera with a small trained adapter before it (arXiv 2408.08870, section 3.2).
+    """A frozen block of a trunk with a small trained adapter before it (arXiv 2408.08870, section 3.2).
 
     The attributes have the names of the released checkpoints. `prompt_learn` is the adapter.
+
+    Args:
+        block: takes tokens with `block.dim_in` channels.
+        width: the number of channels inside the adapter.
     """
 
-    def __init__(self, block: HieraBlock, width: int = 32):
+    def __init__(self, block: nn.Module, width: int = 32):
         super().__init__()
         self.block = block
         self.prompt_learn = nn.Sequential(
             nn.Linear(block.dim_in, width), nn.GELU(), nn.Linear(width, block.dim_in), nn.GELU()
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, H, W, block.dim_in) -> the output of `block` for `x + prompt_learn(x)`."""
-        return self.block(x + self.prompt_learn(x))
+    def forward(self, x: Tensor, *inputs: Tensor | None) -> Tensor:
+        """Tokens (B, H, W, block.dim_in) -> the output of `block` for `x + prompt_learn(x)` and its other inputs."""
+        return self.block(x + self.prompt_learn(x), *inputs)
 
 
-def add_adapters(trunk: Hiera, std: float | None = None) -> Hiera:
+def add_adapters(trunk: TrunkType, std: float | None = None) -> TrunkType:
     """Freezes `trunk` and puts an adapter before each of its blocks. Changes `trunk` in place and returns it.
 
     In the state dict, `blocks.N.` becomes `blocks.N.block.`. `std` is the standard deviation of the adapters' initial

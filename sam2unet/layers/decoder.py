@@ -1,4 +1,4 @@
-"""The layers between an encoder and the logits: receptive-field blocks and the upsampling of the two decoders.
+"""The layers between an encoder and the logits: receptive-field blocks, and the upsampling of the decoders.
 
 The attributes have the names of the released checkpoints. Maps are (B, C, h, w).
 """
@@ -76,23 +76,35 @@ class Up(nn.Module):
         C + C' is `channels_in`. If 2h x 2w is less than H x W, the enlarged map is padded with zeros on all sides.
         """
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-        down, right = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
-        if down or right:
-            x = F.pad(x, [right // 2, right - right // 2, down // 2, down - down // 2])
-        return self.conv(torch.cat([skip, x], dim=1))
+        return self.conv(torch.cat([skip, fit_sides(x, skip)], dim=1))
 
 
 class JoinUp(nn.Module):
-    """The upsampling step of SAM2-UNeXT: concatenate a map of the same size first, then enlarge both, then convolve."""
+    """The upsampling step of SAM2-UNeXT: concatenate the maps first, then enlarge both, then convolve.
 
-    def __init__(self, channels_in: int, channels_out: int):
+    Args:
+        conv: the block of convolutions.
+    """
+
+    def __init__(self, conv: nn.Module):
         super().__init__()
-        self.conv = DoubleConv(channels_in, channels_out)
+        self.conv = conv
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """(B, C, h, w) and skip (B, C', h, w) -> (B, channels_out, 2h, 2w). C + C' is `channels_in`."""
-        x = x if skip is None else torch.cat([x, skip], dim=1)
+        """(B, C, h, w) and skip (B, C', h', w') -> (B, C'', 2h, 2w), where `conv` takes C + C' channels to C''.
+
+        The skip is cropped on all sides to h x w.
+        """
+        x = x if skip is None else torch.cat([x, fit_sides(skip, x)], dim=1)
         return self.conv(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
+
+
+def fit_sides(x: Tensor, other: Tensor) -> Tensor:
+    """Pads `x`, (B, C, h, w), with zeros on all sides, or crops it, to the height and width of `other`."""
+    down, right = other.shape[2] - x.shape[2], other.shape[3] - x.shape[3]
+    if not (down or right):
+        return x
+    return F.pad(x, [right // 2, right - right // 2, down // 2, down - down // 2])  # negative numbers crop
 
 
 def enlarge(logits: Tensor, factor: int) -> Tensor:

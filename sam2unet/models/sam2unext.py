@@ -2,7 +2,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.adapter import add_adapters
-from ..layers.decoder import JoinUp, enlarge
+from ..layers.decoder import DoubleConv, JoinUp, enlarge
 from ..layers.dino import Dino
 from ..layers.hiera import Hiera
 
@@ -24,8 +24,8 @@ class SAM2UNeXT(nn.Module):
         self.reduce1, self.reduce2, self.reduce3, self.reduce4 = (
             nn.Conv2d(2 * channels, width, kernel_size=1) for channels in trunk.channels
         )
-        self.up1, self.up2, self.up3 = (JoinUp(2 * width, width) for _ in range(3))
-        self.up4 = JoinUp(width, width)
+        self.up1, self.up2, self.up3 = (JoinUp(DoubleConv(2 * width, width)) for _ in range(3))
+        self.up4 = JoinUp(DoubleConv(width, width))
         self.head = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, image: Tensor) -> tuple[Tensor]:
