@@ -130,4 +130,4 @@ def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, 
     if options.size not in (None, forward.size):
         raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {options.size}")
     options = {"averaging": options.averaging, "tile": options.tile, "classes": forward.classes}
-    return Predictor(forward, forward.size, forward.device, **options)
+    return Predictor(forward, forward.size, forward.device, stride=forward.size, **options)

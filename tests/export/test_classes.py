@@ -14,7 +14,9 @@ from sam2unet.classes import Classes
 from sam2unet.data.reading import read_image
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint
+from sam2unet.families.table import FAMILIES
 from sam2unet.masks.onnx_file import OnnxForward, read_classes
+from sam2unet.masks.open import open_predictor
 from sam2unet.masks.transforms import image_bytes, normalise_image
 from sam2unet.recipe import Recipe
 
@@ -43,6 +45,15 @@ def onnx_file(convolution_of_classes, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     mask_export.run(read_checkpoint(convolution_of_classes), path, photos)
     return path
+
+
+def test_an_onnx_takes_the_side_that_it_was_exported_at(convolution, photos, monkeypatch, tmp_path):
+    """Also a side that is no multiple of 32, of a model that can take it."""
+    monkeypatch.setitem(FAMILIES, "convolution", replace(FAMILIES["convolution"], stride=14))
+    mask_export.run(read_checkpoint(convolution()), tmp_path / "model.onnx", photos[:1], size=70)
+    predictor = open_predictor(tmp_path / "model.onnx", torch.device("cpu"))
+    assert predictor.sides == (70,)
+    assert predictor.predict_photo(photos[0]).shape == (photos[0].height, photos[0].width)
 
 
 def test_test_py_writes_the_classes_of_an_onnx(onnx_file, convolution_of_classes, photos, test_py, model, tmp_path):
