@@ -21,6 +21,7 @@ from .typed_yaml import read_fields
 
 RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that differ from the defaults of `Recipe`
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
+    "sam3unet": {"size": 336, "lr": 2e-4},
     "sam_med2d": {"size": 256, "epoch": 15, "batch_size": 2, "lr": 1e-4}
     | {"weight_decay": 0.0, "lr_scheduler": "constant"},
 }
@@ -47,17 +48,20 @@ class Recipe:
     Raises UserError if a value is outside its limits or is not one of the choices.
     """
 
-    model: str = define("sam2unet", "sam2unet, sam2unext or sam_med2d")
+    model: str = define("sam2unet", "sam2unet, sam2unext, sam3unet or sam_med2d")
     encoder: str | None = define(
         None,
-        "tiny, small, base_plus or large; for sam_med2d vit_b, vit_l or vit_h; default: the size of the weight file",
+        "tiny, small, base_plus or large; for sam3unet large; for sam_med2d vit_b, vit_l or vit_h; default: the size "
+        "of the weight file",
     )
     dino: str | None = define(
         None, "for sam2unext: small, base or large; v3_small, v3_base or v3_large; default: the size of the weight file"
     )
     encoder_adapter: bool | None = define(None, "use adapters in the encoder; default: True", "prompts")
     size: int = define(
-        352, "side in pixels of the square that images are resized to, a multiple of 32", aliases=("--image_size",)
+        352,
+        "side in pixels of the square that images are resized to, a multiple of 32, for sam3unet of 14",
+        aliases=("--image_size",),
     )
     epoch: int = define(20, "number of passes over the training data", aliases=("--epochs",))
     batch_size: int = define(12, "images per batch, counted over all processes")

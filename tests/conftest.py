@@ -21,6 +21,7 @@ from sam2unet.classes import Classes
 from sam2unet.data.layouts.table import COUNTS
 from sam2unet.data.pairs import Pair
 from sam2unet.layers.hiera import hiera
+from sam2unet.layers.sam3_vit import sam3_vit
 from sam2unet.layers.sam_vit import SamViT
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.lists import ImageMasks
@@ -214,6 +215,16 @@ def sam2_micro(fill, tmp_path_factory) -> Path:
     trunk = fill.fill_state_dict(hiera("micro").state_dict(), 1)
     path = tmp_path_factory.mktemp("weights") / "sam2_hiera_micro.pt"
     torch.save({"model": {f"image_encoder.trunk.{name}": t for name, t in trunk.items()}}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sam3_micro(fill, tmp_path_factory) -> Path:
+    """As sam3.pt: the smallest trunk with generated weights, its rotations, and a weight of another part."""
+    trunk = fill.fill_state_dict(sam3_vit("micro").state_dict(), 1)
+    path = tmp_path_factory.mktemp("weights") / "sam3.pt"
+    others = {"tracker.weight": torch.zeros(1)}
+    torch.save({f"detector.backbone.vision_backbone.trunk.{name}": t for name, t in trunk.items()} | others, path)
     return path
 
 

@@ -15,7 +15,7 @@ FLAGS = {
         --repeat --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
         --tensorboard --train_image_path --train_mask_path --train_points --use_amp --val_data_path --val_every
         --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --window --work_dir
-        --workers
+        --sam3_path --workers
     """,
     "test.py": """
         --amp --axis --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --context --contours
@@ -24,7 +24,7 @@ FLAGS = {
         --multimask --no_minmax --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name
         --sam_checkpoint --save_path --save_pred --save_prob --save_slices --seed --size --skip_existing --test_gt_path
         --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --window --work_dir
-        --workers
+        --sam3_path --workers
     """,
     "eval.py": """
         --axis --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path

@@ -55,8 +55,9 @@ the released names (`huggingface_hub.load_torch_model`).
 
 ## Licence
 
-The code and the weights of SAM, SAM 2 and DINOv2 are under the Apache License 2.0. The weights of DINOv3, and the
-pictures that a model was trained on, have their own licences.
+The code and the weights of SAM, SAM 2 and DINOv2 are under the Apache License 2.0. The weights of DINOv3 and SAM 3, and
+the pictures that a model was trained on, have their own licences. Weights that contain the encoder of SAM 3 are under
+Meta's SAM License; pass them on only with a copy of it.
 """
 
 

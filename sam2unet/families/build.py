@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, print_line
-from ..layers import dino, hiera, sam_vit
+from ..layers import dino, hiera, sam3_vit, sam_vit
 from ..layers.dino import Dino
 from ..layers.hiera import Hiera
+from ..layers.sam3_vit import Sam3ViT
 from ..models.sam2unet import SAM2UNet
 from ..models.sam2unext import SAM2UNeXT
+from ..models.sam3unet import SAM3UNet
 from ..models.sam_med2d import SAMMed2D
 from ..weights.formats import load_exact
-from ..weights.pretrained import read_dino, read_sam, read_trunk
+from ..weights.pretrained import SAM3_LICENCE, read_dino, read_sam, read_sam3, read_trunk
 from ..weights.weight_files import WeightFile, WeightPaths
 from .shape import NetworkShape
 
@@ -35,6 +37,11 @@ def build_sam2unext(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltMode
     trunk, weight_files = build_trunk(shape.encoder, weight_paths.get("hiera_path"))
     frozen, dino_files = build_dino(shape.dino, weight_paths.get("dinov2_path"))
     return SAM2UNeXT(trunk, frozen, classes=shape.class_count or 1), weight_files | dino_files
+
+
+def build_sam3unet(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
+    trunk, weight_files = build_sam3_trunk(shape.encoder, weight_paths.get("sam3_path"))
+    return SAM3UNet(trunk, classes=shape.class_count or 1), weight_files
 
 
 def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltModel:
@@ -85,6 +92,22 @@ def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, W
     return trunk, {"hiera_path": pretrained.file}
 
 
+def build_sam3_trunk(size: str | None, path: Path | None) -> tuple[Sam3ViT, dict[str, WeightFile]]:
+    """Builds the encoder of SAM 3. Without a file, its weights are random. Prints the licence of a file."""
+    if path is None:
+        return sam3_vit.sam3_vit(check_known(size or "large", sam3_vit.SIZES, "encoder")), {}
+    pretrained = read_sam3(path)
+    file_size = sam3_vit.find_sam3_size(pretrained.weights)
+    check_weight_size(path, pretrained.version, file_size, size, sam3_vit.SIZES, "encoder")
+    with torch.device("meta"):
+        trunk = sam3_vit.sam3_vit(file_size)
+    rotations = {name: t for name, t in trunk.state_dict().items() if not t.is_meta}
+    load_exact(trunk, pretrained.weights | rotations, path)  # before the adapters rename its blocks
+    print_line(f"weights: {path.name}, {pretrained.version} {file_size}, SHA-256 {pretrained.file.sha256}")
+    print_line(f"licence: {SAM3_LICENCE}")
+    return trunk, {"sam3_path": pretrained.file}
+
+
 def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, WeightFile]]:
     """Builds DINO with random weights, by default large, or with those of a file, resized to the network's grid."""
     if path is None:
@@ -132,6 +155,10 @@ def find_sam2unext_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return add_class_count(
         state, all_or_none(encoder=encoder, dino=dino.find_dino_size(strip_prefix(state, "dino.model.")))
     )
+
+
+def find_sam3unet_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
+    return add_class_count(state, all_or_none(encoder=sam3_vit.find_sam3_size(strip_prefix(state, "sam3_vit."))))
 
 
 def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:

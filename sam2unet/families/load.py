@@ -38,6 +38,7 @@ def create_model(
     image_size: int | None = None,
     encoder_adapter: bool | None = None,
     classes: int | None = None,
+    sam3_path: str | Path | None = None,
 ) -> nn.Module:
     """Creates a model for training. The pretrained parts are frozen; adapters and decoder are trainable.
 
@@ -46,8 +47,8 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        encoder: size of the trunk: tiny, small, base_plus or large; for sam_med2d: vit_b, vit_l or vit_h. None: the
-            size of the weight file; without a file, large or vit_b.
+        encoder: size of the trunk: tiny, small, base_plus or large; for sam3unet: large; for sam_med2d: vit_b, vit_l
+            or vit_h. None: the size of the weight file; without a file, large or vit_b.
         hiera_path: a SAM 2 or SAM 2.1 checkpoint. This and the other weight files can be the name of published
             weights, for example sam2_hiera_large, which is downloaded once; see docs/train.md.
         init_from: a checkpoint of this model; all weights are taken from it. A file with trained weights only also
@@ -58,11 +59,14 @@ def create_model(
         sam_checkpoint: for sam_med2d: a checkpoint of SAM or SAM-Med2D.
         image_size: for sam_med2d: side of the images in pixels. None: 256.
         encoder_adapter: for sam_med2d: use adapters; they are new if the file has none. None: True.
-        classes: for sam2unet and sam2unext: number of classes, with the background. None: foreground and background,
-            with one output as in the released models.
+        classes: not for sam_med2d: number of classes, with the background. None: foreground and background, with one
+            output as in the released models.
+        sam3_path: for sam3unet: sam3.pt of SAM 3.
     """
     shape = NetworkShape(encoder, dino, image_size, encoder_adapter, classes)
-    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_paths(
+        hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint, sam3_path=sam3_path
+    )
     return start_model(name, shape, weight_paths, init_from)[0]
 
 
@@ -140,6 +144,7 @@ def load_model(
     hiera_path: str | Path | None = None,
     dinov2_path: str | Path | None = None,
     sam_checkpoint: str | Path | None = None,
+    sam3_path: str | Path | None = None,
 ) -> nn.Module:
     """Loads a model in evaluation mode. The names and shapes of the weights decide which model it is.
 
@@ -153,10 +158,12 @@ def load_model(
         path: a `.pth` file of this project or of the released code, a `.safetensors` file, a folder for the Hugging
             Face hub, or the name `owner/name` of a model on the hub.
         device: the device of the model. None: a GPU if there is one.
-        hiera_path, dinov2_path, sam_checkpoint: for a file with trained weights only, the files that it was trained
-            from, or names of published weights, as for `create_model`.
+        hiera_path, dinov2_path, sam_checkpoint, sam3_path: for a file with trained weights only, the files that it was
+            trained from, or names of published weights, as for `create_model`.
     """
-    weight_paths = to_paths(hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint)
+    weight_paths = to_paths(
+        hiera_path=hiera_path, dinov2_path=dinov2_path, sam_checkpoint=sam_checkpoint, sam3_path=sam3_path
+    )
     device = pick_device(device)  # before it reads the file, which can take long
     return open_model(read_checkpoint(Path(path)), weight_paths, device)
 
@@ -203,10 +210,7 @@ def save_checkpoint(
 
 
 def list_saved_names(family: Family, model: nn.Module, weight_files: WeightFiles) -> list[str]:
-    """Returns the names of the weights that `weight_files` do not hold: all but the frozen weights of their parts.
-
-    Constants are left out too.
-    """
+    """Returns the names of the weights that `weight_files` do not hold, without constants."""
     parts = family.parts(model)
     in_files = [p for flag in family.weight_flags if flag.flag in weight_files for p in parts[flag.part]]
     frozen = {id(p) for p in in_files if not p.requires_grad}

@@ -34,7 +34,7 @@ def add_adapters(trunk: TrunkType, std: float | None = None) -> TrunkType:
 
     In the state dict, `blocks.N.` becomes `blocks.N.block.`. `std` is the standard deviation of the adapters' initial
     weights; their biases are then zero. None keeps PyTorch's default initialisation. The released SAM2-UNet uses the
-    default, SAM2-UNeXT 0.02.
+    default, SAM2-UNeXT and SAM3-UNet 0.02.
     """
     trunk.requires_grad_(False)
     trunk.blocks = nn.ModuleList(AdaptedBlock(block) for block in trunk.blocks)

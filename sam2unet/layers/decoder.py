@@ -63,6 +63,28 @@ class DoubleConv(nn.Module):
         return self.double_conv(x)
 
 
+class LightConv(nn.Module):
+    """The light block of SAM3-UNet: (B, C, h, w) -> (B, C', h, w), mostly by 3x3 convolutions of single channels."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        # An eps of 1 is no mistake here: the released code passes 1 where PyTorch expects eps.
+        self.conv_in = normalise(nn.Conv2d(channels_in, channels_in // 4, 1), eps=1.0)
+        self.conv_out = normalise(nn.Conv2d(channels_in // 2, channels_out, 1), eps=1.0)
+        width = channels_in // 8
+        self.dw1, self.dw2 = (normalise(nn.Conv2d(width, width, 3, padding=1, groups=width)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.conv_in(x).chunk(2, dim=1)
+        third = self.dw1(second)
+        return self.conv_out(torch.cat([first, second, third, self.dw2(third)], dim=1))
+
+
+def normalise(convolution: nn.Conv2d, eps: float = 1e-5) -> nn.Sequential:
+    """Returns the convolution with a BatchNorm and a GELU after it."""
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels, eps=eps), nn.GELU())
+
+
 class Up(nn.Module):
     """The upsampling step of SAM2-UNet: enlarge the coarse map, concatenate the skip connection, convolve."""
 
@@ -80,13 +102,13 @@ class Up(nn.Module):
 
 
 class JoinUp(nn.Module):
-    """The upsampling step of SAM2-UNeXT: concatenate the maps first, then enlarge both, then convolve.
+    """The upsampling step of SAM2-UNeXT and SAM3-UNet: concatenate the maps first, then enlarge both, then convolve.
 
     Args:
         conv: the block of convolutions.
     """
 
-    def __init__(self, conv: nn.Module):
+    def __init__(self, conv: DoubleConv | LightConv):
         super().__init__()
         self.conv = conv
 

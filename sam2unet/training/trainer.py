@@ -83,7 +83,7 @@ class Trainer:
         What a model draws depends on the seed, the number of the optimizer step and the process alone, so that a run
         that resumes draws the same, with any number of workers.
         """
-        torch.manual_seed(make_seed(self.recipe.seed, self.steps, self.rank, UPDATE))
+        seed_update(self.recipe.seed, self.steps, self.rank)
         self.optimizer.zero_grad(set_to_none=True)
         history = []
         for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
@@ -158,6 +158,11 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["step"]
+
+
+def seed_update(seed: int, step: int, rank: int = 0) -> None:
+    """Seeds what a model draws in an optimizer step. `step` counts from 0, `rank` is the index of the process."""
+    torch.manual_seed(make_seed(seed, step, rank, UPDATE))
 
 
 class FiniteGuard:

@@ -21,7 +21,11 @@ RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
 TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
 WRAPPERS = ("state_dict", "model")  # keys of the weights in files of training frameworks
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of all names, added by DataParallel, Lightning and torch.compile
-RELEASED_NAMES = ("image_encoder.trunk.pos_embed", "mask_decoder.iou_token.weight")  # below "model"
+RELEASED_NAMES = (  # below "model"
+    "image_encoder.trunk.pos_embed",
+    "mask_decoder.iou_token.weight",
+    "detector.backbone.vision_backbone.trunk.pos_embed",
+)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

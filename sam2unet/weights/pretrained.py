@@ -1,4 +1,4 @@
-"""Reads published weights: SAM 2, DINO, SAM and SAM-Med2D."""
+"""Reads published weights: SAM 2, SAM 3, DINO, SAM and SAM-Med2D."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,18 @@ from ..errors import UserError
 from .formats import read_state_dict, to_float32
 from .weight_files import WeightFile
 
+SAM3_TRUNK = "detector.backbone.vision_backbone.trunk."  # prefix of the trunk in sam3.pt
+SAM3_LICENCE = (
+    "SAM 3 is under Meta's SAM License, and so is each checkpoint with its trunk: whoever passes one on adds a copy of "
+    "that licence (https://huggingface.co/facebook/sam3)"
+)
 TRAINED = "--checkpoint of test.py or --init_from of train.py"
 # A name that only this kind of file has -> a description of the file, and the flag that takes it.
 KNOWN_FILES = {
     "encoder.blocks.0.prompt_learn.0.weight": ("a SAM2-UNet checkpoint", TRAINED),
     "sam.blocks.0.prompt_learn.0.weight": ("a SAM2-UNeXT checkpoint", TRAINED),
+    "sam3_vit.blocks.0.prompt_learn.0.weight": ("a SAM3-UNet checkpoint", TRAINED),
+    f"{SAM3_TRUNK}pos_embed": ("a SAM 3 checkpoint", "--sam3_path of train.py"),
     "image_encoder.trunk.pos_embed": ("a SAM 2 checkpoint", "--hiera_path of train.py"),
     "mask_decoder.iou_token.weight": (
         "a checkpoint of SAM or SAM-Med2D",
@@ -52,6 +59,21 @@ def read_trunk(path: Path) -> Pretrained:
         raise UserError(f"{path} is {describe_weights(state)}; --hiera_path takes a SAM 2 checkpoint")
     version = "SAM 2.1" if "no_obj_embed_spatial" in state else "SAM 2"
     return Pretrained(to_float32(trunk, path), version, WeightFile(path.name, sha256(path)))
+
+
+def read_sam3(path: Path) -> Pretrained:
+    """Reads the trunk in sam3.pt of SAM 3, without its rotations, which are those of another input side."""
+    state = read_state_dict(path)
+    if any("vision_encoder.backbone." in name for name in state):
+        raise UserError(f"{path} is the copy of SAM 3 for transformers, with other names; --sam3_path takes sam3.pt")
+    trunk = {
+        name.removeprefix(SAM3_TRUNK): t
+        for name, t in state.items()
+        if name.startswith(SAM3_TRUNK) and "freqs_cis" not in name
+    }
+    if not trunk:
+        raise UserError(f"{path} is {describe_weights(state)}; --sam3_path takes sam3.pt of SAM 3")
+    return Pretrained(to_float32(trunk, path), "SAM 3", WeightFile(path.name, sha256(path)))
 
 
 def read_dino(path: Path) -> Pretrained:

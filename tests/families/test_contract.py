@@ -17,6 +17,7 @@ from sam2unet.export.hub_folder import write_folder
 from sam2unet.families.load import load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES, check_size, find_family_of
+from sam2unet.limits import round_size
 from sam2unet.prompts.dataset import PromptDraw, PromptFolder
 from sam2unet.prompts.framing import Framing
 from sam2unet.recipe import Recipe
@@ -32,12 +33,14 @@ INVENTED = "linear_probe"
 SMALL = {  # the smallest network of each model; "micro" exists in the tests alone
     "sam2unet": NetworkShape("micro"),
     "sam2unext": NetworkShape("micro", "micro"),
+    "sam3unet": NetworkShape("micro"),
     "sam_med2d": NetworkShape("micro", size=64, encoder_adapter=True),
     INVENTED: NetworkShape("micro"),
 }
 FROZEN = {  # how the names of frozen weights begin; adapters inside train
     "sam2unet": ("encoder.",),
     "sam2unext": ("sam.", "dino."),
+    "sam3unet": ("sam3_vit.",),
     "sam_med2d": ("image_encoder.",),
     INVENTED: ("trunk.",),
 }
@@ -47,6 +50,7 @@ KEYS = [  # model, shape, file of names
         for size, letter in zip(("tiny", "small", "base_plus", "large"), ("t", "s", "bplus", "l"), strict=True)
     ),
     ("sam2unext", NetworkShape(), "sam2unext"),
+    ("sam3unet", NetworkShape(), "sam3unet"),
     ("sam_med2d", NetworkShape(), "sammed2d_vit_b"),
 ]
 EXPORTED = {"sam2unet": "exported_pt2", "sam_med2d": "exported_prompts"}  # exports that other tests look into
@@ -54,12 +58,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def files(sam2_micro, dino_micro, fill, tmp_path_factory) -> dict[str, Path]:
+def files(sam2_micro, sam3_micro, dino_micro, fill, tmp_path_factory) -> dict[str, Path]:
     """A small weight file for each flag."""
     folder = tmp_path_factory.mktemp("weights")
     state = start_model("sam_med2d", SMALL["sam_med2d"])[0].state_dict()
     save_state(fill.fill_state_dict(state, 1), folder / "sam.pth")
-    return dict(hiera_path=sam2_micro, dinov2_path=dino_micro, sam_checkpoint=folder / "sam.pth")
+    paths = dict(hiera_path=sam2_micro, sam3_path=sam3_micro, dinov2_path=dino_micro)
+    return paths | {"sam_checkpoint": folder / "sam.pth"}
 
 
 @pytest.fixture(scope="module", params=[*FAMILIES, INVENTED])
@@ -78,7 +83,8 @@ def case(request, files, fill, tmp_path_factory):
         model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0))
         path = tmp_path_factory.mktemp(name) / f"{family.title}-20.pth"
         save_checkpoint(model, path)
-        yield SimpleNamespace(name=name, family=family, shape=shape, model=model, path=path, paths=paths)
+        side = round_size(64, family.stride)
+        yield SimpleNamespace(name=name, family=family, shape=shape, model=model, path=path, paths=paths, side=side)
 
 
 def equal(model, other) -> bool:
@@ -219,13 +225,15 @@ def test_a_file_that_does_not_fit_is_refused(case, tmp_path):
 
 
 def test_a_size_that_does_not_fit_is_refused(case):
-    with pytest.raises(UserError, match="size 100 is not a multiple of 32; give 96 or 128"):
-        check_size(case.family, 100)
+    stride = case.family.stride
+    for size, advice in ((100, {32: "96 or 128", 14: "98 or 112"}), (40, {32: "32 or 64", 14: "42"})):
+        with pytest.raises(UserError, match=f"size {size} is not a multiple of {stride}; give {advice[stride]}$"):
+            check_size(case.family, size)
     with pytest.raises(UserError, match="no encoder named huge; there are "):
         start_model(case.name, NetworkShape("huge"))
     for options in (dict(init_from=case.path), dict(weight_paths=case.paths)):
         with pytest.raises(UserError, match="but the requested encoder is .*; give --encoder micro"):
-            start_model(case.name, NetworkShape("vit_b" if case.family.task == "prompts" else "tiny"), **options)
+            start_model(case.name, NetworkShape("vit_b" if case.family.task == "prompts" else "large"), **options)
     if "dino" not in case.family.options:
         with pytest.raises(UserError, match=f"{case.family.title} takes no --dino; it takes --encoder"):
             start_model(case.name, NetworkShape(dino="small"))
@@ -237,7 +245,7 @@ def test_a_size_that_does_not_fit_is_refused(case):
 def test_it_predicts(case):
     photo = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     if case.family.task == "masks":
-        grey = sam2unet.predict(case.model, photo, size=64)
+        grey = sam2unet.predict(case.model, photo, size=case.side)
         assert grey.shape == (50, 60) and grey.dtype == np.float32 and (grey.min(), grey.max()) == (0, 1)
         return
     result = sam2unet.Prompter(case.model).set_image(photo).predict(points=[[20, 30]], labels=[1])
@@ -251,27 +259,27 @@ def test_it_is_exported(case, tmp_path, request):
         return
     checkpoint, picture = read_checkpoint(case.path), Image.effect_noise((60, 50), 50).convert("RGB")
     if case.family.task == "masks":
-        mask_export.run(checkpoint, tmp_path / "x.pt2", [picture], size=64)
+        mask_export.run(checkpoint, tmp_path / "x.pt2", [picture], size=case.side)
     else:
         prompt_export.run(checkpoint, tmp_path / "x.onnx", [picture])
     assert any(tmp_path.iterdir())
 
 
-def mask_batch(fill, lists):
-    return fill.fill_input((2, 3, 64, 64), 0), fill.fill_mask((2, 1, 64, 64), 0)
+def mask_batch(fill, lists, side):
+    return fill.fill_input((2, 3, side, side), 0), fill.fill_mask((2, 1, side, side), 0)
 
 
-def prompt_batch(fill, lists):
+def prompt_batch(fill, lists, side):
     draws = [PromptDraw(index, seed=0, epoch=1, batch=0) for index in range(2)]
-    return PromptFolder(lists, Framing(64), mask_num=2).__getitems__(draws).on(CPU)
+    return PromptFolder(lists, Framing(side), mask_num=2).__getitems__(draws).on(CPU)
 
 
 def test_a_training_step_changes_what_trains_and_nothing_else(case, fill, lists):
-    recipe = Recipe.read(model=case.name, size=64, iter_point=1)
+    recipe = Recipe.read(model=case.name, size=case.side, iter_point=1)
     task = TASKS[case.family.task]
     model, _ = build_model(case.family, recipe, Hardware(), case.paths, None)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    batch = {"masks": mask_batch, "prompts": prompt_batch}[case.family.task](fill, lists)
+    batch = {"masks": mask_batch, "prompts": prompt_batch}[case.family.task](fill, lists, case.side)
     trainer = Trainer(case.family, task.step, model.train(), recipe, Speed(), CPU, Processes())
     history = trainer.update([batch], [1.0])
     assert len(history) == trainer.steps >= 1 and all(losses[0]["total"].isfinite() for losses in history)

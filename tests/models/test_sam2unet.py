@@ -41,10 +41,10 @@ def test_sides_that_do_not_fit_are_named_with_those_that_do(height, width, advic
 
 
 def test_models_are_listed_and_unknown_ones_named():
-    assert sam2unet.list_models() == ["sam2unet", "sam2unext", "sam_med2d"]
+    assert sam2unet.list_models() == ["sam2unet", "sam2unext", "sam3unet", "sam_med2d"]
     with torch.device("meta"):
         assert isinstance(sam2unet.create_model("sam2unet"), SAM2UNet)
-    with pytest.raises(sam2unet.UserError, match="no model named sam3unet; there are sam2unet, sam2unext"):
-        sam2unet.create_model("sam3unet")
+    with pytest.raises(sam2unet.UserError, match="no model named sam4unet; there are sam2unet, sam2unext"):
+        sam2unet.create_model("sam4unet")
     with pytest.raises(sam2unet.UserError, match="no encoder named huge"):
         sam2unet.create_model("sam2unet", encoder="huge")

@@ -139,6 +139,10 @@ SHELL_FILES = {  # variables -> the command line
         "train.py --train_image_path i --train_mask_path m --save_path s --model sam2unext --hiera_path h "
         "--dinov2_path d --epoch 1 --lr 2 --batch_size 3 --size 64",
     ),
+    "train.sh for SAM3-UNet": (
+        "DATA=d SAVE_PATH=s MODEL=sam3unet SAM3_PATH=w",
+        "train.py --data d --save_path s --model sam3unet --sam3_path w --size 64",
+    ),
     "train.sh with a list": (
         "DATA_PATH=d SAVE_PATH=s SAM_CHECKPOINT=c",
         "train.py --data_path d --save_path s --sam_checkpoint c --size 64",
