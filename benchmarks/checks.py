@@ -29,6 +29,8 @@ from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import find_family
 from sam2unet.layers.dino import Dino
 from sam2unet.layers.hiera import hiera
+from sam2unet.layers.sam3_vit import sam3_vit
+from sam2unet.limits import round_size
 from sam2unet.masks.dataset import MaskFolder
 from sam2unet.masks.step import mask_step
 from sam2unet.prompts.dataset import PromptBatches, PromptFolder
@@ -38,7 +40,9 @@ from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
 from sam2unet.run_script import ROOT
 from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type
+from sam2unet.training.trainer import seed_update
 from sam2unet.weights.formats import save_state
+from sam2unet.weights.pretrained import SAM3_TRUNK
 from sam2unet.weights.weight_files import WEIGHT_FLAGS
 
 Record = Callable[[str, str, Measurement | str, Cells], None]  # table, row
@@ -48,6 +52,7 @@ MODELS = (  # name, encoder, dino, side
     ("sam2unet", "tiny", None, 352),
     ("sam2unet", "large", None, 352),
     ("sam2unext", "tiny", "small", 352),
+    ("sam3unet", "large", None, 336),
     ("sam_med2d", "vit_b", None, 256),
 )
 # Largest difference of the logits, as a share of their standard deviation (root mean square), of the loss as a share of
@@ -65,7 +70,10 @@ def compare_passes(
 
     With `quick`, the model is tiny.
     """
-    model, device = (name, "micro", dino, 64) if quick else (name, encoder, dino, side), pick_device(device)
+    model, device = (
+        (name, "micro", dino, round_size(64, find_family(name).stride)) if quick else (name, encoder, dino, side),
+        pick_device(device),
+    )
     compare = partial(compare_pass, record, f"one training step of {' '.join(str(part) for part in model if part)}")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     run = prepare_step(*model, data)
@@ -97,6 +105,7 @@ def prepare_step(name: str, encoder: str, dino: str | None, side: int, data: Dat
 
     def run_pass(device: torch.device, amp: str = "off", wrap: Callable = lambda network: network) -> Pass:
         network.to(device).zero_grad(set_to_none=True)
+        seed_update(0, 0)  # so that each pass draws the same
         forward, outputs = wrap(network), []
 
         def call(*inputs):
@@ -173,6 +182,7 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --fast",
     f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera.pt --weights_from meta",
     f"{MASKS} --checkpoint {{files}}/sam2unext.safetensors --dinov2_path {{files}}/dino.pt",
+    f"{MASKS} --checkpoint {{files}}/sam3unet.safetensors --sam3_path {{files}}/sam3.pt",
     f"{PROMPTS} --boxes_prompt True --point_num 1 3 --iter_point 2 --save_pred True --seed 1",
     f"{PROMPTS} --image_size 96 --encoder_adapter False --multimask False --rgb True",
     f"{PROMPTS} --mask_prompt logits --mask_threshold 127 --model_type vit_b --lr_scheduler none",
@@ -205,17 +215,25 @@ def write_checkpoints(folder: Path) -> Data:
     """Writes micro models, also without the weights of a frozen part. Returns the folder as `files`."""
     trunk = {f"image_encoder.trunk.{name}": t for name, t in hiera("micro").state_dict().items()}
     save_state(trunk, folder / "hiera.pt")
+    trunk = {f"{SAM3_TRUNK}{name}": t for name, t in sam3_vit("micro").state_dict().items()}
+    save_state(trunk, folder / "sam3.pt")
     save_state(Dino("small").model.state_dict(), folder / "dino.pt")
     for name, shape, paths in (
         ("sam2unet", NetworkShape(), {"hiera_path": folder / "hiera.pt"}),
         ("sam2unext", NetworkShape(encoder="micro"), {"dinov2_path": folder / "dino.pt"}),
+        ("sam3unet", NetworkShape(), {"sam3_path": folder / "sam3.pt"}),
         ("sam_med2d", NetworkShape(encoder="micro", size=64), {}),
     ):
         model, files = start_model(name, shape, paths)
         save_checkpoint(model, folder / f"{name}.pth")
         (folder / "calibration.yaml").write_text("sam2unet.pth: 1.5")
         if files:
-            save_checkpoint(model, folder / f"{name}.safetensors", files, recipe=Recipe.read(model=name, size=64))
+            save_checkpoint(
+                model,
+                folder / f"{name}.safetensors",
+                files,
+                recipe=Recipe.read(model=name, size=round_size(64, find_family(name).stride)),
+            )
     return {"files": folder}
 
 

@@ -25,10 +25,12 @@ from benchmarks.harness import Alone, Cells, Measurement
 from sam2unet.atomic import claim_folder, read_text, write_atomic
 from sam2unet.cli import Parser
 from sam2unet.errors import SomeFailed, UserError
+from sam2unet.families.table import find_family
+from sam2unet.limits import round_size
 from sam2unet.run_script import ROOT
 from sam2unet.runtime.device import can_compile, pick_device
 
-QUICK = "--encoder micro --size 64 --rows ours fast"
+QUICK = "--encoder micro --rows ours fast"
 QUICK_TRAIN = f"{QUICK} --batch_size 2 --warm_up 1 --steps 2 --workers 0"
 COMMANDS = {  # name: a function that adds the flags, one that runs, and what --quick adds
     "eval": (scoring.add_flags, scoring.run, "--pairs 2"),
@@ -41,6 +43,8 @@ COMMANDS = {  # name: a function that adds the flags, one that runs, and what --
 PAIRS = "--train_image_path {images} --train_mask_path {masks} --rounds 1"
 LARGE = f"train {PAIRS} --warm_up 3 --steps 6 --encoder large"
 NEXT = f"train {PAIRS} --warm_up 3 --steps 6 --model sam2unext --batch_size 1"
+SAM3_TRAIN = f"train {PAIRS} --warm_up 3 --steps 6 --model sam3unet --batch_size 12"
+SAM3_TRAIN += " --rows released ours ours+grad_checkpointing fast+grad_checkpointing"
 PREDICT = "predict --test_image_path {images} --rounds 1"
 PREDICT_LARGE, PREDICT_NEXT = f"{PREDICT} --encoder large", f"{PREDICT} --model sam2unext --count 32"
 LARGE_12, LARGE_64 = f"{LARGE} --batch_size 12", f"{LARGE} --batch_size 64"
@@ -65,10 +69,11 @@ STEPS = {  # by value; the first five run at the same time, so all take 530 seco
     "losses": Step(130, [f"losses {PAIRS} --encoder tiny --batch_size 12 --save_path {{results}}"], True),
     "resume": Step(130, [checks.check_resume], True),
     "options": Step(130, [checks.check_options], True),
-    "train": Step(165, [LARGE_12, LARGE_64]),
-    "predict": Step(65, [f"{PREDICT_LARGE} --count 512", *PREDICT_SIZES]),
-    "profile": Step(40, [f"profile {PAIRS} --encoder large --batch_size 12 --steps 2 --rows ours fast"]),
-    "sam2unext": Step(85, [f"{NEXT} --rows released ours fast", PREDICT_NEXT]),
+    "train": Step(140, [LARGE_12, LARGE_64]),
+    "predict": Step(60, [f"{PREDICT_LARGE} --count 512", *PREDICT_SIZES]),
+    "profile": Step(35, [f"profile {PAIRS} --encoder large --batch_size 12 --steps 2 --rows ours fast"]),
+    "sam2unext": Step(75, [f"{NEXT} --rows released ours fast", PREDICT_NEXT]),
+    "sam3unet": Step(45, [SAM3_TRAIN, f"{PREDICT} --model sam3unet --count 32"]),
     "sam_med2d": Step(25, ["prompts --data_path {lists} --rounds 1"]),
     "eval": Step(20, ["eval --pred_path {maps} --gt_path {masks} --pairs 200 --rounds 1"]),
 }
@@ -104,7 +109,9 @@ class StepRun:
         command, *words = [word.format(**self.data) for word in line.split()]
         add, run, quick_words = COMMANDS[command]
         if self.args.quick:
-            words += quick_words.split() + (["--dino", "small"] if "sam2unext" in words else [])
+            family = find_family(words[words.index("--model") + 1] if "--model" in words else "sam2unet")
+            words += quick_words.split() + ["--dino", "small"] * ("dino" in family.options)
+            words += ["--size", str(round_size(64, family.stride))] * (command != "eval")
         if self.args.device and command != "eval":
             words += ["--device", self.args.device]
         parser = Parser()

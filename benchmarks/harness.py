@@ -27,7 +27,7 @@ from sam2unet.errors import UserError
 from sam2unet.families.load import open_model, read_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES, check_size, find_family, find_family_of
-from sam2unet.layers import hiera, sam_vit
+from sam2unet.layers import hiera, sam3_vit, sam_vit
 from sam2unet.limits import check_numbers
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import is_out_of_memory, pick_device, pick_half_type, set_seed
@@ -103,6 +103,7 @@ def prepare_process(log: Path | None) -> None:
     """Begins a process group, so that `Alone` can kill what the process starts. Adds the encoder size `micro`."""
     os.setpgid(0, 0)
     hiera.SIZES["micro"] = dict(dim=8, heads=1, depths=(1, 1, 1, 1), global_blocks=(3,), grid=7, windows=(8, 4, 14, 7))
+    sam3_vit.SIZES["micro"] = dict(dim=32, depth=3, heads=2, hidden=48, global_blocks=(1,))
     sam_vit.SIZES["micro"] = dict(dim=32, depth=2, heads=2, global_blocks=(1,))
     if log:
         with open(log, "ab") as file:

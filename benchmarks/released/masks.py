@@ -14,10 +14,12 @@ from torchvision import transforms
 from sam2unet.data.batches import Draw
 from sam2unet.data.pairs import Pair
 from sam2unet.data.reading import read_image, read_mask
+from sam2unet.layers.sam3_vit import RotaryAttention, Sam3ViT
 from sam2unet.layers.windows import WindowAttention, cut_windows, join_windows, max_pool
 from sam2unet.losses import structure_loss
 from sam2unet.models.sam2unext import SAM2UNeXT
 from sam2unet.recipe import Recipe
+from sam2unet.training.trainer import seed_update
 
 
 def make_image_transform(side: int) -> transforms.Compose:
@@ -49,6 +51,8 @@ def use_released_order_(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, WindowAttention):
             module.forward = types.MethodType(attend_to_windows, module)
+        elif isinstance(module, RotaryAttention):
+            module.forward = types.MethodType(attend_to_rotated_windows, module)
         elif isinstance(module, SAM2UNeXT):
             module.fuse = resize_and_fuse
     return model
@@ -73,6 +77,17 @@ def attend_to_windows(self: WindowAttention, x: Tensor) -> Tensor:
     return join_windows(out.flatten(1, 2), (rows, columns), (batch, height, width))
 
 
+def attend_to_rotated_windows(self: RotaryAttention, x: Tensor, rotations: Tensor) -> Tensor:
+    grid, window = x.shape[:3], tuple(rotations.shape[1:3])
+    x = cut_windows(x, window, x.new_zeros(x.shape[-1]))
+    q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    factors = torch.complex(*rotations.flatten(1, 2))
+    pairs = (torch.view_as_complex(part.float().unflatten(-1, (-1, 2)).contiguous()) for part in (q, k))
+    q, k = (torch.view_as_real(pair * factors).flatten(-2).to(x.dtype) for pair in pairs)
+    out = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return join_windows(out, window, grid)
+
+
 def resize_and_fuse(x: Tensor, dino: Tensor, align: nn.Conv2d, reduce: nn.Conv2d) -> Tensor:
     dino = F.interpolate(align(dino), size=x.shape[2:], mode="bilinear", align_corners=False)
     return reduce(torch.cat([x, dino], dim=1))
@@ -81,10 +96,17 @@ def resize_and_fuse(x: Tensor, dino: Tensor, align: nn.Conv2d, reduce: nn.Conv2d
 def take_released_updates(
     model: nn.Module, recipe: Recipe, device: torch.device, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[Tensor]:
-    """Takes an optimizer step for each batch. Yields the loss before the step. AdamW gets every parameter."""
+    """Takes an optimizer step for each batch. Yields the loss before the step. AdamW gets every parameter.
+
+    Blocks of SAM 3 are computed a second time for the backward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, Sam3ViT):
+            module.checkpointing = True
     groups = [{"params": use_released_order_(model).parameters(), "initia_lr": recipe.lr}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    for images, masks in batches:
+    for number, (images, masks) in enumerate(batches):
+        seed_update(recipe.seed, number)  # so that the model draws what it draws in our way
         images, masks, loss = images.to(device), masks.to(device), 0
         optimizer.zero_grad()
         for logits in model(images):  # the edge weights are computed for each output

@@ -130,7 +130,7 @@ def test_results_are_written_into_the_marked_tables_of_the_docs(tmp_path):
 def test_the_tables_of_the_docs_have_the_names_and_the_columns_of_the_results():
     text = (ROOT / "docs/benchmarks.md").read_text()
     tables = [name for name, _ in gpu.MARKED_TABLE.findall(text)]
-    assert len(tables) == len(set(tables)) == 10
+    assert len(tables) == len(set(tables)) == 12
     columns = {*train.COLUMNS, *predict.COLUMNS, *(name.removeprefix("SAM-Med2D: ") for name in tables)}
     titles = [block.splitlines()[1].strip("| ").split(" | ")[1:] for block in re.split("<!-- gpu: .+ -->\n", text)[1:]]
     assert {title for line in titles for title in line} <= columns
