@@ -22,7 +22,7 @@ async function listFiles(entries) {
       } while (part.length);
     }
   }
-  return files;
+  return files.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true })); // a folder has no order
 }
 
 window.addEventListener("dragstart", () => (dragsPicture = true));

@@ -150,7 +150,7 @@ def test_a_dropped_mask_gives_the_numbers_of_eval_py(page, pairs, written):
 
 
 def test_other_images_are_chosen_in_the_gallery_and_clear_can_be_undone(page, pairs):
-    show(page, pairs[0] / "a.jpg", pairs[0] / "b.jpg")
+    drag_onto(page, "#heading", pairs[0])
     until(lambda: len(thumbnails(page)) == 2)
     page.find_elements("css selector", "#gallery button")[1].send_keys("\n")
     until(lambda: text(page, "#panel [data-part=image] span") == "b")

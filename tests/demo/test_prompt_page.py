@@ -31,14 +31,9 @@ from tests.demo.browsing import (
     until,
     visit,
 )
-from tests.demo.prompt_server import SIDE, photo, small_model
+from tests.demo.prompt_server import SIDE, photo
 
 FRAMING = Framing(SIDE)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small_model()
 
 
 @pytest.fixture(scope="module")
