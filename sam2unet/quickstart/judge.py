@@ -44,8 +44,8 @@ class Judgement:
 
     @property
     def is_better(self) -> bool:
-        """Whether the mean error is below that of the constant map."""
-        return self.mean("error") < self.mean("empty_error")
+        """Whether fewer pixels are wrong than in the constant map."""
+        return self.mean("wrong") < self.mean("empty_error")
 
     @property
     def objectless(self) -> list[MapFacts]:
@@ -61,8 +61,8 @@ class Judgement:
         lines = [self.compare("empty_error", self.constant)]
         lines.append(self.compare("median_error", "the median mask of the training images"))
         lines.append(
-            f"{self.mean('wrong'):.1%} of the pixels are on the wrong side of 0.5. The overlap with the masks (Dice) "
-            f"is {self.mean('dice'):.2f}, where 1 is perfect."
+            f"The overlap with the masks (Dice) is {self.mean('dice'):.2f}, where 1 is perfect. The mean absolute "
+            f"error of the probabilities (MAE) is {self.mean('error'):.3f}, where 0 is perfect."
         )
         if self.objectless:
             names = shortlist([image.pair.image.name for image in self.objectless])
@@ -72,16 +72,16 @@ class Judgement:
         return lines
 
     def compare(self, name: str, words: str) -> str:
-        """Returns the difference between the maps and one of the simple answers, in words."""
-        ours, other = self.mean("error"), self.mean(name)
-        deltas = np.array([[getattr(image, name) - image.error] for image in self.images])
+        """Returns the difference between the maps at the threshold 0.5 and one of the simple masks, in words."""
+        ours, other = self.mean("wrong"), self.mean(name)
+        deltas = np.array([[getattr(image, name) - image.wrong] for image in self.images])
         low, high = (float(bound[0]) for bound in bootstrap_intervals(deltas))
         verdict = "better than" if ours < other else "worse than" if ours > other else "as good as"
         change = f", {abs(ours / other - 1):.0%} {'less' if ours < other else 'more'}" if other else ""
         chance = "" if not low <= 0 <= high else ". This difference may be chance"
         wins = int((deltas > 0).sum())
         return (
-            f"The maps are {verdict} {words}: their error (MAE) is {ours:.3f}, and not {other:.3f}{change}{chance}. "
+            f"The maps are {verdict} {words}: {ours:.1%} of the pixels are wrong, and not {other:.1%}{change}{chance}. "
             f"They are better on {wins} of {len(deltas)} images."
         )
 

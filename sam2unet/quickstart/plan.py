@@ -25,7 +25,7 @@ from ..training.speed import Speed
 from ..training.trainer import Trainer
 
 SIDES = (96, 128, 160, 224, 288, 352)  # input sides in pixels; 352 is the released one
-UPDATES = {False: 1000, True: 300}  # pretrained weights or not -> the updates that a larger side must leave time for
+UPDATES = {False: 2000, True: 300}  # pretrained weights or not -> the updates that a larger side must leave time for
 PASSES = 60  # with pretrained weights, more passes over few images were never measured
 TRAINING = 0.8  # share of the time; the rest is for reading, validation, prediction and scores
 EPOCHS = 16  # about so many parts of the training; each ends with a validation, and with files that `--resume` needs

@@ -56,7 +56,7 @@ def test_quickstart_on_own_folders_judges_every_fifth_pair_and_goes_on(run_main,
     error = np.mean([abs(map_ - truth).mean() for map_, truth in zip(maps, truths, strict=True)])
     empty = np.mean([truth.mean() for truth in truths])
     assert f"held-out MAE {error:.3f}, best constant map {empty:.3f}" in out
-    assert "worse than predicting nothing" in out and "1. Use pretrained weights" in out
+    assert "predicting nothing: " in out and "the median mask of" in out and "1. Use pretrained weights" in out
     page = (folder / "overview.html").read_text()
     assert page.count("<img") == 6 and "e.jpg" in page and "j.jpg" in page and "http" not in page.split("<main")[1]
     assert Image.open(folder / "overview.png").size == (480, 20 + 2 * 180)
@@ -98,7 +98,8 @@ def test_a_judgement_names_images_without_an_object_and_compares_with_simple_map
     ]  # fmt: skip
     assert not judgement.is_better
     text = "\n".join(judgement.describe())
-    assert "worse than predicting nothing: their error (MAE) is 0.200, and not 0.133, 50% more" in text
+    assert "worse than predicting nothing: 13.3% of" not in text
+    assert "as good as predicting nothing: 13.3% of the pixels are wrong, and not 13.3%" in text
     assert "No object above 0.5 in 1 of 3 images: c.png." in text and "3 images are few" in text
 
 
