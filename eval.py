@@ -15,6 +15,7 @@ from sam2unet.scoring.classes import evaluate as evaluate_classes
 from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS
 from sam2unet.scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
+from sam2unet.scoring.score_folders import Entry
 from sam2unet.scoring.tables import format_legend
 from sam2unet.slice_view import SliceView
 
@@ -117,16 +118,7 @@ def run(args: argparse.Namespace) -> None:
     if args.source is not None:
         evaluate.rerun(args.source, outputs)
         return
-    if args.config is not None:
-        entries = evaluate.read_entry_file(args.config)
-    else:
-        entries = evaluate.read_entry_flags(
-            args.dataset_name, args.pred_path, args.gt_path, args.method, args.image_path
-        )
-    if args.slices:
-        entries = [replace(entry, slices=SliceView(args.axis)) for entry in entries]
-    elif args.axis is not None:
-        raise UserError("--axis needs --slices")
+    entries = read_entries(args)
     if args.classes:
         classes = Classes.read(args.classes)
         surfaces = read_surface_flags(args)
@@ -143,6 +135,18 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers,
         surfaces=read_surface_flags(args),
     )
+
+
+def read_entries(args: argparse.Namespace) -> list[Entry]:
+    """Returns the folders to score, from --config or from the flags."""
+    if args.config is not None:
+        entries = evaluate.read_entry_file(args.config)
+    else:
+        folders = args.pred_path, args.gt_path, args.method, args.image_path
+        entries = evaluate.read_entry_flags(args.dataset_name, *folders)
+    if args.axis is not None and not args.slices:
+        raise UserError("--axis needs --slices")
+    return [replace(entry, slices=SliceView(args.axis)) for entry in entries] if args.slices else entries
 
 
 def read_surface_flags(args: argparse.Namespace) -> SurfaceOptions | None:
