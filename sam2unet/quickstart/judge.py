@@ -128,8 +128,8 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
     lines = []
     if not plan.pretrained:
         lines.append(
-            "Use pretrained weights. They help most. Add --hiera_path sam2.1_hiera_tiny (or sam2.1_hiera_large): the "
-            "file is downloaded once, and python scripts/weights.py list shows all names."
+            "Use pretrained weights, which usually help most. Add --hiera_path sam2.1_hiera_tiny (or "
+            "sam2.1_hiera_large): the file is downloaded once. python scripts/weights.py list shows all names."
         )
     lines.append(
         "Add images with masks, above all of the kind of the worst images. docs/questions.md has results with 123, 244 "

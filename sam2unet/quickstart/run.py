@@ -87,8 +87,9 @@ def prepare_folder(pairs: Sequence[Pair], folder: Path, minutes: float, weights:
     print_line(f"{len(pairs)} pairs, {len(test)} of them (every fifth) held out for the result")
     if weights is None:
         print_line(
-            "no pretrained weights: the training starts from random ones. Pretrained weights help most: stop with "
-            "Ctrl-C, and add --hiera_path sam2.1_hiera_tiny (a name downloads the file once) and another --save_path"
+            "no pretrained weights: the training starts from random ones. Pretrained weights usually help most: stop "
+            "with Ctrl-C, and add --hiera_path sam2.1_hiera_tiny (a name downloads the file once) and another "
+            "--save_path"
         )
     plan = make_plan(minutes, len(others), weights)
     with write_together(folder) as part:
