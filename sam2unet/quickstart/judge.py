@@ -27,8 +27,8 @@ class MapFacts(NamedTuple):
     error: float  # mean absolute error of the map
     empty_error: float  # of a black map, or of a white one if most of all masks is foreground
     median_error: float  # of the median mask of the training images
-    wrong: float  # share of the pixels that are on the wrong side of 0.5
-    dice: float  # of the pixels above 0.5; 1 if map and mask are both empty
+    wrong: float  # share of the pixels that are on the wrong side of the threshold
+    dice: float  # of the pixels above the threshold; 1 if map and mask are both empty
     top: float  # the highest probability
 
 
@@ -38,6 +38,12 @@ class Judgement:
 
     images: Sequence[MapFacts]
     constant: str  # what the constant map is in words
+    level: int  # grey level of a map; a pixel above it is the object
+
+    @property
+    def threshold(self) -> float:
+        """The probability above which a pixel is the object, as `test.py --threshold` takes it."""
+        return round((self.level + 0.5) / 255, 3)
 
     def mean(self, name: str) -> float:
         return float(np.mean([getattr(image, name) for image in self.images]))
@@ -49,8 +55,8 @@ class Judgement:
 
     @property
     def objectless(self) -> list[MapFacts]:
-        """The images in whose maps no pixel is above 0.5."""
-        return [image for image in self.images if image.top <= 0.5]
+        """The images in whose maps no pixel is above the threshold."""
+        return [image for image in self.images if image.top <= self.threshold]
 
     def sort(self) -> list[MapFacts]:
         """Returns the images, the worst first."""
@@ -64,15 +70,17 @@ class Judgement:
             f"The overlap with the masks (Dice) is {self.mean('dice'):.2f}, where 1 is perfect. The mean absolute "
             f"error of the probabilities (MAE) is {self.mean('error'):.3f}, where 0 is perfect."
         )
+        lines.append(f"A pixel is the object if its probability is above {self.threshold:.2f}.")
         if self.objectless:
             names = shortlist([image.pair.image.name for image in self.objectless])
-            lines.append(f"No object above 0.5 in {len(self.objectless)} of {len(self.images)} images: {names}.")
+            count = f"{len(self.objectless)} of {len(self.images)} images"
+            lines.append(f"No object above {self.threshold:.2f} in {count}: {names}.")
         if len(self.images) < FEW:
             lines.append(f"{len(self.images)} images are few. With other images, these numbers can differ much.")
         return lines
 
     def compare(self, name: str, words: str) -> str:
-        """Returns the difference between the maps at the threshold 0.5 and one of the simple masks, in words."""
+        """Returns the difference between the maps at the threshold and one of the simple masks, in words."""
         ours, other = self.mean("wrong"), self.mean(name)
         deltas = np.array([[getattr(image, name) - image.wrong] for image in self.images])
         low, high = (float(bound[0]) for bound in bootstrap_intervals(deltas))
@@ -86,8 +94,10 @@ class Judgement:
         )
 
 
-def judge_maps(pairs: Sequence[Pair], maps: Path, train: Sequence[Pair], rule: ForegroundRule) -> Judgement:
+def judge_maps(pairs: Sequence[Pair], maps: Path, train: Sequence[Pair], rule: ForegroundRule, level: int) -> Judgement:
     """Compares maps of probabilities, 8-bit PNG files with the stems of the images, with the masks.
+
+    A pixel above the grey level `level` is the object.
 
     Raises UserError if a mask cannot be read.
     """
@@ -98,7 +108,7 @@ def judge_maps(pairs: Sequence[Pair], maps: Path, train: Sequence[Pair], rule: F
         truth = np.asarray(mask) > FOREGROUND
         with Image.open(maps / f"{pair.image.stem}.png") as file:
             grey = np.asarray(file.convert("L"))
-        predicted, typical = grey > FOREGROUND, np.asarray(median.resize(mask.size, Image.Resampling.NEAREST)) > 0
+        predicted, typical = grey > level, np.asarray(median.resize(mask.size, Image.Resampling.NEAREST)) > 0
         both, total = (predicted & truth).sum(), predicted.sum() + truth.sum()
         error = np.where(truth, 255 - grey, grey).mean() / 255
         numbers = (error, truth.mean(), (typical != truth).mean(), (predicted != truth).mean())
@@ -107,9 +117,9 @@ def judge_maps(pairs: Sequence[Pair], maps: Path, train: Sequence[Pair], rule: F
 
     images = map_files(measure, pairs)
     if np.mean([image.empty_error for image in images]) <= 0.5:
-        return Judgement(images, "predicting nothing")
+        return Judgement(images, "predicting nothing", level)
     white = [image._replace(empty_error=1 - image.empty_error) for image in images]
-    return Judgement(white, "predicting the object everywhere")
+    return Judgement(white, "predicting the object everywhere", level)
 
 
 def compute_median_mask(pairs: Sequence[Pair], rule: ForegroundRule) -> Image.Image:
@@ -144,5 +154,5 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
             f"computer lead to {side}x{side} pixels."
         )
     if judgement.objectless:
-        lines.append("Look at the masks of the images without an object above 0.5. scripts/check_data.py draws them.")
+        lines.append("Look at the masks of the images without an object. scripts/check_data.py draws them.")
     return lines

@@ -42,6 +42,11 @@ def write_overview_page(story: Story, maps: Path, rule: ForegroundRule, path: Pa
     images = story.judgement.sort()
     worst = images[: SHOWN if len(images) > 2 * SHOWN else (len(images) + 1) // 2]
     best = images[: len(worst) - 1 : -1][:SHOWN]
+    level = story.judgement.level
+
+    def draw(facts: MapFacts) -> str:
+        return draw_row(facts, maps, rule, level)
+
     template = Template(Path(__file__).with_name("overview.html").read_text("utf-8"))
     page = template.substitute(
         title=escape(story.title),
@@ -51,9 +56,10 @@ def write_overview_page(story: Story, maps: Path, rule: ForegroundRule, path: Pa
         map_color=f"rgb{CYAN}",
         verdict=list_lines(story.judgement.describe()),
         advice=list_lines(story.advice),
-        worst="".join(map_files(lambda facts: draw_row(facts, maps, rule), worst)),
-        best="".join(map_files(lambda facts: draw_row(facts, maps, rule), best)),
+        worst="".join(map_files(draw, worst)),
+        best="".join(map_files(draw, best)),
         count=len(images),
+        threshold=f"{story.judgement.threshold:.2f}",
         work=list_lines(story.work),
         command=escape(story.command),
         files="".join(f"<dt>{escape(name)}<dd>{escape(meaning)}" for name, meaning in story.files),
@@ -67,15 +73,19 @@ def list_lines(lines: Sequence[str]) -> str:
     return "".join(f"<li>{escape(line)}" for line in lines)
 
 
-def draw_row(facts: MapFacts, maps: Path, rule: ForegroundRule) -> str:
-    """Returns the HTML of an image: the photograph, the photograph with both outlines, and the map."""
+def draw_row(facts: MapFacts, maps: Path, rule: ForegroundRule, level: int) -> str:
+    """Returns the HTML of an image: the photograph, the photograph with both outlines, and the map.
+
+    The outline of the map is at the grey level `level`.
+    """
     name = facts.pair.image.name
     with Image.open(maps / f"{facts.pair.image.stem}.png") as file:
         grey = file.convert("L")
     photo, mask = read_image(facts.pair.image), read_mask(facts.pair.mask, rule)
     photo = shrink(photo if photo.size == mask.size else photo.resize(mask.size), SIDE)
     outlined = np.array(photo)
-    for picture, color in ((mask, MASK_COLOR), (grey, CYAN)):
+    objects = grey.point(lambda value: 255 * (value > level))
+    for picture, color in ((mask, MASK_COLOR), (objects, CYAN)):
         outline_(outlined, np.asarray(picture.resize(photo.size, Image.Resampling.BILINEAR)), color)
     pictures = {
         f"photograph {name}": photo,

@@ -13,11 +13,12 @@ from ..data.pairs import Pair, match
 from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image, read_mask
 from ..errors import SomeFailed, UserError, print_line
-from ..recipe import ForegroundRule, to_foreground_flags
+from ..recipe import ForegroundRule, Recipe, to_foreground_flags
 from ..run_script import run_script
 from .judge import Judgement, advise, judge_maps
 from .page import Story, write_overview_page
-from .plan import CONFIGS, ENCODER, TESTED, Plan, make_plan
+from .plan import CONFIGS, ENCODER, TESTED, VALIDATION, Plan, make_plan
+from .threshold import choose_level, draw_validation_pairs
 
 TITLES = ("photograph", "mask", "map (white: object)")
 FILES = (
@@ -123,7 +124,10 @@ def report_result(plan: Plan, folder: Path, checkpoint: Path, weights: Path | No
     test, train = (
         match(folder / "data" / part / "images", folder / "data" / part / "masks") for part in ("test", "train")
     )
-    judgement = judge_maps(test, folder / "maps", train, rule)
+    seed = Recipe.read(folder / "recipe.yaml").seed
+    validation = draw_validation_pairs(train, VALIDATION, seed) if plan.validation else []
+    level = choose_level(checkpoint, validation, rule)
+    judgement = judge_maps(test, folder / "maps", train, rule, level)
     advice = advise(plan, judgement, read_best_epoch(folder / "metrics.jsonl"))
     shown = pick_evenly(test)
     rows = (
@@ -131,14 +135,17 @@ def report_result(plan: Plan, folder: Path, checkpoint: Path, weights: Path | No
         for pair in shown
     )
     draw_overview(rows, folder / "overview.png", titles=TITLES, names=[pair.image.name for pair in shown])
-    work = [*plan.describe(), f"The checkpoint {checkpoint.name} predicted {len(test)} images that were held out."]
+    work = [*plan.describe()]
+    if validation:
+        work.append(f"The same images chose the threshold: above {judgement.threshold:.2f}, a pixel is the object.")
+    work.append(f"The checkpoint {checkpoint.name} predicted {len(test)} images that were held out.")
     command = ["python", "test.py", "--checkpoint", checkpoint, "--test_image_path", "FOLDER", "--save_path", "MAPS"]
     story = Story(
         f"{len(train) + len(test)} images, {plan.minutes:g} minutes",
         judgement,
         advice,
         work if weights is None else [*work, f"The pretrained weights are {weights.name}."],
-        shlex.join([*map(str, command), "--no_minmax"]),
+        shlex.join([*map(str, command), "--no_minmax", "--threshold", f"{judgement.threshold:.3f}"]),
         FILES,
     )
     write_overview_page(story, folder / "maps", rule, folder / "overview.html")
@@ -147,9 +154,10 @@ def report_result(plan: Plan, folder: Path, checkpoint: Path, weights: Path | No
 
 
 def print_result(judgement: Judgement, advice: Sequence[str]) -> None:
-    ours, constant = judgement.mean("error"), judgement.mean("empty_error")
+    ours, constant = judgement.mean("wrong"), judgement.mean("empty_error")
     print_line()
-    print_line(f"held-out MAE {ours:.3f}, best constant map {constant:.3f}, ratio {ours / max(constant, 1e-9):.2f}")
+    ratio = ours / max(constant, 1e-9)
+    print_line(f"held-out MAE of the masks {ours:.3f}, best constant map {constant:.3f}, ratio {ratio:.2f}")
     for line in judgement.describe():
         print_line(line)
     print_line("What to do now:")
