@@ -4,5 +4,5 @@ set -euo pipefail
 source "$(dirname "$0")/env.sh"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # the cores are the two test processes'
-exec $python -m pytest -ra -n 2 --dist loadfile --no-loadscope-reorder "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # three test processes share the cores, because many tests wait
+exec $python -m pytest -ra -n 3 --dist loadfile --no-loadscope-reorder "$@"

@@ -98,7 +98,7 @@ def run(
             with hold_folder(files.target), memory:
                 predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
-    jobs = find_jobs(files, find_view(checkpoints[0], files.view))
+    jobs = find_jobs(files, find_view(checkpoints[0], options.size, files.view))
     check_targets(jobs, files, outputs)
     predictor = start_predictor()
     share = f"process {processes.rank + 1} of {processes.world}: " if processes.world > 1 else ""
@@ -186,9 +186,10 @@ def write_maps(
     return notes
 
 
-def find_view(model_file: Path | Checkpoint, flags: Mapping[str, object]) -> SliceView:
-    """Returns how slices become images: as in the training, unless flags say otherwise."""
-    trained = find_recipe(model_file).slice_view if isinstance(model_file, Checkpoint) else DEFAULT_VIEW
+def find_view(model_file: Path | Checkpoint, size: int | None, flags: Mapping[str, object]) -> SliceView:
+    """Returns how slices become images: as in the training, unless flags say otherwise. `size` is that of --size."""
+    is_checkpoint = isinstance(model_file, Checkpoint)
+    trained = find_recipe(model_file, size=size).slice_view if is_checkpoint else DEFAULT_VIEW
     return replace(trained, **{name: value for name, value in flags.items() if value is not None})
 
 
