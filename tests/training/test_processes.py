@@ -65,7 +65,7 @@ def test_a_killed_process_stops_the_run_which_resumes(torchrun, two_processes, w
 
 def test_prediction_is_shared_out(script, two_processes, checkpoint, tmp_path):
     images, _ = write_pairs(tmp_path, count=5)
-    words = ["--checkpoint", checkpoint, "--test_image_path", images, "--size", 64, "--device", "cpu"]
+    words = ["--checkpoint", checkpoint, "--test_image_path", images, "--size", 64, "--exact"]
     two = two_processes("test.py", *words, "--save_path", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     assert "process 1 of 2: 3 maps" in two.stdout and "process 2 of 2: 2 maps" in two.stdout
