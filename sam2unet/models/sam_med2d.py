@@ -61,7 +61,7 @@ class SAMMed2D(nn.Module):
             multimask_output: M is 3, else 1.
 
         Returns:
-            `masks` (B, M, *original_size) and `low_res_logits` (B, M, 4g, 4g), both before the sigmoid;
+            `masks` (B, M, height, width) and `low_res_logits` (B, M, 4g, 4g), both before the sigmoid;
             `iou_predictions` (B, M), the IoU that the model expects; `image_embeddings` (B, 256, g, g).
         """
         points = (batch["point_coords"], batch["point_labels"]) if batch.get("point_coords") is not None else None

@@ -40,14 +40,16 @@ def surface_scores(
         tolerance: largest distance, in the same unit, that NSD counts as equal.
 
     Returns:
-        HD: the largest distance from a border voxel of a mask to the border of the other one
-        HD95: the larger of the 95th percentiles of the two directions
-        HD95_pooled: the 95th percentile of the distances of both directions together
-        HD95_surface: as HD95, but of surface elements, which count by their length (2D) or area (3D)
-        ASSD: the mean of the distances of both directions together
-        NSD: the share of both surfaces, by length or area, that is within the tolerance of the other (surface Dice)
-        BoundaryIoU: the IoU of the inner bands of both masks, 2 % of the diagonal wide (arXiv 2103.16562). In 3D, the
-            square of the definition becomes a cube.
+        A dict with a number for each of these keys.
+
+        - `HD`: the largest distance from a border voxel of a mask to the border of the other one
+        - `HD95`: the larger of the 95th percentiles of the two directions
+        - `HD95_pooled`: the 95th percentile of the distances of both directions together
+        - `HD95_surface`: as HD95, but of surface elements, which count by their length (2D) or area (3D)
+        - `ASSD`: the mean of the distances of both directions together
+        - `NSD`: the share of both surfaces, by length or area, that is within the tolerance of the other (surface Dice)
+        - `BoundaryIoU`: the IoU of the inner bands of both masks, 2 % of the diagonal wide (arXiv 2103.16562). In 3D,
+          the square of the definition becomes a cube.
 
     Raises:
         UserError: the arrays are not two masks of one shape, or a number is not above 0.
