@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .export.hub_models import from_pretrained, push_to_hub
     from .families.load import create_model, load_model
     from .families.table import list_models
     from .losses import structure_loss
@@ -18,11 +19,13 @@ __all__ = [
     "Prompter",
     "UserError",
     "create_model",
+    "from_pretrained",
     "list_models",
     "load_model",
     "load_pair",
     "predict",
     "predict_many",
+    "push_to_hub",
     "structure_loss",
     "surface_scores",
 ]
@@ -31,11 +34,13 @@ __all__ = [
 HOMES = {
     "Prompter": "prompts.prompter",
     "create_model": "families.load",
+    "from_pretrained": "export.hub_models",
     "list_models": "families.table",
     "load_model": "families.load",
     "load_pair": "masks.transforms",
     "predict": "masks.api",
     "predict_many": "masks.api",
+    "push_to_hub": "export.hub_models",
     "structure_loss": "losses",
     "surface_scores": "scoring.pixels.surface",
 }

@@ -33,8 +33,8 @@ FLAGS = {
     """,
 }
 NAMES = """
-    Prompter UserError create_model list_models load_model load_pair predict predict_many structure_loss
-    surface_scores
+    Prompter UserError create_model from_pretrained list_models load_model load_pair predict predict_many push_to_hub
+    structure_loss surface_scores
 """
 
 

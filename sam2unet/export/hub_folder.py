@@ -17,13 +17,18 @@ from ..families.table import TRUNK, find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
-from ..scoring.columns import METRICS, PROTOCOLS
-from ..scoring.tables import markdown_code, markdown_text
+from ..scoring.columns import METRICS, PROTOCOLS, Metric
+from ..scoring.tables import markdown_code, markdown_table, markdown_text
 from ..weights.hub import CONFIG, WEIGHTS
 from ..weights.weight_files import WeightFiles, weight_files_to_facts
 
+CARD_FILE = "README.md"
+PROMPT_METRICS = {  # of results.json of test.py for a model for prompts
+    "Dice": Metric("Dice", "mean of the Dice of each mask"),
+    "IoU": Metric("IoU", "mean of the intersection over union of each mask"),
+}
 # With several classes, a card has the scores over all classes, and not those of each class.
-ALL_METRICS = METRICS | define_class_columns(())
+ALL_METRICS = METRICS | define_class_columns(()) | PROMPT_METRICS
 CARD_COLUMNS = PROTOCOLS | {name: list_columns(name, ()) for name in CLASS_PROTOCOLS}
 CARD = """---
 {facts}
@@ -39,13 +44,16 @@ Paper: [{paper}](https://arxiv.org/abs/{number}).
 ```python
 import sam2unet
 
-model = sam2unet.load_model("OWNER/NAME")  # or this folder
+model = sam2unet.from_pretrained("OWNER/NAME")  # or this folder
 {use}
 ```
 
 Without this package: `config.json` has the sizes and the pre-processing, and `model.safetensors` has all weights with
 the released names (`huggingface_hub.load_torch_model`).
 
+## Model
+
+{properties}
 ## Scores
 
 {scores}
@@ -84,7 +92,6 @@ CARD_TEXTS = {
         'found = sam2unet.Prompter(model).set_image("slice.png").predict(box=[40, 30, 90, 80])  # .masks, .quality',
         {
             "resize": "nearest pixel, aspect ratio not kept; images smaller on both sides are centred between zeros",
-            "channels": "blue, green, red",
             "mean": list(framing.SAM_MEAN),
             "std": list(framing.SAM_STD),
         },
@@ -107,7 +114,7 @@ def write_folder(
     """Writes all files into `folder`, or none of them after an error. The folder must be new or empty.
 
     `found` is the checkpoint of `model`, `weight_files` are the known files of its frozen parts, and `scores` is a
-    results.json of eval.py for this model.
+    results.json of eval.py for this model, or of test.py for prompts.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another")
@@ -117,7 +124,8 @@ def write_folder(
     title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
     config = {"model": found.family.name, **found.shape.to_facts(), "size": model.recipe.size}
-    config |= {**text.processing, "checkpoint": checkpoint, **weight_files_to_facts(weight_files)}
+    colours = "red, green, blue" if model.recipe.rgb or found.family.task == "masks" else "blue, green, red"
+    config |= {"channels": colours, **text.processing, "checkpoint": checkpoint, **weight_files_to_facts(weight_files)}
     if locate_recipe(found) is not None:
         config["recipe"] = model.recipe.to_dict()
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
@@ -130,10 +138,10 @@ def write_folder(
     facts = front_matter(found.family.name, title, found.family.licence(found.shape), results, columns, bool(classes))
     texts = {"facts": facts, "title": title, "purpose": text.purpose, "paper": paper, "number": number, "size": size}
     texts |= {"use": text.use.format(size=size), "scores": format_scores(results, columns), "origin": "\n".join(origin)}
-    card = CARD.format(**texts)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", "README.md": card.encode()}
-    contents[WEIGHTS] = safetensors.torch.save(state, {"format": "pt"})  # readers of the hub require this format
+    weights = safetensors.torch.save(state, {"format": "pt"})  # readers of the hub require this format
+    card = CARD.format(**texts, properties=format_properties(found, model, colours, len(weights)))
+    contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", CARD_FILE: card.encode(), WEIGHTS: weights}
     with write_together(folder) as part:
         for name, content in contents.items():
             with write_atomic(part / name) as file:
@@ -141,9 +149,19 @@ def write_folder(
 
 
 def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
-    """Reads a results.json: data set -> metric -> number, with the number of images as `images`, and the columns."""
+    """Reads a results.json: data set -> metric -> number, with the number of images as `images`, and the columns.
+
+    A results.json of test.py for prompts has a row for each kind of prompts instead of data sets.
+    """
     content = read_json(path)
     try:
+        if "means" in content:
+            results = {
+                f"prompts: {prompt}": {name: float(row[name]) for name in PROMPT_METRICS}
+                | {"images": int(row["masks"])}
+                for prompt, row in content["means"].items()
+            }
+            return results, list(PROMPT_METRICS)
         columns = CARD_COLUMNS[content["arguments"].get("protocol") or "released"]
         several = next((names for names in content["datasets"].values() if len(names) != 1), None)
         if several is not None:
@@ -153,7 +171,7 @@ def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
             numbers = numbers | {"images": content["files"][dataset][method]["images"]}
             results[dataset] = {key: None if value is None else float(value + 0) for key, value in numbers.items()}
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as e:
-        raise UserError(f"{path} is not a results.json of eval.py --save_dir") from e
+        raise UserError(f"{path} is not a results.json of eval.py --save_dir, or of test.py for prompts") from e
     return results, [key for key in columns if all(numbers.get(key) is not None for numbers in results.values())]
 
 
@@ -181,12 +199,31 @@ def front_matter(
     return data.to_yaml()
 
 
+def format_properties(found: Checkpoint, model: nn.Module, colours: str, byte_count: int) -> str:
+    """Returns a table of properties and, if there are classes, a table of their indices and their values in masks."""
+    count, size, classes = sum(weight.numel() for weight in model.parameters()), model.recipe.size, model.recipe.classes
+    properties = {
+        "parameters": f"{count:,}",
+        WEIGHTS: f"{byte_count:,} bytes",
+        "input": f"{size}x{size} pixels; {colours}",
+        "licence of the pretrained parts": found.family.licence(found.shape),
+    }
+    table = markdown_table([("property", [*properties]), ("value", [*properties.values()])], [])
+    if not classes:
+        return table
+    indices = [str(index) for index in range(len(classes.items))]
+    names, values = map(markdown_text, classes.names), map(classes.describe, classes.codes)
+    columns = [("index", indices), ("class", [*names]), ("value in the masks", [*values])]
+    return f"{table}\n{markdown_table(columns, [])}"
+
+
 def format_scores(results: Mapping, columns: Sequence[str]) -> str:
     if not results:
         return "No scores.\n"
-    titles = [f"{ALL_METRICS[key].title} {'↑' if ALL_METRICS[key].higher else '↓'}" for key in columns]
-    rows = [["data set", "images", *titles], ["---", *["---:"] * (len(columns) + 1)]]
-    for dataset, numbers in results.items():
-        rows.append([markdown_text(dataset), f"{numbers['images']:.0f}", *(f"{numbers[key]:.3f}" for key in columns)])
+    counted = "masks" if PROMPT_METRICS.keys() >= set(columns) else "images"
+    numbers = [(counted, [f"{row['images']:.0f}" for row in results.values()])]
+    for key in columns:
+        title = f"{ALL_METRICS[key].title} {'↑' if ALL_METRICS[key].higher else '↓'}"
+        numbers.append((title, [f"{row[key]:.3f}" for row in results.values()]))
     legend = "; ".join(f"{ALL_METRICS[key].title}: {ALL_METRICS[key].legend}" for key in columns)
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + f"\n{legend}.\n"
+    return f"{markdown_table([('data set', [*map(markdown_text, results)])], numbers)}\n{legend}.\n"

@@ -114,7 +114,7 @@ def test_trained_weights_alone_are_put_together_with_their_base(convert, sam2_mi
 def test_the_hub_is_asked_for_owner_and_name_alone(folder, monkeypatch, tmp_path):
     asked = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, **options):
         asked.append((name, allow_patterns))
         return str(folder)
 
@@ -138,7 +138,7 @@ def test_what_the_hub_cannot_give_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(sam2unet.UserError, match="no such file: no-one/nothing; and the download from the") as caught:
         sam2unet.load_model("no-one/nothing", "cpu")
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(tmp_path))
     with pytest.raises(sam2unet.UserError, match="no-one/nothing on the Hugging Face hub has no model.safetensors"):
         sam2unet.load_model("no-one/nothing", "cpu")
 
