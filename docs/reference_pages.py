@@ -1,6 +1,7 @@
 """Fills the pages of docs/reference/ from the code when Sphinx reads them: `<!-- generated: NAME -->` is replaced."""
 
 import argparse
+import dataclasses
 import importlib.util
 import re
 import typing
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sam2unet.cli import describe_default
-from sam2unet.recipe import FIELDS, Recipe
+from sam2unet.recipe import FIELDS, Recipe, Study
 from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS, Metric
 from sam2unet.typed_yaml import get_value_type
@@ -22,6 +23,7 @@ GROUPS = {  # groups of recipe fields, in the order of the page
     "departures": "Changes to the released recipe",
     "speed": "Speed",
     "prompts": "SAM-Med2D",
+    "study": "A published result",
 }
 METRIC_GROUPS = {
     "plain": "For every task",
@@ -102,16 +104,18 @@ def format_value(action: argparse.Action) -> str:
 
 
 def write_recipe() -> Iterator[str]:
-    hints = typing.get_type_hints(Recipe)
+    hints = typing.get_type_hints(Recipe) | typing.get_type_hints(Study)
     for group, title in GROUPS.items():
         yield f"## {title}\n"
-        for name, field in FIELDS.items():
+        for field in (*dataclasses.fields(Recipe), *dataclasses.fields(Study)):
             if field.metadata["group"] != group:
                 continue
+            name = field.name
             kind = get_value_type(hints[name]).__name__
             kind = f"list of {kind}" if typing.get_origin(hints[name]) is tuple else kind
             lines = [f":type: {kind}"]
-            if default := describe_default(name).removeprefix("; default: "):
+            default = describe_default(name).removeprefix("; default: ") if name in FIELDS else field.default
+            if default not in ("", None, ()):
                 lines.append(f":default: {default}")
             yield write_directive("confval", name, *lines, "", escape(field.metadata["help"]))
 

@@ -28,7 +28,7 @@ RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that d
 
 
 def define(default: object, help: str, group: str = "recipe", **options: object) -> typing.Any:
-    """Returns a field of `Recipe`. `cli.add_recipe_flags` makes the flag of train.py from it.
+    """Returns a field of `Recipe` or `Study`. `cli.add_recipe_flags` makes a flag of train.py from each of `Recipe`.
 
     `group` is the group of flags in `--help`. Options are `choices`, the allowed values; `aliases`, other spellings of
     the flag; `task`, the only task that uses the field; `switch`, True if the flag takes no value.
@@ -39,6 +39,7 @@ def define(default: object, help: str, group: str = "recipe", **options: object)
 define_departure = partial(define, group="departures")
 define_prompting = partial(define, group="prompts", task="prompts")
 define_volumes = partial(define, group="volumes", task="masks")
+define_study = partial(define, group="study")
 
 
 @dataclass(frozen=True)
@@ -233,14 +234,12 @@ MASK_FIELDS, PROMPT_FIELDS = (
 class Study:
     """The data sets and the expected numbers of a published result. A recipe file can hold these keys too."""
 
-    # train and test: names of folders with images/ and masks/ under a data root. Training uses all of `train`.
-    train: tuple[str, ...] = ()
-    # train_count and test_count: published numbers of pairs in all of `train`, and in each of `test`, if known
-    train_count: int | None = None
-    test: tuple[str, ...] = ()
-    test_count: tuple[int, ...] = ()
-    protocol: str = "released"  # the columns of the result, a name in `scoring.columns.PROTOCOLS`
-    expect: str | None = None  # the published numbers to compare with, a name in `scoring/expected.yaml`
+    train: tuple[str, ...] = define_study((), "folders with images/ and masks/ under the data root; all of them train")
+    train_count: int | None = define_study(None, "published number of pairs in all of train, if known")
+    test: tuple[str, ...] = define_study((), "folders under the data root that are scored")
+    test_count: tuple[int, ...] = define_study((), "published number of pairs in each of test, if known")
+    protocol: str = define_study("released", "columns of the result, a name for --protocol of eval.py")
+    expect: str | None = define_study(None, "published numbers to compare with, a name for --expect of eval.py")
 
     def __post_init__(self) -> None:
         if self.test_count and len(self.test_count) != len(self.test):

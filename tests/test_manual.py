@@ -1,5 +1,6 @@
 """The manual builds from docs/ without a warning. Its links lead somewhere, and its reference leaves nothing out."""
 
+import dataclasses
 import html
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 import sam2unet
 from docs.reference_pages import read_commands
-from sam2unet.recipe import FIELDS
+from sam2unet.recipe import FIELDS, Study
 from sam2unet.scoring.classes.columns import PER_CLASS, SUMMARY
 from sam2unet.scoring.columns import METRICS
 from tests.conftest import ROOT
@@ -63,7 +64,8 @@ def test_every_flag_of_every_command_is_in_the_reference(manual):
 
 def test_every_recipe_value_is_in_the_reference(manual):
     page = (manual / "reference/recipe.html").read_text()
-    assert [name for name in FIELDS if f'id="confval-{name}"' not in page] == []
+    names = [*FIELDS, *(field.name for field in dataclasses.fields(Study))]
+    assert [name for name in names if f'id="confval-{name}"' not in page] == []
 
 
 def test_every_legend_is_in_the_reference(manual):
