@@ -17,6 +17,6 @@ autodoc_member_order = "bysource"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(collections|np|numpy|pathlib|PIL|sam2unet\.layers|torch)\..*")]  # not on a page
 html_theme = "furo"
-html_copy_source = False
+html_copy_source = html_use_index = False
 html_static_path = ["_static"]
 html_css_files, html_js_files = ["manual.css"], ["manual.js"]
