@@ -38,7 +38,7 @@ from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.lists import ImageMasks, read_train_list, write_test_list, write_train_list
 from sam2unet.prompts.step import prompt_step
 from sam2unet.recipe import Recipe
-from sam2unet.run_script import ROOT
+from sam2unet.run_command import ROOT
 from sam2unet.runtime.device import autocast, can_compile, pick_device, pick_half_type
 from sam2unet.training.trainer import seed_update
 from sam2unet.weights.formats import save_state

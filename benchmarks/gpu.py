@@ -27,7 +27,7 @@ from sam2unet.cli import Parser
 from sam2unet.errors import SomeFailed, UserError
 from sam2unet.families.table import find_family
 from sam2unet.limits import round_size
-from sam2unet.run_script import ROOT
+from sam2unet.run_command import ROOT
 from sam2unet.runtime.device import can_compile, pick_device
 
 QUICK = "--encoder micro --rows ours fast"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .prompts.prompter import Prompter
     from .scoring.pixels.surface import surface_scores
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Prompter",
     "UserError",

@@ -18,6 +18,7 @@ from .classes import Classes
 from .data.layouts.choose import choose_folders
 from .errors import SomeFailed, Stopped, UserError, print_errors, print_line, printable, warn
 from .recipe import FIELDS, RELEASED_RECIPES, Recipe
+from .run_command import CONFIGS
 from .runtime.versions import version
 from .typed_yaml import get_value_type
 
@@ -84,6 +85,14 @@ def format_default(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def locate_recipe_file(text: str) -> Path:
+    """Returns the path `text`. If there is no such file, a recipe of this project: `polyp`, `configs/polyp.yaml`."""
+    path = Path(text)
+    recipe = CONFIGS / f"{path.stem}.yaml"
+    is_name = text in (path.stem, f"{path.stem}.yaml", f"configs/{path.stem}.yaml")
+    return recipe if is_name and not path.exists() and recipe.is_file() else path
 
 
 def read_recipe_flags(args: argparse.Namespace) -> dict[str, object]:

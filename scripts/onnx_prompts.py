@@ -225,7 +225,7 @@ def choose_mask(pair: ModelPair, qualities: np.ndarray, points: int) -> int:
         if "multimask" not in pair.decoder.facts and points > 2:  # exported with the released --return-single-mask
             raise UserError(
                 f"{path} returns an untrained mask for more than two points (a box counts as two, and the final point "
-                "with the label -1 as one); export it again with scripts/export.py, or with four masks"
+                "with the label -1 as one); export it again with sam2unet export, or with four masks"
             )
         return 0
     if facts.get("use_stability_score") == "yes":

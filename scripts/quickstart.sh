@@ -4,4 +4,4 @@
 set -euo pipefail
 here=$PWD
 source "$(dirname "$0")/env.sh"
-exec $python scripts/quickstart.py --from "$here" "$@"
+exec $python scripts/quickstart.py --from "$here" --save_path "$PWD/runs/quickstart" "$@"

@@ -59,7 +59,7 @@ def test_two_readings_are_listed_and_stop_the_script(mirrors, train_py, test_py,
         ("--data MSD/train/image", "no image folder beside a mask folder in MSD/train/image; images are in images, "),
         ("--data MSD/train/image/a.jpg", "MSD/train/image/a.jpg is a file; wanted a folder of images"),
         ("--data nothing", "no such folder: nothing"),
-        ("--data MSD --model sam_med2d", "no such file: MSD/image2label_train.json; scripts/make_prompt_data.py makes"),
+        ("--data MSD --model sam_med2d", "no such file: MSD/image2label_train.json; sam2unet make-prompts makes"),
     ],
 )
 def test_what_cannot_work_is_one_line(words, message, mirrors, train_py, monkeypatch):
@@ -70,7 +70,7 @@ def test_what_cannot_work_is_one_line(words, message, mirrors, train_py, monkeyp
 def test_a_test_of_sam_med2d_looks_for_its_list_in_the_folder(mirrors, test_py, tmp_path):
     save_state(tiny_sam_med2d().state_dict(), tmp_path / "sam-med2d_b.pth")
     ended = test_py("--checkpoint", tmp_path / "sam-med2d_b.pth", "--data", mirrors, "--save_path", tmp_path / "out")
-    assert ended.is_refusal(f"no such file: {mirrors / 'label2image_test.json'}; scripts/make_prompt_data.py makes")
+    assert ended.is_refusal(f"no such file: {mirrors / 'label2image_test.json'}; sam2unet make-prompts makes")
 
 
 def test_a_folder_with_the_lists_of_sam_med2d_chooses_this_model(shared):

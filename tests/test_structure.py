@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From bottom to top. A module imports only from its own folder and from lines above its own line.
 LINES = (
-    ("errors", "atomic", "limits", "typed_yaml", "losses", "classes", "slice_view", "recipe"),
+    ("errors", "atomic", "limits", "typed_yaml", "losses", "classes", "choices", "slice_view", "recipe"),
     ("layers",),
     ("models",),
     ("runtime",),
@@ -23,9 +23,11 @@ LINES = (
     ("annotations",),
     ("training",),
     ("export", "demo"),
-    ("cli", "run_script", "released_flags"),
+    ("cli", "run_command", "released_flags"),
     ("reproduce",),
     ("quickstart",),
+    ("commands",),
+    ("__main__",),
 )
 LEVELS = {name: level for level, names in enumerate(LINES) for name in names}
 TOGETHER = {
@@ -35,10 +37,11 @@ TOGETHER = {
     "typed_yaml",
     "losses",
     "classes",
+    "choices",
     "slice_view",
     "recipe",
     "cli",
-    "run_script",
+    "run_command",
     "released_flags",
 }  # single files; may import each other
 # Names that mean the same in each module: an entry point, or the two implementations of one kernel.

@@ -34,7 +34,7 @@ def read_binary_masks(source: Path, conversion: Conversion) -> Iterator[Annotate
 def read_index_masks(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
     classes = conversion.names.classes
     if classes is None:
-        raise UserError("masks with a value for each class need --classes FILE; scripts/check_data.py can write it")
+        raise UserError("masks with a value for each class need --classes FILE; sam2unet check can write it")
     for stem, path in list_images(source).items():
         indices = read_indices(path, classes)
         yield AnnotatedImage(

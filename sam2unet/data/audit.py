@@ -1,4 +1,4 @@
-"""Reads all files of a data set and lists everything that is wrong or unusual, for `scripts/check_data.py`."""
+"""Reads all files of a data set and lists everything that is wrong or unusual, for `sam2unet check`."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

@@ -22,7 +22,7 @@ WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wron
 # nuclei): photographs of different scenes differ in at least 111 bits. Copies that were resized, or saved as JPEG with
 # quality 20, differ in at most 53 (faint nuclei on black: 105). Copies that lost 2 % at each side differ in at most 85.
 NEAR, BITS = 90, 512
-NOT_SEARCHED = 'not searched, because ImageHash is not installed: pip install -e ".[check]"'
+NOT_SEARCHED = 'not searched, because ImageHash is not installed: pip install "sam2unet[check]"'
 MANY = 20  # file names in a line about files that must be corrected
 GREY = 0.1  # share of grey pixels in a mask; masks with soft outlines have less
 

@@ -32,8 +32,8 @@ TURNS = {
 
 WAY_OUT = (
     "say which values are foreground with --foreground V ... (these) or --mask_threshold N (those above N), or give "
-    "each value a class with --classes FILE (scripts/check_data.py --classes auto --write_classes FILE makes it); "
-    "scripts/make_prompt_data.py --split values makes a mask of each value"
+    "each value a class with --classes FILE (sam2unet check --classes auto --write_classes FILE makes it); "
+    "sam2unet make-prompts --split values makes a mask of each value"
 )
 
 

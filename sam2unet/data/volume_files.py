@@ -62,7 +62,9 @@ def write_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, 
 
 
 def encode_nifti(values: ndarray, volume: VolumeFile) -> bytes:
-    nibabel = import_extra("nibabel", 'a NIfTI file needs nibabel, which is not installed: pip install -e ".[medical]"')
+    nibabel = import_extra(
+        "nibabel", 'a NIfTI file needs nibabel, which is not installed: pip install "sam2unet[medical]"'
+    )
     if not isinstance(volume, NiftiVolume):  # DICOM
         image = nibabel.Nifti1Image(values, volume.affine)
         image.header.set_xyzt_units("mm")

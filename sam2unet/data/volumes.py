@@ -183,7 +183,7 @@ class NiftiVolume:
     is_colour, modality = False, ""
 
     def __init__(self, path: Path):
-        advice = f'{path} needs nibabel, which is not installed: pip install -e ".[medical]"'
+        advice = f'{path} needs nibabel, which is not installed: pip install "sam2unet[medical]"'
         nibabel = import_extra("nibabel", advice)
         self.path, self.image = path, nibabel.load(path)
         stored = check_shape(self.image.shape, path)

@@ -173,7 +173,7 @@ def import_page(task: str):
     except ModuleNotFoundError as e:
         if e.name != "gradio":
             raise
-        raise UserError('the demo needs gradio, which is not installed: pip install -e ".[demo]"') from e
+        raise UserError('the demo needs gradio, which is not installed: pip install "sam2unet[demo]"') from e
 
 
 def open_methods(

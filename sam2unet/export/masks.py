@@ -100,7 +100,7 @@ def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
         raise UserError(f"{output} is a folder; give the name of a file")
     needed, writer, reader = FORMATS[output.suffix]
     for package in needed:
-        import_extra(package, f'{package} is not installed, which .onnx needs: pip install -e ".[export]"')
+        import_extra(package, f'{package} is not installed, which .onnx needs: pip install "sam2unet[export]"')
     return writer, reader
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..atomic import refuse_existing, sha256, write_atomic
+from ..choices import LOWEST_OPSET
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
 from ..layers.sam_mask import MASKS
@@ -26,7 +27,6 @@ from .masks import pick_format
 from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu_
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
-OPSET = 18  # the lowest that torch's exporter writes
 ONNX_BYTES = 2**31  # that one file holds at most
 
 # Prompts to check on: x and y in parts of the square's side, and labels.
@@ -96,8 +96,8 @@ def choose_paths(found: Checkpoint, output: Path, opset: int | None) -> tuple[Pa
     import onnx  # `pick_format` checks that it is installed
 
     latest = onnx.defs.onnx_opset_version()
-    if opset is not None and not OPSET <= opset <= latest:
-        raise UserError(f"opset is {opset}; torch's exporter and the installed onnx know {OPSET} to {latest}")
+    if opset is not None and not LOWEST_OPSET <= opset <= latest:
+        raise UserError(f"opset is {opset}; torch's exporter and the installed onnx know {LOWEST_OPSET} to {latest}")
     encoder, decoder = (output.with_name(f"{output.stem}_{part}.onnx") for part in ("encoder", "decoder"))
     refuse_existing(encoder, decoder)
     return encoder, decoder

@@ -22,8 +22,6 @@ from ..errors import UserError, print_line
 from ..recipe import MaskRule
 from .transforms import pair_bytes
 
-PLACES = ("off", "ram", "disk")
-
 
 def open_cache(
     place: str, pairs: Sequence[Pair], side: int, mask_threshold: MaskRule, folder: Path, copies: int = 1

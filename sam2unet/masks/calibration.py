@@ -81,7 +81,7 @@ def write_temperature(checkpoint: Path, calibration: Calibration, images: int) -
     """
     path = checkpoint.with_name(NAME)
     if path.exists() and not read_text(path).startswith(HEADER):
-        raise UserError(f"{path} is not from scripts/calibrate.py; move it away")
+        raise UserError(f"{path} is not from sam2unet calibrate; move it away")
     values = (read_yaml(path) if path.exists() else {}) | {checkpoint.name: f"{calibration.temperature:.6g}"}
     lines = "".join(f"{json.dumps(name)}: {value}\n" for name, value in values.items())
     with write_atomic(path) as file:
@@ -94,7 +94,7 @@ def read_temperature(checkpoint: Path) -> float:
     path = checkpoint.with_name(NAME)
     text = read_yaml(path).get(checkpoint.name) if path.is_file() else None
     if text is None:
-        raise UserError(f"{checkpoint} has no temperature in {path}; scripts/calibrate.py fits it on validation images")
+        raise UserError(f"{checkpoint} has no temperature in {path}; sam2unet calibrate fits it on validation images")
     try:
         value = float(text)
     except (TypeError, ValueError):

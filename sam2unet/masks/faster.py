@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..layers.decoder import RFB, ConvBN
 from ..layers.hiera import Hiera, HieraMLP
-from ..runtime.device import PRECISIONS, can_use_onednn, to_channels_last_
+from ..runtime.device import TYPES, can_use_onednn, to_channels_last_
 
 
 class MergedRFB(nn.Module):
@@ -86,7 +86,7 @@ def halve_(model: nn.Module, amp: str) -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            module.to(PRECISIONS[amp])
+            module.to(TYPES[amp])
     return model
 
 

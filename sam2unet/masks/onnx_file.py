@@ -53,7 +53,7 @@ class OnnxForward:
                 f"{path} is the {self.facts['part']} of a model for prompts; scripts/onnx_prompts.py runs it"
             )
         if self.facts.get("format") != FORMAT:
-            raise UserError(f"{path} is not a model that scripts/export.py made; give such a file or a checkpoint")
+            raise UserError(f"{path} is not a model that sam2unet export made; give such a file or a checkpoint")
         if (version := self.facts.get("version")) != VERSION:
             raise UserError(f"{path} has version {shorten(version)} of the format, known here is {VERSION}; update")
         self.classes = read_classes(self.facts["classes"], path) if "classes" in self.facts else None

@@ -21,7 +21,6 @@ from ..limits import check_numbers
 from .probability import pick_classes, stretch_range, to_uint8
 from .volume_maps import VolumeMaps
 
-NUMBERS = ("float16", "float32")
 # Kind of a picture -> the functions that draw a map on a photograph: of grey levels, of classes.
 DRAWINGS = {"overlay": (tint_, tint_classes_), "contours": (outline_, outline_classes_)}
 

@@ -87,7 +87,7 @@ def choose_video_paths(source: Path, target: Path, outputs: PredictOutputs) -> d
 def open_video(source: Path) -> Iterator[object]:
     """Opens a video with imageio. An error inside becomes a UserError."""
     iio = import_extra("imageio.v3", "videos need imageio: pip install imageio")
-    av = import_extra("av", "videos need PyAV: pip install av (or pip install -e '.[video]')")
+    av = import_extra("av", "videos need PyAV: pip install av (or pip install 'sam2unet[video]')")
     try:
         with iio.imopen(source, "r", plugin="pyav") as video:
             yield video

@@ -183,7 +183,7 @@ def parse_prompts(path: Path, name: str, entry: object) -> BoxAndPoints:
 def read_object(path: Path) -> dict[str, object]:
     """Reads a JSON file that holds an object with at least one entry."""
     if not path.exists():
-        raise UserError(f"no such file: {path}; scripts/make_prompt_data.py makes the lists")
+        raise UserError(f"no such file: {path}; sam2unet make-prompts makes the lists")
     entries = read_json(path)
     if not entries:
         raise UserError(f"{path} is empty; it must have at least one entry")

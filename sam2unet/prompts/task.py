@@ -45,7 +45,7 @@ class PromptTask:
         recipe.refuse_others(self.unused_fields, family.title)
         if data.images or data.val_images:
             raise UserError(
-                f"{family.title} takes lists, not folders; scripts/make_prompt_data.py makes them; give --data_path"
+                f"{family.title} takes lists, not folders; sam2unet make-prompts makes them; give --data_path"
             )
         if not data.lists:
             raise UserError("--data_path is missing; give a folder with image2label_train.json")

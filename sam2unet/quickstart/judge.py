@@ -139,7 +139,7 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
     if not plan.pretrained:
         lines.append(
             "Use pretrained weights, which usually help most. Add --hiera_path sam2.1_hiera_tiny (or "
-            "sam2.1_hiera_large): the file is downloaded once. python scripts/weights.py list shows all names."
+            "sam2.1_hiera_large): the file is downloaded once. sam2unet weights list shows all names."
         )
     lines.append(
         "Add images with masks, above all of the kind of the worst images. docs/questions.md has results with 123, 244 "
@@ -154,5 +154,5 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
             f"computer lead to {side}x{side} pixels."
         )
     if judgement.objectless:
-        lines.append("Look at the masks of the images without an object. scripts/check_data.py draws them.")
+        lines.append("Look at the masks of the images without an object. sam2unet check draws them.")
     return lines

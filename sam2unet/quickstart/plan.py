@@ -17,7 +17,7 @@ from ..families.table import find_family
 from ..masks.cache import free_memory
 from ..masks.step import mask_step
 from ..recipe import Recipe
-from ..run_script import ROOT
+from ..run_command import CONFIGS
 from ..runtime.device import pick_device, pick_half_type, tune_malloc
 from ..runtime.processes import Processes
 from ..training.prepare import choose_trained
@@ -33,10 +33,7 @@ VALIDATION = 0.15  # share of the training images
 FEWEST = 20  # with fewer training images, none is left for validation
 TESTED = 200  # the largest number of images that the result is measured on
 ENCODER = "tiny"  # without pretrained weights; a larger one needs more time and more images
-CONFIGS = {  # pretrained weights or not -> the recipe
-    False: ROOT / "configs/few_images.yaml",
-    True: ROOT / "configs/sam2unet.yaml",
-}
+RECIPES = {False: CONFIGS / "few_images.yaml", True: CONFIGS / "sam2unet.yaml"}  # pretrained weights or not
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def make_plan(minutes: float, images: int, weights: Path | None = None, sides: S
     for side in sides:
         if plan and budget / (plan.seconds * (side / plan.size) ** 2) < UPDATES[weights is not None]:
             break
-        recipe = Recipe.read(CONFIGS[weights is not None], size=side, amp=amp)
+        recipe = Recipe.read(RECIPES[weights is not None], size=side, amp=amp)
         recipe = replace(recipe, batch_size=min(recipe.batch_size, images))
         seconds = measure_update(recipe, weights, device)
         if plan and budget / seconds < UPDATES[weights is not None]:

@@ -14,10 +14,10 @@ from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image, read_mask
 from ..errors import SomeFailed, UserError, print_line
 from ..recipe import ForegroundRule, Recipe, to_foreground_flags
-from ..run_script import run_script
+from ..run_command import run_command
 from .judge import Judgement, advise, judge_maps
 from .page import Story, write_overview_page
-from .plan import CONFIGS, ENCODER, TESTED, VALIDATION, Plan, make_plan
+from .plan import ENCODER, RECIPES, TESTED, VALIDATION, Plan, make_plan
 from .threshold import choose_level, draw_validation_pairs
 
 TITLES = ("photograph", "mask", "map (white: object)")
@@ -62,9 +62,9 @@ def run_on_folders(
     checkpoint = train_plan(plan, folder, weights, rule)
     maps, test = folder / "maps", folder / "data/test"
     inputs = ["--test_image_path", test / "images", "--test_gt_path", test / "masks"]
-    run_script("test.py", "--checkpoint", checkpoint, *inputs, "--save_path", maps, "--no_minmax")
+    run_command("test", "--checkpoint", checkpoint, *inputs, "--save_path", maps, "--no_minmax")
     scores = ["--dataset_name", "held-out", "--pred_path", maps, "--gt_path", test / "masks"]
-    run_script("eval.py", *scores, "--save_dir", folder / "scores", *to_foreground_flags(rule))
+    run_command("eval", *scores, "--save_dir", folder / "scores", *to_foreground_flags(rule))
     judgement = report_result(plan, folder, checkpoint, weights, rule)
     page, pictures = (os.path.relpath(folder / name, start) for name in ("overview.html", "overview.png"))
     print_line(f"page: {page}, pictures: {pictures}")
@@ -114,7 +114,7 @@ def train_plan(plan: Plan, folder: Path, weights: Path | None, rule: ForegroundR
     data = folder / "data/train"
     inputs = ["--train_image_path", data / "images", "--train_mask_path", data / "masks", "--save_path", folder]
     flags = [*plan.to_flags(), "--resume", "auto", *to_foreground_flags(rule)]
-    run_script("train.py", "--config", CONFIGS[plan.pretrained], *source, *inputs, *flags)
+    run_command("train", "--config", RECIPES[plan.pretrained], *source, *inputs, *flags)
     best = folder / "best.pth"
     return best if best.exists() else max(folder.glob("SAM2-UNet-*.pth"), key=lambda path: path.stat().st_mtime)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..atomic import read_json, sha256, write_atomic
 from ..errors import UserError
 from ..recipe import PROMPT_FIELDS, Study
-from ..run_script import ROOT
+from ..run_command import ROOT
 from ..runtime.versions import versions
 from ..scoring import evaluate
 from ..scoring.csv_files import json_number

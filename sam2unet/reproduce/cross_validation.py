@@ -14,7 +14,7 @@ from ..data.volume_files import name_map_file
 from ..data.volumes import is_volume
 from ..errors import print_line, print_lines
 from ..recipe import Recipe, to_foreground_flags
-from ..run_script import run_script
+from ..run_command import run_command
 from ..scoring import csv_files, tables
 from ..scoring.aggregate import MethodResult
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
@@ -75,7 +75,7 @@ def run(study: CrossValidation, folder: Path) -> None:
     sources = ["--dataset_name", *names, "--pred_path", *maps, "--gt_path", *masks, "--method", title]
     coding = ["--classes", study.classes] if study.classes else to_foreground_flags(recipe.mask_rule)
     columns = ["--protocol", study.protocol] if study.protocol else []
-    run_script("eval.py", *sources, *coding, *columns, *study.scoring, "--save_dir", folder / "scores")
+    run_command("eval", *sources, *coding, *columns, *study.scoring, "--save_dir", folder / "scores")
     write_table(folder, names, title, recipe, study.protocol)
 
 
@@ -88,7 +88,7 @@ def run_fold(study: CrossValidation, folder: Path, fold: int) -> None:
     split = ["--folds", study.folds, "--fold", fold, *([] if study.group is None else ["--group", study.group])]
     split += ["--classes", study.classes] if study.classes else []
     resume = ["--save_path", folder, "--resume", "auto"]
-    run_script("train.py", *sources, *split, *resume, *study.weights, *study.device, *study.training)
+    run_command("train", *sources, *split, *resume, *study.weights, *study.device, *study.training)
     recipe, _, checkpoint, weights = find_checkpoint(folder, study.weights)
     pairs = match(study.images, study.masks, recipe.slice_view)
     places = assign_folds(pairs, study.folds, recipe.seed, study.group, recipe.mask_rule)
@@ -103,7 +103,7 @@ def run_fold(study: CrossValidation, folder: Path, fold: int) -> None:
         sources = ["--test_image_path", folder / "image.txt"]
         if not has_volumes(pairs):  # the maps of volumes keep their size
             sources += ["--test_gt_path", folder / "mask.txt"]
-        run_script("test.py", "--checkpoint", checkpoint, *weights, *sources, "--save_path", maps, *study.device)
+        run_command("test", "--checkpoint", checkpoint, *weights, *sources, "--save_path", maps, *study.device)
     write_list(folder / "map.txt", [maps / name_map_file(pair.image) for pair in pairs])
 
 

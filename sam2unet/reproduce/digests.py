@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..atomic import sha256
 from ..data.pairs import list_files
-from ..run_script import ROOT
+from ..run_command import IS_CHECKOUT, ROOT
 from ..runtime.parallel import map_files
 
 CODE = (".py", ".sh", ".yaml", ".html", ".css", ".js")
@@ -26,9 +26,10 @@ def digest_set(folder: Path) -> Digests:
 
 
 def digest_code() -> Digests:
-    """Returns the digests of the package, of the scripts and of the recipes in configs/."""
-    paths = [path for name in ("sam2unet", "scripts", "configs") for path in (ROOT / name).rglob("*")]
-    paths += ROOT.glob("*.py")
+    """Returns the digests of the package and of the recipes, and in a checkout of the scripts."""
+    names = ("sam2unet", "scripts", "configs") if IS_CHECKOUT else ("sam2unet",)
+    paths = [path for name in names for path in (ROOT / name).rglob("*")]
+    paths += ROOT.glob("*.py") if IS_CHECKOUT else ()
     return digest_files(ROOT, sorted(path for path in paths if path.suffix in CODE))
 
 

@@ -10,7 +10,7 @@ from ..data.volume_files import name_map_file
 from ..errors import UserError, print_line, shortlist, warn
 from ..families.table import find_family
 from ..recipe import ForegroundRule, Recipe, Study, to_foreground_flags
-from ..run_script import run_script
+from ..run_command import run_command
 from ..scoring.evaluate import ScoreOutputs
 from ..scoring.expected import read_figures
 
@@ -94,7 +94,7 @@ def run_seed(inputs: StudyInputs, folder: Path, seed: int) -> SeedRun:
     sources += ["--train_mask_path", *(path / "masks" for path in inputs.train)]
     resume = ["--save_path", folder, "--resume", "auto", "--seed", seed]
     flags = [*inputs.weights, *sources, *resume, *coding, *inputs.device, *inputs.others]
-    run_script("train.py", "--config", inputs.config, *flags)
+    run_command("train", "--config", inputs.config, *flags)
     trained, title, checkpoint, base = find_checkpoint(folder, inputs.weights)
 
     maps = [folder / "maps" / path.name for path in inputs.test]
@@ -105,12 +105,12 @@ def run_seed(inputs: StudyInputs, folder: Path, seed: int) -> SeedRun:
             print_line(f"{path.name}: all {len(pairs)} maps are in {target}")
             continue
         sources = ["--test_image_path", path / "images", "--test_gt_path", path / "masks"]
-        run_script("test.py", "--checkpoint", checkpoint, *base, *sources, "--save_path", target, *inputs.device)
+        run_command("test", "--checkpoint", checkpoint, *base, *sources, "--save_path", target, *inputs.device)
 
     study, masks = inputs.study, [path / "masks" for path in inputs.test]
     sources = ["--dataset_name", *study.test, "--pred_path", *maps, "--gt_path", *masks]
     columns = ["--protocol", study.protocol, *(["--expect", study.expect] if study.expect else [])]
-    run_script("eval.py", *sources, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
+    run_command("eval", *sources, *columns, "--method", title, "--save_dir", folder / "scores", *coding)
     return SeedRun(folder, trained, title, checkpoint, maps)
 
 

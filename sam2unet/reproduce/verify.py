@@ -10,7 +10,7 @@ from ..data.pairs import EXTENSIONS
 from ..errors import UserError, printable, shortlist
 from ..limits import shorten
 from ..recipe import make_foreground_rule
-from ..run_script import ROOT
+from ..run_command import ROOT
 from ..runtime.parallel import map_files
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.expected import read_figures

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..choices import PRECISIONS
 from ..errors import UserError
 from ..limits import shorten
 from .versions import read_cpu_name
@@ -97,7 +98,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     return copy
 
 
-PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = dict(zip(PRECISIONS, (None, torch.bfloat16, torch.float16), strict=True))
 
 
 def can_compile(device: torch.device) -> bool:
@@ -122,7 +123,7 @@ def can_use_onednn(amp: str) -> bool:
 
 
 def autocast(device: torch.device, amp: str) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=PRECISIONS[amp], enabled=amp != "off")
+    return torch.autocast(device.type, dtype=TYPES[amp], enabled=amp != "off")
 
 
 def to_channels_last_(decoder: Iterable[nn.Parameter]) -> None:

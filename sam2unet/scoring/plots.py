@@ -40,7 +40,7 @@ STYLE = {
 
 def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
     """Writes `curves_NAME.png`, `.pdf` and `.csv` for each data set, with all its methods. Returns the paths."""
-    import_extra("matplotlib", 'plots need matplotlib, which is not installed: pip install -e ".[plots]"')
+    import_extra("matplotlib", 'plots need matplotlib, which is not installed: pip install "sam2unet[plots]"')
     import matplotlib.figure
     import matplotlib.style
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..choices import CACHE_PLACES
 from ..errors import UserError, print_line
 from ..layers.trunk import Trunk
-from ..masks.cache import PLACES, free_memory
+from ..masks.cache import free_memory
 from ..recipe import Recipe
 from ..runtime.device import can_compile, pick_half_type
 
@@ -26,8 +27,8 @@ class Speed:
     cache: str = "off"  # where resized pairs are stored: `off`, `ram` or `disk`
 
     def __post_init__(self) -> None:
-        if self.cache not in PLACES:
-            raise UserError(f"cache is {self.cache}; there are {', '.join(PLACES)}")
+        if self.cache not in CACHE_PLACES:
+            raise UserError(f"cache is {self.cache}; there are {', '.join(CACHE_PLACES)}")
 
 
 def choose_speed(

@@ -18,7 +18,7 @@ from ..errors import UserError, explain_killed_reader, find_os_error, print_line
 from .weight_files import WeightFile, WeightFiles, weight_files_from_facts, weight_files_to_facts
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
-TRUST_COMMAND = ("python", "scripts/convert_checkpoint.py", "--trust_pickle")
+TRUST_COMMAND = ("sam2unet", "convert-checkpoint", "--trust_pickle")
 WRAPPERS = ("state_dict", "model")  # keys of the weights in files of training frameworks
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of all names, added by DataParallel, Lightning and torch.compile
 RELEASED_NAMES = (  # below "model"

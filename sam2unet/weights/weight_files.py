@@ -44,7 +44,7 @@ def add_source_flag(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--weights_from",
         choices=SOURCES,
-        help="server for weights that are given by name, see scripts/weights.py; hub: Hugging Face; default: meta",
+        help="server for weights that are given by name, see `sam2unet weights list`; hub: Hugging Face; default: meta",
     )
 
 

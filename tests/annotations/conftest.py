@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-if not all(map(importlib.util.find_spec, ("pycocotools", "defusedxml"))):  # pip install -e ".[annotations]"
+if not all(map(importlib.util.find_spec, ("pycocotools", "defusedxml"))):  # pip install "sam2unet[annotations]"
     collect_ignore_glob = ["test_*.py"]
 
 # Names in each folder of the data: many small objects, holes, thin lines, large smooth outlines.

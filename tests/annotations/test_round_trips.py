@@ -11,7 +11,7 @@ from PIL import Image
 from sam2unet.annotations import outlines
 from sam2unet.annotations.formats import FORMATS
 from sam2unet.annotations.runs import count_runs, decode_brush, encode_brush, expand_runs, parse_coco_counts
-from scripts import convert_annotations
+from sam2unet.commands import convert_annotations
 from tests.annotations.conftest import MaskSet, compute_iou, count_holes, read_array
 from tests.conftest import save
 

@@ -41,10 +41,10 @@ def resolve_by(port: int) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from sam2unet.commands import demo
     from sam2unet.demo import serve
     from sam2unet.demo.files import Limits
     from sam2unet.demo.prompts.session import PromptMethod
-    from scripts import demo
 
     if "NAME_SERVER" in os.environ:
         resolve_by(int(os.environ["NAME_SERVER"]))

@@ -192,7 +192,7 @@ def test_other_files_are_one_line(exported_onnx, whole_file, exported_pt2, scrip
         (tmp_path / "empty.onnx", r"\(0 bytes\) is not an ONNX file"),
         (tmp_path / "zip.onnx", "is not an ONNX file"),
         (tmp_path / "no.onnx", "no such file: .*no.onnx"),
-        (tmp_path / "other.onnx", "is not a model that scripts/export.py made"),
+        (tmp_path / "other.onnx", "is not a model that sam2unet export made"),
         (tmp_path / "new.onnx", "has version 2 of the format, known here is 1"),
         (whole_file, "was exported with --whole"),
         (exported_pt2, "reading a .pt2 can run code"),

@@ -133,7 +133,7 @@ def test_what_to_install(maps_of, clip, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     ended = maps_of(clip, tmp_path / "out")
     assert ended.status == 2
-    assert ended.err == ["error: videos need PyAV: pip install av (or pip install -e '.[video]')"]
+    assert ended.err == ["error: videos need PyAV: pip install av (or pip install 'sam2unet[video]')"]
 
 
 def test_videos_among_images_are_named(maps_of, clip, tmp_path):

@@ -106,7 +106,7 @@ def test_a_pickled_optimiser_is_refused_with_the_way_out(shapes, tmp_path, monke
         build_sam_med2d(NetworkShape(), {"sam_checkpoint": path})
     command = str(refusal.value).split("convert the file to plain weights: ")[1]
     target = tmp_path / "it's_weights.pth"
-    script = ["python", "scripts/convert_checkpoint.py", "--trust_pickle"]
+    script = ["sam2unet", "convert-checkpoint", "--trust_pickle"]
     assert shlex.split(command) == [*script, str(path), str(target)]
     monkeypatch.setattr(families, "save_state", lambda state, path: torch.save(state, path))  # stays thin
     convert = run_path(ROOT / "scripts/convert_checkpoint.py")

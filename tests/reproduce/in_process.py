@@ -3,12 +3,14 @@
 import runpy
 import sys
 
+from sam2unet.commands import COMMANDS
 from sam2unet.reproduce import study
-from sam2unet.run_script import ROOT
+from sam2unet.run_command import ROOT
 
 
-def run_step(script: str, *flags: object) -> None:
-    sys.argv = [script, *map(str, flags), *["--workers", "1"] * (script == "eval.py")]  # a pool takes longer to start
+def run_step(command: str, *flags: object) -> None:
+    script = COMMANDS[command].script
+    sys.argv = [script, *map(str, flags), *["--workers", "1"] * (command == "eval")]  # a pool takes longer to start
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     except SystemExit as ended:
@@ -17,5 +19,5 @@ def run_step(script: str, *flags: object) -> None:
 
 
 if __name__ == "__main__":
-    study.run_script = run_step
+    study.run_command = run_step
     runpy.run_path(str(ROOT / "scripts/reproduce.py"), run_name="__main__")

@@ -18,7 +18,7 @@ import sam2unet
 from sam2unet.atomic import sha256
 from sam2unet.weights.download import get_weights, locate_weight_files
 from sam2unet.weights.named import PUBLISHED, make_sam2_row
-from tests.conftest import load_script, write_pairs
+from tests.conftest import write_pairs
 from tests.weights.stand_in import StandIn
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -195,9 +195,7 @@ def test_verify_finds_a_damaged_file(server, run_py):
     assert run_py("scripts/weights.py", "verify").out.endswith("0 damaged\n")
     ROW.path.write_bytes(CONTENT[1:])
     ended = run_py("scripts/weights.py", "verify")
-    assert (
-        ended.status == 1 and f"remove these files, then run: python scripts/weights.py get {ROW.name}" in ended.err[0]
-    )
+    assert ended.status == 1 and f"remove these files, then run: sam2unet weights get {ROW.name}" in ended.err[0]
 
 
 def test_scripts_and_python_accept_a_name(server, sam2_micro, train_py, test_py, monkeypatch, tmp_path):
@@ -265,7 +263,8 @@ def test_a_path_is_never_a_name(server, tmp_path, monkeypatch):
 
 
 def test_quickstart_accepts_a_name_and_a_path_from_another_folder(server, tmp_path):
-    quickstart = load_script("scripts/quickstart.py")
+    from sam2unet.commands import quickstart
+
     (tmp_path / "mine.pt").write_bytes(b"x")
     for value, path in (("mine.pt", tmp_path / "mine.pt"), ("none.pt", tmp_path / "none.pt"), (ROW.name, ROW.path)):
         args = argparse.Namespace(folder=tmp_path, hiera_path=Path(value), weights_from=None)

@@ -52,7 +52,7 @@ class DicomFile(NamedTuple):
 def import_pydicom(path: Path) -> ModuleType:
     """Imports pydicom. Its warnings about small errors in files are not printed."""
     warnings.filterwarnings("ignore", module="pydicom")
-    return import_extra("pydicom", f'{path} needs pydicom, which is not installed: pip install -e ".[medical]"')
+    return import_extra("pydicom", f'{path} needs pydicom, which is not installed: pip install "sam2unet[medical]"')
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping
     Needs highdicom (the extra `dicom_seg`). Raises UserError if `source` has no positions, or is not one series of
     images.
     """
-    advice = f'{path} needs highdicom, which is not installed: pip install -e ".[dicom_seg]"'
+    advice = f'{path} needs highdicom, which is not installed: pip install "sam2unet[dicom_seg]"'
     highdicom = import_extra("highdicom", advice)
     warnings.filterwarnings("ignore", module="highdicom")  # some print the name of the patient
     volume = open_dicom(source)

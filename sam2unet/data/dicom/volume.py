@@ -90,7 +90,7 @@ class DicomVolume:
         shape = len(planes), header.Rows, header.Columns
         self.shape, self.affine, self.turns = shape, None, np.array([[0, 1], [1, 1], [2, 1]])  # (axis, flip)
         if affine is not None:
-            nibabel = import_extra("nibabel", f'{path} needs nibabel: pip install -e ".[medical]"')
+            nibabel = import_extra("nibabel", f'{path} needs nibabel: pip install "sam2unet[medical]"')
             self.turns = nibabel.io_orientation(affine).astype(int)
             self.shape = tuple(shape[raw] for raw in np.argsort(self.turns[:, 0]))
             self.affine = affine @ nibabel.orientations.inv_ornt_aff(self.turns, shape)

@@ -34,7 +34,7 @@ def choose_folders(folder: Path, split: str) -> FolderPair:
     if not pairs:
         raise UserError(
             f"no image folder beside a mask folder in {folder}; images are in {', '.join(IMAGE_NAMES)}, masks in "
-            f"{', '.join(MASK_NAMES)}; ZIP files are not searched, scripts/prepare_benchmarks.py unpacks them"
+            f"{', '.join(MASK_NAMES)}; ZIP files are not searched, sam2unet prepare unpacks them"
         )
     if len(candidates) != 1:
         what = f"has several folders for {split}" if candidates else f"has no folder for {split}"
@@ -44,7 +44,7 @@ def choose_folders(folder: Path, split: str) -> FolderPair:
     if pair.others:
         warn(
             f"{pair.others} images of {pair.images} do not belong to the split of the papers; "
-            "scripts/prepare_benchmarks.py leaves them out"
+            "sam2unet prepare leaves them out"
         )
     return pair
 

@@ -61,7 +61,7 @@ def decode_frames(path: Path, limits: Limits) -> Iterator:
 @contextmanager
 def open_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
     """Opens a clip with PyAV and these options of FFmpeg. Errors of PyAV become UserError, also inside the context."""
-    av = import_extra("av", 'clips need PyAV, which is not installed: pip install -e ".[video]"')
+    av = import_extra("av", 'clips need PyAV, which is not installed: pip install "sam2unet[video]"')
     with open(path, "rb") as file:
         head = file.read(64)
     if head.startswith(b"GIF8"):  # FFmpeg does not report the size of a GIF that is too large

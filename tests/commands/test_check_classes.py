@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from sam2unet.classes import Classes
+from sam2unet.commands import check_data
+from sam2unet.data import contact_sheet as sheets
 from sam2unet.data.audit import audit_folders, find_classes
 from sam2unet.data.findings import PROBLEM, WARNING
-from scripts import check_data
 from tests.conftest import save, write_class_pairs, write_pairs
 
 INDICES = np.tile(np.repeat(np.array([0, 1, 2, 3], np.uint8), [20, 20, 15, 5]), (50, 1))  # 50 x 60 pixels
@@ -146,7 +147,7 @@ def test_what_is_wrong_with_masks_of_classes_is_named(tmp_path):
     )
     assert lines[WARNING, "ignored masks"] == "1 of 2: a.png"
     assert lines[PROBLEM, "absent classes"] == "2 of 3: background, right; in no mask; nothing to learn"
-    odd = next(tiles for title, tiles, _ in check_data.choose_tiles(audit, Classes.read(file)) if title == "odd pairs")
+    odd = next(tiles for title, tiles, _ in sheets.choose_tiles(audit, Classes.read(file)) if title == "odd pairs")
     assert [tile.text for tile in odd] == ["only ignored pixels", "no class: 7", "mask cannot be read"]
 
 
@@ -160,12 +161,12 @@ def test_the_contact_sheet_has_a_legend_and_classes_in_colour(tmp_path):
     save(masks / "a.png", mask)
     classes = Classes.read(write_class_pairs(tmp_path / "other")[2])
     audit = audit_folders(images, masks, mask_threshold=classes)
-    sheet = np.asarray(check_data.contact_sheet(audit, classes))
-    plain = np.asarray(check_data.contact_sheet(audit_folders(images, masks, mask_threshold=0), 0))
+    sheet = np.asarray(sheets.draw_contact_sheet(audit, classes))
+    plain = np.asarray(sheets.draw_contact_sheet(audit_folders(images, masks, mask_threshold=0), 0))
     legend = sheet[: len(sheet) - len(plain)]
     assert len(legend) > 10 and all((legend == item.color).all(-1).sum() > 100 for item in classes.items[1:])
-    top = len(legend) + check_data.GAP + 2 * check_data.LINE
-    tile = sheet[top : top + 192, check_data.GAP : check_data.GAP + 240]
+    top = len(legend) + sheets.GAP + 2 * sheets.LINE
+    tile = sheet[top : top + 192, sheets.GAP : sheets.GAP + 240]
     assert [tile[96, x].tolist() for x in (30, 90, 150, 210)] == [
         [100, 100, 100],
         [160, 60, 80],

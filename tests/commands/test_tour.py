@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from scripts import make_sample_data
+from sam2unet.commands import make_sample_data
 from tests.conftest import ROOT
 
 

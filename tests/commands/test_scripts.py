@@ -15,18 +15,19 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.cli import check_installation
+from sam2unet.commands import make_sample_data, quickstart
+from sam2unet.data import sample_images
 from sam2unet.data.check import check_pairs
 from sam2unet.data.pairs import match
 from sam2unet.quickstart.judge import judge_maps
 from sam2unet.quickstart.plan import divide_updates
 from sam2unet.quickstart.threshold import choose_level, draw_validation_pairs
 from sam2unet.recipe import Recipe
-from scripts import make_sample_data, quickstart
 from tests.conftest import ROOT, load_script, save, write_pairs
 
 
 def test_sample_data_are_the_same_every_time_and_their_masks_exact(sample_data, run_main, tmp_path, monkeypatch):
-    monkeypatch.setattr(make_sample_data, "COUNTS", {"train": 12, "test": 4})
+    monkeypatch.setattr(sample_images, "COUNTS", {"train": 12, "test": 4})
     assert run_main(make_sample_data, "--save_path", tmp_path / "b")[0] == 0
     again = [path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*.*g")]
     assert len(again) == 2 * 16
@@ -48,7 +49,7 @@ def test_quickstart_on_own_folders_judges_every_fifth_pair_and_goes_on(run_main,
     flags = ["--images", "own/images", "--masks", "own/masks", "--save_path", "result", "--minutes", 1]
     status, out, err = run_main(quickstart, *flags)
     assert status == 1 and "the maps are not better than predicting nothing" in err, err  # after one update
-    assert [step[0] for step in steps] == ["train.py", "test.py", "eval.py"]
+    assert [step[0] for step in steps] == ["train", "test", "eval"]
     assert "--size 96 " in " ".join(steps[0]) and "few_images.yaml" in steps[0][2] and "--no_minmax" in steps[1]
     folder = tmp_path / "result"
     assert sorted(path.stem for path in (folder / "maps").glob("*.png")) == ["e", "j"]

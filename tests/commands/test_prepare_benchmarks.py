@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts import prepare_benchmarks, reproduce
+from sam2unet.commands import prepare_benchmarks, reproduce
 from tests.benchmark_folders import list_contents, write_zip
 
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from sam2unet.commands import check_data
+from sam2unet.data import contact_sheet as sheets
 from sam2unet.data.audit import audit_folders
 from sam2unet.data.check import check_pairs
 from sam2unet.data.findings import NEAR, PROBLEM, WARNING
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
-from scripts import check_data
 from tests.conftest import save, write_pairs
 
 
@@ -51,8 +52,11 @@ def test_real_pairs_are_fit_to_train_on_and_counted_right(run_main, polyps, shar
     )
     assert lines["", "others"].startswith("24 ")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["contact_sheet.png"]
-    rows = 7 * (check_data.HEIGHT + 2 * check_data.LINE + check_data.GAP)
-    assert Image.open(tmp_path / "out/contact_sheet.png").size == (1606, check_data.GAP + 2 * check_data.LINE + rows)
+    rows = 7 * (sheets.HEIGHT + 2 * sheets.LINE + sheets.GAP)
+    assert Image.open(tmp_path / "out/contact_sheet.png").size == (
+        1606,
+        sheets.GAP + 2 * sheets.LINE + rows,
+    )
 
 
 def test_all_that_is_wrong_is_named_in_one_run(run_main, tmp_path, monkeypatch):
@@ -205,7 +209,7 @@ def test_without_imagehash_equal_pixels_are_still_found(sets, monkeypatch):
     names, images, masks, others = sets
     found = {finding.title: finding for finding in audit_folders(images, masks, others).findings}
     assert found["in both sets"].text.startswith("2 of 15: ") and found["in both sets"].level == PROBLEM
-    assert 'pip install -e ".[check]"' in found["near duplicates"].text
+    assert 'pip install "sam2unet[check]"' in found["near duplicates"].text
 
 
 @pytest.mark.parametrize(
@@ -239,15 +243,18 @@ def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(tmp_path):
         mask = np.zeros((150, 200), np.uint8)
         mask[:140, 10 : 190 - 3 * index] = 255 * (index != 30)
         save(masks / f"{index:02d}.png", mask)
-    picture = np.asarray(check_data.contact_sheet(audit_folders(images, masks), None))
-    step, across = check_data.HEIGHT + 2 * check_data.LINE + check_data.GAP, check_data.WIDTH + check_data.GAP
-    heading = 2 * check_data.LINE
-    tops = [check_data.GAP + heading] + [check_data.GAP + step + 2 * heading + row * step for row in range(8)]
-    assert picture.shape[0] == check_data.GAP + 9 * step + 2 * heading  # a row of one, and 48 in eight
+    picture = np.asarray(sheets.draw_contact_sheet(audit_folders(images, masks), None))
+    step, across = (
+        sheets.HEIGHT + 2 * sheets.LINE + sheets.GAP,
+        sheets.WIDTH + sheets.GAP,
+    )
+    heading = 2 * sheets.LINE
+    tops = [sheets.GAP + heading] + [sheets.GAP + step + 2 * heading + row * step for row in range(8)]
+    assert picture.shape[0] == sheets.GAP + 9 * step + 2 * heading  # a row of one, and 48 in eight
 
     def tile(top, column):
-        left = check_data.GAP + column * across
-        return picture[top + check_data.HEIGHT - 150 : top + check_data.HEIGHT, left : left + 200]
+        left = sheets.GAP + column * across
+        return picture[top + sheets.HEIGHT - 150 : top + sheets.HEIGHT, left : left + 200]
 
     assert tile(tops[0], 0)[75, 195].tolist() == [130] * 3  # the empty mask's image, without an outline
     assert (tile(tops[0], 1) == 255).all()
@@ -268,7 +275,7 @@ def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding
     (masks / "b.png").write_bytes(b"hello")
     recode(masks / "c.png", 1)
     found = audit_folders(images, masks, None)
-    odd = next(tiles for title, tiles, _ in check_data.choose_tiles(found) if title == "odd pairs")
+    odd = next(tiles for title, tiles, _ in sheets.choose_tiles(found) if title == "odd pairs")
     assert [(tile.image.name, tile.text) for tile in odd] == [
         ("a.jpg", "image cannot be read"),
         ("b.jpg", "mask cannot be read"),
@@ -276,4 +283,4 @@ def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding
     ]
     outlined = [(np.asarray(check_data.draw_tile(tile, None)) == check_data.OUTLINE).all(-1).any() for tile in odd]
     assert outlined == [False, False, True]
-    assert check_data.contact_sheet(found, None).width > 1000
+    assert sheets.draw_contact_sheet(found, None).width > 1000

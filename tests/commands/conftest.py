@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sam2unet.quickstart import plan
+from sam2unet.cli import main
+from sam2unet.commands import COMMANDS, make_sample_data
+from sam2unet.quickstart import plan, samples
 from sam2unet.quickstart import run as quickstart_run
 from sam2unet.reproduce import cross_validation, study
-from scripts import make_sample_data, quickstart
 from tests.conftest import load_script
 
 
@@ -31,20 +32,20 @@ def steps(monkeypatch) -> list[list[str]]:
     """
     commands = []
 
-    def run_step(script: str, *flags: object) -> None:
-        commands.append([script, *map(str, flags)])
-        module = load_script(script)
+    def run_step(command: str, *flags: object) -> None:
+        commands.append([command, *map(str, flags)])
+        module = load_script(COMMANDS[command].script)
         with pytest.MonkeyPatch.context() as patch:
             small = ["--epoch", "1"] + ["--encoder", "micro"] * ("--encoder" in commands[-1])
             small += ["--repeat", "1"] * ("--repeat" in commands[-1])
-            patch.setattr(sys, "argv", commands[-1] + small * (script == "train.py"))
+            patch.setattr(sys, "argv", commands[-1] + small * (command == "train"))
             with pytest.raises(SystemExit) as ended:
                 module.main(module.parser, module.run)
         if ended.value.code:
             sys.exit(ended.value.code)
 
-    for caller in (quickstart, quickstart_run, study, cross_validation):
-        monkeypatch.setattr(caller, "run_script", run_step)
+    for caller in (samples, quickstart_run, study, cross_validation):
+        monkeypatch.setattr(caller, "run_command", run_step)
     monkeypatch.setattr(plan, "ENCODER", "micro")
     monkeypatch.setattr(quickstart_run, "ENCODER", "micro")
     return commands
@@ -58,7 +59,7 @@ def run_main(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            module.main(module.parser, module.run)
+            main(module.parser, module.run)
         return ended.value.code, *capsys.readouterr()
 
     return call

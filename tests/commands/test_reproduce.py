@@ -8,18 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sam2unet.commands import reproduce
 from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe, Study
 from sam2unet.reproduce import study as study_steps
-from sam2unet.run_script import run_script
+from sam2unet.run_command import run_command
 from sam2unet.scoring.columns import PROTOCOLS
 from sam2unet.scoring.expected import read_figures
-from scripts import reproduce
 from tests.conftest import ROOT, save, write_pairs
 
 MAS3K = Study(("MAS3K-train",), 1769, ("MAS3K",), (1141,), "marine", "sam2-unet")
@@ -206,7 +207,7 @@ def test_a_wrong_count_is_a_warning_and_a_failing_step_gives_its_status(run_main
     assert "warning: COD10K has 2 pairs; 2026 were published" in err
     assert "warning: CAMO has" not in err
     assert status == 2 and err.count("error: ") == 1
-    assert [step[0] for step in steps] == ["train.py"]
+    assert [step[0] for step in steps] == ["train"]
 
 
 def test_a_run_goes_on_where_it_stopped(run_main, steps, study, monkeypatch):
@@ -214,7 +215,7 @@ def test_a_run_goes_on_where_it_stopped(run_main, steps, study, monkeypatch):
     flags = ["small.yaml", "--data_root", "data", "--epoch", 1, "--workers", 0]
     status, _, err = run_main(reproduce, *flags)
     assert status == 0, err
-    assert name_steps(steps) == ["train.py", "test.py CAMO", "test.py COD10K", "eval.py"]
+    assert name_steps(steps) == ["train", "test CAMO", "test COD10K", "eval"]
     run_folder = study / "runs/small"
     checkpoint = run_folder / "SAM2-UNet-1.pth"
     kept, removed = run_folder / "maps/CAMO/a.png", run_folder / "maps/COD10K/b.png"
@@ -225,7 +226,7 @@ def test_a_run_goes_on_where_it_stopped(run_main, steps, study, monkeypatch):
     steps.clear()
     status, out, err = run_main(reproduce, *flags)
     assert status == 0, err
-    assert name_steps(steps) == ["train.py", "test.py COD10K", "eval.py"]
+    assert name_steps(steps) == ["train", "test COD10K", "eval"]
     assert "CAMO: all 3 maps are in runs/small/maps/CAMO" in out
     assert [path.stat().st_mtime_ns for path in (checkpoint, kept)] == before and removed.is_file()
     table = re.search(r"CAMO +SAM2-UNet +3 .* 0\.884 .*\nCOD10K +SAM2-UNet +2 .* 0\.880 ", out)
@@ -239,23 +240,23 @@ def test_a_checkpoint_of_trained_weights_alone_gets_its_base_for_prediction(stud
 
     def call(*words):
         calls.append([str(word) for word in words])
-        if words[0] == "train.py":
+        if words[0] == "train":
             Recipe.read(study / "small.yaml").write(study / "recipe.yaml")
             (study / "SAM2-UNet-3.safetensors").touch()
 
-    monkeypatch.setattr(study_steps, "run_script", call)
+    monkeypatch.setattr(study_steps, "run_command", call)
     weights, others = ["--hiera_path", "sam2.pt"], ["--save", "trainable"]
     config = study / "small.yaml"
     inputs = study_steps.StudyInputs(config, Study.read(config), study / "data", None, weights, others=others)
     study_steps.run_seed(inputs, study, seed=7)
     train, test, *_ = calls
     assert train[-4:] == ["--seed", "7", *others]
-    assert test[:5] == ["test.py", "--checkpoint", str(study / "SAM2-UNet-3.safetensors"), *weights]
+    assert test[:5] == ["test", "--checkpoint", str(study / "SAM2-UNet-3.safetensors"), *weights]
 
 
 def name_steps(steps: list[list[str]]) -> list[str]:
-    """`test.py CAMO` and so on."""
-    folders = [re.search(r"/(\w+)/images", " ".join(words)) if words[0] == "test.py" else None for words in steps]
+    """`test CAMO` and so on."""
+    folders = [re.search(r"/(\w+)/images", " ".join(words)) if words[0] == "test" else None for words in steps]
     return [f"{words[0]} {folder[1]}" if folder else words[0] for words, folder in zip(steps, folders, strict=True)]
 
 
@@ -294,10 +295,17 @@ time.sleep(60)
 """
 
 
+def write_program(folder: Path, text: str) -> str:
+    """Writes a Python program that can take the place of the interpreter."""
+    path = folder / "step"
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_ctrl_c_waits_for_the_step_to_save_and_gives_its_status(tmp_path):
-    (tmp_path / "step.py").write_text(STEP)
-    code = "import sys; from sam2unet.run_script import run_script; run_script(sys.argv[1])"
-    caller = [sys.executable, "-c", code, str(tmp_path / "step.py")]
+    code = "import sys; from sam2unet.run_command import run_command; sys.executable = sys.argv[1]; run_command('x')"
+    caller = [sys.executable, "-c", code, write_program(tmp_path, STEP)]
     process = subprocess.Popen(caller, cwd=tmp_path, start_new_session=True)
     deadline = time.monotonic() + 30
     while not (tmp_path / "started").exists() and time.monotonic() < deadline:
@@ -306,8 +314,8 @@ def test_ctrl_c_waits_for_the_step_to_save_and_gives_its_status(tmp_path):
     assert process.wait(timeout=30) == 7 and (tmp_path / "saved").exists()
 
 
-def test_a_step_killed_by_a_signal_is_named(tmp_path, capfd):
-    (tmp_path / "step.py").write_text("import os; os.kill(os.getpid(), 9)")
+def test_a_step_killed_by_a_signal_is_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "executable", write_program(tmp_path, "import os; os.kill(os.getpid(), 9)"))
     with pytest.raises(SystemExit) as end:
-        run_script(tmp_path / "step.py")
-    assert end.value.code == 137 and "step.py was ended by signal 9" in capfd.readouterr().err
+        run_command("train")
+    assert end.value.code == 137 and "sam2unet train was ended by signal 9" in capfd.readouterr().err

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from sam2unet.commands import cross_validate
 from sam2unet.errors import UserError
 from sam2unet.task import RunData
-from scripts import cross_validate
 from tests.conftest import write_pairs
 
 FLAGS = "--folds 2 --encoder micro --size 64 --batch_size 2 --workers 0 --device cpu --protocol medical".split()
@@ -30,8 +30,8 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
         record = json.loads((folder / f"fold_{fold}/run.json").read_text())
         assert record["data"]["count"] == 7 - len(names[fold - 1])
         assert len(list((folder / f"fold_{fold}/maps").glob("*.png"))) == len(names[fold - 1])
-    assert [command[0] for command in steps] == ["train.py", "test.py"] * 2 + ["eval.py"]
-    tested = [command[command.index("--checkpoint") + 1] for command in steps if command[0] == "test.py"]
+    assert [command[0] for command in steps] == ["train", "test"] * 2 + ["eval"]
+    tested = [command[command.index("--checkpoint") + 1] for command in steps if command[0] == "test"]
     assert [path.split("/")[-2:] for path in tested] == [[f"fold_{fold}", "SAM2-UNet-1.pth"] for fold in (1, 2)]
 
     with open(folder / "scores/per_image.csv") as file:
@@ -50,7 +50,7 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
     assert status == 2 and err.startswith("error: no protocol named surfaces") and not steps
     (folder / "fold_2/maps" / f"{sorted(names[1])[0].split('/')[-1]}").unlink()
     assert run_main(cross_validate, *flags)[0] == 0
-    assert [command[0] for command in steps] == ["train.py", "train.py", "test.py", "eval.py"]  # only what is missing
+    assert [command[0] for command in steps] == ["train", "train", "test", "eval"]  # only what is missing
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Scores folders of prediction maps against folders of masks."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ..classes import Classes
+from ..cli import Parser, add_mask_values, add_recipe_flags
+from ..errors import UserError, print_lines, shortlist
+from ..recipe import FIELDS, make_foreground_rule
+from ..run_command import format_command
+from ..scoring import evaluate
+from ..scoring.classes import evaluate as evaluate_classes
+from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
+from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
+from ..scoring.score_folders import Entry
+from ..scoring.tables import format_legend
+from ..slice_view import SliceView
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__)
+    what = p.add_argument_group("input", "one --pred_path and one --gt_path for each --dataset_name, in the same order")
+    what.add_argument("--dataset_name", nargs="+", default=[], help="name of a data set in the table")
+    what.add_argument("--pred_path", nargs="+", type=Path, default=[], help="folder of prediction maps")
+    what.add_argument("--gt_path", nargs="+", type=Path, default=[], help="folder of masks")
+    what.add_argument(
+        "--method",
+        nargs="+",
+        default=[],
+        help="name of a method: one for all, or one for each data set; "
+        "default: none, or the names of the folders if a data set occurs several times",
+    )
+    what.add_argument("--image_path", nargs="+", type=Path, default=[], help="folder of photographs, for --report")
+    what.add_argument("--config", type=Path, help="YAML file with data sets and methods, instead of the flags above")
+    what.add_argument(
+        "--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run, instead of images"
+    )
+    how = p.add_argument_group("scoring")
+    add_recipe_flags(how, "classes")
+    add_mask_values(how)
+    how.add_argument(
+        "--missing",
+        choices=("error", "zero", "skip"),
+        default="error",
+        help="what to do with a mask without prediction: stop, score a black map, leave it out",
+    )
+    how.add_argument(
+        "--resize",
+        action="store_true",
+        help="resize maps to the size of their mask, bilinear, or with --classes nearest neighbour; default: error",
+    )
+    how.add_argument("--slices", action="store_true", help="score each slice of a volume by itself, not in 3D")
+    how.add_argument("--axis", type=int, help="with --slices: " + FIELDS["axis"].metadata["help"])
+    how.add_argument(
+        "--backend",
+        choices=("fast", "pysodmetrics"),
+        default="fast",
+        help="both give the same numbers; pysodmetrics is slow",
+    )
+    how.add_argument(
+        "--verify", type=int, default=0, metavar="N", help="also score N random pairs with pysodmetrics and compare"
+    )
+    surface = p.add_argument_group("distances between surfaces", "for --protocol medical and surface")
+    surface.add_argument(
+        "--spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="distance of neighbouring rows and of neighbouring columns, or one number for both; default: that of a "
+        "NIfTI file, or 1, so that distances are in pixels",
+    )
+    surface.add_argument(
+        "--nsd_tolerance", type=float, metavar="MM", help="largest distance that NSD counts as equal; default: 1"
+    )
+    surface.add_argument(
+        "--empty_masks",
+        choices=EMPTY_MASKS,
+        help="worst (default): if the mask or the map is empty, the scores are the worst; if both are, the pair is "
+        "left out. skip: both cases are left out. perfect: as worst, but if both are empty, the scores are perfect",
+    )
+    how.add_argument("--workers", type=int, help="number of processes; default: one for each core")
+    out = p.add_argument_group("output")
+    out.add_argument(
+        "--protocol",
+        help=f"columns that the papers of a task use: {', '.join(PROTOCOLS)}; default: released; "
+        f"with --classes: {', '.join(CLASS_PROTOCOLS)}; default: semantic",
+    )
+    out.add_argument(
+        "--expect", metavar="PAPER", help="also print the published figures of a paper: sam2-unet or sam2-unext"
+    )
+    out.add_argument("--legend", action="store_true", help="explain each number, and exit")
+    out.add_argument("--save_dir", type=Path, help="folder for table.md, .tex, .csv, results.json and per_image.csv")
+    out.add_argument("--plots", action="store_true", help="write precision-recall, F and E curves into --save_dir")
+    out.add_argument(
+        "--report", action="store_true", help="write a page with tables, curves and a gallery into --save_dir"
+    )
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.legend:
+        metrics = define_class_columns(["CLASS"], surfaces=True) if args.classes else METRICS
+        print_lines(format_legend(list(metrics), metrics))
+        return
+    protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
+    args.protocol = args.protocol or next(iter(protocols))
+    arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
+    files = (args.save_dir, args.plots, args.report)
+    command = format_command(sys.argv)
+    outputs = evaluate.ScoreOutputs(args.protocol, args.expect, *files, arguments, tuple(protocols), command)
+    if args.classes:
+        refuse_binary_flags(args)
+    if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
+        raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from")
+    if args.source is not None:
+        evaluate.rerun(args.source, outputs)
+        return
+    entries = read_entries(args)
+    if args.classes:
+        classes = Classes.read(args.classes)
+        surfaces = read_surface_flags(args)
+        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers, surfaces)
+        return
+    evaluate.run(
+        entries,
+        outputs,
+        mask_threshold=make_foreground_rule(args.mask_threshold, args.foreground),
+        missing=args.missing,
+        resize=args.resize,
+        library=args.backend == "pysodmetrics",
+        verify_count=args.verify,
+        workers=args.workers,
+        surfaces=read_surface_flags(args),
+    )
+
+
+def read_entries(args: argparse.Namespace) -> list[Entry]:
+    """Returns the folders to score, from --config or from the flags."""
+    if args.config is not None:
+        entries = evaluate.read_entry_file(args.config)
+    else:
+        folders = args.pred_path, args.gt_path, args.method, args.image_path
+        entries = evaluate.read_entry_flags(args.dataset_name, *folders)
+    if args.axis is not None and not args.slices:
+        raise UserError("--axis needs --slices")
+    return [replace(entry, slices=SliceView(args.axis)) for entry in entries] if args.slices else entries
+
+
+def read_surface_flags(args: argparse.Namespace) -> SurfaceOptions | None:
+    """Returns how surfaces are compared; None if no flag says so."""
+    flags = {"spacing": args.spacing, "tolerance": args.nsd_tolerance, "empty_masks": args.empty_masks}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    return SurfaceOptions(**flags) if flags else None
+
+
+def refuse_binary_flags(args: argparse.Namespace) -> None:
+    """Raises UserError if a flag has a value that needs foreground and background."""
+    defaults = parser().parse_args([])
+    names = ("mask_threshold", "foreground", "expect", "plots", "verify", "backend")
+    flags = [f"--{name}" for name in names if getattr(args, name) != getattr(defaults, name)]
+    if flags := [*flags, *["--from"] * (args.source is not None)]:
+        raise UserError(f"--classes does not go with {shortlist(flags)}, which need masks of foreground and background")

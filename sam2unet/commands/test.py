@@ -1,0 +1,240 @@
+"""Predict a map for every image of a folder or frame of a video; with SAM-Med2D, score answers to prompts."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..choices import FLOAT_TYPES, PRECISIONS
+from ..cli import Parser, add_boolean, add_data_flag, add_mask_values, add_recipe_flags, replace_data_flag
+from ..errors import UserError
+from ..recipe import CHOICES
+from ..released_flags import add_released_flags, translate_test_flags
+from ..weights.weight_files import add_weight_flags, read_weight_flags
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
+    from ..families.load import Checkpoint
+
+OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
+OF_MAPS += (
+    "contours",
+    "save_prob",
+    "uncertainty",
+    "calibrated",
+    "save_slices",
+    "dicom_seg",
+    "window",
+    "axis",
+    "context",
+    "recursive",
+    "skip_existing",
+    "workers",
+    "fast",
+    "exact",
+    "compile",
+)
+OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
+OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
+OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__)
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx. Of several, probabilities are averaged",
+    )
+    add_weight_flags(p)
+    p.add_argument("--save_path", type=Path, help="folder for maps, or scores")
+    p.add_argument(
+        "--size",
+        "--image_size",
+        type=int,
+        help="input side; default: that of the training, if known, or the released one",
+    )
+    p.add_argument("--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read")
+    p.add_argument(
+        "--batch_size", type=int, help="images at once; default: 1, or what --fast chooses; masks of an image: 16"
+    )
+    p.add_argument(
+        "--amp", choices=PRECISIONS, help="half precision in the model; default: off, or what --fast chooses"
+    )
+    p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
+    maps = p.add_argument_group("maps of images")
+    maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
+    maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
+    add_data_flag(maps, "testing")
+    maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
+    maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
+    maps.add_argument(
+        "--components", type=int, default=0, metavar="MIN_AREA", help="parts of fewer pixels become background"
+    )
+    maps.add_argument("--tta", metavar="flip,scale", help="average over the mirrored image, 0.75 and 1.25 of the size")
+    maps.add_argument("--tile", metavar="SIDE,OVERLAP", help="cut large images into squares, blended where they meet")
+    maps.add_argument("--overlay", action="store_true", help="photographs under their maps too, in overlay/")
+    maps.add_argument("--contours", action="store_true", help="photographs with outlines too, in contours/")
+    maps.add_argument(
+        "--save_prob",
+        nargs="?",
+        const=FLOAT_TYPES[0],
+        choices=FLOAT_TYPES,
+        help="probabilities too, not stretched, in prob/NAME.npz as `probability`; float16 if not said otherwise",
+    )
+    maps.add_argument(
+        "--uncertainty", action="store_true", help="the entropy of the probabilities too, in uncertainty/; names images"
+    )
+    maps.add_argument(
+        "--save_slices", action="store_true", help="of volumes, the map of each slice too, in slices/CASE/NUMBER.png"
+    )
+    maps.add_argument("--dicom_seg", action="store_true", help="of DICOM, write a SEG object; default: NIfTI")
+    add_recipe_flags(maps, "volumes")
+    maps.add_argument(
+        "--calibrated", action="store_true", help="use the temperature from sam2unet calibrate; best with --no_minmax"
+    )
+    maps.add_argument(
+        "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
+    )
+    maps.add_argument("--skip_existing", action="store_true", help="leave out images whose map is there")
+    maps.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
+    maps.add_argument(
+        "--fast", action="store_true", help="turn on what suits the device of --amp, --compile and more, and say so"
+    )
+    maps.add_argument(
+        "--exact", action="store_true", help="the released arithmetic; without it, maps may differ by one grey level"
+    )
+    maps.add_argument(
+        "--compile", action="store_true", help="PyTorch fuses operations; minutes at the start; same but for rounding"
+    )
+    prompts = p.add_argument_group(
+        "answers to prompts (SAM-Med2D)", "default: box, 1, 3 and 5 points, as in the paper; else all that are given"
+    )
+    prompts.add_argument("--data_path", type=Path, help="folder with label2image_test.json, {mask: image}")
+    add_boolean(prompts, "boxes_prompt", "ask by boxes; default: True")
+    prompts.add_argument("--point_num", type=int, nargs="+", default=[], metavar="N", help="ask by so many points")
+    prompts.add_argument(
+        "--iter_point",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="K",
+        help="by one point, then K - 1 correcting clicks",
+    )
+    prompts.add_argument(
+        "--prompt_path",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="prompts that a test has written",
+    )
+    add_boolean(prompts, "save_pred", "write predicted masks, in a folder for each kind of prompt; default: False")
+    add_boolean(prompts, "encoder_adapter", "False: without the file's adapters; default: as in the file")
+    add_boolean(prompts, "multimask", "best of three masks; False: a fourth alone; default: as trained, or True")
+    add_boolean(prompts, "rgb", "colours in the order of the constants; default: as trained, or False, as released")
+    prompts.add_argument(
+        "--mask_prompt",
+        choices=CHOICES["mask_prompt"],
+        help="how an answer is the next prompt; default: as trained, or probability",
+    )
+    add_mask_values(prompts)
+    prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")
+    add_released_flags(p)
+    p.add_argument("--lr_scheduler", help=argparse.SUPPRESS)
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..families.load import Checkpoint
+    from ..masks.open import read_model_file
+
+    translate_test_flags(args)
+    checkpoints = [read_model_file(path) for path in args.checkpoint]
+    checkpoint = checkpoints[0]
+    takes_lists = any(isinstance(file, Checkpoint) and file.family.task == "prompts" for file in checkpoints)
+    if takes_lists and len(checkpoints) > 1:
+        raise UserError("several checkpoints are averaged only for maps of images; give one checkpoint for prompts")
+    replace_data_flag(args, "test", takes_lists)
+    if takes_lists:
+        check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
+        score_answers(checkpoint, args)
+    else:
+        title = checkpoint.family.title if isinstance(checkpoint, Checkpoint) else str(checkpoint)
+        check_flags(args, title, "test_image_path", OF_PROMPTS)
+        predict_maps(checkpoints, args)
+
+
+def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple[str, ...]) -> None:
+    """UserError if what the model needs is missing, or flags of the other kind of model are there."""
+    if given := [name for name in others if getattr(args, name) != parser().get_default(name)]:
+        raise UserError(f"{title} has no use for --{' --'.join(given)}; it takes --{needed}")
+    if getattr(args, needed) is None:
+        raise UserError(f"--{needed}, which {title} takes, is missing")
+
+
+def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespace) -> None:
+    from ..masks import predict_folder
+    from ..masks.outputs import PredictOutputs
+    from ..masks.predictor import Averaging, PredictOptions
+    from ..masks.tiles import Tile
+
+    predict_folder.run(
+        checkpoints,
+        predict_folder.PredictFiles(
+            args.test_image_path,
+            args.save_path,
+            masks=args.test_gt_path,
+            recursive=args.recursive,
+            skip_existing=args.skip_existing,
+            on_bad_image=args.on_bad_image,
+            view={"axis": args.axis, "window": args.window, "context": args.context},
+        ),
+        PredictOptions(
+            size=args.size,
+            amp=args.amp or ("auto" if args.fast else "off"),
+            averaging=Averaging.read(args.tta) if args.tta else Averaging(),
+            tile=Tile.read(args.tile) if args.tile else None,
+            exact=args.exact,
+            compile=args.compile,
+            calibrated=args.calibrated,
+        ),
+        PredictOutputs(
+            threshold=args.threshold,
+            components=args.components,
+            overlay=args.overlay,
+            contours=args.contours,
+            probability=args.save_prob,
+            uncertainty=args.uncertainty,
+            slices=args.save_slices,
+            dicom_seg=args.dicom_seg,
+        ),
+        minmax=not args.no_minmax,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        weight_paths=read_weight_flags(args),
+        fast=args.fast,
+    )
+
+
+def score_answers(checkpoint: "Checkpoint", args: argparse.Namespace) -> None:
+    from ..prompts import score_list
+
+    score_list.run(
+        checkpoint,
+        score_list.PromptTestFiles(
+            args.data_path,
+            args.save_path,
+            prompts=args.prompt_path,
+            save_masks=bool(args.save_pred),
+            on_bad_image=args.on_bad_image,
+        ),
+        score_list.PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point),
+        {name: tuple(value) if isinstance(value := getattr(args, name), list) else value for name in OF_RECIPE},
+        size=args.size,
+        adapters=args.encoder_adapter,
+        amp=args.amp or "off",
+        batch_size=args.batch_size,
+        device=args.device,
+        weight_paths=read_weight_flags(args),
+    )

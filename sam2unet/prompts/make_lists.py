@@ -1,0 +1,202 @@
+"""Makes the lists of images and masks for SAM-Med2D from folders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..atomic import claim_folder, make_folder, refuse_existing, write_atomic
+from ..data.check import check_masks
+from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
+from ..data.pictures import encode_png, write_bytes
+from ..data.reading import open_image, read_image, read_mask, rotate_upright
+from ..data.slices import find_white
+from ..data.volumes import is_volume
+from ..errors import UserError, print_line, shortlist, warn
+from ..recipe import ForegroundRule
+from ..runtime.parallel import map_files
+from ..slice_view import SliceView
+from .framing import Framing, read_label
+from .lists import (
+    TEST_LIST,
+    TRAIN_LIST,
+    ImageMasks,
+    find_problems,
+    group_masks,
+    write_test_list,
+    write_train_list,
+)
+
+
+def make_lists(
+    images: Path,
+    masks: Path,
+    folder: Path,
+    view: SliceView,
+    part: str = "train",
+    hold_out: int | None = None,
+    split: str | None = None,
+    rule: ForegroundRule = None,
+    size: int = 256,
+) -> None:
+    """Writes the lists of images and masks into `folder`.
+
+    Args:
+        part: the list to write, `train` or `test`, if `hold_out` is None.
+        hold_out: writes both lists; every N-th image or volume goes into the test list.
+        split: `regions` or `values` writes a mask for each object to `folder`/masks.
+        rule: which values of the masks are foreground.
+        size: input side of the model. Masks that are empty at this size are left out.
+    """
+    framing = Framing(size, mask_threshold=rule)
+    if has_slices := any(map(is_volume, list_files(images, volumes=True))):
+        images, masks = write_slices(images, masks, folder / "slices", view)
+    items = match_masks(images, masks)
+    cases = [item.image.stem[:-5] if has_slices else item.image.stem for item in items]
+    train, test = divide_images(items, cases, part, hold_out)
+    paths = [mask for item in items for mask in item.masks]
+    if split == "regions" and rule is not None:
+        check_masks(paths, rule)
+    if split and (long := [mask.name for mask in paths if len(os.fsencode(f"{mask.stem}_000.png")) > 255]):
+        raise UserError(f"{len(long)} names of masks are too long to add _000: {shortlist(long)}; shorten them")
+    make_folder(folder)
+    refuse_existing(*(folder / name for part, name in ((train, TRAIN_LIST), (test, TEST_LIST)) if part))
+    if split:
+        target = folder / "masks"
+        if target.resolve() == masks.resolve():
+            raise UserError(f"{target} is the folder of masks; give another --save_path")
+        claim_folder(target, "masks of one object each")
+        train, test = (split_masks(items, target, split, rule) for items in (train, test))
+        framing = Framing(size)
+    if train:
+        train = keep_usable(train, framing, strict=False)
+        write_train_list(folder, train)
+        print_line(f"{len(train)} images with {count_masks(train)} masks in {folder / TRAIN_LIST}")
+    if test:
+        test = keep_usable(test, framing, strict=True)
+        write_test_list(folder, [Pair(item.image, mask) for item in test for mask in item.masks])
+        print_line(f"{len(test)} images with {count_masks(test)} masks in {folder / TEST_LIST}")
+
+
+def write_slices(image_folder: Path, mask_folder: Path, folder: Path, view: SliceView) -> tuple[Path, Path]:
+    """Writes the slices whose mask is not empty as CASE_0042.png, and returns the folders of images and masks.
+
+    Images are 8-bit. Masks keep their values; of masks with 0 and 1, or with probabilities, foreground is 255.
+    """
+    make_folder(folder.parent)
+    claim_folder(folder, "slices of volumes")
+    targets = folder / "images", folder / "masks"
+    for target in targets:
+        make_folder(target)
+
+    def write(pair: Pair) -> None:
+        with open_image(pair.mask) as image:
+            values = np.asarray(image)
+        if find_white(pair.mask.volume, pair.mask.grid):
+            mask = read_mask(pair.mask)
+        else:
+            mask = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
+        if mask.getextrema()[1]:
+            name = f"{pair.mask.stem.replace('/', '_')}.png"
+            for picture, target in zip((read_image(pair.image), mask), targets, strict=True):
+                write_bytes(target / name, encode_png(np.asarray(picture)))
+
+    map_files(write, match(image_folder, mask_folder, view))
+    return targets
+
+
+def divide_images(
+    items: Sequence[ImageMasks], cases: Sequence[str], part: str, hold_out: int | None
+) -> tuple[Sequence[ImageMasks], Sequence[ImageMasks]]:
+    """Returns the images for training and for the test. Images of one case stay together."""
+    if hold_out is None:
+        return (items, []) if part == "train" else ([], items)
+    names = list(dict.fromkeys(cases))
+    tested = set(names[hold_out - 1 :: hold_out])
+    if not tested:
+        raise UserError(f"hold_out {hold_out} leaves no test image of {len(names)}; give a smaller number")
+    parts = [
+        [item for item, case in zip(items, cases, strict=True) if (case in tested) == is_test] for is_test in (0, 1)
+    ]
+    return parts[0], parts[1]
+
+
+def match_masks(image_folder: Path, mask_folder: Path) -> list[ImageMasks]:
+    """Returns the images that have masks, sorted by name. Warns about images without masks and masks without images."""
+    images = list_images(image_folder)
+    masks, unused = group_masks(images, list_images(mask_folder))
+    warn_unpaired_masks([path.name for path in unused], image_folder, mask_folder)
+    if empty := [images[stem].name for stem, paths in masks.items() if not paths]:
+        warn(f"{len(empty)} of {len(images)} images have no mask in {mask_folder} and are left out: {shortlist(empty)}")
+    if len(empty) == len(images):
+        raise UserError(
+            f"no mask in {mask_folder} has the name of an image in {image_folder}, alone or with an underscore and more"
+        )
+    return [ImageMasks(path, tuple(masks[stem])) for stem, path in images.items() if masks[stem]]
+
+
+def keep_usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> list[ImageMasks]:
+    """Leaves out masks that cannot be read or are empty at the size of the model, with a warning.
+
+    Raises:
+        UserError: no mask can be used.
+    """
+    pairs = [Pair(item.image, mask) for item in items for mask in item.masks]
+    problems = dict(zip(pairs, find_problems(pairs, framing, strict), strict=True))
+    bad = [(pair, problem) for pair, problem in problems.items() if problem]
+    if len(bad) == len(pairs):
+        raise UserError(f"none of {len(pairs)} masks can be used; first: {bad[0][1]}")
+    if bad:
+        names = shortlist([pair.mask.name for pair, _ in bad])
+        warn(f"{len(bad)} of {len(pairs)} masks are left out: {names}; first: {bad[0][1]}")
+    kept = [ImageMasks(image, tuple(m for m in masks if not problems[Pair(image, m)])) for image, masks in items]
+    return [item for item in kept if item.masks]
+
+
+def split_masks(items: Sequence[ImageMasks], folder: Path, by: str, rule: ForegroundRule) -> list[ImageMasks]:
+    """Writes one 0/255 mask per object to `folder`, for example `ct_07_000.png`.
+
+    The number counts the regions, or is the value in a label map.
+    """
+
+    def write_objects(path: Path) -> list[Path]:
+        written = []
+        for number, mask in split_regions(path, rule) if by == "regions" else split_values(path, rule):
+            target = folder / f"{path.stem}_{number:03d}.png"
+            with write_atomic(target) as file:
+                Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(file, "PNG")
+            written.append(target)
+        return written
+
+    paths = [path for item in items for path in item.masks]
+    objects = dict(zip(paths, map_files(write_objects, paths), strict=True))
+    if paths and not any(objects.values()):
+        raise UserError(f"none of {len(paths)} masks holds an object: {shortlist([path.name for path in paths])}")
+    split_items = [ImageMasks(item.image, tuple(p for mask in item.masks for p in objects[mask])) for item in items]
+    return [item for item in split_items if item.masks]
+
+
+def split_regions(path: Path, threshold: ForegroundRule) -> list[tuple[int, np.ndarray]]:
+    """Returns a number and a mask, bool (H, W), for each 8-connected region."""
+    count, regions = cv2.connectedComponents(read_label(path, threshold).astype(np.uint8), connectivity=8)
+    return [(number, regions == number + 1) for number in range(count - 1)]
+
+
+def split_values(path: Path, selected: ForegroundRule) -> list[tuple[int, np.ndarray]]:
+    """Returns a value and a mask, bool (H, W), for each object of a label map.
+
+    The values are those of an 8 or 16-bit grey image, or the numbers of the colours of a palette.
+    """
+    with open_image(path) as image:
+        values = np.asarray(rotate_upright(image))
+    if values.ndim != 2:
+        raise UserError(f"{path} has {image.mode} pixels; a label map must be grey or have a palette")
+    numbers = set(np.unique(values).tolist()) & set(selected) if selected else np.unique(values)
+    return [(int(value), values == value) for value in sorted(numbers) if value > 0]
+
+
+def count_masks(items: Sequence[ImageMasks]) -> int:
+    return sum(len(item.masks) for item in items)
