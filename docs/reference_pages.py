@@ -2,19 +2,19 @@
 
 import argparse
 import dataclasses
-import importlib.util
+import importlib
 import re
 import typing
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from sam2unet.cli import describe_default
+from sam2unet.commands import COMMANDS
 from sam2unet.recipe import FIELDS, Recipe, Study
 from sam2unet.scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from sam2unet.scoring.columns import METRICS, PROTOCOLS, Metric
 from sam2unet.typed_yaml import get_value_type
+from scripts import onnx_prompts
 
-ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {  # groups of recipe fields, in the order of the page
     "recipe": "Every model",
     "mask values": "Values of masks",
@@ -59,23 +59,22 @@ def write_directive(name: str, argument: str, *lines: str) -> str:
 
 def read_commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Yields each command with its parser."""
-    scripts = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("scripts/*.py"))
-    for name in ("train.py", "test.py", "eval.py", *scripts):
-        spec = importlib.util.spec_from_file_location(f"manual_{Path(name).stem}", ROOT / name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if hasattr(module, "parser"):
-            yield name, module.parser()
+    for name, command in COMMANDS.items():
+        yield f"sam2unet {name}", importlib.import_module(f"sam2unet.commands.{command.module}").parser()
+    yield "scripts/onnx_prompts.py", onnx_prompts.parser()
 
 
 def write_commands() -> Iterator[str]:
+    scripts = {f"sam2unet {name}": command.script for name, command in COMMANDS.items()}
     for name, parser in read_commands():
-        yield from write_parser(name, parser)
+        yield from write_parser(name, parser, script=scripts.get(name, ""))
 
 
-def write_parser(name: str, parser: argparse.ArgumentParser, level: int = 2) -> Iterator[str]:
+def write_parser(name: str, parser: argparse.ArgumentParser, level: int = 2, script: str = "") -> Iterator[str]:
     """Yields the description and the flags of a command, and then of its subcommands."""
     yield f"{'#' * level} {name}\n\n{escape(parser.description or '')}\n"
+    if script:
+        yield f"In a checkout, `python {script}` is the same command.\n"
     yield write_directive("program", name)
     commands = {}
     for group in parser._action_groups:
