@@ -32,5 +32,6 @@ COMMANDS = {
     "calibrate": Command("calibrate", "scripts/calibrate.py", "fit the temperature of a checkpoint"),
     "quickstart": Command("quickstart", "scripts/quickstart.py", "train on your images in a given time"),
     "weights": Command("weights", "scripts/weights.py", "list, download and check published weights"),
+    "doctor": Command("doctor", "", "show versions, device and optional parts, and test the installation"),
     "version": Command("version", "", "print the version"),
 }

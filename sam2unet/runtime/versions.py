@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from packaging.requirements import Requirement
+
 from ..errors import UserError
 
 
@@ -29,6 +31,19 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def list_extras() -> dict[str, list[str]]:
+    """Returns the packages of each optional part of sam2unet. Empty if sam2unet is not installed."""
+    try:
+        metadata = importlib.metadata.metadata("sam2unet")
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    requirements = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
+    return {
+        extra.replace("-", "_"): [r.name for r in requirements if r.marker and r.marker.evaluate({"extra": extra})]
+        for extra in metadata.get_all("Provides-Extra", [])
+    }
 
 
 def read_cpu_name() -> str:
