@@ -18,7 +18,8 @@ from .record import AnnotatedImage, Region, crop_region
 from .tracing import Parts
 
 VERSION = "5.5.0"  # the oldest version of labelme that reads all that is written here
-CORNERS = {"rectangle": 2, "circle": 2, "mask": 2, "polygon": 3, "oriented_rectangle": 4}  # shape -> least points
+# Shape -> least points. `rotation` is a rectangle of X-AnyLabeling, whose files have the same form.
+CORNERS = {"rectangle": 2, "circle": 2, "mask": 2, "polygon": 3, "oriented_rectangle": 4, "rotation": 4}
 
 
 def read_labelme(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
@@ -66,8 +67,11 @@ def parse_labelme_mask(label: str, shape: dict, size: tuple[int, int], score: fl
 
 
 def to_polygon(kind: str | None, points: list) -> list:
-    """Returns the corners of a shape. A circle is given by its centre and a point on it."""
-    if kind == "rectangle":
+    """Returns the corners of a shape. A circle is given by its centre and a point on it.
+
+    A rectangle has two opposite corners in labelme, and four corners in X-AnyLabeling.
+    """
+    if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points
         return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
     if kind == "circle":

@@ -118,6 +118,20 @@ def test_shapes_of_labelme(read, tmp_path):
     assert abs((mask == 1).sum() - 9 * np.pi) < 4
 
 
+def test_shapes_of_x_anylabeling(read, tmp_path):
+    """Its files are those of labelme, but a rectangle has four corners, and a model's polygon ends where it starts."""
+    far = [[12, 1], [16, 1], [16, 5], [12, 5]]
+    for kind, points in (("rectangle", SQUARE), ("rotation", SQUARE), ("polygon", [*SQUARE, SQUARE[0]])):
+        fields = {"score": None, "description": "", "difficult": False, "attributes": {}, "kie_linking": []}
+        shapes = [
+            {"label": label, "points": place, "shape_type": kind, "group_id": None, **fields}
+            for label, place in (("dog", points), ("cat", far))
+        ]
+        (tmp_path / kind).mkdir()
+        end, mask = read("labelme", write_labelme(tmp_path / kind, *shapes, version="3.2.1", checked=False))
+        assert (end.status, end.err) == (0, []) and ((mask == 2) == make_square()).all() and (mask == 1).sum() == 16
+
+
 def test_a_background_polygon_of_isat_cuts_a_hole(read, tmp_path):
     hole = {"category": "__background__", "group": 2, "segmentation": [[3, 2], [5, 2], [5, 4], [3, 4]], "layer": 2.0}
     body = {"category": "dog", "group": 1, "segmentation": SQUARE, "layer": 1.0}
