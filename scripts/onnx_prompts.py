@@ -186,8 +186,8 @@ def predict(
     top, left = ((side - height) // 2, (side - width) // 2) if pads else (0, 0)
     if prepares:
         square = pixels.astype(np.float32)
-    elif pads:  # put a small image in the middle; the other pixels are 0
-        square = np.zeros((1, 3, side, side), np.float32)
+    elif pads:  # put a small image in the middle; the other pixels are 0 for the network
+        square = np.zeros((1, 3, side, side), np.float32) + find_padding(pair.facts)
         square[..., top : top + height, left : left + width] = normalise(pixels, pair.facts)
     else:  # resize any other image; take the nearest pixels
         steps = np.arange(side)
@@ -238,6 +238,13 @@ def run_part(part: ModelPart, names: list[str], inputs: dict[str, np.ndarray]) -
         return part.session.run(names, inputs)
     except Exception as e:  # the errors of onnxruntime have no common class
         raise UserError(f"onnxruntime cannot compute {part.path} ({' '.join(str(e).split())}); export it again") from e
+
+
+def find_padding(facts: Mapping[str, str]) -> np.ndarray:
+    """Returns the value of each channel, float32 (3, 1, 1), that the graph turns into 0."""
+    mean, std = (np.float64(facts[name].split()) for name in ("mean", "std"))
+    is_reversed = facts.get("reverse_colours") == "yes"  # the graph exchanges the channels and their constants
+    return np.float32((mean[::-1] - mean) / std * is_reversed)[:, None, None]
 
 
 def normalise(pixels: np.ndarray, facts: Mapping[str, str]) -> np.ndarray:

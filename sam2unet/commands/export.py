@@ -5,7 +5,7 @@ NAME_decoder.onnx, with the inputs and outputs of the released files. scripts/on
 """
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
         ("gelu_approximate", "GELU by tanh, faster in some runtimes; answers change a little"),
     ):
         prompts.add_argument(f"--{flag}", action="store_true", help=words)
+    prompts.add_argument(
+        "--for",
+        choices=("x-anylabeling",),
+        help="write what this labelling tool loads: an encoder that takes red first, a decoder, and NAME.yaml",
+    )
+    p.set_defaults(reverse_colours=False)  # an option of the graph that only --for sets
     prompts.add_argument("--opset", type=int, metavar="N", help=f"ONNX's, from {LOWEST_OPSET}; default: torch's")
     return p
 
@@ -80,7 +86,7 @@ def export_masks(checkpoint: "Checkpoint", output: Path, args: argparse.Namespac
     from ..export import masks
     from ..export.prompt_graphs import GraphOptions
 
-    defaults = {"return_single_mask": False} | {field.name: field.default for field in fields(GraphOptions)}
+    defaults = asdict(GraphOptions()) | {"return_single_mask": False, "for": None}
     if flags := [f"--{name}" for name, default in defaults.items() if getattr(args, name) != default]:
         raise UserError(f"{checkpoint.family.title} takes no prompts; leave out {', '.join(flags)}")
     masks.run(checkpoint, output, read_pictures(args.images), args.size, args.whole, read_weight_flags(args))
@@ -98,7 +104,7 @@ def export_prompts(checkpoint: "Checkpoint", output: Path, args: argparse.Namesp
             f"{checkpoint.path} takes images of {checkpoint.shape.size} alone; leave out --size {args.size}"
         )
     options = GraphOptions(**{field.name: getattr(args, field.name) for field in fields(GraphOptions)})
-    prompts.run(checkpoint, output, read_pictures(args.images), options, read_weight_flags(args))
+    prompts.run(checkpoint, output, read_pictures(args.images), options, read_weight_flags(args), getattr(args, "for"))
 
 
 def read_pictures(source: Path | None) -> "list[Image.Image]":

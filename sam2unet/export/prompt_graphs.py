@@ -30,6 +30,8 @@ class GraphOptions:
     # also return `stability_scores` and `areas` of the masks in the size of the image
     return_extra_metrics: bool = False
     use_preprocess: bool = False  # the encoder takes an image of any size and resizes it
+    # the encoder takes the colours in the reverse order of the training, which is blue first in the released weights
+    reverse_colours: bool = False
     gelu_approximate: bool = False  # approximate GELU with tanh
     opset: int | None = None  # the ONNX opset. None uses the default of PyTorch's exporter.
 
@@ -51,6 +53,25 @@ class FromPixels(nn.Module):
         rows, columns = (torch.arange(self.side) * length // self.side for length in image.shape[:2])
         pixels = (image[rows[:, None], columns] - self.mean) / self.std
         return self.encoder(pixels.permute(2, 0, 1)[None])
+
+
+class ReverseColours(nn.Module):
+    """An image encoder that takes normalised images with the colours in the reverse order of the training.
+
+    Clients subtract and divide by SAM's constants for red, green and blue. The training used the same constants in the
+    same order for blue, green and red. So the graph also exchanges the constants, not only the channels.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (SAM_MEAN, SAM_STD))
+        self.register_buffer("scale", (std.flip(0) / std).float())
+        self.register_buffer("shift", ((mean.flip(0) - mean) / std).float())
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(1, 3, S, S) -> (1, 256, g, g)"""
+        return self.encoder(image.flip(1) * self.scale + self.shift)
 
 
 class Decoder(nn.Module):

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,7 +25,8 @@ from ..recipe import Recipe
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts
 from .graph import LIMIT, check_difference, write_graph
 from .masks import pick_format
-from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, approximate_gelu_
+from .prompt_graphs import RELEASED, Decoder, FromPixels, GraphOptions, ReverseColours, approximate_gelu_
+from .x_anylabeling import choose_config_path, write_client_config
 
 FORMAT, VERSION = "sam2unet-prompts", "1"
 ONNX_BYTES = 2**31  # that one file holds at most
@@ -57,12 +59,19 @@ def run(
     pictures: Sequence[Image.Image],
     options: GraphOptions = RELEASED,
     weight_paths: WeightPaths = NO_FILES,
+    client: str | None = None,
 ) -> None:
-    """Writes x_encoder.onnx and x_decoder.onnx for an `output` x.onnx. UserError, and no file, if masks differ."""
+    """Writes x_encoder.onnx and x_decoder.onnx for an `output` x.onnx. UserError, and no file, if masks differ.
+
+    For the `client` "x-anylabeling", the encoder takes red first, and x.yaml is the file that the client loads.
+    """
     encoder, decoder = choose_paths(found, output, options.opset)
+    config = None if client is None else choose_config_path(output, options)
     model, weight_files = assemble(found, weight_paths)
     check_bytes(found, model)
     recipe = model.recipe
+    if config is not None:
+        options = replace(options, reverse_colours=not recipe.rgb)
     graph = Decoder(model.eval(), options, recipe.multimask).eval()
     print_line(f"answering prompts for {len(pictures)} images with torch, for the comparison")
     cases = make_cases(model, graph, pictures, recipe.mask_prompt)
@@ -71,7 +80,10 @@ def run(
     facts = {
         part: describe_prompt_export(found, weight_files, model, graph, recipe, part) for part in ("encoder", "decoder")
     }
-    with write_atomic(encoder) as first, write_atomic(decoder) as second, warnings.catch_warnings():
+    with ExitStack() as files, warnings.catch_warnings():
+        first, second = (files.enter_context(write_atomic(path)) for path in (encoder, decoder))
+        if config is not None:
+            write_client_config(files.enter_context(write_atomic(config)), encoder, decoder, found, model.side)
         warnings.simplefilter("ignore")  # about internals of the exporter
         print_line(f"exporting the encoder of {found.family.describe(found.shape)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
@@ -82,8 +94,16 @@ def run(
         print_line("comparing both with torch")
         difference = find_largest_error(Path(first.name), Path(second.name), cases, options)
         check_difference(difference, encoder, decoder)
-    for path, part in ((encoder, "encoder"), (decoder, "decoder")):
-        print_line(f"{path}: {path.stat().st_size:,} bytes; {facts[part]['input']} -> {facts[part]['output']}")
+    print_export({encoder: facts["encoder"], decoder: facts["decoder"]}, config, cases, difference)
+
+
+def print_export(
+    facts: Mapping[Path, Mapping[str, str]], config: Path | None, cases: Sequence[Case], difference: float
+) -> None:
+    for path, part in facts.items():
+        print_line(f"{path}: {path.stat().st_size:,} bytes; {part['input']} -> {part['output']}")
+    if config is not None:
+        print_line(f"{config}: load this file in X-AnyLabeling with Load Custom Model")
     count = f"{len(cases)} images, {len(cases[0].prompts)} prompts each"
     print_line(f"largest difference from torch over {count}: {difference:.2g}")
 
@@ -116,13 +136,16 @@ def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
 def make_cases(model: SAMMed2D, decoder: Decoder, pictures: Sequence[Image.Image], mask_prompt: str) -> list[Case]:
     """Returns a case for each picture. Each prompt is used without a mask, and then with the mask of its own answer."""
     options = decoder.options
-    framing = Framing(model.side, padding=not options.use_preprocess)
+    # A graph with reversed colours takes images without padding: the padding of the training is not 0 for it.
+    framing = Framing(model.side, padding=not (options.use_preprocess or options.reverse_colours))
     cases = []
     for picture in pictures:
         square, frame = framing.square(picture)
-        image = normalise_square(square[None], [frame])
+        embedding = model.image_encoder(normalise_square(square[None], [frame]))
+        colours = square.flip(0) if options.reverse_colours else square
+        image = normalise_square(colours[None], [frame])
         pixels = torch.from_numpy(np.asarray(picture)[..., ::-1].astype(np.float32))  # blue, green, red in 0..255
-        case = Case(pixels if options.use_preprocess else image, model.image_encoder(image), [])
+        case = Case(pixels if options.use_preprocess else image, embedding, [])
         for points, labels in PROMPTS:
             mask = torch.zeros(1, 1, 4 * model.image_encoder.grid, 4 * model.image_encoder.grid)
             for has_mask in (0.0, 1.0):
@@ -154,6 +177,8 @@ def list_answers(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> l
 
 def write_encoder(model: SAMMed2D, options: GraphOptions, facts: Mapping[str, str], file: BinaryIO) -> None:
     graph, example, dynamic = model.image_encoder, torch.zeros(1, 3, model.side, model.side), {}
+    if options.reverse_colours:
+        graph = ReverseColours(graph).eval()
     if options.use_preprocess:
         graph, example = FromPixels(graph, model.side).eval(), torch.zeros(model.side + 5, model.side + 2, 3)
         dynamic = {0: torch.export.Dim("height"), 1: torch.export.Dim("width")}
@@ -195,7 +220,8 @@ def describe_prompt_export(
 ) -> dict[str, str]:
     """Returns what a program must know to use the file, and the origin of the weights."""
     side, grid, options = model.side, model.image_encoder.grid, decoder.options
-    order = "red green blue" if recipe.rgb else "blue green red"
+    rgb = recipe.rgb != options.reverse_colours  # of the input
+    order = "red green blue" if rgb else "blue green red"
     prompt = "probabilities" if recipe.mask_prompt == "probability" else recipe.mask_prompt
     embedding = f"image_embeddings float32 (1, 256, {grid}, {grid})"
     if part == "encoder":
@@ -208,7 +234,9 @@ def describe_prompt_export(
         )
         outputs = ", ".join(decoder.outputs)
     stretch = f"stretched to {side}x{side} by nearest pixels, floor(i * length / {side})"
-    pad = f"; smaller on both sides than {side}: as it is, centred, 0 around it after normalisation"
+    more = f"; smaller on both sides than {side}: as it is, centred, 0 around it after normalisation"
+    if options.reverse_colours:
+        more = "; the graph reverses the colours, because the weights were trained with the other order"
     facts = {
         "format": FORMAT,
         "version": VERSION,
@@ -217,10 +245,10 @@ def describe_prompt_export(
         **found.shape.to_facts(),
         "input": inputs,
         "output": outputs,
-        "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{pad}; minus mean, by std",
+        "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{more}; minus mean, by std",
         "mean": " ".join(map(str, SAM_MEAN)),
         "std": " ".join(map(str, SAM_STD)),
-        "rgb": "yes" if recipe.rgb else "no",
+        "rgb": "yes" if rgb else "no",
         "multimask": "yes" if recipe.multimask else "no",
         "mask_prompt": recipe.mask_prompt,
         **{name: "yes" if value else "no" for name, value in asdict(options).items() if name != "opset"},
