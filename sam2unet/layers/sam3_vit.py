@@ -74,7 +74,8 @@ class Sam3ViT(Trunk):
         tile = self.pos_embed[:, 1:].unflatten(1, (WINDOW, WINDOW))
         return tile.tile(1, -(-height // WINDOW), -(-width // WINDOW), 1)[:, :height, :width]
 
-    @torch.compiler.disable  # compiled code has another generator
+    # Compiled code has another generator. `torch.compiler.disable` does the same, but imports the compiler here.
+    @torch._disable_dynamo
     def draw_factors(self, count: int) -> Tensor:
         """Draws which branches are dropped for each of `count` images, independently.
 
