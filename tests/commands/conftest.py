@@ -7,6 +7,7 @@ import pytest
 
 from sam2unet.cli import main
 from sam2unet.commands import COMMANDS, make_sample_data
+from sam2unet.data import sample_images
 from sam2unet.quickstart import plan, samples
 from sam2unet.quickstart import run as quickstart_run
 from sam2unet.reproduce import cross_validation, study
@@ -15,10 +16,12 @@ from tests.conftest import load_script
 
 @pytest.fixture(scope="session")
 def sample_data(make_once) -> Path:
-    """The folder of the sample data."""
+    """The folder of the first of the sample data: 20 pairs to train on and 12 to test with."""
 
     def write(folder: Path) -> None:
-        make_sample_data.run(make_sample_data.parser().parse_args(["--save_path", str(folder / "data")]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sample_images, "COUNTS", {"train": 20, "test": 12})
+            make_sample_data.run(make_sample_data.parser().parse_args(["--save_path", str(folder / "data")]))
 
     return make_once("sample_data", write) / "data"
 

@@ -68,7 +68,7 @@ SLOW = [pytest.mark.slow]  # compiling takes minutes
 @pytest.mark.parametrize("option", [pytest.param(name, marks=SLOW * (name == "compile")) for name in OPTIONS])
 def test_five_steps_equal_the_released_way(option, pairs, fill, expected, tmp_path, monkeypatch):
     if option == "traced":
-        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     model = new_model(fill)
     cache = open_cache("disk" if option == "all" else "off", pairs, SIZE, None, tmp_path)
     folder = MaskFolder(pairs, SIZE, cache=cache)
