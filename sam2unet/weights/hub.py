@@ -47,7 +47,7 @@ def download_weights(name: str, **options: str | None) -> Path:
 
 def explain_hub_error(error: Exception) -> str:
     """Returns the reason of an error of huggingface_hub in one line."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.utils import RepositoryNotFoundError
 
     if isinstance(error, RepositoryNotFoundError):
         return "the hub has no such repository, or it is private; check the name, or log in with `hf auth login`"

@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(403, "You don't have the rights to create a model")
         if name in self.server.repositories:
             return self.reply(409, {"error": "You already created this model repo", "url": url})
-        self.server.repositories[name] = Repository(wanted.get("visibility") == "private")
+        self.server.repositories[name] = Repository(wanted.get("visibility") == "private" or wanted.get("private"))
         return self.reply(200, {"url": url})
 
     def choose_modes(self, name: str):

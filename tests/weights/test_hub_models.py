@@ -12,6 +12,8 @@ import sam2unet
 from sam2unet.atomic import sha256
 from tests.weights.stand_in_hub import READ_ONLY, TOKEN, StandInHub
 
+pytest.importorskip("huggingface_hub", "1.0", reason="older clients keep the address of the hub in many places")
+
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
