@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from ..classes import Classes
 from ..errors import Stopped, UserError
 from ..recipe import MaskRule
+from .grey_png import decode_grey_png
 from .slices import Slice, Source, apply_window, find_white
 from .unreadable import FORMATS, explain_unreadable
 
@@ -76,6 +77,17 @@ def open_image(path: Source) -> Iterator[Image.Image]:
         raise UserError(explain_unreadable(path)) from e
 
 
+@contextmanager
+def open_grey(path: Source) -> Iterator[Image.Image]:
+    """Does the work of `open_image` for maps and masks. A plain grey PNG is already decoded."""
+    pixels = None if isinstance(path, Slice) else decode_grey_png(path)
+    if pixels is None:
+        with open_image(path) as image:
+            yield image
+    else:
+        yield Image.frombuffer("L", pixels.shape[::-1], pixels, "raw", "L", 0, 1)  # without a copy
+
+
 def orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation from 1 (upright) to 8. It is 1 if the metadata cannot be read."""
     if image.format == "TIFF":  # Pillow rotates these when it decodes them, and reports the rotated size
@@ -118,10 +130,10 @@ def read_image(path: Source) -> Image.Image:
 
 def read_grey(path: Source) -> Image.Image:
     """Reads a map in mode L. In a slice, the values 0 and 1, or probabilities, become 0 to 255."""
-    with open_image(path) as image:
+    with open_grey(path) as image:
         if isinstance(path, Slice):
             return Image.fromarray(np.rint(to_share(image, path) * 255).astype(np.uint8))
-        return to_8_bit(image, path).convert("L")
+        return to_grey(image, path)
 
 
 def read_window(source: Slice) -> Image.Image:
@@ -147,6 +159,13 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 
+def to_grey(image: Image.Image, name: Path | str) -> Image.Image:
+    """Returns the image in mode L. Errors are those of `to_8_bit`."""
+    image = to_8_bit(image, name)
+    image.load()
+    return image if image.mode == "L" else image.convert("L")  # `convert` would copy an image in mode L
+
+
 def read_mask(path: Source, threshold: MaskRule = None) -> Image.Image:
     """Reads an upright mask in mode L: 8-bit grey, grey as RGB or palette, 1 bit, 16 bit, or floats in [0, 1].
 
@@ -156,7 +175,7 @@ def read_mask(path: Source, threshold: MaskRule = None) -> Image.Image:
     """
     if isinstance(threshold, Classes):
         return Image.fromarray(read_indices(path, threshold))
-    with open_image(path) as image:
+    with open_grey(path) as image:
         image = rotate_upright(image)
         if threshold is None and isinstance(path, Slice):
             return Image.fromarray((to_share(image, path) > 0.5) * np.uint8(255))
@@ -212,7 +231,7 @@ def check_coding(image: Image.Image, path: Path) -> Image.Image:
     if has_colours(image):
         indices = f"; {list_values(image, path)}" if has_palette(image) else ""
         raise MaskCoding.of(path, f"it has colours{indices}")
-    grey = to_8_bit(image, path).convert("L")
+    grey = to_grey(image, path)
     levels = [level for level, count in enumerate(grey.histogram()) if count]
     two_levels_but_not_white = len(levels) <= 2 and levels[-1] not in (0, 255)
     wrong = two_levels_but_not_white or 0 < levels[-1] <= FOREGROUND
