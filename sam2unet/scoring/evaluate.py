@@ -8,7 +8,7 @@ from pathlib import Path
 from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic, write_together
 from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
-from ..runtime.versions import versions
+from ..runtime.versions import import_extra, versions
 from . import comparison_tables, csv_files, tables
 from .aggregate import CURVE_METRICS, MethodResult, name_folders
 from .columns import METRICS, PROTOCOLS, Metric
@@ -75,6 +75,8 @@ def run(
         raise UserError(f"--verify does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
     options = {"mask_threshold": mask_threshold, "resize": resize, "library": library}
     how = ScoreOptions.choose(columns, plain, medical, **options)
+    if verify_count or library or how.effort:
+        import_extra("py_sod_metrics", "this needs pysodmetrics, which is not installed: pip install pysodmetrics")
     check_names(entries)
     expected = prepare_outputs(outputs)
     results = score_entries(entries, how, missing, workers)
