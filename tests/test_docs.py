@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sam2unet.commands import COMMANDS
 from sam2unet.layers.hiera import hiera
 from sam2unet.weights.formats import save_state
 from tests.conftest import ROOT, tiny_sam_med2d, write_class_pairs
@@ -117,6 +118,8 @@ def write_small(source: Path, target: Path) -> None:
 
 def run_command(words: list[str], folder: Path) -> int:
     """The exit status. A new run replaces the prepared one, and its only checkpoint gets the name of epoch 20."""
+    if words[0] == "sam2unet":
+        words = ["python", "sam2unet/__main__.py", *words[1:]]
     program, script, *flags = words
     assert program == "python", f"mark {program} as not run; only scripts of this project are run"
     save_path = folder / flags[flags.index("--save_path") + 1] if "--save_path" in flags else None
@@ -151,7 +154,7 @@ def test_flags_of_commands_that_are_not_run_exist(page, monkeypatch, capsys):
             continue
         if words[0] == "pip":
             check_extras(words)
-        elif words[0] != "source":
+        elif words[0] not in ("source", "uvx", "docker"):
             script, flags = split_command(words)
             assert (ROOT / script).is_file(), f"{block.where}: there is no {script}"
             if script.endswith(".py"):
@@ -166,12 +169,16 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
     if words[:3] == ["python", "-m", "benchmarks"]:
         now, before = "benchmarks/__main__.py", "benchmarks/__main__.py"
         return now if (ROOT / now).exists() else before, words[3:]
+    if words[0] == "sam2unet":
+        return f"sam2unet/commands/{COMMANDS[words[1]].module}.py", words[2:]
     index = next(index for index, word in enumerate(words) if word.endswith((".py", ".sh")))
     script, flags = words[index], words[index + 1 :]
     return script.replace(".sh", ".py") if flags and script == "scripts/quickstart.sh" else script, flags
 
 
 def load_parser(script: str, monkeypatch):
+    if script.startswith("sam2unet/"):
+        return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parser()
     for folder in (ROOT / script, ROOT / "train.py"):
         monkeypatch.syspath_prepend(folder.parent)
     spec = importlib.util.spec_from_file_location(f"documented_{Path(script).stem}", ROOT / script)

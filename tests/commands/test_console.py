@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -50,6 +51,17 @@ def test_each_script_runs_the_command_of_the_table():
             script = load_script(command.script)
             module = importlib.import_module(f"sam2unet.commands.{command.module}")
             assert (script.parser, script.run) == (module.parser, module.run)
+
+
+def test_the_page_on_installation_has_all_commands_and_optional_parts():
+    text = (ROOT / "docs/install.md").read_text()
+    for name, command in COMMANDS.items():
+        assert f"| `{name}` | {f'`{command.script}`' if command.script else 'none'} |\n" in text
+    assert all(f"| `{name}` | {words} |\n" in text for name, words in doctor.EXTRAS.items())
+    extras = re.findall(
+        r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text().split("[project.optional-")[1], re.MULTILINE
+    )
+    assert set(doctor.EXTRAS) == set(extras[: extras.index("video") + 1]) - {"dev"}
 
 
 def test_neither_the_package_nor_the_help_of_a_command_loads_torch():
