@@ -44,14 +44,16 @@ from tests.running import (  # noqa: F401
     run_py,
     script,
     start,
+    start_two,
     test_py,
     torchrun,
     train_py,
     two_processes,
 )
 
-# The files that take longest start first, so that both processes are busy until the end.
-NAMES = "contract docs graphs masks same_result processes resume tour reproduce scripts"
+# The files that take longest start first, so that all processes are busy until the end.
+NAMES = "contract docs graphs masks scripts resume same_result processes options training sam3unet sam2unext tour "
+NAMES += "prompt_page mask_page clients reproduce cross_validate"
 LONG = [f"test_{name}.py" for name in NAMES.split()]
 
 

@@ -35,17 +35,26 @@ def script(start):
 
 
 @pytest.fixture(scope="session")
-def two_processes(start):
-    """A script to its end as the two processes of a run, in the environment of torchrun, but without its imports."""
+def start_two(start):
+    """Start a script as the two processes of a run, in the environment of torchrun, but without its imports."""
 
-    def call(name: str, *flags: object) -> subprocess.CompletedProcess:
+    def call(name: str, *flags: object) -> list[Started]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         run = dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_PORT=port)
         run["MASTER_ADDR"] = "127.0.0.1"
-        started = [start(name, *flags, RANK=rank, LOCAL_RANK=rank, **run) for rank in "01"]
-        ended = [process.finish() for process in started]
+        return [start(name, *flags, RANK=rank, LOCAL_RANK=rank, **run) for rank in "01"]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def two_processes(start_two):
+    """The same to its end."""
+
+    def call(name: str, *flags: object) -> subprocess.CompletedProcess:
+        ended = [process.finish() for process in start_two(name, *flags)]
         out, err = ("".join(getattr(process, kind) for process in ended) for kind in ("stdout", "stderr"))
         return subprocess.CompletedProcess(ended[0].args, max(process.returncode for process in ended), out, err)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import entropy
 
 import sam2unet
 from sam2unet.masks.probability import measure_entropy
@@ -57,6 +56,8 @@ def test_the_map_is_the_mean_of_the_probabilities(predict, members):
 
 
 def test_uncertainty_is_the_entropy_and_disagreement_names_the_images(predict, members, tmp_path):
+    from scipy.stats import entropy  # slow to import, and not needed by the other tests
+
     keep = ["--save_prob", "float32", "--uncertainty"]
     ended, both = predict("both", "--checkpoint", *members, *keep)
     parts = [predict(str(i), "--checkpoint", path, *keep)[1] for i, path in enumerate(members)]
@@ -81,6 +82,8 @@ def test_uncertainty_of_probabilities_that_rounding_takes_above_1():
 
 
 def test_classes_are_averaged_too(predict, class_checkpoint, fill, tmp_path):
+    from scipy.stats import entropy  # slow to import, and not needed by the other tests
+
     state = torch.load(class_checkpoint, weights_only=True)
     other = tmp_path / "other/SAM2-UNet-20.pth"
     other.parent.mkdir()

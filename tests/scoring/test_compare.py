@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import permutation_test, ttest_1samp
 
 from sam2unet.scoring.aggregate import MethodResult, name_folders
 from sam2unet.scoring.compare import bootstrap_intervals, compare, correct_holm, permute_methods
@@ -128,6 +127,8 @@ def test_of_one_image_or_none_there_is_no_interval():
 
 
 def test_of_few_images_the_p_value_counts_all_signs():
+    from scipy.stats import permutation_test  # slow to import, and not needed by the other tests
+
     deltas = np.random.default_rng(10).normal(0.05, 0.1, (11, 3)).round(2)  # rounded, so that sums are equal
     deltas[4, 1] = math.nan
     for values, p in zip(deltas.T, permute_methods(deltas), strict=True):
@@ -139,6 +140,8 @@ def test_of_few_images_the_p_value_counts_all_signs():
 
 
 def test_of_many_images_the_p_value_is_that_of_a_t_test():
+    from scipy.stats import ttest_1samp  # slow to import, and not needed by the other tests
+
     deltas = np.random.default_rng(11).normal(0.005, 0.1, (600, 30))
     found = permute_methods(deltas)
     expected = ttest_1samp(deltas, 0).pvalue

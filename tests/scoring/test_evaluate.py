@@ -4,7 +4,6 @@ import re
 import warnings
 
 import numpy as np
-import py_sod_metrics
 import pytest
 from PIL import Image
 
@@ -16,6 +15,8 @@ from tests.conftest import save
 
 def released_table(pairs):
     """The metric objects and results of the released evaluation script."""
+    import py_sod_metrics  # slow to import, and not needed by the other tests
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library wants another class than the released script uses
         f, wf, s = py_sod_metrics.Fmeasure(), py_sod_metrics.WeightedFmeasure(), py_sod_metrics.Smeasure()

@@ -46,13 +46,17 @@ def test_two_processes_take_the_steps_of_one(script, two_processes, words, tmp_p
     assert not torch.allclose(apart["head.weight"], one["head.weight"], rtol=0, atol=1e-6)
 
 
-def test_a_killed_process_stops_the_run_which_resumes(torchrun, two_processes, words, tmp_path):
+@pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_a_killed_process_stops_the_run_which_resumes(launcher, start_two, torchrun, two_processes, words, tmp_path):
     command = ["train.py", *words("run", 32), "--save_minutes", 0, "--resume", "auto"]
-    started = torchrun(*command)
-    wait_for_batch(started, tmp_path / "run")
-    children = subprocess.run(["pgrep", "-P", str(started.pid)], capture_output=True, text=True, check=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-    ended = started.finish()
+    first, *others = [torchrun(*command)] if launcher == "torchrun" else start_two(*command)
+    wait_for_batch(first, tmp_path / "run")
+    pids = [process.pid for process in others]
+    if not pids:
+        children = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True, check=True)
+        pids = [int(pid) for pid in children.stdout.split()]
+    os.kill(pids[-1], signal.SIGKILL)
+    ended = first.finish()
     print(ended.stderr)
     assert ended.returncode != 0
     assert "another process of this run has ended" in ended.stderr or "stopped" in ended.stderr
