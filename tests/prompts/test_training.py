@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import signal
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -297,11 +296,3 @@ def test_the_step_schedule_is_the_released_one():
 
 def test_the_recipe_file_is_the_released_recipe():
     assert Recipe.read(ROOT / "configs/sam_med2d.yaml") == RECIPE
-
-
-def test_train_sh_takes_lists(flags, lists, sam_file, tmp_path):
-    """As far as the first thing that is wrong."""
-    given = {"MODEL": "sam_med2d", "DATA_PATH": str(lists), "SAVE_PATH": str(tmp_path / "run"), "EPOCH": "0"}
-    given["SAM_CHECKPOINT"] = str(sam_file)
-    done = subprocess.run(["bash", ROOT / "train.sh"], env=os.environ | given, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "error: epoch is 0; it must be from 1 to 100000\n"
