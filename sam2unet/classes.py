@@ -11,10 +11,12 @@ If no class has a `value`, the masks are RGB images, and the colours decide.
 from __future__ import annotations
 
 import colorsys
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,7 +42,7 @@ class UnknownValues(UserError):
         path: the file.
     """
 
-    def __init__(self, counts: dict[int, int], path: Path, classes: Classes):
+    def __init__(self, counts: dict[int, int], path: Any, classes: Classes):
         self.counts, self.path = counts, path
         super().__init__(f"{path} has values of no class: {classes.describe_unknown(counts)}")
 
@@ -72,7 +74,8 @@ class Classes:
             raise UserError(f"there are {len(self.items)} classes; wanted 2 to {LIMIT}, with the background")
         if len({item.value is None for item in self.items}) > 1:
             raise UserError("some classes have a value and some have none; give all a value, or none for RGB masks")
-        for what, values in (("name", self.names), ("value" if self.has_values else "colour", self.codes)):
+        checked: list[tuple[str, Sequence[str | int]]] = [("name", self.names)]
+        for what, values in (*checked, ("value" if self.has_values else "colour", self.codes)):
             if double := [value for value in values if values.count(value) > 1]:
                 raise UserError(f"two classes have the {what} {shorten(double[0])}; give each its own")
         if shared := set(self.ignore) & set(self.codes):
@@ -107,7 +110,7 @@ class Classes:
         table[self.codes] = range(len(self.items))
         return table
 
-    def to_indices(self, codes: np.ndarray, path: Path) -> np.ndarray:
+    def to_indices(self, codes: np.ndarray, path: os.PathLike[str]) -> np.ndarray:
         """Integers (H, W), as `codes`, -> uint8 (H, W), the index of each pixel or `IGNORED`.
 
         Raises UnknownValues if a value is neither a class nor ignored.
@@ -158,7 +161,7 @@ class Classes:
         return cls.from_entries(entries, path)
 
     @classmethod
-    def from_entries(cls, entries: Mapping[str, object], path: Path | str) -> Classes:
+    def from_entries(cls, entries: Mapping[str, Any], path: Path | str) -> Classes:
         """Reads the content of a YAML file; `path` is for error messages. The inverse of `to_entries`."""
         try:
             rows = entries.get("classes")
@@ -166,7 +169,7 @@ class Classes:
                 raise UserError(f"`classes` must be a list of classes; {EXAMPLE}")
             items = tuple(read_class(row, index) for index, row in enumerate(rows))
             ignore = entries.get("ignore") or ()
-            if isinstance(ignore, (str, int)):
+            if isinstance(ignore, (str, int, Mapping)):
                 ignore = [ignore]
             if items and items[0].value is None:
                 ignore = [ignore] if ignore and isinstance(ignore[0], (str, int)) else ignore
@@ -175,7 +178,7 @@ class Classes:
         except UserError as e:
             raise UserError(f"{path}: {e}") from None
 
-    def to_entries(self) -> dict[str, object]:
+    def to_entries(self) -> dict[str, Any]:
         """Returns the content of a YAML or JSON file."""
         rows = [
             {"name": item.name} | ({} if item.value is None else {"value": item.value}) | {"color": list(item.color)}
@@ -185,7 +188,8 @@ class Classes:
         return {"classes": rows} | ({"ignore": ignore[0] if len(ignore) == 1 else ignore} if ignore else {})
 
     def to_yaml(self) -> str:
-        entries, options = self.to_entries(), {"default_flow_style": True, "sort_keys": False, "width": 1000}
+        entries = self.to_entries()
+        options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "width": 1000}
         lines = [f"  - {yaml.safe_dump(row, **options).strip()}" for row in entries["classes"]]
         ignore = [f"ignore: {entries['ignore']}"] if "ignore" in entries else []
         return "\n".join(["classes:", *lines, *ignore, ""])
@@ -210,7 +214,8 @@ def read_number(value: object, key: str) -> int:
 def read_color(value: object) -> Color:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
         raise UserError(f"color is {shorten(value)}; wanted red, green and blue, e.g. [220, 20, 60]")
-    return tuple(read_number(part, "color") for part in value)
+    red, green, blue = (read_number(part, "color") for part in value)
+    return red, green, blue
 
 
 def pack_color(color: Sequence[int]) -> int:
@@ -228,4 +233,5 @@ def pick_color(index: int) -> Color:
     if index == 0:
         return 0, 0, 0
     hue, value = index * 0.61803 % 1, 1 - 0.2 * (index // 7 % 3)
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, value))
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, value))
+    return red, green, blue

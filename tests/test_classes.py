@@ -52,6 +52,7 @@ def test_a_file_gives_names_values_and_colours(organs, tmp_path):
         ("classes: [{name: a, value: 0}, {name: b, color: [1, 2, 3]}]", "some classes have a value and some have none"),
         ("classes: [{name: a, value: 0}, {name: b, value: 1}]\nignore: 1", "ignore has 1, which is a class"),
         ("classes: [{name: a, value: 0}, {name: b, value: 1}]\nother: 1", "unknown key other"),
+        ("classes: [{name: a, color: [0, 0, 0]}, {name: b, color: [1, 2, 3]}]\nignore: {x: 1}", "color is {'x': '1'}"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_its_name(text, words, tmp_path):
