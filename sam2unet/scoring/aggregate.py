@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.slices import Source
 from .columns import METRICS
 from .pixels.calibration import measure_ece
 from .pixels.histograms import f_measure
@@ -31,9 +32,9 @@ class MethodResult:
     dataset: str
     method: str
     images: list[str]  # names of the mask files without extension
-    predictions: list[Path | None] = field(default_factory=list)  # the map files; None where one is missing
-    masks: list[Path] = field(default_factory=list)  # the mask files
-    photographs: list[Path | None] = field(default_factory=list)  # for the gallery; None where there is none
+    predictions: Sequence[Source | None] = ()  # the map files; None where one is missing
+    masks: Sequence[Source] = ()  # the mask files
+    photographs: Sequence[Source | None] = ()  # for the gallery; None where there is none
     # metric key of `columns.METRICS` -> (N,) float64; NaN where the metric is not defined
     per_image: dict[str, np.ndarray] = field(default_factory=dict)
     # name (E, F, F1, IoU, Dice, BER, precision, recall) -> (256,), means over images. Entry i belongs to the

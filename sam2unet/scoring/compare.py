@@ -40,12 +40,13 @@ class Difference:
         return "better" if (self.mean > 0) == self.column.higher else "worse"
 
 
-def compare(results: list[MethodResult], columns: Sequence[str], others: Iterable[str] = ()) -> list[Difference]:
+def compare(results: Sequence[MethodResult], columns: Sequence[str], others: Iterable[str] = ()) -> list[Difference]:
     """Compares each method with the first method of its data set, in all metrics that are means over images.
 
     `columns` are the metrics of the printed table. Holm's correction counts them, and not the `others`.
     """
-    differences, baselines = [], {}
+    differences = []
+    baselines: dict[str, MethodResult] = {}
     for r in results:
         baseline = baselines.setdefault(r.dataset, r)
         metrics = dict.fromkeys([*columns, *others])

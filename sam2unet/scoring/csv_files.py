@@ -24,7 +24,7 @@ ROUNDING = 1e-6
 FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # a spreadsheet executes a cell that starts like this
 
 
-def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
+def csv_table(results: Sequence[MethodResult], columns: Sequence[str]) -> str:
     """Returns a row for each result under the metric keys. A cell is empty if the number is not defined."""
     rows = (
         [r.dataset, r.method, len(r.images), *(format_number(r.table.get(key)) for key in columns)] for r in results
@@ -32,7 +32,7 @@ def csv_table(results: list[MethodResult], columns: Sequence[str]) -> str:
     return csv_text([["dataset", "method", "images", *columns], *rows])
 
 
-def per_image_csv(results: list[MethodResult]) -> str:
+def per_image_csv(results: Sequence[MethodResult]) -> str:
     """Returns a row for each image, with all metrics that any result has. A cell is empty if it is not defined."""
     keys = [key for key in PER_IMAGE if any(key in r.per_image for r in results)]
     rows = [[*NAMES, *keys]]
@@ -64,7 +64,9 @@ def read_per_image_csv(path: Path) -> list[MethodResult]:
     return results
 
 
-def results_json(results: list[MethodResult], arguments: dict, versions: dict, comparison: dict | None = None) -> str:
+def results_json(
+    results: Sequence[MethodResult], arguments: dict, versions: dict, comparison: dict | None = None
+) -> str:
     """Returns the numbers of all tables by data set, method and metric, and the counts of images.
 
     A number that is not defined is null. `comparison` comes from `compare.to_json_dict`.

@@ -125,7 +125,7 @@ def check_names(entries: Sequence[Entry]) -> None:
 
 
 def write_and_print(
-    results: list[MethodResult],
+    results: Sequence[MethodResult],
     columns: Sequence[str],
     outputs: ScoreOutputs,
     expected: Figures | None,
@@ -135,7 +135,7 @@ def write_and_print(
     """Writes the files, then prints the tables."""
     differences = compare(results, columns, METRICS if outputs.folder else ())
     shown = [d for d in differences if d.metric in columns]
-    draw = []
+    draw: list[Callable[[Path], object]] = []
     if outputs.plots:
         draw.append(lambda folder: write_plots(results, folder))
     if outputs.report:
@@ -149,7 +149,7 @@ def write_and_print(
 
 
 def make_contents(
-    results: list[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
+    results: Sequence[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
 ) -> dict[str, bytes]:
     """Returns the content of each file by name, without plots and report."""
     comparison = comparison_tables.to_json_dict(differences) if differences else None
@@ -163,7 +163,7 @@ def make_contents(
 
 
 def make_paper_tables(
-    results: list[MethodResult],
+    results: Sequence[MethodResult],
     columns: Sequence[str],
     metrics: Mapping[str, Metric],
     differences: list[Difference],
@@ -182,7 +182,7 @@ def make_paper_tables(
 def publish(
     outputs: ScoreOutputs,
     make_contents: Callable[[], Mapping[str, bytes]],
-    draw: Sequence[Callable[[Path], None]],
+    draw: Sequence[Callable[[Path], object]],
     texts: Sequence[str],
 ) -> None:
     """Writes all files or none, then prints `texts`. It prints even if the files cannot be written.
@@ -200,7 +200,7 @@ def publish(
         print_line(f"in {outputs.folder}: {', '.join(names)}")
 
 
-def write_files(target: Path, contents: Mapping[str, bytes], draw: Sequence[Callable[[Path], None]]) -> list[str]:
+def write_files(target: Path, contents: Mapping[str, bytes], draw: Sequence[Callable[[Path], object]]) -> list[str]:
     """Writes all files or none. Returns their names."""
     failed = None
     with write_together(target) as folder:
@@ -242,9 +242,9 @@ def read_entry_flags(
         )
     names = list(methods) * len(datasets) if len(methods) == 1 else list(methods)
     if not names:
-        several = len(set(datasets)) < len(datasets)
-        names = name_folders(datasets, predictions) if several else [""] * len(datasets)
-    pictures = list(photographs) or [None] * len(datasets)
+        repeats = len(set(datasets)) < len(datasets)
+        names = name_folders(datasets, predictions) if repeats else [""] * len(datasets)
+    pictures: Sequence[Path | None] = photographs or [None] * len(datasets)
     return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
 
 

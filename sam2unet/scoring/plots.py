@@ -3,8 +3,10 @@
 import io
 import math
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +16,10 @@ from ..runtime.versions import import_extra
 from .aggregate import CURVES, MethodResult
 from .csv_files import csv_text, format_number
 from .pixels.histograms import f_measure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart, without yellow, which is pale on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
@@ -38,7 +44,7 @@ STYLE = {
 }
 
 
-def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
+def write_plots(results: Sequence[MethodResult], folder: Path) -> list[Path]:
     """Writes `curves_NAME.png`, `.pdf` and `.csv` for each data set, with all its methods. Returns the paths."""
     import_extra("matplotlib", 'plots need matplotlib, which is not installed: pip install "sam2unet[plots]"')
     import matplotlib.figure
@@ -69,7 +75,7 @@ def write_plots(results: list[MethodResult], folder: Path) -> list[Path]:
     return list(contents)
 
 
-def draw_plot(figure, methods: list[MethodResult]) -> None:
+def draw_plot(figure: "Figure", methods: Sequence[MethodResult]) -> None:
     """Draws three plots side by side with the curves of all methods on one data set."""
     by_recall, by_f, by_e = figure.subplots(1, 3)
     figure.suptitle(f"{escape_math(methods[0].dataset)} ({len(methods[0].images)} images)", fontsize=10)
@@ -95,7 +101,7 @@ def line_style(i: int) -> dict:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[(i % len(COLOURS) + i // len(COLOURS)) % len(LINES)]}
 
 
-def set_axes(axes, curves: list[np.ndarray], title: str, x_label: str, y_label: str) -> None:
+def set_axes(axes: "Axes", curves: list[np.ndarray], title: str, x_label: str, y_label: str) -> None:
     """Sets the titles and the range of the vertical axis. The range ignores the steep ends of the curves."""
     axes.set_title(title)
     axes.set_xlabel(x_label)
@@ -105,16 +111,16 @@ def set_axes(axes, curves: list[np.ndarray], title: str, x_label: str, y_label: 
     axes.set_ylim(max(0, low), min(1, high))
 
 
-def draw_legend(axes, lines: list, label: str, best: list[float], methods: list[MethodResult]) -> None:
+def draw_legend(axes: "Axes", lines: list, label: str, best: list[float], methods: Sequence[MethodResult]) -> None:
     """Draws a legend below the plot, `0.873 NAME` for each method: matplotlib hides entries that begin with `_`."""
     names = [f"{value:.3f}  {escape_math(r.method)}".rstrip() for value, r in zip(best, methods, strict=True)]
     axes.legend(lines, names, title=label, loc="upper center", bbox_to_anchor=(0.5, -0.17), alignment="left")
 
 
-def curves_csv(methods: list[MethodResult]) -> str:
+def curves_csv(methods: Sequence[MethodResult]) -> str:
     """Returns a CSV table with full precision: a row for each method and each threshold ("map >= threshold")."""
     names = [name for name in CURVES if any(name in r.curves for r in methods)]
-    rows = [["method", "threshold", *names]]
+    rows: list[list[object]] = [["method", "threshold", *names]]
     for r in methods:
         for threshold in range(256):
             values = (r.curves[name][255 - threshold] if name in r.curves else None for name in names)

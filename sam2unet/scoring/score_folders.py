@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..classes import Classes
 from ..data.check import refuse_constant
 from ..data.pairs import list_images, pair_names
 from ..data.reading import FOREGROUND, WAY_OUT
@@ -119,24 +120,24 @@ def match_predictions(entry: Entry, missing: str) -> MethodResult:
     rows = list(zip(masks, *files, strict=True))
     if entry.slices:
         rows = [part for row in rows for part in cut_row(row, entry.slices)]
-    return MethodResult(entry.dataset, entry.method, *map(list, zip(*rows, strict=True)))
+    names, maps, truths, pictures = map(list, zip(*rows, strict=True))
+    return MethodResult(entry.dataset, entry.method, names, maps, truths, pictures)
 
 
 def cut_row(row: tuple[str, Path | None, Path, Path | None], view: SliceView) -> list[tuple]:
     """Returns a name, map, mask and photograph for each slice of a volume; for images the row itself."""
-    name, prediction, mask, photograph = row
+    _, prediction, mask, _ = row
     if not is_volume(mask):
         return [row]
     if prediction is None:
-        return [(f"{name}/{part.index:04d}", None, part, None) for part in list_slices(mask, view)]
-    pairs = list_slice_pairs(prediction, mask, view)
-    return [(f"{name}/{part.index:04d}", map_, part, None) for map_, part in pairs]
+        return [(part.stem, None, part, None) for part in list_slices(mask, view)]
+    return [(part.stem, map_, part, None) for map_, part in list_slice_pairs(prediction, mask, view)]
 
 
 def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:
     """Adds the next `scores` to `result` and warns about unusual files. UserError for masks that are all constant."""
     notes = fill_(result, scores)
-    if how.mask_threshold is not None:
+    if how.mask_threshold is not None and not isinstance(how.mask_threshold, Classes):
         empty, full = (set(notes.pop(name, ())) for name in ("empty", "full"))
         masks = zip(result.images, result.masks, strict=True)
         refuse_constant({mask: (image in full, image not in empty) for image, mask in masks}, how.mask_threshold)
@@ -147,7 +148,10 @@ def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOp
 
 def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
     """Puts the next `scores` into `result`, in order. Returns the names of images by note."""
-    rows, sums, problems, notes = [], {}, {}, {}
+    rows = []
+    sums: dict[str, np.ndarray] = {}
+    problems: dict[str, list[tuple[str, str]]] = {}
+    notes: dict[str, list[str]] = {}
     for image, mask in zip(result.images, result.masks, strict=True):
         score = next(scores)
         rows.append(score.numbers)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy import ndarray
 from PIL import Image
 
+from ..classes import Classes
 from ..data.reading import FOREGROUND, MaskCoding, read_grey, read_mask
 from ..data.slices import Slice, Source, measure_pixel
 from ..data.volumes import is_volume
@@ -18,10 +18,10 @@ from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers
 from .columns import METRICS
 from .pixels.calibration import score_calibration
-from .pixels.image_scores import score_image
+from .pixels.image_scores import ImageScores, score_image
 from .pixels.library import count_corrections, score_by_library
 from .pixels.medical_scores import SurfaceOptions, note_empty, score_medical
-from .pixels.mirror_scores import score_mirror
+from .pixels.mirror_scores import MirrorScores, score_mirror
 from .score_volume import find_foreground, read_volume_pair, use_spacing
 
 
@@ -40,7 +40,7 @@ class ScoreOptions:
 
     @classmethod
     def choose(
-        cls, columns: Iterable[str], plain: bool = False, surfaces: SurfaceOptions | None = None, **options: object
+        cls, columns: Iterable[str], plain: bool = False, surfaces: SurfaceOptions | None = None, **options: Any
     ) -> "ScoreOptions":
         """Returns options that compute the groups of metrics that `columns` need.
 
@@ -92,7 +92,7 @@ def score_job(job: ScoreJob) -> ImageScore:
     notes += note_unusual(prediction, mask, job.mask)
     if prediction.shape != mask.shape:
         if not job.how.resize:
-            return ImageScore({}, {}, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
+            return ImageScore({}, {}, problem="size", detail=describe_sizes(job.prediction.name, prediction, mask))
         prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
         notes += ("resized",)
     return score_arrays(prediction, mask, job.how, notes)
@@ -102,31 +102,32 @@ def score_volume(job: ScoreJob) -> ImageScore:
     """Scores a volume in 3D. A file that cannot be scored is a `problem`."""
     how = job.how
     try:
-        if how.plain or how.mirror or how.effort:
+        if how.medical is None or how.plain or how.mirror or how.effort:
             raise UserError(
                 f"{job.mask} is a volume, which needs --protocol medical or surface, without --report; or give --slices"
             )
         prediction, mask = read_volume_pair(job.prediction, job.mask)
         surfaces = use_spacing(how.medical, mask.spacing, job.mask)
-        parts = (prediction, job.prediction or job.mask), (mask, job.mask)
-        masks = [find_foreground(volume, how.mask_threshold, path) for volume, path in parts]
-        return ImageScore(score_medical(*masks, surfaces), {}, note_empty(*masks))
+        assert surfaces is not None and not isinstance(how.mask_threshold, Classes)
+        predicted = find_foreground(prediction, how.mask_threshold, job.prediction or job.mask)
+        truth = find_foreground(mask, how.mask_threshold, job.mask)
+        return ImageScore(score_medical(predicted, truth, surfaces), {}, note_empty(predicted, truth))
     except MaskCoding as e:
         return ImageScore({}, {}, problem="coding", detail=e.found)
     except UserError as e:
         return ImageScore({}, {}, problem="unreadable", detail=str(e))
 
 
-def describe_sizes(path: Path, prediction: ndarray, mask: ndarray) -> str:
+def describe_sizes(name: str, prediction: ndarray, mask: ndarray) -> str:
     sizes = f"{prediction.shape[1]}x{prediction.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
-    return f"{path.name} ({sizes})"
+    return f"{name} ({sizes})"
 
 
 def score_arrays(prediction: ndarray, mask: ndarray, how: ScoreOptions, notes: tuple[str, ...]) -> ImageScore:
     """Scores a map and a mask, both (H, W) uint8."""
     numbers: dict[str, float] = {}
     curves: dict[str, ndarray] = {}
-    scores = []
+    scores: list[ImageScores | MirrorScores] = []
     if how.plain:
         scores.append(score_by_library(prediction, mask) if how.library else score_image(prediction, mask))
     if how.mirror:
@@ -152,7 +153,7 @@ def note_constant(mask: ndarray) -> tuple[str, ...]:
     return ("empty",) * (not mask.any()) or ("full",) * bool(mask.all())
 
 
-def note_unusual(prediction: ndarray, mask: ndarray, mask_path: Path) -> tuple[str, ...]:
+def note_unusual(prediction: ndarray, mask: ndarray, mask_path: Source) -> tuple[str, ...]:
     """Notes properties that can be scored but that the user should know."""
     notes = []
     levels = Image.fromarray(prediction).histogram()

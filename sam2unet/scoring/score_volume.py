@@ -1,28 +1,29 @@
 """Scores one volume against one mask, in 3D and with the spacing of the files."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
 from ..classes import Classes
 from ..data.reading import MaskCoding
-from ..data.slices import Source, choose_white, refuse_other_place
+from ..data.slices import Source, choose_white, find_file, refuse_other_place
 from ..data.volumes import Volume, open_volume, read_volume
 from ..errors import UserError
 from ..recipe import ForegroundRule
 from .pixels.medical_scores import SurfaceOptions
 
 
-def read_volume_pair(prediction: Path | None, mask: Path) -> tuple[Volume, Volume]:
+def read_volume_pair(prediction: Source | None, mask: Source) -> tuple[Volume, Volume]:
     """Returns the prediction and the mask. Without prediction, it is 0 everywhere.
 
     Raises UserError if the files cannot be read, or do not show the same place.
     """
+    mask = find_file(mask)
     if prediction is None:
         truth = read_volume(mask)
         return Volume(np.zeros_like(truth.values), truth.affine), truth
+    prediction = find_file(prediction)
     refuse_other_place(prediction, open_volume(prediction), mask, open_volume(mask, prediction))
     return read_volume(prediction), read_volume(mask, prediction)
 
@@ -36,7 +37,7 @@ def use_spacing(how: SurfaceOptions | None, spacing: tuple[float, ...] | None, p
     return replace(how, spacing=spacing)
 
 
-def find_foreground(volume: Volume, rule: ForegroundRule, path: Path) -> ndarray:
+def find_foreground(volume: Volume, rule: ForegroundRule, path: Source) -> ndarray:
     """Returns bool (depth, H, W). Without a rule, the values are 0 and 1, probabilities, or 0 and 255.
 
     A rule holds for whole numbers. Raises MaskCoding for other values.
@@ -52,7 +53,7 @@ def find_foreground(volume: Volume, rule: ForegroundRule, path: Path) -> ndarray
     raise MaskCoding.of(path, f"values found: {', '.join(f'{value:g}' for value in distinct[:6])}{more}")
 
 
-def find_indices(volume: Volume, classes: Classes, path: Path) -> ndarray:
+def find_indices(volume: Volume, classes: Classes, path: Source) -> ndarray:
     """Returns the index of the class of each voxel, uint8 (depth, H, W). Raises UnknownValues for other values."""
     if not classes.has_values:
         raise UserError(f"{path} has values, but the classes have only colours; give each class a value")

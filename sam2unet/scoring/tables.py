@@ -14,7 +14,7 @@ Column = tuple[str, list[str]]  # title, a cell per row
 
 
 def format_table(
-    results: list[MethodResult],
+    results: Sequence[MethodResult],
     columns: Sequence[str],
     expected: Figures | None = None,
     metrics: Mapping[str, Metric] = METRICS,
@@ -37,7 +37,7 @@ def format_table(
 
 
 def format_markdown(
-    results: list[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS
+    results: Sequence[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS
 ) -> str:
     """Returns a pipe table. If a data set has several methods, the best is bold and the second best is underlined."""
     names = [(title, [markdown_text(cell) for cell in cells]) for title, cells in name_columns(results)]
@@ -49,7 +49,9 @@ def format_markdown(
     return markdown_table(names, numbers)
 
 
-def format_latex(results: list[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS) -> str:
+def format_latex(
+    results: Sequence[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric] = METRICS
+) -> str:
     """Returns a booktabs tabular with a block of rows for each data set. Marks are those of `format_markdown`."""
     names = [(title.capitalize(), [escape_latex(cell) for cell in cells]) for title, cells in name_columns(results)]
     numbers = []
@@ -71,7 +73,7 @@ def format_legend(columns: Sequence[str], metrics: Mapping[str, Metric] = METRIC
     )
 
 
-def name_columns(results: list[MethodResult]) -> list[Column]:
+def name_columns(results: Sequence[MethodResult]) -> list[Column]:
     """Returns the column of data sets, and the column of methods if any result has a method."""
     names = [("dataset", [printable(r.dataset) for r in results])]
     if any(r.method for r in results):
@@ -92,14 +94,14 @@ def format_difference(metric: Metric, figure: float | None, measured: str) -> st
 
 
 def mark_best(
-    results: list[MethodResult], key: str, metric: Metric, best: tuple[str, str], second: tuple[str, str]
+    results: Sequence[MethodResult], key: str, metric: Metric, best: tuple[str, str], second: tuple[str, str]
 ) -> list[str]:
     """Returns a cell for each result. `best` and `second` enclose the best and second best method of a data set.
 
     Equal printed numbers have the same mark. Nothing is marked if fewer than two methods have a number.
     """
     cells = [format_value(metric, r.table.get(key, math.nan)) for r in results]
-    marks = {}
+    marks: dict[tuple[str, str], tuple[str, str]] = {}
     for dataset in {r.dataset for r in results}:
         printed = [cell for r, cell in zip(results, cells, strict=True) if r.dataset == dataset and cell != "--"]
         if len(printed) > 1:

@@ -124,6 +124,11 @@ def shift(affine):
         (lambda path, mask, affine: np.save(path.with_name("a.npy"), mask), [], "have different formats"),
         (lambda path, mask, affine: write_nifti(path, mask, affine), ["--spacing", 2], "has a spacing of its own"),
         (lambda path, mask, affine: write_nifti(path, mask, affine), ["--protocol", "all"], "is a volume, which needs"),
+        (
+            lambda path, mask, affine: write_nifti(path, mask, affine),
+            ["--protocol", "calibration"],
+            "is a volume, which needs",
+        ),
     ],
 )
 def test_files_that_cannot_be_scored_are_refused(write, flags, message, case, evaluate, tmp_path):

@@ -16,17 +16,18 @@ def compare_classes(results: list[ClassResult], columns: Sequence[str], others: 
     and `others` are those of `compare`.
     """
     keys = list(dict.fromkeys([*columns, *others]))
-    differences, baselines = [], {}
+    differences = []
+    baselines: dict[str, ClassResult] = {}
     for r in results:
         baseline = baselines.setdefault(r.dataset, r)
         places = [{image: i for i, image in enumerate(method.images)} for method in (r, baseline)]
         images = [image for image in baseline.images if image in places[0]]
         if r is baseline or not images:
             continue
-        pair = [
-            [None if array is None else array[[place[image] for image in images]] for array in (m.counts, m.surfaces)]
-            for m, place in zip((r, baseline), places, strict=True)
-        ]
+        pair = []
+        for m, place in zip((r, baseline), places, strict=True):
+            chosen = [place[image] for image in images]
+            pair.append((m.counts[chosen], None if m.surfaces is None else m.surfaces[chosen]))
         left_out = len(set(r.images) | set(baseline.images)) - len(images)
         numbers = zip(
             keys,
@@ -43,7 +44,7 @@ def compare_classes(results: list[ClassResult], columns: Sequence[str], others: 
 
 
 def bootstrap_classes(
-    pair: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], names: Sequence[str]
+    pair: Sequence[tuple[np.ndarray, np.ndarray | None]], columns: Sequence[str], names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the differences of `columns` and their bounds, (K,) each.
 
@@ -61,7 +62,7 @@ def bootstrap_classes(
 
 
 def permute_classes(
-    pair: Sequence[Sequence[np.ndarray | None]], columns: Sequence[str], names: Sequence[str]
+    pair: Sequence[tuple[np.ndarray, np.ndarray | None]], columns: Sequence[str], names: Sequence[str]
 ) -> np.ndarray:
     """Returns the p-values of `columns`, (K,), of a paired permutation test. `pair` is that of `bootstrap_classes`.
 
@@ -69,7 +70,9 @@ def permute_classes(
     own for both methods.
     """
     count = len(pair[0][0])
-    counts, surfaces = (None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*pair, strict=True))
+    counts = np.concatenate([counts for counts, _ in pair])
+    both = [surfaces for _, surfaces in pair if surfaces is not None]
+    surfaces = np.concatenate(both) if both else None
 
     def subtract(kept: np.ndarray) -> np.ndarray:
         weights = np.concatenate([kept, 1 - kept], axis=1)  # of the images of the method, then of its baseline

@@ -6,7 +6,7 @@ background.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from ..pixels.histograms import EXACT_IN_FLOAT32
 from .columns import define_class_columns
 
 
-def count_confusion(prediction: np.ndarray, mask: np.ndarray, count: int, path: Path | str = "the map") -> np.ndarray:
+def count_confusion(prediction: np.ndarray, mask: np.ndarray, count: int, path: object = "the map") -> np.ndarray:
     """Counts the pixels of each pair of classes: int64 (C, C). Rows are the classes of the mask, columns of the map.
 
     Pixels whose mask is `IGNORED` count nowhere. Raises UserError, which names `path`, if the map has another index.
@@ -50,7 +50,7 @@ def score_classes(
     names: Sequence[str],
     weights: np.ndarray | None = None,
     surfaces: np.ndarray | None = None,
-) -> dict[str, float] | dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Returns the value of each column of `define_class_columns`, in its order. NaN means not defined.
 
     `weights` (R, N) says how often an image counts, as in a bootstrap; then each column is (R,). Without, each image
@@ -68,8 +68,8 @@ def score_classes(
     # A class that is in no mask has the frequency 0. Without any pixel, all frequencies and the score are NaN.
     values += [average_defined(divide(both, in_mask)), np.where(frequency > 0, frequency * iou, frequency).sum(-1)]
     values += [column for group in (iou, dice, image_iou, image_dice) for column in group.T]
-    for k in range(0 if surfaces is None else surfaces.shape[1]):
-        means = average_images(surfaces[:, k], each)
+    for column in () if surfaces is None else np.moveaxis(surfaces, 1, 0):
+        means = average_images(column, each)
         values += [average_defined(means[:, 1:]), *means.T]
     pairs = zip(define_class_columns(names, surfaces is not None), values, strict=True)
     return {key: float(value[0]) if weights is None else value for key, value in pairs}

@@ -1,8 +1,7 @@
 """Scores folders of maps with several classes. Only the counts of each image are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -11,7 +10,7 @@ import numpy as np
 from ...classes import IGNORED, Classes, UnknownValues
 from ...data.check import describe_unknown_values
 from ...data.reading import read_indices
-from ...data.slices import Slice, measure_pixel
+from ...data.slices import Slice, Source, measure_pixel
 from ...data.volumes import is_volume
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
@@ -63,11 +62,11 @@ class PairCounts(NamedTuple):
     resized: bool = False
     problem: str = ""
     detail: str = ""
-    unknown: tuple[dict[int, int], Path] | None = None  # the first arguments of `UnknownValues`
+    unknown: tuple[dict[int, int], Source] | None = None  # the first arguments of `UnknownValues`
 
 
 def score_class_folders(
-    entries: list[Entry],
+    entries: Sequence[Entry],
     classes: Classes,
     missing: str = "error",
     resize: bool = False,
@@ -82,30 +81,33 @@ def score_class_folders(
     matches = [match_predictions(entry, missing) for entry in entries]
     with score_pairs(count_pair, matches, ScoreOptions(classes, resize, medical=surfaces), workers) as pairs:
         results = [collect_counts(match, pairs, classes) for match in matches]
-    for result in results if surfaces else ():
-        warn_empty(result, surfaces.empty_masks)
+    if surfaces:
+        for result in results:
+            warn_empty(result, surfaces.empty_masks)
     return results
 
 
 def count_pair(job: ScoreJob) -> PairCounts:
     """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception."""
     classes, how = job.how.mask_threshold, job.how.medical
+    assert isinstance(classes, Classes)
     try:
         if is_volume(job.mask):
-            pair = read_volume_pair(job.prediction, job.mask)
-            paths = job.prediction or job.mask, job.mask
-            prediction, mask = (find_indices(*part) for part in zip(pair, [classes] * 2, paths, strict=True))
-            how = use_spacing(how, pair[1].spacing, job.mask)
-            return count_arrays(prediction, mask, job, how)
+            volume, truth = read_volume_pair(job.prediction, job.mask)
+            prediction = find_indices(volume, classes, job.prediction or job.mask)
+            mask = find_indices(truth, classes, job.mask)
+            how = use_spacing(how, truth.spacing, job.mask)
+            return count_arrays(prediction, mask, job, len(classes.items), how)
         if isinstance(job.mask, Slice):
             how = use_spacing(how, measure_pixel(job.mask), job.mask)
         mask = read_indices(job.mask, classes)
         prediction = np.zeros_like(mask) if job.prediction is None else read_indices(job.prediction, classes)
         if resized := prediction.shape != mask.shape:
             if not job.how.resize:
-                return PairCounts(None, problem="size", detail=describe_sizes(job.prediction, prediction, mask))
+                name = (job.prediction or job.mask).name
+                return PairCounts(None, problem="size", detail=describe_sizes(name, prediction, mask))
             prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return count_arrays(prediction, mask, job, how, resized)
+        return count_arrays(prediction, mask, job, len(classes.items), how, resized)
     except UnknownValues as e:
         return PairCounts(None, problem="unknown", unknown=(e.counts, e.path))
     except UserError as e:
@@ -113,12 +115,16 @@ def count_pair(job: ScoreJob) -> PairCounts:
 
 
 def count_arrays(
-    prediction: np.ndarray, mask: np.ndarray, job: ScoreJob, how: SurfaceOptions | None, resized: bool = False
+    prediction: np.ndarray,
+    mask: np.ndarray,
+    job: ScoreJob,
+    count: int,
+    how: SurfaceOptions | None,
+    resized: bool = False,
 ) -> PairCounts:
     """Counts, and compares surfaces if `how` says how. The arrays are uint8 indices of images or of volumes."""
-    count = len(job.how.mask_threshold.items)
-    rows = (array.reshape(-1, mask.shape[-1]) for array in (prediction, mask))
-    confusion = count_confusion(*rows, count, job.prediction)
+    row = mask.shape[-1]
+    confusion = count_confusion(prediction.reshape(-1, row), mask.reshape(-1, row), count, job.prediction)
     return PairCounts(confusion, measure_surfaces(prediction, mask, count, how) if how else None, resized)
 
 
@@ -139,24 +145,29 @@ def warn_empty(result: ClassResult, rule: str) -> None:
 
 def collect_counts(match: MethodResult, pairs: Iterator[PairCounts], classes: Classes) -> ClassResult:
     """Adds the next pairs up, one for each image of `match`. Warns about maps of another size and absent classes."""
-    confusion, counts, surfaces, resized, problems, bad = 0, [], [], [], {}, {}
+    pixels: list[np.ndarray] = []
+    surfaces: list[np.ndarray] = []
+    resized: list[str] = []
+    problems: dict[str, list[tuple[str, str]]] = {}
+    bad: dict[Source, UnknownValues] = {}
+    confusion = np.zeros((len(classes.items), len(classes.items)), np.int64)
     for image, mask in zip(match.images, match.masks, strict=True):
         pair = next(pairs)
         if pair.unknown:
             bad[pair.unknown[1]] = UnknownValues(*pair.unknown, classes)
         if pair.problem:
             problems.setdefault(pair.problem, []).append((mask.name, pair.detail))
-        elif not problems:
-            confusion = confusion + pair.confusion
-            counts.append(count_pixels(pair.confusion))
-            surfaces.append(pair.surfaces)
+        elif not problems and pair.confusion is not None:
+            confusion += pair.confusion
+            pixels.append(count_pixels(pair.confusion))
+            surfaces += [] if pair.surfaces is None else [pair.surfaces]
         resized += [image] * pair.resized
     refuse_problems(problems, match)
     if bad:
         folders = " and ".join(sorted({str(path.parent) for path in bad}))
         raise UserError(f"{len(bad)} files in {folders} {describe_unknown_values(bad, classes)}")
-    stacks = {"counts": np.stack(counts), "surfaces": None if surfaces[0] is None else np.stack(surfaces)}
-    result = ClassResult(**vars(match), classes=classes, confusion=confusion, **stacks)
+    counts, stacked = np.stack(pixels), np.stack(surfaces) if surfaces else None
+    result = ClassResult(**vars(match), classes=classes, counts=counts, confusion=confusion, surfaces=stacked)
     if resized:
         count = f"{len(resized)} predictions were resized to the size of their mask"
         warn(f"{label(result)}: {count}, nearest neighbour: {shortlist(resized)}")

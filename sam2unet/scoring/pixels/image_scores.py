@@ -7,6 +7,7 @@ values near a threshold, fall on the same side in both.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,7 +52,7 @@ def score_image(pred: ndarray, mask: ndarray) -> ImageScores:
     pred, fg = check_arrays(pred, mask, mask if mask.dtype == bool else mask > 128)
     cy, cx = find_centroid(fg)
     quadrants = [count_levels(pred[part], fg[part]) for part in split_quadrants(cy, cx)]
-    hist = sum(quadrants)
+    hist = np.sum(quadrants, axis=0)
     unit = stretch_levels(hist)
     positive, total = int(hist[1].sum()), pred.size
     mean = float(hist.sum(axis=0) @ unit) / total
@@ -69,13 +70,14 @@ def score_image(pred: ndarray, mask: ndarray) -> ImageScores:
         "precision": precision,
         "recall": recall,
     }
+    numbers = {f"{name}_adaptive": float(measures[name][-2]) for name in ("E", "F", "F1")}
+    numbers |= {f"{name}_05": float(measures[name][-1]) for name in ("IoU", "Dice", "BER", "precision", "recall")}
+    fields: dict[str, Any] = numbers | {f"{name}_curve": values[:-2].copy() for name, values in measures.items()}
     return ImageScores(
         S=s_measure(pred, quadrants, unit, cy, cx),
         Fw=weighted_f(pred, fg, hist),
         MAE=float(hist[0] @ unit + hist[1] @ (1 - unit)) / total,
-        **{f"{name}_curve": values[:-2].copy() for name, values in measures.items()},
-        **{f"{name}_adaptive": float(measures[name][-2]) for name in ("E", "F", "F1")},
-        **{f"{name}_05": float(measures[name][-1]) for name in ("IoU", "Dice", "BER", "precision", "recall")},
+        **fields,
     )
 
 
@@ -131,7 +133,7 @@ def e_measure(tp: ndarray, fp: ndarray, fn: ndarray, tn: ndarray) -> ndarray:
 
 def s_measure(pred: ndarray, quadrants: list[ndarray], unit: ndarray, cy: int, cx: int) -> float:
     """Returns the structure measure with alpha 0.5 (arXiv 1708.00786)."""
-    bg, fg = sum(quadrants)
+    bg, fg = np.sum(quadrants, axis=0)
     total = pred.size
     share = fg.sum() / total
     if share == 0:

@@ -4,6 +4,7 @@ py-sod-metrics defines the scores. The functions import it when they first need 
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -31,15 +32,17 @@ def score_by_library(prediction: np.ndarray, mask: np.ndarray) -> ImageScores:
         for measure in (s, e, fw, mae, cuts):
             measure.step(prediction, mask)
     alignment, thresholded = e.get_results()["em"], cuts.get_results()
+    numbers = {f"{name}_adaptive": float(thresholded[name]["adaptive"]) for name in ("F", "F1")}
+    binary = ("IoU", "Dice", "BER", "precision", "recall")
+    numbers |= {f"{name}_05": float(thresholded[name]["binary"]) for name in binary}
+    fields: dict[str, Any] = numbers | {f"{name}_curve": thresholded[name]["dynamic"] for name in handlers}
     return ImageScores(
         S=float(s.sms[0]),
         Fw=float(fw.get_results()["wfm"]),
         MAE=float(mae.get_results()["mae"]),
         E_adaptive=float(alignment["adp"]),
         E_curve=alignment["curve"],
-        **{f"{name}_curve": thresholded[name]["dynamic"] for name in handlers},
-        **{f"{name}_adaptive": float(thresholded[name]["adaptive"]) for name in ("F", "F1")},
-        **{f"{name}_05": float(thresholded[name]["binary"]) for name in ("IoU", "Dice", "BER", "precision", "recall")},
+        **fields,
     )
 
 

@@ -40,7 +40,7 @@ def compare_surfaces(prediction: ndarray, mask: ndarray, how: SurfaceOptions) ->
         return dict.fromkeys(SURFACE, math.nan)
     if not any(full) and how.empty_masks == "perfect":
         return dict.fromkeys(DISTANCES, 0.0) | dict.fromkeys(SHARES, 1.0)
-    spacing = how.spacing or (1.0,)
+    spacing = tuple(how.spacing or (1.0,))
     return surface_scores(prediction, mask, spacing * mask.ndim if len(spacing) == 1 else spacing, how.tolerance)
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from ...errors import UserError
 try:
     from . import nearest_numba as nearest
 except ImportError:  # the extra `fast` is not installed
-    from . import nearest
+    from . import nearest  # type: ignore[no-redef]
 
 DISTANCES = ("HD", "HD95", "HD95_pooled", "HD95_surface", "ASSD")  # lower is better
 SHARES = ("NSD", "BoundaryIoU")  # in [0, 1], higher is better
@@ -54,19 +55,19 @@ def surface_scores(
     Raises:
         UserError: the arrays are not two masks of one shape, or a number is not above 0.
     """
-    spacing = check_surface_input(prediction, mask, spacing, tolerance)
+    sides = check_surface_input(prediction, mask, spacing, tolerance)
     full = [prediction.any(), mask.any()]
     if not all(full):
-        diagonal = float(np.linalg.norm(np.multiply(mask.shape, spacing)))
+        diagonal = float(np.linalg.norm(np.multiply(mask.shape, sides)))
         distance, share = (diagonal, 0.0) if any(full) else (math.nan, math.nan)
         return dict.fromkeys(DISTANCES, distance) | dict.fromkeys(SHARES, share)
     masks = [part[bound_voxels(prediction | mask)] for part in (prediction, mask)]
-    borders = measure_both(*(list_places(find_border(part)) for part in masks), spacing)
+    borders = measure_both([list_places(find_border(part)) for part in masks], sides)
     pooled = np.concatenate(borders)
     codes = [encode_neighbours(part) for part in masks]
     lines = [list_places((code > 0) & (code < 2 ** (2**mask.ndim) - 1)) for code in codes]
-    distances = measure_both(*lines, spacing)
-    sizes = [measure_elements(tuple(spacing))[code[tuple(at)]] for code, at in zip(codes, lines, strict=True)]
+    distances = measure_both(lines, sides)
+    sizes = [measure_elements(tuple(sides))[code[tuple(at)]] for code, at in zip(codes, lines, strict=True)]
     near = sum(size[d <= tolerance].sum() for d, size in zip(distances, sizes, strict=True))
     values = {
         "HD": pooled.max(),
@@ -75,7 +76,7 @@ def surface_scores(
         "HD95_surface": max(find_quantile(d, size, 0.95) for d, size in zip(distances, sizes, strict=True)),
         "ASSD": pooled.mean(),
         "NSD": near / sum(size.sum() for size in sizes),
-        "BoundaryIoU": compare_bands(*masks, max(1, round(BAND * math.hypot(*mask.shape)))),
+        "BoundaryIoU": compare_bands(masks[0], masks[1], max(1, round(BAND * math.hypot(*mask.shape)))),
     }
     return {key: float(value) for key, value in values.items()}
 
@@ -116,8 +117,9 @@ def find_border(mask: ndarray) -> ndarray:
     return mask & ~inner
 
 
-def measure_both(points: ndarray, others: ndarray, spacing: ndarray) -> list[ndarray]:
+def measure_both(sets: Sequence[ndarray], spacing: ndarray) -> list[ndarray]:
     """(D, P), (D, Q) -> the distance from each point to the nearest of the others, and back: (P,) and (Q,)."""
+    points, others = sets
     pairs = (points, others), (others, points)
     return [nearest.measure_distances(start, end, spacing) for start, end in pairs]
 
@@ -130,7 +132,8 @@ def encode_neighbours(mask: ndarray) -> ndarray:
     code = np.pad(mask, 1).view(np.uint8)
     for axis in range(mask.ndim):
         before = (slice(None),) * axis
-        code = code[(*before, slice(-1))] | code[(*before, slice(1, None))] << 2**axis
+        first, second = (*before, slice(-1)), (*before, slice(1, None))
+        code = code[first] | code[second] << 2**axis
     return code
 
 
@@ -169,7 +172,7 @@ def find_quantile(distances: ndarray, weights: ndarray, share: float) -> float:
     """Returns the smallest distance up to which at least `share` of the weight lies."""
     order = np.argsort(distances)
     total = np.cumsum(weights[order])
-    return distances[order][min(np.searchsorted(total / total[-1], share), len(order) - 1)]
+    return distances[order][min(int(np.searchsorted(total / total[-1], share)), len(order) - 1)]
 
 
 def compare_bands(prediction: ndarray, mask: ndarray, width: int) -> float:
@@ -180,9 +183,9 @@ def compare_bands(prediction: ndarray, mask: ndarray, width: int) -> float:
 
 def erode(mask: ndarray, width: int) -> ndarray:
     """Erodes by a square (2D) or cube (3D) of `2 * width + 1` voxels. Outside of the array is background."""
-    border = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
+    border: dict[str, Any] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}
     square, line = np.ones((2 * width + 1,) * 2, np.uint8), np.ones((2 * width + 1, 1), np.uint8)
     planes = [cv2.erode(plane.view(np.uint8), square, **border) for plane in mask.reshape(-1, *mask.shape[-2:])]
     if mask.ndim == 3:
-        planes = cv2.erode(np.stack(planes).reshape(len(mask), -1), line, **border)
+        planes = [cv2.erode(np.stack(planes).reshape(len(mask), -1), line, **border)]
     return np.reshape(planes, mask.shape).view(bool)

@@ -13,7 +13,7 @@ from .kernels import REACH, WINDOW
 try:
     from . import kernels_numba as kernels
 except ImportError:  # the extra `fast` is not installed
-    from . import kernels
+    from . import kernels  # type: ignore[no-redef]
 
 EPS = np.spacing(1)
 GAUSSIAN = np.exp(-(np.arange(-WINDOW, WINDOW + 1) ** 2) / (2 * 5**2))
@@ -62,7 +62,8 @@ def sum_closeness(over: ndarray, fg: ndarray) -> float:
     box = find_bounds(fg)
     top, left, bottom, right = grow(box, REACH, fg.shape)
     reached = max(top, errors[0]), max(left, errors[1]), min(bottom, errors[2]), min(right, errors[3])
-    part = to_slices((*map(min, box[:2], reached[:2]), *map(max, box[2:], reached[2:])))
+    first, last = tuple(map(min, box[:2], reached[:2])), tuple(map(max, box[2:], reached[2:]))
+    part = to_slices((first[0], first[1], last[0], last[1]))
     return kernels.closeness_sum(over[part], fg[part])
 
 

@@ -94,4 +94,4 @@ def rank_classes(values: Sequence[float], higher: bool) -> list[str]:
     printed = [float(format_score(value)) if math.isfinite(value) else None for value in values]
     levels = sorted({value for value in printed if value is not None}, reverse=higher)
     names = dict(zip(levels, ("best", "second"), strict=False)) if len(values) > 1 else {}
-    return [names.get(value, "") for value in printed]
+    return ["" if value is None else names.get(value, "") for value in printed]

@@ -10,6 +10,7 @@ from string import Template
 
 from ...atomic import write_atomic
 from ...classes import Classes
+from ...data.slices import Source
 from ...recipe import MaskRule
 from ..aggregate import MethodResult, name_folders
 from ..columns import METRICS, SURFACES, Metric
@@ -41,7 +42,7 @@ CLASS_TEXTS = {
 
 
 def write_report(
-    results: list[MethodResult],
+    results: Sequence[MethodResult],
     path: Path,
     columns: Sequence[str],
     mask_threshold: MaskRule = None,
@@ -97,8 +98,8 @@ def list_rows(methods: Sequence[MethodResult]) -> list[Row]:
     """Returns a gallery row for each image that any method was scored on. Predictions are in the order of `methods`."""
     rows: dict[str, Row] = {}
     for m, method in enumerate(methods):
-        for name, *files in zip(method.images, method.masks, method.photographs, method.predictions, strict=True):
-            mask, photograph, prediction = files
+        files = zip(method.images, method.masks, method.photographs, method.predictions, strict=True)
+        for name, mask, photograph, prediction in files:
             row = rows.setdefault(name, Row(name, mask, photograph, [None] * len(methods)))
             row.predictions[m] = prediction
     return list(rows.values())
@@ -166,5 +167,5 @@ def report_facts(datasets: Mapping[str, Sequence[MethodResult]], command: str) -
     return "".join(f"<dt>{escape(title)}<dd><code>{escape(text)}</code>" for title, text in facts)
 
 
-def list_parents(paths: Sequence[Path | None]) -> list[str]:
+def list_parents(paths: Sequence[Source | None]) -> list[str]:
     return list(dict.fromkeys(str(path.parent) for path in paths if path))

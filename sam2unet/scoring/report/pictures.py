@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from ...classes import Classes
 from ...data.reading import FOREGROUND, read_grey, read_image, read_mask
+from ...data.slices import Source
 from ...recipe import MaskRule
 
 BUDGET = 56_000_000  # bytes of all pictures as base64; 4 MB of the 60 MB are for the numbers
@@ -28,9 +28,9 @@ class Row(NamedTuple):
     """The files of one image, with a prediction for each method; None if it is missing."""
 
     name: str
-    mask: Path
-    photograph: Path | None
-    predictions: list[Path | None]
+    mask: Source
+    photograph: Source | None
+    predictions: list[Source | None]
 
 
 def thumbnails(rows: Sequence[Row], mask_threshold: MaskRule = None) -> Iterator[dict]:
@@ -57,7 +57,8 @@ def make_thumbnails(row: Row, max_bytes: int, mask_threshold: MaskRule) -> dict:
     if isinstance(mask_threshold, Classes):
         return make_class_thumbnails(row, mask, side, max_bytes, mask_threshold)
     small = shrink(mask, side)
-    maps, errors = [None] * len(row.predictions), [None] * len(row.predictions)
+    maps: list[str | None] = [None] * len(row.predictions)
+    errors: list[str | None] = [None] * len(row.predictions)
     for i, path in enumerate(row.predictions):
         if path is not None:
             grey, predicted = read_map(path, mask.size)
@@ -84,16 +85,19 @@ def make_class_thumbnails(row: Row, mask: Image.Image, side: int, max_bytes: int
 
 def encode_photograph(row: Row, side: int, max_bytes: int) -> str | None:
     """Returns the photograph as base64 text; None if there is none."""
-    return row.photograph and encode_webp(shrink(read_image(row.photograph), side), PHOTOGRAPH * max_bytes)
+    if row.photograph is None:
+        return None
+    return encode_webp(shrink(read_image(row.photograph), side), PHOTOGRAPH * max_bytes)
 
 
-def read_map(path: Path, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+def read_map(path: Source, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """Reads a map as the metrics do: stretched to 0..255 at `size`, and bool (H, W), above half of its range."""
     grey = read_grey(path)
     grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
-    low, high = grey.getextrema()
+    pixels = np.asarray(grey)
+    low, high = int(pixels.min()), int(pixels.max())
     levels = np.arange(256.0) if low == high else (np.arange(256.0) - low) * (255 / (high - low))
-    return grey.point(levels.clip(0, 255).round().astype(int).tolist()), (levels > 127.5)[np.asarray(grey)]
+    return grey.point(levels.clip(0, 255).round().astype(int).tolist()), (levels > 127.5)[pixels]
 
 
 def draw_errors(predicted: np.ndarray, foreground: np.ndarray) -> Image.Image:
@@ -110,6 +114,7 @@ def shrink(picture: Image.Image, side: int) -> Image.Image:
 
 def encode_webp(picture: Image.Image, max_bytes: int, flat: bool = False) -> str:
     """Returns the base64 text of the best WebP file of at most `max_bytes`. `flat`: first try a lossless file."""
+    file = BytesIO()
     settings = [{"lossless": True}] * flat + [{"quality": quality} for quality in (80, 65, 50, 35, 20)]
     for options in settings:
         file = BytesIO()
