@@ -89,7 +89,7 @@ def find_box(mask: np.ndarray) -> np.ndarray:
     areas = stats[1:, cv2.CC_STAT_AREA]
     largest = 1 + np.flatnonzero(areas == areas.max())
     if len(largest) > 1:  # OpenCV does not number regions by their first pixels
-        largest = [regions.flat[np.isin(regions, largest).argmax()]]
+        largest = regions.flat[[np.isin(regions, largest).argmax()]]
     left, top, width, height = stats[largest[0], :4]
     return np.array([left, top, left + width, top + height], np.float32)
 

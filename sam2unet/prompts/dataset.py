@@ -27,7 +27,7 @@ ITEM, STEP = 1, 2  # parts of a key: the random streams of the data set and of t
 class PromptDraw(NamedTuple):
     """An image, and the seed of the random streams for its masks and prompts."""
 
-    index: int  # the position of the image in the list
+    index: int  # type: ignore[assignment]  # the position of the image in the list; hides `tuple.index`
     seed: int
     epoch: int
     batch: int  # the position of the batch in the epoch. All processes use the same positions.
@@ -101,7 +101,8 @@ class PromptFolder(Dataset):
 
     def __getitems__(self, draws: Sequence[PromptDraw]) -> PromptBatch:
         """Returns the items of a batch with their draws. PyTorch's loader calls this method."""
-        items, indices, skipped = [], [], []
+        items, indices = [], []
+        skipped: list[str] = []
         for draw in draws:
             try:
                 items.append(self.read_item(draw, skipped))
@@ -124,7 +125,8 @@ class PromptFolder(Dataset):
         path, masks = self.items[draw.index]
         image, frame = self.framing.image(path)
         labels_by_mask: dict[Path, np.ndarray] = {}
-        usable, drawn = list(masks), []
+        usable = list(masks)
+        drawn: list[Path] = []
         while len(drawn) < self.mask_num:
             mask = usable[int(torch.randint(len(usable), (), generator=generator))]
             try:

@@ -5,7 +5,6 @@ Letters: B images, S side of the square in pixels. `height` and `width` are thos
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..data import reading
 from ..data.reading import MaskCoding, open_image, read_image, read_mask
+from ..data.slices import Source
 from ..errors import UserError
 from ..recipe import ForegroundRule, to_foreground_flags
 
@@ -70,7 +70,8 @@ class Frame(NamedTuple):
         """
         square = F.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
         if self.pads:
-            return square[(..., *self.inside)]
+            rows, columns = self.inside
+            return square[..., rows, columns]
         return F.interpolate(square, (self.height, self.width), mode="bilinear", align_corners=False)
 
     def to_square(self, points: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Framing:
         if self.size < 1:
             raise UserError(f"size is {self.size}; it must be above 0")
 
-    def image(self, path: Path) -> tuple[Tensor, Frame]:
+    def image(self, path: Source) -> tuple[Tensor, Frame]:
         """Reads an image file -> uint8 (3, S, S), not normalised, and its frame. Padding is 0."""
         return self.square(read_image(path))
 
@@ -120,7 +121,7 @@ class Framing:
             pixels = pixels[..., ::-1]
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), frame
 
-    def label(self, path: Path, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def label(self, path: Source, frame: Frame, strict: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Reads the mask of the image of `frame` -> bool (S, S), and in its original size, bool (height, width).
 
         `strict` is as in `read_label`. Raises UserError for another size than the image's, or nothing in the square.
@@ -140,7 +141,7 @@ class Framing:
         return label, original
 
 
-def read_label(path: Path, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
+def read_label(path: Source, threshold: ForegroundRule = None, strict: bool = False) -> np.ndarray:
     """Reads the mask of one object -> bool (height, width), rotated upright. UserError if it is not a mask.
 
     Without `threshold`, a rule for the foreground, the values are 0/1 or 0/255. Values between are then background,

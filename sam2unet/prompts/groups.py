@@ -4,7 +4,6 @@ Letters: K masks of one image, N points per mask, S side of the square. `height`
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..data.batches import make_generator
 from ..data.pairs import Pair
+from ..data.slices import Source
 from .clicks import draw_first_points, find_box
 from .framing import Frame, Framing
 from .lists import BoxAndPoints
@@ -37,7 +37,7 @@ def group_by_image(
 
     `indices` are the positions to group, by default all. A group with more than `limit` positions is split.
     """
-    groups: dict[Path, list[int]] = {}
+    groups: dict[Source, list[int]] = {}
     for index in range(len(pairs)) if indices is None else indices:
         groups.setdefault(pairs[index].image, []).append(index)
     size = limit or len(pairs)

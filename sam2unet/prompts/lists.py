@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,6 +16,7 @@ from ..atomic import read_json, write_atomic
 from ..data.check import refuse_constant
 from ..data.pairs import Pair
 from ..data.reading import open_image, upright_size
+from ..data.slices import Source, find_file
 from ..errors import UserError, shortlist
 from ..runtime.parallel import map_files
 from .clicks import Points
@@ -71,7 +72,8 @@ def write_train_list(folder: Path, items: Sequence[ImageMasks]) -> None:
 
 
 def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
-    write_object(folder / TEST_LIST, {pair.mask.as_posix(): pair.image.as_posix() for pair in pairs})
+    entries = {find_file(pair.mask).as_posix(): find_file(pair.image).as_posix() for pair in pairs}
+    write_object(folder / TEST_LIST, entries)
 
 
 def group_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, list[Path]], list[Path]]:
@@ -80,11 +82,11 @@ def group_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[
     The name of a mask is that of its image, alone or with an underscore and more. The longest name that fits counts.
     """
     groups: dict[str, list[Path]] = {stem: [] for stem in images}
-    unused = []
+    unused: list[Path] = []
     for name, path in masks.items():
         words = name.split("_")
         prefixes = ("_".join(words[:length]) for length in range(len(words), 0, -1))
-        groups.get(next((stem for stem in prefixes if stem in images), None), unused).append(path)
+        groups.get(next((stem for stem in prefixes if stem in images), ""), unused).append(path)
     return groups, unused
 
 
@@ -107,7 +109,7 @@ def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False)
     """
     images = list(dict.fromkeys(pair.image for pair in pairs))
     sizes = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
-    extremes: dict[Path, tuple[bool, bool]] = {}  # usable mask -> is every pixel foreground? is any?
+    extremes: dict[Source, tuple[bool, bool]] = {}  # usable mask -> is every pixel foreground? is any?
 
     def find_problem(pair: Pair) -> str | None:
         if isinstance(size := sizes[pair.image], str):
@@ -117,14 +119,15 @@ def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False)
         except UserError as e:
             return str(e)
         extremes[pair.mask] = bool(mask.all()), True
+        return None
 
     problems = map_files(find_problem, pairs)
     if framing.mask_threshold is not None and extremes:
-        refuse_constant(dict(sorted(extremes.items())), framing.mask_threshold)
+        refuse_constant({path: extremes[path] for path in sorted(extremes, key=find_file)}, framing.mask_threshold)
     return problems
 
 
-def read_size_or_problem(path: Path) -> tuple[int, int] | str:
+def read_size_or_problem(path: Source) -> tuple[int, int] | str:
     """Returns (width, height) of an image, or the reason why it cannot be read."""
     try:
         with open_image(path) as image:
@@ -133,10 +136,10 @@ def read_size_or_problem(path: Path) -> tuple[int, int] | str:
         return str(e)
 
 
-def make_unique_names(masks: Sequence[Path]) -> list[str]:
+def make_unique_names(masks: Sequence[Source]) -> list[str]:
     """Returns the name of each mask in files of prompts: its file name, or its path if two masks have the file name."""
     counts = Counter(mask.name for mask in masks)
-    return [mask.name if counts[mask.name] == 1 else mask.as_posix() for mask in masks]
+    return [mask.name if counts[mask.name] == 1 else find_file(mask).as_posix() for mask in masks]
 
 
 def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
@@ -164,7 +167,7 @@ def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
     return prompts
 
 
-def parse_prompts(path: Path, name: str, entry: object) -> BoxAndPoints:
+def parse_prompts(path: Path, name: str, entry: Any) -> BoxAndPoints:
     """Converts one entry of a file of prompts. `path` and `name` are for the message of a UserError."""
     try:
         boxes, coords = (torch.tensor(entry[key], dtype=torch.float32) for key in ("boxes", "point_coords"))
@@ -180,7 +183,7 @@ def parse_prompts(path: Path, name: str, entry: object) -> BoxAndPoints:
     return prompts
 
 
-def read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON file that holds an object with at least one entry."""
     if not path.exists():
         raise UserError(f"no such file: {path}; sam2unet make-prompts makes the lists")
@@ -199,7 +202,7 @@ def is_list_of_paths(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def check_files_exist(path: Path, kind: str, files: Sequence[Path]) -> None:
+def check_files_exist(path: Path, kind: str, files: Sequence[Source]) -> None:
     """Raises UserError if a file does not exist. `path` is the list that names the files, `kind` says what they are."""
     if missing := [file for file in files if not os.path.isfile(file)]:  # is False for impossible names, too
         raise UserError(

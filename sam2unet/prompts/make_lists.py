@@ -12,8 +12,16 @@ from ..atomic import claim_folder, make_folder, refuse_existing, write_atomic
 from ..data.check import check_masks
 from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
 from ..data.pictures import encode_png, write_bytes
-from ..data.reading import open_image, read_image, read_mask, rotate_upright
-from ..data.slices import find_white
+from ..data.reading import (
+    MaskCoding,
+    is_colour_mask,
+    open_image,
+    read_image,
+    read_mask,
+    rotate_upright,
+    stored_values,
+)
+from ..data.slices import Slice, find_white
 from ..data.volumes import is_volume
 from ..errors import UserError, print_line, shortlist, warn
 from ..recipe import ForegroundRule
@@ -94,13 +102,15 @@ def write_slices(image_folder: Path, mask_folder: Path, folder: Path, view: Slic
 
     def write(pair: Pair) -> None:
         with open_image(pair.mask) as image:
-            values = np.asarray(image)
-        if find_white(pair.mask.volume, pair.mask.grid):
+            if is_colour_mask(image):
+                raise MaskCoding.of(pair.mask, "it has colours")
+            values = stored_values(rotate_upright(image), pair.mask)
+        if isinstance(pair.mask, Slice) and find_white(pair.mask.volume, pair.mask.grid):
             mask = read_mask(pair.mask)
         else:
             mask = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
         if mask.getextrema()[1]:
-            name = f"{pair.mask.stem.replace('/', '_')}.png"
+            name = f"{pair.image.stem.replace('/', '_')}.png"
             for picture, target in zip((read_image(pair.image), mask), targets, strict=True):
                 write_bytes(target / name, encode_png(np.asarray(picture)))
 
@@ -194,7 +204,9 @@ def split_values(path: Path, selected: ForegroundRule) -> list[tuple[int, np.nda
         values = np.asarray(rotate_upright(image))
     if values.ndim != 2:
         raise UserError(f"{path} has {image.mode} pixels; a label map must be grey or have a palette")
-    numbers = set(np.unique(values).tolist()) & set(selected) if selected else np.unique(values)
+    assert not isinstance(selected, int)
+    numbers = set(np.unique(values).tolist())
+    numbers = numbers & set(selected) if selected else numbers
     return [(int(value), values == value) for value in sorted(numbers) if value > 0]
 
 

@@ -104,19 +104,20 @@ class Prompter:
             multimask: True: take the best of three masks by their expected IoU. False: take the mask that SAM has for
                 unambiguous prompts. None: as in the training of the model.
         """
-        if self.frame is None:
+        if self.frame is None or self.embedding is None:
             raise UserError("no image is set; call set_image first")
         side = 4 * self.model.image_encoder.grid
         shapes = {"points": (-1, 2), "labels": (-1,), "box": (4,), "mask": (1, side, side)}
         values = zip(shapes, (points, labels, box, mask), strict=True)
-        prompts = {name: self.to_batch(name, value, shapes[name]) for name, value in values}
+        device = self.embedding.device
+        prompts = {name: to_batch(name, value, shapes[name], device) for name, value in values if value is not None}
         count = check_prompts(prompts)
         to_square = self.frame.to_square
-        clicks = None if points is None else (to_square(prompts["points"]), prompts["labels"])
-        boxes = None if box is None else to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1)
+        clicks = (to_square(prompts["points"]), prompts["labels"]) if "points" in prompts else None
+        boxes = to_square(prompts["box"].unflatten(1, (2, 2))).flatten(1) if "box" in prompts else None
         embedding = self.embedding.expand(count, -1, -1, -1)
         multimask = self.multimask if multimask is None else multimask
-        low, quality = select_best(*self.model.decode(embedding, clicks, boxes, prompts["mask"], multimask))
+        low, quality = select_best(*self.model.decode(embedding, clicks, boxes, prompts.get("mask"), multimask))
         check_output(low, "off")
         return PromptResult(
             self.frame.restore(low)[:, 0].float().cpu().numpy(),
@@ -124,28 +125,26 @@ class Prompter:
             to_mask_prompt(low.float(), self.mask_prompt).cpu().numpy(),
         )
 
-    def to_batch(self, name: str, value: Numbers | None, shape: tuple[int, ...]) -> Tensor | None:
-        """Returns `value` as float32 (K, *shape) on the model's device. -1 in `shape` stands for any number."""
-        if value is None:
-            return None
-        try:
-            tensor = torch.as_tensor(np.asarray(value, np.float32), device=self.embedding.device)
-        except (TypeError, ValueError) as e:
-            raise UserError(f"{name} is not an array of numbers ({e})") from e
-        if tensor.ndim == len(shape):
-            tensor = tensor[None]
-        fits = tensor.ndim == len(shape) + 1 and len(tensor) > 0 and tensor.numel() > 0
-        if not fits or any(side not in (-1, length) for side, length in zip(shape, tensor.shape[1:], strict=True)):
-            wanted = ", ".join("N" if side == -1 else str(side) for side in shape)
-            raise UserError(f"{name} has shape {tuple(np.shape(value))}; wanted ({wanted}) or (K, {wanted})")
-        if not tensor.isfinite().all():
-            raise UserError(f"{name} has a value that is not a finite number")
-        return tensor
+
+def to_batch(name: str, value: Numbers, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Returns `value` as float32 (K, *shape) on `device`. -1 in `shape` stands for any number."""
+    try:
+        tensor = torch.as_tensor(np.asarray(value, np.float32), device=device)
+    except (TypeError, ValueError) as e:
+        raise UserError(f"{name} is not an array of numbers ({e})") from e
+    if tensor.ndim == len(shape):
+        tensor = tensor[None]
+    fits = tensor.ndim == len(shape) + 1 and len(tensor) > 0 and tensor.numel() > 0
+    if not fits or any(side not in (-1, length) for side, length in zip(shape, tensor.shape[1:], strict=True)):
+        wanted = ", ".join("N" if side == -1 else str(side) for side in shape)
+        raise UserError(f"{name} has shape {tuple(np.shape(value))}; wanted ({wanted}) or (K, {wanted})")
+    if not tensor.isfinite().all():
+        raise UserError(f"{name} has a value that is not a finite number")
+    return tensor
 
 
-def check_prompts(prompts: Mapping[str, Tensor | None]) -> int:
+def check_prompts(batches: Mapping[str, Tensor]) -> int:
     """Returns the number of prompts, K. Raises UserError if there is none, or if the prompts do not fit together."""
-    batches = {name: batch for name, batch in prompts.items() if batch is not None}
     if ("points" in batches) != ("labels" in batches):
         raise UserError("points need labels, and labels need points; give both")
     if not batches:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..atomic import write_together
 from ..data.pairs import Pair
 from ..data.pictures import write_bytes
+from ..data.slices import find_file
 from ..errors import UserError, shortlist
 from ..runtime.versions import versions
 from ..scoring.csv_files import csv_text
@@ -30,7 +31,7 @@ def list_mask_paths(
     """
     counts = Counter(pair.mask.name for pair in pairs)
     full = {pair.mask: Path(os.path.abspath(pair.mask)) for pair in pairs if counts[pair.mask.name] > 1}
-    root = os.path.commonpath([path.parent for path in full.values()]) if full else None
+    root = os.path.commonpath([path.parent for path in full.values()]) if full else ""
     masks = [pair.mask for pair in pairs]
     names = [(full[mask].relative_to(root) if mask in full else Path(mask.name)).with_suffix(".png") for mask in masks]
     if repeated := [str(name) for name, count in Counter(names).items() if count > 1]:
@@ -57,7 +58,8 @@ def write_prompt_results(
     for answer in answers:
         pair = pairs[answer.index]
         scores = (repr(value) for value in (answer.dice, answer.iou, answer.quality, answer.loss))
-        rows.append([pair.image.as_posix(), pair.mask.as_posix(), answer.mode.title, *scores])
+        files = (find_file(pair.image).as_posix(), find_file(pair.mask).as_posix())
+        rows.append([*files, answer.mode.title, *scores])
     results = {"means": means, **facts, "versions": versions(PACKAGES)}
     texts = {"results.json": json.dumps(results, indent=2) + "\n", "per_mask.csv": csv_text(rows)}
     with write_together(folder) as part:

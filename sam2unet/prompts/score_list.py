@@ -14,12 +14,14 @@ from torch import nn
 from tqdm import tqdm
 
 from ..atomic import create_folder, refuse_other_results
+from ..classes import Classes
 from ..data.pairs import Pair
 from ..data.pictures import encode_png, write_bytes
 from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist, warn
 from ..families.load import Checkpoint, open_model, resize_checkpoint
 from ..families.settings import find_recipe
 from ..limits import check_numbers
+from ..models.sam_med2d import SAMMed2D
 from ..recipe import Recipe
 from ..runtime.device import explain_map_memory, pick_device
 from ..runtime.parallel import default_workers, prefetch
@@ -90,8 +92,11 @@ def run(
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
     settings = find_recipe(checkpoint, size=size, encoder_adapter=adapters, **recipe)
+    settings.refuse_others(("classes",), checkpoint.family.title)
     checkpoint = resize_checkpoint(checkpoint, size=size, encoder_adapter=adapters)
-    framing = Framing(checkpoint.shape.size, rgb=settings.rgb, mask_threshold=settings.mask_rule)
+    side, rule = checkpoint.shape.size, settings.mask_rule
+    assert side is not None and not isinstance(rule, Classes)
+    framing = Framing(side, rgb=settings.rgb, mask_threshold=rule)
     decoding = (settings.seed, settings.multimask, settings.mask_prompt)
     options = PromptTestOptions(*decoding, amp, batch_size, skip_bad=files.on_bad_image == "skip")
     with processes.silence_other_ranks():
@@ -99,8 +104,8 @@ def run(
     model = open_model(checkpoint, weight_paths, target, settings)
     start = time.perf_counter()
     with hold_run(processes, target, files.target, batch_size):
-        images, side = {test.pairs[index].image for index in test.indices}, f"{framing.size}x{framing.size}"
-        print_line(f"{len(test.indices)} masks on {len(images)} images at {side} on {target}")
+        images = {test.pairs[index].image for index in test.indices}
+        print_line(f"{len(test.indices)} masks on {len(images)} images at {side}x{side} on {target}")
         answers = answer_list(model, test, processes)
         if not answers:
             raise UserError(f"none of {len(test.pairs)} masks of {files.lists} could be used")
@@ -185,12 +190,14 @@ def answer_list(model: nn.Module, test: PromptTest, processes: Processes) -> lis
 
     Modes with the same number of points have the same prompts. Only the answers of the first such mode keep them.
     """
+    assert isinstance(model, SAMMed2D)
     groups = group_by_image(test.pairs, test.indices)
     indices = [index for group in groups[processes.rank :: processes.world] for index in group]
     owners = {mode.points: mode for mode in reversed(test.modes)}
 
     def write_mask(answer: Answer) -> Answer:
         if path := test.mask_paths.get((answer.mode, answer.index)):
+            assert answer.logits is not None
             write_bytes(path, encode_png((answer.logits[0] > 0).cpu().numpy().astype(np.uint8) * 255))
         is_owner = owners[answer.mode.points] == answer.mode
         return answer._replace(logits=None, prompts=answer.prompts if is_owner else None)

@@ -47,7 +47,7 @@ class PromptTestOptions:
 class Answer(NamedTuple):
     """The prediction for one mask in one mode, and its scores."""
 
-    index: int  # the position of the mask in the list of pairs
+    index: int  # type: ignore[assignment]  # the position of the mask in the list of pairs; hides `tuple.index`
     mode: PromptMode
     prompts: BoxAndPoints | None  # the prompts of the first round. None: not kept.
     logits: Tensor | None  # (1, height, width). None: not kept.
@@ -80,7 +80,7 @@ def answer_all(
 
     groups = group_by_image(pairs, indices, limit=options.masks_per_batch)
     device = model.prompt_encoder.no_mask_embed.weight.device
-    image = None
+    image, embedding = None, None
     model = evaluation_copy(model)
     with ThreadPoolExecutor(READERS) as pool:
         for group in prefetch(pool, read, groups, 2 * READERS):
@@ -89,7 +89,7 @@ def answer_all(
                     raise group
                 warn(f"left out: {group}")
                 continue
-            if pairs[group.indices[0]].image != image:
+            if embedding is None or pairs[group.indices[0]].image != image:
                 image = pairs[group.indices[0]].image
                 with autocast(device, options.amp):
                     embedding = model.image_encoder(normalise_square(group.square.to(device), [group.frame]))
@@ -114,7 +114,7 @@ def answer_group(
     ious, dices = (scores.cpu() for scores in iou_and_dice(logits, originals))
     for i, index in enumerate(group.indices):
         losses = prompt_losses(logits[i : i + 1], originals[i : i + 1], answer.quality[i : i + 1].float())
-        scores = ious[i].item(), dices[i].item(), answer.quality[i, 0].item(), sum(losses.values()).item()
+        scores = ious[i].item(), dices[i].item(), answer.quality[i, 0].item(), float(sum(losses.values()))
         yield Answer(index, mode, prompts[i], logits[i], *scores)
 
 
@@ -127,9 +127,10 @@ def answer_last_round(
     options: PromptTestOptions,
 ) -> RoundAnswer:
     """Runs all rounds of a mode. The clicks of a mask depend only on the seed and its position in the list."""
-    boxes, points = zip(*prompts, strict=True)
-    labels, boxes = group.labels.to(embedding.device), torch.cat(boxes).to(embedding.device)
-    points = Points(*(part.to(embedding.device) for part in join_points(points)))
+    labels = group.labels.to(embedding.device)
+    boxes = torch.cat([prompt.boxes for prompt in prompts]).to(embedding.device)
+    coordinates, kinds = join_points([prompt.points for prompt in prompts])
+    points = Points(coordinates.to(embedding.device), kinds.to(embedding.device))
     embedding = embedding.expand(len(labels), -1, -1, -1)
     generators = [make_generator(options.seed, index, CLICKS) for index in group.indices]
 
@@ -138,7 +139,7 @@ def answer_last_round(
 
     def draw_clicks(logits: Tensor, count: int) -> Points:
         masks = zip(logits.split(1), labels.split(1), generators, strict=True)
-        return join_points([draw_error_points(*mask, count, generator) for *mask, generator in masks])
+        return join_points([draw_error_points(low, label, count, generator) for low, label, generator in masks])
 
     first = RoundPrompt(boxes=boxes) if mode.box else RoundPrompt(points)
     counts, side = (1,) * (mode.rounds - 1), labels.shape[-1]
@@ -148,7 +149,8 @@ def answer_last_round(
 
 def gather_answers(processes: Processes, answers: Iterable[Answer]) -> list[Answer]:
     """Returns the answers of all processes in the order of the list. A UserError of one is raised in all."""
-    error, local = None, []
+    error = None
+    local: list[Answer] = []
     try:
         local.extend(answers)
     except UserError as e:

@@ -7,11 +7,13 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from ..classes import Classes
 from ..data.pairs import Pair
 from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image
 from ..errors import UserError
 from ..families.table import Family
+from ..models.sam_med2d import SAMMed2D
 from ..recipe import MASK_FIELDS, Recipe, Study
 from ..runtime.processes import Processes
 from ..scoring.columns import Metric
@@ -49,8 +51,9 @@ class PromptTask:
             )
         if not data.lists:
             raise UserError("--data_path is missing; give a folder with image2label_train.json")
-        self.recipe = recipe
-        self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=recipe.mask_rule)
+        self.recipe, rule = recipe, recipe.mask_rule
+        assert not isinstance(rule, Classes)
+        self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=rule)
         self.skip_bad = data.on_bad_image == "skip"
         items = read_train_list(data.lists)
         indices = set(draw_held_out(len(items), data.val_fraction, recipe.seed))
@@ -82,6 +85,7 @@ class PromptTask:
         return f"{len(self.items)} images with {len(self.pairs)} masks at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        assert isinstance(model, SAMMed2D)
         images = group_by_image(self.held_out)
         local = [index for indices in images[processes.rank :: processes.world] for index in indices]
         answers = answer_all(model, self.held_out, VALIDATION_MODES, self.framing, self.options, local)
@@ -102,9 +106,10 @@ class PromptTask:
 
     def draw(self, model: nn.Module, path: Path) -> None:
         """Draws some images with their masks and the answers to their boxes."""
+        assert isinstance(model, SAMMed2D)
         indices = pick_evenly(range(len(self.held_out)))
         answers = answer_all(model, self.held_out, [BOX], self.framing, self.options, indices)
-        masks = {answer.index: answer.logits[0].cpu().numpy() > 0 for answer in answers}
+        masks = {a.index: a.logits[0].cpu().numpy() > 0 for a in answers if a.logits is not None}
         rows = []
         for index in indices:
             pair = self.held_out[index]

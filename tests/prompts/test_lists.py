@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sam2unet.data.pairs import Pair
 from sam2unet.errors import UserError
@@ -23,7 +24,19 @@ from sam2unet.prompts.lists import (
     write_test_list,
     write_train_list,
 )
+from sam2unet.prompts.make_lists import write_slices
+from sam2unet.slice_view import DEFAULT_VIEW
 from tests.conftest import flat, same, save
+
+
+def test_a_volume_of_one_slice_can_have_a_picture_as_mask(tmp_path):
+    photo, mask = np.arange(1024, dtype=np.uint8).reshape(1, 32, 32) % 251, np.eye(32, dtype=np.uint8) * 255
+    save(tmp_path / "masks/a.png", mask)
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images/a.npy", photo)
+    folders = write_slices(tmp_path / "images", tmp_path / "masks", tmp_path / "slices", DEFAULT_VIEW)
+    image, copy = (np.asarray(Image.open(folder / "a_0000.png")) for folder in folders)
+    assert np.array_equal(image, np.repeat(photo[0][..., None], 3, axis=2)) and np.array_equal(copy, mask)
 
 
 @pytest.mark.parametrize("points", [1, 3, 5])
