@@ -11,7 +11,9 @@ continues.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from ..classes import Classes
 from ..cli import PassThroughParser, add_mask_values, locate_recipe_file
 from ..data.layouts.downloads import prepare_downloads
 from ..errors import UserError, print_line, print_lines, shortlist
@@ -63,9 +65,11 @@ def run(args: argparse.Namespace) -> None:
     if args.config is None or not (args.data_root or args.downloads):
         raise UserError("give CONFIG and --data_root or --downloads, or --check certificate.json")
     study = Study.read(args.config)
-    rule = make_foreground_rule(args.mask_threshold, args.foreground)
-    mask_values = {"foreground": rule} if args.foreground else {"mask_threshold": rule}
-    rule = Recipe.read(args.config, **mask_values).mask_rule
+    values = make_foreground_rule(args.mask_threshold, args.foreground)
+    mask_values = {"foreground": values} if args.foreground else {"mask_threshold": values}
+    rule = Recipe.read(args.config, **dict[str, Any](mask_values)).mask_rule
+    if isinstance(rule, Classes):
+        raise UserError(f"{args.config} has classes, which reproduce cannot score; train, test and eval it by hand")
     seeds = study_run.choose_seeds(args.config, args.seed, args.seeds)
     folder = args.save_path or Path("runs", args.config.stem)
     root, names = args.data_root or folder / "data", (*study.train, *study.test)

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ..atomic import read_json, sha256, write_atomic
+from ..data.slices import Source, find_file
 from ..errors import UserError
 from ..recipe import PROMPT_FIELDS, Study
 from ..run_command import ROOT
@@ -60,7 +62,7 @@ def describe_study(study: Study) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(study).items()}
 
 
-def describe_environment() -> dict[str, object]:
+def describe_environment() -> dict[str, Any]:
     return {"system": platform.platform(), "versions": versions(PACKAGES)}
 
 
@@ -111,15 +113,15 @@ def list_weights(records: Sequence[Mapping]) -> dict[str, dict[str, str]]:
 
 
 def figure_to_dict(figure: Figure) -> dict[str, object]:
-    numbers = {name: json_number(getattr(figure, name)) for name in ("mean", "std", "low", "high")}
-    numbers = {"seeds": [json_number(value) for value in figure.seeds], **numbers}
+    numbers: dict[str, object] = {"seeds": [json_number(value) for value in figure.seeds]}
+    numbers |= {name: json_number(getattr(figure, name)) for name in ("mean", "std", "low", "high")}
     published = {"published": figure.published, "published_figure_is": figure.place or None}
     return {"dataset": figure.dataset, "metric": figure.metric, "images": figure.images} | numbers | published
 
 
 def leakage_to_dict(found: SetLeakage, root: Path) -> dict[str, object]:
-    def name(path: Path) -> str:
-        return path.relative_to(root).as_posix()
+    def name(path: Source) -> str:
+        return find_file(path).relative_to(root).as_posix()
 
     near = None if found.near is None else [[name(t.other), name(t.image), t.distance] for t in found.near]
     return {"images": found.images, "equal": [[name(a), name(b)] for a, b in found.equal.items()], "near": near}

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import claim_folder, read_json, write_atomic
+from ..classes import Classes
 from ..data.folds import assign_folds
 from ..data.pairs import Pair, list_files, match, read_path_list
 from ..data.slices import Slice, find_file
 from ..data.volume_files import name_map_file
 from ..data.volumes import is_volume
 from ..errors import print_line, print_lines
-from ..recipe import Recipe, to_foreground_flags
+from ..recipe import MaskRule, Recipe, to_foreground_flags
 from ..run_command import run_command
 from ..scoring import csv_files, tables
 from ..scoring.aggregate import MethodResult
@@ -73,10 +74,20 @@ def run(study: CrossValidation, folder: Path) -> None:
     maps, masks = ([*kind, folder / kind[0].name] for kind in lists)
     names = [*(f"fold {fold}" for fold in range(1, study.folds + 1)), ALL]
     sources = ["--dataset_name", *names, "--pred_path", *maps, "--gt_path", *masks, "--method", title]
-    coding = ["--classes", study.classes] if study.classes else to_foreground_flags(recipe.mask_rule)
+    coding = list_mask_flags(recipe.mask_rule, study.classes or folder / "classes.yaml")
     columns = ["--protocol", study.protocol] if study.protocol else []
     run_command("eval", *sources, *coding, *columns, *study.scoring, "--save_dir", folder / "scores")
     write_table(folder, names, title, recipe, study.protocol)
+
+
+def list_mask_flags(rule: MaskRule, file: Path) -> list[object]:
+    """Returns the flags of eval.py for the values of the masks. Writes classes into `file` if it does not exist."""
+    if not isinstance(rule, Classes):
+        return [*to_foreground_flags(rule)]
+    if not file.exists():  # the classes are in the file of --config
+        with write_atomic(file) as target:
+            target.write(rule.to_yaml().encode())
+    return ["--classes", file]
 
 
 def run_fold(study: CrossValidation, folder: Path, fold: int) -> None:

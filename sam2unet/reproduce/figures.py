@@ -76,7 +76,7 @@ def score_again(entries: Sequence[Entry], protocol: str, rule: ForegroundRule) -
     results = [match_predictions(entry, "error") for entry in entries]
     with score_pairs(score_job, results, how, None) as scores:
         for result in results:
-            curves = defaultdict(list)
+            curves: defaultdict[str, list] = defaultdict(list)
             fill_(result, keep_curves(itertools.islice(scores, len(result.images)), names, curves))
             result.image_curves = {name: np.stack(rows) for name, rows in curves.items()}
     return results

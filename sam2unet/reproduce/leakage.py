@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from ..data.audit import audit_files, audit_image, find_near_duplicates, perceptual_bits
 from ..data.findings import BITS, NOT_SEARCHED, Twin, find_equal
 from ..data.reading import open_image
+from ..data.slices import Source
 from ..errors import print_line, shortlist, warn
 
 
@@ -15,11 +15,11 @@ class SetLeakage(NamedTuple):
     """The test images of one data set that are also in the training set."""
 
     images: int  # number of test images
-    equal: dict[Path, Path]  # test image -> the training image with equal pixels
+    equal: dict[Source, Source]  # test image -> the training image with equal pixels
     near: list[Twin] | None  # test images that look like a training image; None: not searched
 
 
-def find_leakage(train: Sequence[Path], tests: Mapping[str, Sequence[Path]]) -> dict[str, SetLeakage]:
+def find_leakage(train: Sequence[Source], tests: Mapping[str, Sequence[Source]]) -> dict[str, SetLeakage]:
     """Compares the test images of each data set with all training images.
 
     Always finds images with equal pixels, whatever their format. Finds near duplicates if ImageHash is installed;
@@ -45,7 +45,7 @@ def find_leakage(train: Sequence[Path], tests: Mapping[str, Sequence[Path]]) -> 
     return leakage
 
 
-def read_sides(path: Path) -> tuple[int, ...]:
+def read_sides(path: Source) -> tuple[int, ...]:
     """Returns the two sides of an image, the smaller one first. EXIF may swap them. Reads only the header."""
     with open_image(path) as image:
         return tuple(sorted(image.size))
@@ -66,7 +66,7 @@ def warn_leakage(leakage: Mapping[str, SetLeakage]) -> None:
         print_line(f"near duplicates of training images: {NOT_SEARCHED}")
 
 
-def name_file(image: Path) -> str:
+def name_file(image: Source) -> str:
     """Returns data set and name of an image: `CAMO-train/a.jpg` for `CAMO-train/images/a.jpg`."""
     return f"{image.parent.parent.name}/{image.name}"
 

@@ -124,8 +124,8 @@ def draw_table(titles: Sequence[str], rows: Sequence[Sequence[object]], text: bo
     """Returns the HTML of a table. The cells of `text` are aligned left, and long ones have several lines."""
     kind = ' class="text"' if text else ""
     head = "".join(f'<th scope="col"{kind}>{escape(title)}' for title in titles)
+    cells = ([escape(str(cell)) for cell in row] for row in rows)
     body = "".join(
-        f'<tr><th scope="row"{kind}>{escape(row[0])}' + "".join(f"<td{kind}>{escape(cell)}" for cell in row[1:])
-        for row in rows
+        f'<tr><th scope="row"{kind}>{row[0]}' + "".join(f"<td{kind}>{cell}" for cell in row[1:]) for row in cells
     )
     return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}<tbody>{body}</table></div>'

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..data.check import check_masks
 from ..data.pairs import Pair, list_images, match
+from ..data.slices import Source
 from ..data.volume_files import name_map_file
 from ..errors import UserError, print_line, shortlist, warn
 from ..families.table import find_family
@@ -139,5 +140,5 @@ def is_complete(pairs: Sequence[Pair], maps: Path, checkpoint: Path) -> bool:
     return True
 
 
-def modified_ns(path: Path) -> int:
+def modified_ns(path: Source) -> int:
     return path.stat().st_mtime_ns

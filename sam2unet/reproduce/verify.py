@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..atomic import read_json, sha256
 from ..data.pairs import EXTENSIONS
 from ..errors import UserError, printable, shortlist
 from ..limits import shorten
-from ..recipe import make_foreground_rule
+from ..recipe import ForegroundRule, make_foreground_rule
 from ..run_command import ROOT
 from ..runtime.parallel import map_files
 from ..scoring.columns import METRICS, PROTOCOLS
@@ -70,7 +70,7 @@ SHAPE = {
 }
 
 
-def find_misfit(value: object, shape: object, where: str = "") -> str | None:
+def find_misfit(value: object, shape: Any, where: str = "") -> str | None:
     """Returns the place of the first value that does not have its `shape`, such as `data.root`; None if all have it.
 
     A shape is a type, a function that returns whether a value is right, a list with the shape of all items, or an
@@ -207,7 +207,7 @@ def compare_figures(content: Mapping, folder: Path, root: Path) -> Iterator[Chec
         yield CheckRow(part, DIFFERS if detail else SAME, "; ".join(detail) or f"{len(now)} metrics, computed again")
 
 
-def read_rule(recipe: Mapping) -> object:
+def read_rule(recipe: Mapping) -> ForegroundRule:
     """Returns the rule for mask values. Raises UserError if the values in the certificate are no such rule."""
     threshold, values = recipe.get("mask_threshold"), recipe.get("foreground", [])
     if find_misfit([threshold], [is_optional(int)]) or find_misfit(values, [int]):

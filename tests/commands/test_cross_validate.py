@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from sam2unet.classes import Classes
 from sam2unet.commands import cross_validate
 from sam2unet.errors import UserError
+from sam2unet.reproduce.cross_validation import list_mask_flags
 from sam2unet.task import RunData
 from tests.conftest import write_pairs
 
@@ -51,6 +53,12 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
     (folder / "fold_2/maps" / f"{sorted(names[1])[0].split('/')[-1]}").unlink()
     assert run_main(cross_validate, *flags)[0] == 0
     assert [command[0] for command in steps] == ["train", "train", "test", "eval"]  # only what is missing
+
+
+def test_classes_of_the_config_go_to_eval(tmp_path):
+    file, classes = tmp_path / "classes.yaml", Classes.number(3)
+    assert list_mask_flags(classes, file) == ["--classes", file] and Classes.read(file) == classes
+    assert list_mask_flags((3, 4), file) == ["--foreground", "3", "4"] and list_mask_flags(None, file) == []
 
 
 @pytest.mark.parametrize(
