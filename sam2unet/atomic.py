@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import yaml
 
 from .errors import UserError, shortlist
 
-T = TypeVar("T", dict, list)
 PART = ".sam2unet.part"  # the end of the names of unfinished files
 MARKER = ".sam2unet"  # a file that marks a folder which a script of this project made
 
@@ -159,7 +158,7 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not text in UTF-8; give another file") from e
 
 
-def read_json(path: Path, advice: str = "write it again", kind: type[T] = dict) -> T:
+def read_json(path: Path, advice: str = "write it again", kind: type = dict) -> Any:
     """Returns the object, or the list, in a JSON file. Raises UserError, which ends in `advice`, for other content."""
     text = read_text(path)
     try:
@@ -174,7 +173,7 @@ def read_json(path: Path, advice: str = "write it again", kind: type[T] = dict) 
     return content
 
 
-def read_yaml(path: Path, text: str | None = None) -> dict[str, object]:
+def read_yaml(path: Path, text: str | None = None) -> dict[str, Any]:
     """Returns the mapping in a YAML file. All values are text, because PyYAML guesses types: 2e-4, off, 2024-13-45.
 
     `text` is YAML or JSON that is stored inside the file `path`. Raises UserError if the content is not a mapping.

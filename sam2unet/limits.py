@@ -1,7 +1,9 @@
 """The limits of every number in flags and files. This is the only place that defines them."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -35,7 +37,7 @@ ABOVE_SMALLEST = ("lr", "multi_scale")
 MAX_VOXELS = 2**31  # of a volume
 
 
-def check_numbers(values: Mapping[str, object], path: Path | None = None) -> None:
+def check_numbers(values: Mapping[str, Any], path: Path | None = None) -> None:
     """Raises UserError for a value outside its limits, also in a list. Skips None and names without limits.
 
     The message names `path`, the file that the values come from.
@@ -52,7 +54,7 @@ def check_numbers(values: Mapping[str, object], path: Path | None = None) -> Non
 
 def round_size(size: float, stride: int) -> int:
     """Returns the input side nearest to `size` that is a multiple of `stride` and not below the smallest side."""
-    return max(round(size / stride), -(-LIMITS["size"][0] // stride)) * stride
+    return max(round(size / stride), math.ceil(LIMITS["size"][0] / stride)) * stride
 
 
 def shorten(value: object, length: int = 40) -> str:

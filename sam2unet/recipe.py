@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from .atomic import write_atomic
@@ -19,7 +18,7 @@ from .limits import check_numbers, shorten
 from .slice_view import SliceView
 from .typed_yaml import read_fields
 
-RELEASED_RECIPES: dict[str, dict[str, object]] = {  # model -> the values that differ from the defaults of `Recipe`
+RELEASED_RECIPES: dict[str, dict[str, typing.Any]] = {  # model -> the values that differ from the defaults of `Recipe`
     "sam2unext": {"size": 1024, "batch_size": 1, "lr": 2e-4},
     "sam3unet": {"size": 336, "lr": 2e-4},
     "sam_med2d": {"size": 256, "epoch": 15, "batch_size": 2, "lr": 1e-4}
@@ -193,7 +192,7 @@ class Recipe:
 
     @classmethod
     def read(
-        cls, path: Path | None = None, text: str | None = None, class_count: int | None = None, **flags: object
+        cls, path: Path | None = None, text: str | None = None, class_count: int | None = None, **flags: typing.Any
     ) -> Recipe:
         """Returns the released recipe of the model, changed by the file, then by the flags that are not None.
 
@@ -207,7 +206,7 @@ class Recipe:
         values |= flags
         if class_count and not values.get("classes"):
             values["classes"] = Classes.number(class_count)
-        return cls(**RELEASED_RECIPES.get(values.get("model"), {}) | values)
+        return cls(**RELEASED_RECIPES.get(values.get("model", ""), {}) | values)
 
     def write(self, path: Path, without: Sequence[str] = ()) -> None:
         """Writes a file that `read` accepts, without the fields in `without`."""
@@ -285,4 +284,4 @@ def to_foreground_flags(rule: ForegroundRule) -> list[str]:
     """Returns the flags that give the same rule."""
     if rule is None:
         return []
-    return ["--mask_threshold", str(rule)] if np.ndim(rule) == 0 else ["--foreground", *map(str, rule)]
+    return ["--foreground", *map(str, rule)] if isinstance(rule, tuple) else ["--mask_threshold", str(rule)]

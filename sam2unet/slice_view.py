@@ -22,7 +22,7 @@ def parse_window(text: str) -> tuple[float, float] | None:
     """
     if text in MEASURED_WINDOWS:
         return None
-    numbers = CT_WINDOWS.get(text)
+    numbers: tuple[float, ...] | None = CT_WINDOWS.get(text)
     if numbers is None and re.fullmatch(f"{NUMBER},{NUMBER}", text, re.IGNORECASE):
         try:
             numbers = tuple(map(float, text.split(",")))

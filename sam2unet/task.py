@@ -1,9 +1,9 @@
 """The data of a training run, and the interface that each task implements."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class RunData:
             )
         if (self.folds is None) != (self.fold is None) or (self.group is not None and self.folds is None):
             raise UserError("--folds and --fold go together, and --group needs both")
-        if self.folds is not None:
+        if self.folds is not None and self.fold is not None:
             if not 2 <= self.folds <= MAX_FOLDS or not 1 <= self.fold <= self.folds:
                 raise UserError(f"fold is {self.fold} of {self.folds}; wanted 1 to {self.folds} of 2 to {MAX_FOLDS}")
             if self.val_fraction or self.val_images or self.lists:
@@ -62,19 +62,34 @@ class RunData:
                 )
 
 
+TrainingStep = Callable[[Any, Any, Recipe], Iterator[dict[str, Tensor]]]  # model, batch, recipe -> losses
+
+
 class Task(Protocol):
     """A kind of input. It provides the data, the training step and the validation of a run."""
 
-    metrics: Mapping[str, Metric]  # the metrics of validation, by key
+    recipe: Recipe  # it may have class weights that the masks gave
     best_metric: str  # the key of the metric that decides which epoch is the best by default
     has_cache: bool  # whether `--cache` can keep resized images
-    unused_fields: Sequence[str]  # the fields of a recipe that are for other tasks
-    # pairs and held_out: the images with their masks for training and for validation; pairs may share an image
-    pairs: Sequence[Pair]
-    held_out: Sequence[Pair]
 
-    @staticmethod
-    def step(model: nn.Module, batch: tuple[Tensor, ...], recipe: Recipe) -> Iterator[dict[str, Tensor]]:
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics of validation, by key."""
+
+    @property
+    def unused_fields(self) -> Sequence[str]:
+        """The fields of a recipe that are for other tasks."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """The images with their masks for training. Pairs may share an image."""
+
+    @property
+    def held_out(self) -> Sequence[Pair]:
+        """The images with their masks for validation."""
+
+    @property
+    def step(self) -> TrainingStep:
         """Yields the named losses of a batch on the device, once for each optimizer step. Their sum is the loss."""
 
     def check(self, study: Study | None) -> None:

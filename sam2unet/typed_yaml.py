@@ -1,7 +1,9 @@
 """Reads a flat YAML file into the typed fields of a dataclass."""
 
 import typing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .atomic import read_yaml
 from .classes import Classes
@@ -9,7 +11,7 @@ from .errors import UserError
 from .limits import check_numbers, shorten
 
 
-def read_fields(path: Path, wanted: type, beside: type, text: str | None = None) -> dict[str, object]:
+def read_fields(path: Path, wanted: type, beside: type, text: str | None = None) -> dict[str, Any]:
     """Returns the fields of `wanted` in the file, with their types. Ignores those of `beside`. UserError for others."""
     values = read_yaml(path, text)
     types, others = typing.get_type_hints(wanted), typing.get_type_hints(beside)
@@ -21,7 +23,7 @@ def read_fields(path: Path, wanted: type, beside: type, text: str | None = None)
     return fields
 
 
-def convert(path: Path, key: str, wanted: object, value: object) -> object:
+def convert(path: Path, key: str, wanted: Any, value: object) -> Any:
     """Converts `value`, text from `read_yaml`, to the type of the field. Whole numbers are exact."""
     if typing.get_origin(wanted) is tuple:
         if not isinstance(value, list):
@@ -38,7 +40,7 @@ def convert(path: Path, key: str, wanted: object, value: object) -> object:
         raise UserError(f"{path}: {key} is {describe(value)}; wanted {kind.__name__}") from None
 
 
-def get_value_type(hint: object) -> type:
+def get_value_type(hint: Any) -> type:
     """Returns the type of one value: int for `int`, `int | None` and `tuple[int, ...]`."""
     return next(iter(typing.get_args(hint)), hint)
 
@@ -62,9 +64,14 @@ def convert_str(text: object) -> str:
 
 def describe(value: object) -> str:
     """Returns a short text for a message. YAML aliases make huge lists from small files, so lists are not shown."""
-    return shorten(repr(value)) if isinstance(value, str) else {list: "a list"}.get(type(value), "a mapping")
+    return shorten(repr(value)) if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
 
 
 NULLS = ("", "~", "null", "Null", "NULL")  # the spellings of YAML 1.1
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-CONVERTERS = {int: convert_int, float: float, str: convert_str, bool: lambda text: BOOLEANS[text.lower()]}
+CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    int: convert_int,
+    float: float,
+    str: convert_str,
+    bool: lambda text: BOOLEANS[text.lower()],
+}

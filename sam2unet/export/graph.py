@@ -1,6 +1,6 @@
 """Writes a network as an ONNX graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +29,7 @@ def write_graph(
     inputs: Sequence[str],
     outputs: Sequence[str],
     dynamic: tuple[dict, ...],
-    facts: dict[str, str],
+    facts: Mapping[str, str],
     file: BinaryIO,
     opset: int | None = None,
 ) -> None:
@@ -37,8 +37,17 @@ def write_graph(
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with sdpa_kernel(SDPBackend.MATH):  # other backends return another memory layout than their ONNX replacement
-        names = {"input_names": inputs, "output_names": outputs, "dynamic_shapes": dynamic}
-        program = torch.onnx.export(graph, examples, **names, opset_version=opset, dynamo=True, verbose=False)
+        program = torch.onnx.export(
+            graph,
+            examples,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # it is None without `dynamo` only
     ClearMetadataAndDocStringPass()(program.model)  # source lines and local paths of each node
     program.model.metadata_props.update(facts)
     file.write(program.model_proto.SerializeToString())

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import nn
@@ -12,7 +12,7 @@ from ..atomic import read_json, sha256, write_atomic, write_together
 from ..classes import Classes
 from ..errors import UserError
 from ..families.load import Checkpoint
-from ..families.settings import locate_recipe
+from ..families.settings import get_settings, locate_recipe
 from ..families.table import TRUNK, find_family
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
@@ -118,16 +118,17 @@ def write_folder(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another")
-    classes = model.recipe.classes
+    settings = get_settings(model)
+    classes = settings.classes
     text = describe_classes(classes) if classes else CARD_TEXTS[found.family.task]
     results, columns = ({}, ()) if scores is None else read_scores(scores)
     title = found.family.describe(found.shape)
     checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
-    config = {"model": found.family.name, **found.shape.to_facts(), "size": model.recipe.size}
-    colours = "red, green, blue" if model.recipe.rgb or found.family.task == "masks" else "blue, green, red"
+    config: dict[str, Any] = {"model": found.family.name, **found.shape.to_facts(), "size": settings.size}
+    colours = "red, green, blue" if settings.rgb or found.family.task == "masks" else "blue, green, red"
     config |= {"channels": colours, **text.processing, "checkpoint": checkpoint, **weight_files_to_facts(weight_files)}
     if locate_recipe(found) is not None:
-        config["recipe"] = model.recipe.to_dict()
+        config["recipe"] = settings.to_dict()
     origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
     origin += [
         f"The weights of its {flag.part} come from {markdown_code(file.name)}, SHA-256 {markdown_code(file.sha256)}."
@@ -144,8 +145,8 @@ def write_folder(
     contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", CARD_FILE: card.encode(), WEIGHTS: weights}
     with write_together(folder) as part:
         for name, content in contents.items():
-            with write_atomic(part / name) as file:
-                file.write(content)
+            with write_atomic(part / name) as target:
+                target.write(content)
 
 
 def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
@@ -156,17 +157,16 @@ def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
     content = read_json(path)
     try:
         if "means" in content:
-            results = {
+            return {
                 f"prompts: {prompt}": {name: float(row[name]) for name in PROMPT_METRICS}
                 | {"images": int(row["masks"])}
                 for prompt, row in content["means"].items()
-            }
-            return results, list(PROMPT_METRICS)
+            }, list(PROMPT_METRICS)
         columns = CARD_COLUMNS[content["arguments"].get("protocol") or "released"]
         several = next((names for names in content["datasets"].values() if len(names) != 1), None)
         if several is not None:
             raise UserError(f"{path} has scores of several models ({', '.join(several)}); score only this model")
-        results = {}
+        results: dict[str, dict[str, Any]] = {}
         for dataset, ((method, numbers),) in ((name, row.items()) for name, row in content["datasets"].items()):
             numbers = numbers | {"images": content["files"][dataset][method]["images"]}
             results[dataset] = {key: None if value is None else float(value + 0) for key, value in numbers.items()}
@@ -201,7 +201,8 @@ def front_matter(
 
 def format_properties(found: Checkpoint, model: nn.Module, colours: str, byte_count: int) -> str:
     """Returns a table of properties and, if there are classes, a table of their indices and their values in masks."""
-    count, size, classes = sum(weight.numel() for weight in model.parameters()), model.recipe.size, model.recipe.classes
+    count, settings = sum(weight.numel() for weight in model.parameters()), get_settings(model)
+    size, classes = settings.size, settings.classes
     properties = {
         "parameters": f"{count:,}",
         WEIGHTS: f"{byte_count:,} bytes",

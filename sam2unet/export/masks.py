@@ -33,11 +33,12 @@ class Logits(nn.Module):
 
     def __init__(self, family: Family, model: nn.Module):
         super().__init__()
-        self.family, self.model = family, model
+        assert family.logits is not None
+        self.compute_logits, self.model = family.logits, model
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, S, S), normalised -> (B, C, S, S)"""
-        return self.family.logits(self.model, image)
+        return self.compute_logits(self.model, image)
 
 
 class WholeGraph(nn.Module):
@@ -140,8 +141,8 @@ def describe_mask_export(
 
 
 def write_onnx(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
-    names = [[facts[key].split()[0]] for key in ("input", "output")]
-    write_graph(graph, (example,), *names, ({0: torch.export.Dim("batch")},), facts, file)
+    inputs, outputs = ([facts[key].split()[0]] for key in ("input", "output"))
+    write_graph(graph, (example,), inputs, outputs, ({0: torch.export.Dim("batch")},), facts, file)
 
 
 def write_pt2(graph: nn.Module, example: Tensor, facts: dict[str, str], file: BinaryIO) -> None:
@@ -176,7 +177,7 @@ def find_largest_difference(exported: Exported, graph: nn.Module, images: Tensor
     if len(images) % 2:
         images = torch.cat([images, images[-1:].flip(-1)])
     is_whole = isinstance(graph, WholeGraph)
-    logits = graph.logits if is_whole else graph
+    logits = graph.logits if isinstance(graph, WholeGraph) else graph
     wanted = torch.stack([to_probability_(logits(normalise_image(image[None]))) for image in images])
     worst = []
     for count in (1, 2):

@@ -42,6 +42,9 @@ RELEASED = GraphOptions()
 class FromPixels(nn.Module):
     """An image encoder that takes images of any size."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: nn.Module, side: int):
         super().__init__()
         self.encoder, self.side = encoder, side
@@ -62,6 +65,9 @@ class ReverseColours(nn.Module):
     same order for blue, green and red. So the graph also exchanges the constants, not only the channels.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.encoder = encoder
@@ -79,6 +85,8 @@ class Decoder(nn.Module):
 
     The model was trained to return the best of three masks (`multimask`), or the other mask.
     """
+
+    grid_embedding: Tensor
 
     def __init__(self, model: SAMMed2D, options: GraphOptions, multimask: bool = True):
         super().__init__()
@@ -136,7 +144,7 @@ class Decoder(nn.Module):
         """(1, N, 2), (1, N) -> (1, N, 256)"""
         points = self.prompts.embed_points(coords, labels)
         for corner in (2, 3):
-            points = points + (labels == corner)[..., None] * self.prompts.point_embeddings[corner].weight
+            points = points + (labels == corner)[..., None] * self.prompts.point_weight(corner)
         return points
 
     def embed_mask(self, mask: Tensor, has_mask: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..atomic import refuse_existing, sha256, write_atomic
 from ..choices import LOWEST_OPSET
 from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
+from ..families.settings import get_settings
 from ..layers.sam_mask import MASKS
 from ..masks.onnx_file import open_session
 from ..models.sam_med2d import SAMMed2D
@@ -68,8 +69,9 @@ def run(
     encoder, decoder = choose_paths(found, output, options.opset)
     config = None if client is None else choose_config_path(output, options)
     model, weight_files = assemble(found, weight_paths)
+    assert isinstance(model, SAMMed2D)
     check_bytes(found, model)
-    recipe = model.recipe
+    recipe = get_settings(model)
     if config is not None:
         options = replace(options, reverse_colours=not recipe.rgb)
     graph = Decoder(model.eval(), options, recipe.multimask).eval()
@@ -176,7 +178,8 @@ def list_answers(decoder: Decoder, embedding: Tensor, prompt: NamedTensors) -> l
 
 
 def write_encoder(model: SAMMed2D, options: GraphOptions, facts: Mapping[str, str], file: BinaryIO) -> None:
-    graph, example, dynamic = model.image_encoder, torch.zeros(1, 3, model.side, model.side), {}
+    graph: nn.Module = model.image_encoder
+    example, dynamic = torch.zeros(1, 3, model.side, model.side), {}
     if options.reverse_colours:
         graph = ReverseColours(graph).eval()
     if options.use_preprocess:

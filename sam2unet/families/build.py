@@ -6,6 +6,7 @@ The pretrained parts of a new model are frozen. Its adapters and its decoder tra
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,8 @@ def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltMode
         size = check_known(shape.encoder or "vit_b", sam_vit.SIZES, "encoder")
         return SAMMed2D(sam_vit.sam_vit(size, side, adapters)), {}
     pretrained = read_sam(path)
-    size = sam_vit.find_sam_size(strip_prefix(pretrained.weights, SAM_ENCODER))
-    check_weight_size(path, pretrained.version, size, shape.encoder, sam_vit.SIZES, "encoder")
+    file_size = sam_vit.find_sam_size(strip_prefix(pretrained.weights, SAM_ENCODER))
+    size = check_weight_size(path, pretrained.version, file_size, shape.encoder, sam_vit.SIZES, "encoder")
     new_adapters = adapters and pretrained.version == "SAM"
     weights = resize_sam_weights(pretrained.weights, NetworkShape(encoder=size, size=side, encoder_adapter=adapters))
     with torch.device("cpu" if new_adapters else "meta"):
@@ -72,6 +73,7 @@ def build_sam_med2d(shape: NetworkShape, weight_paths: WeightPaths) -> BuiltMode
 
 def resize_sam_weights(state: Mapping[str, Tensor], shape: NetworkShape) -> dict[str, Tensor]:
     """Resizes the weights of SAM or SAM-Med2D to `shape.size`. Removes the adapters if `shape` has none."""
+    assert shape.size is not None and shape.encoder is not None
     grid = shape.size // sam_vit.PATCH
     encoder = sam_vit.resize_sam_positions(strip_prefix(state, SAM_ENCODER), shape.encoder, grid)
     weights = {**state, **{SAM_ENCODER + name: t for name, t in encoder.items()}}
@@ -84,7 +86,7 @@ def build_trunk(size: str | None, path: Path | None) -> tuple[Hiera, dict[str, W
         return hiera.hiera(check_known(size or "large", hiera.SIZES, "encoder")), {}
     pretrained = read_trunk(path)
     file_size = hiera.find_hiera_size(pretrained.weights)
-    check_weight_size(path, pretrained.version, file_size, size, hiera.SIZES, "encoder")
+    file_size = check_weight_size(path, pretrained.version, file_size, size, hiera.SIZES, "encoder")
     with torch.device("meta"):
         trunk = hiera.hiera(file_size)
     load_exact(trunk, pretrained.weights, path)  # before the adapters rename its blocks
@@ -98,7 +100,7 @@ def build_sam3_trunk(size: str | None, path: Path | None) -> tuple[Sam3ViT, dict
         return sam3_vit.sam3_vit(check_known(size or "large", sam3_vit.SIZES, "encoder")), {}
     pretrained = read_sam3(path)
     file_size = sam3_vit.find_sam3_size(pretrained.weights)
-    check_weight_size(path, pretrained.version, file_size, size, sam3_vit.SIZES, "encoder")
+    file_size = check_weight_size(path, pretrained.version, file_size, size, sam3_vit.SIZES, "encoder")
     with torch.device("meta"):
         trunk = sam3_vit.sam3_vit(file_size)
     rotations = {name: t for name, t in trunk.state_dict().items() if not t.is_meta}
@@ -114,7 +116,7 @@ def build_dino(size: str | None, path: Path | None) -> tuple[Dino, dict[str, Wei
         return Dino(check_known(size or "large", dino.SIZES, "dino")), {}
     pretrained = read_dino(path)
     file_size = dino.find_dino_size(pretrained.weights)
-    check_weight_size(path, pretrained.version, file_size, size, dino.SIZES, "dino")
+    file_size = check_weight_size(path, pretrained.version, file_size, size, dino.SIZES, "dino")
     with torch.device("meta"):
         frozen = Dino(file_size)
     load_exact(frozen.model, dino.resize_dino_positions(pretrained.weights, frozen.grid), path)
@@ -131,14 +133,15 @@ def check_known(size: str, sizes: Mapping[str, object], option: str) -> str:
 
 def check_weight_size(
     path: Path, version: str, size: str | None, requested: str | None, sizes: Mapping[str, object], option: str
-) -> None:
-    """Raises UserError if the size of the weights in `path` is unknown (None) or is not the requested size."""
+) -> str:
+    """Returns `size`, that of the weights in `path`. UserError if it is unknown (None) or not the requested size."""
     if size is None:
         raise UserError(f"{path}: a {version} checkpoint of none of the sizes {', '.join(sizes)}")
     if requested is not None and check_known(requested, sizes, option) != size:
         raise UserError(
             f"{path} is {version} {size}, but the requested {option} is {requested}; give --{option} {size}"
         )
+    return size
 
 
 def find_dino_licence(shape: NetworkShape) -> str:
@@ -170,7 +173,7 @@ def find_sam_med2d_shape(state: Mapping[str, Tensor]) -> NetworkShape | None:
     return NetworkShape(encoder=size, size=side, encoder_adapter=any(".Adapter." in name for name in encoder))
 
 
-def all_or_none(**sizes: str | None) -> NetworkShape | None:
+def all_or_none(**sizes: Any) -> NetworkShape | None:
     """Returns the shape with these sizes, or None if one of them is None."""
     return None if None in sizes.values() else NetworkShape(**sizes)
 
@@ -178,8 +181,9 @@ def all_or_none(**sizes: str | None) -> NetworkShape | None:
 def add_class_count(state: Mapping[str, Tensor], shape: NetworkShape | None) -> NetworkShape | None:
     """Returns the shape with the number of classes, which is the number of outputs of the layer `head`."""
     bias = state.get("head.bias")
-    several = bias is not None and bias.ndim == 1 and len(bias) > 1
-    return replace(shape, class_count=len(bias)) if shape and several else shape
+    if shape is None or bias is None or bias.ndim != 1 or len(bias) <= 1:
+        return shape
+    return replace(shape, class_count=len(bias))
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -187,11 +191,11 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
 
 
-def split_sam_med2d(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+def split_sam_med2d(model: SAMMed2D) -> dict[str, list[nn.Parameter]]:
     """Splits the parameters into encoder, adapters, decoder and points: the released code never trains the points."""
     parts = split_by_prefix((SAM_ENCODER, "encoder"))(model)
     prompts = model.prompt_encoder
-    points = [prompts.point_embeddings[0].weight, prompts.point_embeddings[1].weight, prompts.not_a_point_embed.weight]
+    points = [*prompts.point_embeddings[:2].parameters(), *prompts.not_a_point_embed.parameters()]
     point_ids = {id(parameter) for parameter in points}
     parts["decoder"] = [parameter for parameter in parts["decoder"] if id(parameter) not in point_ids]
     return parts | {"points": points}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from ..weights.hub import locate_weights
 from ..weights.pretrained import describe_weights
 from ..weights.weight_files import NO_FILES, WeightFile, WeightFiles, WeightPaths, weight_files_from_facts
 from .build import BuiltModel
-from .settings import find_recipe
+from .settings import find_recipe, set_settings_
 from .shape import NetworkShape
 from .table import FAMILIES, Family, WeightFlag, check_size, find_family, find_family_of
 
@@ -89,7 +90,7 @@ def start_model(
     check_network_options(family, shape, weight_paths)
     if init_from is None:
         model, weight_files = family.build(shape, weight_paths)
-        model.recipe = recipe or Recipe.read(model=name, **shape.to_dict())
+        set_settings_(model, recipe or Recipe.read(model=name, **shape.to_dict()))
         return model, weight_files
     checkpoint = read_checkpoint(Path(init_from))
     if checkpoint.family is not family:
@@ -122,8 +123,7 @@ def replace_heads(checkpoint: Checkpoint, count: int | None) -> Checkpoint:
 
 def get_network_shape(family: Family, recipe: Recipe) -> NetworkShape:
     """Returns the shape that a recipe requests, also with values that its model does not have."""
-    has_side = "size" in family.options
-    side = recipe.size if has_side else None
+    side = recipe.size if "size" in family.options else None
     return NetworkShape(recipe.encoder, recipe.dino, side, recipe.encoder_adapter, recipe.class_count)
 
 
@@ -204,7 +204,10 @@ def save_checkpoint(
         saved = {name: state[name] for name in list_saved_names(family, model, weight_files)}
         left_out = weight_files if len(saved) < len(list_saved_names(family, model, NO_FILES)) else {}
         facts = {} if recipe is None else {"recipe": json.dumps(recipe.to_dict(), ensure_ascii=False)}
-        write_trainable(path, saved, family.name, family.find_shape(state).to_facts() | facts, left_out)
+        shape = family.find_shape(state)
+        if shape is None:
+            raise UserError(f"{path}: a {family.title} of no size that is known here; save it as .pth")
+        write_trainable(path, saved, family.name, shape.to_facts() | facts, left_out)
     else:
         raise UserError(f"{path}: a checkpoint is called .pth (all weights) or .safetensors (trained weights alone)")
 
@@ -247,13 +250,14 @@ def read_checkpoint(path: Path, trust_pickle: bool = False) -> Checkpoint:
     return Checkpoint(path, family, shape, state, weight_files, facts.get("recipe"), is_own)
 
 
-def resize_checkpoint(checkpoint: Checkpoint, **options: object) -> Checkpoint:
+def resize_checkpoint(checkpoint: Checkpoint, **options: Any) -> Checkpoint:
     """Returns a checkpoint with the values of its shape that are not None. UserError for an invalid side."""
     wanted = NetworkShape(**options)
     check_network_options(checkpoint.family, wanted, NO_FILES)
     shape = replace(checkpoint.shape, **wanted.to_dict())
     if shape == checkpoint.shape:
         return checkpoint
+    assert checkpoint.family.resize_weights is not None
     return replace(checkpoint, shape=shape, state=checkpoint.family.resize_weights(checkpoint.state, shape))
 
 
@@ -265,9 +269,9 @@ def assemble(checkpoint: Checkpoint, weight_paths: WeightPaths, recipe: Recipe |
     path = checkpoint.path
     if missing := [flag for flag in checkpoint.weight_files if flag not in weight_paths]:
         flags = " ".join(f"--{flag} FILE" for flag in missing)
-        weight_files = "; ".join(str(checkpoint.weight_files[flag]) for flag in missing)
+        sources = "; ".join(str(checkpoint.weight_files[flag]) for flag in missing)
         raise UserError(
-            f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {weight_files}"
+            f"{path} holds trained weights alone; give {flags}, the weights that it was trained from: {sources}"
         )
     in_files = {source.option for source in checkpoint.family.weight_flags if source.flag in weight_paths}
     shape = replace(checkpoint.shape, **dict.fromkeys(in_files))
@@ -281,7 +285,7 @@ def assemble(checkpoint: Checkpoint, weight_paths: WeightPaths, recipe: Recipe |
         if source.flag in weight_paths and source.flag not in checkpoint.weight_files:
             check_same(checkpoint, model, source, weight_paths[source.flag])
     load_exact(model, from_files | checkpoint.state, path)
-    model.recipe = recipe or find_recipe(checkpoint)
+    set_settings_(model, recipe or find_recipe(checkpoint))
     return model, weight_files
 
 
@@ -290,8 +294,7 @@ def check_same(checkpoint: Checkpoint, model: nn.Module, source: WeightFlag, fil
     part = {id(p) for p in checkpoint.family.parts(model)[source.part]}
     names = [name for name, p in model.named_parameters() if id(p) in part]
     values, state = model.state_dict(), checkpoint.state
-    differ = [name for name in names if name not in state or not same_bits(values[name], state[name])]
-    if differ:
+    if differ := [name for name in names if name not in state or not same_bits(values[name], state[name])]:
         raise UserError(
             f"{checkpoint.path} has another {source.part} than {file}: {len(differ)} of {len(names)} weights differ, "
             f"first {differ[0]}; give the file that it was trained from. There is none if its {source.part} was "

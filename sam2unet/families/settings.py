@@ -7,7 +7,7 @@ beside the checkpoint, config.json of a folder for the Hugging Face hub, the rel
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -25,7 +25,12 @@ def get_settings(model: nn.Module) -> Recipe:
     return getattr(model, "recipe", None) or Recipe.read(model=find_family_of(model).name)
 
 
-def find_recipe(checkpoint: Checkpoint, **flags: object) -> Recipe:
+def set_settings_(model: Any, recipe: Recipe) -> None:
+    """Stores the settings in the model, see `get_settings`."""
+    model.recipe = recipe
+
+
+def find_recipe(checkpoint: Checkpoint, **flags: Any) -> Recipe:
     """Returns the recipe of a checkpoint. Flags that are not None replace its values.
 
     Warns if the input side is a guess: the file was written by this project, without a recipe, and neither the weights
@@ -52,7 +57,7 @@ def locate_recipe(checkpoint: Checkpoint) -> tuple[Path, str | None] | None:
     Warns about a recipe that is not of this checkpoint.
     """
     beside = checkpoint.path.parent / "recipe.yaml"
-    recipes = []
+    recipes: list[tuple[Path, str | None, str]] = []
     if checkpoint.recipe_text is not None:
         recipes.append((checkpoint.path, checkpoint.recipe_text, f"the recipe inside {checkpoint.path}"))
     if beside.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 FLAGS = {"True": True, "False": False}  # as text in a file of weights
 
@@ -18,7 +19,7 @@ class NetworkShape:
     encoder_adapter: bool | None = None  # whether the encoder has adapters, if a network can have none (SAM-Med2D)
     class_count: int | None = None  # the channels of the outputs; None for one, foreground and background
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the values that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -32,7 +33,7 @@ class NetworkShape:
 
         Only `class_count` may be absent.
         """
-        values: dict[str, object] = {name: facts[name] for name in names if name in facts or name != "class_count"}
+        values: dict[str, Any] = {name: facts[name] for name in names if name in facts or name != "class_count"}
         for name in values.keys() & {"size", "class_count"}:
             text = facts[name]
             values[name] = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None

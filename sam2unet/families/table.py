@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -37,9 +38,9 @@ class Family:
     find_shape: Callable[[Mapping[str, Tensor]], NetworkShape | None]
     marker: str  # the name of a weight that only checkpoints of this model have
     # returns the parameters of each part: the frozen parts, `adapters` and `decoder`
-    parts: Callable[[nn.Module], dict[str, list[nn.Parameter]]]
+    parts: Callable[[Any], dict[str, list[nn.Parameter]]]
     # returns the parameters that never get a gradient
-    unused_parameters: Callable[[nn.Module], list[nn.Parameter]] = lambda model: []
+    unused_parameters: Callable[[Any], list[nn.Parameter]] = lambda model: []
     find_unused_parameters: bool = False  # the steps of a batch use different parameters, see DistributedDataParallel
     # the ends of the names of entries of the state dict that the network computes. Files can lack them. Values in files
     # are never used.
@@ -47,7 +48,7 @@ class Family:
     # returns the licence of the published weights of the frozen parts, in the spelling of the Hugging Face hub
     licence: Callable[[NetworkShape], str] = lambda shape: "apache-2.0"
     # for the task `masks`: model, normalised images (B, 3, S, S) -> the logits of the map (B, C, S, S)
-    logits: Callable[[nn.Module, Tensor], Tensor] | None = None
+    logits: Callable[[Any, Tensor], Tensor] | None = None
     heads: tuple[str, ...] = ()  # for the task `masks`: the layers whose channels are the classes
     stride: int = 32  # the sides of the input are multiples of it
     # returns a state dict for another shape. None: the weights do not depend on the side.

@@ -20,6 +20,7 @@ class AdaptedBlock(nn.Module):
     def __init__(self, block: nn.Module, width: int = 32):
         super().__init__()
         self.block = block
+        assert isinstance(block.dim_in, int)
         self.prompt_learn = nn.Sequential(
             nn.Linear(block.dim_in, width), nn.GELU(), nn.Linear(width, block.dim_in), nn.GELU()
         )
@@ -37,10 +38,11 @@ def add_adapters(trunk: TrunkType, std: float | None = None) -> TrunkType:
     default, SAM2-UNeXT and SAM3-UNet 0.02.
     """
     trunk.requires_grad_(False)
-    trunk.blocks = nn.ModuleList(AdaptedBlock(block) for block in trunk.blocks)
+    blocks = [AdaptedBlock(block) for block in trunk.blocks]
+    trunk.blocks = nn.ModuleList(blocks)
     if std is not None:
-        for block in trunk.blocks:
-            for linear in (block.prompt_learn[0], block.prompt_learn[2]):
-                nn.init.trunc_normal_(linear.weight, std=std)
-                nn.init.zeros_(linear.bias)
+        for layer in (layer for block in blocks for layer in block.prompt_learn):
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=std)
+                nn.init.zeros_(layer.bias)
     return trunk

@@ -13,7 +13,7 @@ class ConvBN(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: tuple[int, int], dilation: int = 1):
         super().__init__()
-        padding = tuple(dilation * (side // 2) for side in kernel)
+        padding = (dilation * (kernel[0] // 2), dilation * (kernel[1] // 2))
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=padding, dilation=dilation, bias=False)
         self.bn = nn.BatchNorm2d(channels_out)
 

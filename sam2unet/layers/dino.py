@@ -34,13 +34,13 @@ def resize_dino_positions(weights: Mapping[str, Tensor], grid: int) -> dict[str,
     no such tensor, they are returned unchanged. DINOv3 has none, because it computes its positions. A tensor of a wrong
     shape is kept too, so that `load_exact` reports it.
     """
-    shape = weights["pos_embed"].shape if "pos_embed" in weights else ()
+    shape: tuple[int, ...] = weights["pos_embed"].shape if "pos_embed" in weights else ()
     is_table = len(shape) == 3 and shape[0] == 1 and shape[1] > 1 and shape[2] > 0
     if not is_table or math.isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
         return dict(weights)
     from timm.layers import resample_abs_pos_embed
 
-    return weights | {"pos_embed": resample_abs_pos_embed(weights["pos_embed"], [grid, grid])}
+    return {**weights, "pos_embed": resample_abs_pos_embed(weights["pos_embed"], [grid, grid])}
 
 
 class Dino(nn.Module):

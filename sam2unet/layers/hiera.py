@@ -9,6 +9,7 @@ Images are (B, 3, height, width). Tokens are channels-last, (B, H, W, C).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from .windows import WindowAttention, max_pool
 # dim, heads: channels and attention heads of the first stage. Both double at each later stage.
 # depths: blocks per stage. global_blocks: indices of the blocks that attend over the whole grid.
 # grid: side of the position map that is resized to the whole grid. windows: side of a window per stage, in tokens.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": dict(dim=96, heads=1, depths=(1, 2, 7, 2), global_blocks=(5, 7, 9), grid=7, windows=(8, 4, 14, 7)),
     "small": dict(dim=96, heads=1, depths=(1, 2, 11, 2), global_blocks=(7, 10, 13), grid=7, windows=(8, 4, 14, 7)),
     "base_plus": dict(
@@ -95,7 +96,8 @@ class Hiera(Trunk):
         self.pos_embed = nn.Parameter(torch.zeros(1, dim, grid, grid))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, dim, windows[0], windows[0]))
 
-        blocks, self.stage_ends = [], []
+        blocks: list[HieraBlock] = []
+        self.stage_ends: list[int] = []
         for stage, depth in enumerate(depths):
             for i in range(depth):
                 pools = stage > 0 and i == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,9 @@ from .trunk import Trunk
 from .windows import attend_in_padded_windows
 
 # hidden: channels inside an MLP. global_blocks: indices of the blocks that attend over the whole grid.
-SIZES = {"large": dict(dim=1024, depth=32, heads=16, hidden=4736, global_blocks=(7, 15, 23, 31))}
+SIZES: dict[str, dict[str, Any]] = {
+    "large": dict(dim=1024, depth=32, heads=16, hidden=4736, global_blocks=(7, 15, 23, 31))
+}
 PATCH = 14  # side of a patch, in pixels
 WINDOW = 24  # side of a window and of the position map, in tokens
 DROP = 0.1  # in training, the probability that a branch of the last block is dropped
@@ -61,9 +64,10 @@ class Sam3ViT(Trunk):
     def forward(self, image: Tensor) -> Tensor:
         """Normalised images (B, 3, height, width) -> a map (B, C, height/14, width/14), sides rounded down."""
         x = self.patch_embed(image)
-        x = self.ln_pre(x + self.position(*x.shape[1:3]))
+        rows, columns = x.shape[1:3]
+        x = self.ln_pre(x + self.position(rows, columns))
         windows = make_rotations(WINDOW, WINDOW, self.head_width, x.device)
-        whole = make_rotations(*x.shape[1:3], self.head_width, x.device)
+        whole = make_rotations(rows, columns, self.head_width, x.device)
         factors = self.draw_factors(len(x)).to(x, non_blocking=True) if self.training else [None] * len(self.blocks)
         for i, block in enumerate(self.blocks):
             x = self.run_block(block, x, whole if i in self.global_blocks else windows, factors[i])
@@ -140,7 +144,7 @@ class RotaryAttention(nn.Module):
 
     def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
         """Tokens after the norm (B, H, W, C) -> (B, H, W, C). `rotations` has the size of a window."""
-        window = tuple(rotations.shape[1:3])
+        window = (rotations.shape[1], rotations.shape[2])
 
         def attend(qkv: Tensor, rows: int, columns: int) -> Tensor:
             q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # 3 times (B * windows, N, K, D)

@@ -18,7 +18,7 @@ HEADS = 8  # of each attention
 class MaskDecoder(nn.Module):
     """Lets tokens and the image embedding attend to each other, then turns each mask token into a mask."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.transformer = TwoWayTransformer()
         self.iou_token = nn.Embedding(1, WIDTH)
@@ -80,7 +80,7 @@ class MaskDecoder(nn.Module):
 class TwoWayTransformer(nn.Module):
     """Two layers of attention in both directions, then one attention from the tokens to the image."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TwoWayLayer(first=i == 0) for i in range(2))
         self.final_attn_token_to_image = Attention(WIDTH // 2)

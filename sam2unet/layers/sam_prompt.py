@@ -65,13 +65,19 @@ class PromptEncoder(nn.Module):
         """Coordinates (B, N, 2) and labels (B, N) -> (B, N, 256). For labels above 1, the position alone."""
         code = self.encode_positions(coordinates)
         for label in (0, 1):
-            code = code + (labels == label)[..., None] * self.point_embeddings[label].weight
+            code = code + (labels == label)[..., None] * self.point_weight(label)
         return torch.where((labels == -1)[..., None], self.not_a_point_embed.weight, code)
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """(B, 4) or (B, 1, 4) -> (B, 2, 256), the top left and the bottom right corner."""
-        corners = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
+        corners = torch.cat([self.point_weight(2), self.point_weight(3)])
         return self.encode_positions(boxes.reshape(-1, 2, 2)) + corners
+
+    def point_weight(self, index: int) -> Tensor:
+        """Returns the embedding (1, 256) of a kind of point: the index into `point_embeddings`."""
+        embedding = self.point_embeddings[index]
+        assert isinstance(embedding, nn.Embedding)
+        return embedding.weight
 
     def encode_positions(self, coordinates: Tensor) -> Tensor:
         """Coordinates (..., 2) in pixels, of any number type -> (..., 256). Encodes the centres of these pixels."""
@@ -90,6 +96,8 @@ class RandomFourier(nn.Module):
 
     The projections are drawn once and never trained. They are a buffer, so they are in the state dict.
     """
+
+    positional_encoding_gaussian_matrix: Tensor
 
     def __init__(self, width: int):
         super().__init__()

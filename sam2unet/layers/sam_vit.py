@@ -9,6 +9,7 @@ in which a token attends, in tokens. Tokens are channels-last, (B, H, W, C).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from .trunk import Trunk
 from .windows import attend_in_padded_windows
 
 # global_blocks: indices of the blocks that attend over the whole grid. All other blocks attend within windows.
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "vit_b": dict(dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
     "vit_l": dict(dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": dict(dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
@@ -64,7 +65,7 @@ def resize_sam_positions(weights: Mapping[str, Tensor], size: str, grid: int) ->
             if name in weights and weights[name].ndim == 2:
                 table = weights[name]
                 changed[name] = resize_table(table[None, None], (2 * grid - 1, table.shape[-1]))[0, 0]
-    return weights | changed
+    return {**weights, **changed}
 
 
 def resize_table(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -222,8 +223,9 @@ class Adapter(nn.Module):
             nn.ConvTranspose2d(dim, dim, kernel_size=4, stride=2, padding=1, bias=False),
             nn.ReLU(),
         )
-        for layer in (self.channel[0], self.channel[2], self.spatial[0], self.spatial[2]):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        for layer in (*self.channel, *self.spatial):
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C). H and W must be even."""
@@ -237,10 +239,11 @@ class Adapter(nn.Module):
         The products use the weights in their layout in memory. Convolutions on CPUs would copy them first.
         """
         down, _, up, _ = self.spatial
-        patches = F.unfold(x, down.kernel_size, padding=down.padding, stride=down.stride).mT.flatten(0, 1)
+        assert isinstance(down, nn.Conv2d) and isinstance(up, nn.ConvTranspose2d)
+        patches = F.unfold(x, kernel_size=3, padding=1, stride=2).mT.flatten(0, 1)
         small = F.relu(patches @ down.weight.flatten(1).T)  # (B * H/2 * W/2, C)
         patches = (small @ up.weight.flatten(1)).unflatten(0, (len(x), -1)).mT
-        return F.relu(F.fold(patches, x.shape[2:], up.kernel_size, padding=up.padding, stride=up.stride))
+        return F.relu(F.fold(patches, x.shape[2:], kernel_size=4, padding=1, stride=2))
 
 
 def is_small_on_cpu(x: Tensor) -> bool:

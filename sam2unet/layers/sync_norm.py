@@ -40,7 +40,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         centred = wide - mean.view(1, -1, 1, 1)
         variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
-            self.num_batches_tracked += 1
+            assert self.num_batches_tracked is not None and self.momentum is not None
+            assert self.running_mean is not None and self.running_var is not None
+            self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)

@@ -9,11 +9,14 @@ class Trunk(nn.Module):
     """An image encoder that is a sequence of blocks.
 
     Attributes:
+        blocks: each subclass makes them.
         checkpointing: save memory in training (arXiv 1604.06174). Activations inside a block are not kept. The
             backward pass computes them again.
     """
 
-    def __init__(self):
+    blocks: nn.ModuleList
+
+    def __init__(self) -> None:
         super().__init__()
         self.checkpointing = False
 

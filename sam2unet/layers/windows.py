@@ -66,8 +66,8 @@ class WindowAttention(nn.Module):
             queries = max_pool(queries)
         batch, height, width, _ = queries.shape
 
-        key_window = (self.window, self.window) if self.window else tuple(x.shape[1:3])
-        query_window = tuple(side // 2 for side in key_window) if self.pools else key_window
+        key_window = (self.window, self.window) if self.window else (x.shape[1], x.shape[2])
+        query_window = (key_window[0] // 2, key_window[1] // 2) if self.pools else key_window
         q = cut_windows(queries, query_window, queries.new_zeros(dim))  # `join_windows` drops the padded ones
         k, v = cut_windows(keys_values, key_window, self.qkv.bias[dim:]).chunk(2, dim=-1)
         out = F.scaled_dot_product_attention(self.split_heads(q), self.split_heads(k), self.split_heads(v))
@@ -120,7 +120,8 @@ class WindowAttention(nn.Module):
             q, k, v = add_coordinates(q[:, :, :tokens], k, v, padded)
         out = F.scaled_dot_product_attention(q, k, v, scale=width**-0.5)[..., :width]
         out = out.transpose(1, 2).flatten(2)  # (B * windows, N, tokens, D) -> (B * windows, tokens, C)
-        return join_windows(out, (rows, columns), tuple(region.shape[:3]))
+        batch, height, width, _ = region.shape
+        return join_windows(out, (rows, columns), (batch, height, width))
 
 
 def attend_in_padded_windows(
@@ -210,6 +211,7 @@ def cut_windows(x: Tensor, window: tuple[int, int], padding: Tensor | None = Non
     batch, height, width, channels = x.shape
     rows, columns = -(-height // window[0]), -(-width // window[1])
     if (rows * window[0], columns * window[1]) != (height, width):
+        assert padding is not None
         padded = padding.to(x.dtype).expand(batch, rows * window[0], columns * window[1], channels).clone()
         padded[:, :height, :width] = x
         x = padded

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ class SAM3UNet(nn.Module):
         return (F.interpolate(self.head(x), size=size, mode="bilinear"),)
 
 
-def resize_to_stride(x: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def resize_to_stride(x: Tensor, size: Sequence[int], stride: int) -> Tensor:
     """(B, C, h, w) -> (B, C, H / stride, W / stride), sides rounded down. `size` is (H, W). Bilinear."""
     return F.interpolate(x, size=[side // stride for side in size], mode="bilinear")
 

@@ -74,7 +74,8 @@ class SAMMed2D(nn.Module):
         low, quality = self.decode(embedding, points, boxes, mask_prompts, multimask_output, train_prompts=encode)
         masks = resize_logits(low, self.side)
         if "original_size" in batch:
-            masks = resize_logits(masks, tuple(map(int, batch["original_size"])))
+            height, width = map(int, batch["original_size"])
+            masks = resize_logits(masks, (height, width))
         return {"masks": masks, "iou_predictions": quality, "low_res_logits": low, "image_embeddings": embedding}
 
     @property

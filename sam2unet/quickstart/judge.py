@@ -129,7 +129,7 @@ def compute_median_mask(pairs: Sequence[Pair], rule: ForegroundRule) -> Image.Im
         small = read_mask(pair.mask, rule).resize((GRID, GRID), Image.Resampling.BOX)
         return np.asarray(small) > FOREGROUND
 
-    share = sum(mask.astype(np.float64) for mask in map_files(read, pairs)) / len(pairs)
+    share = np.mean(map_files(read, pairs), axis=0)
     return Image.fromarray((share > 0.5).view(np.uint8) * 255)
 
 

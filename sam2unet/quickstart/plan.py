@@ -120,6 +120,7 @@ def make_plan(minutes: float, images: int, weights: Path | None = None, sides: S
             break
         plan = divide_updates(minutes, images, weights is not None, seconds, str(device), recipe)
         print_line(f"measured: {seconds:.2g} s for an update at {side}x{side}, {int(budget / seconds)} updates in time")
+    assert plan is not None
     return plan
 
 

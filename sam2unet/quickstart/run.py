@@ -169,4 +169,4 @@ def read_best_epoch(path: Path) -> int | None:
     """Returns the epoch with the lowest MAE of validation in a `metrics.jsonl`; None without validation."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     scores = {line["epoch"]: line["MAE"] for line in lines if line["kind"] == "validation"}
-    return min(scores, key=scores.get) if scores else None
+    return min(scores, key=scores.__getitem__) if scores else None

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..data.pairs import Pair
 from ..data.reading import FOREGROUND, read_mask
+from ..data.slices import find_file
 from ..families.load import load_model
 from ..masks.api import predict_many
 from ..recipe import ForegroundRule
@@ -33,7 +34,7 @@ def choose_level(checkpoint: Path, pairs: Sequence[Pair], rule: ForegroundRule) 
     if not pairs:
         return HALF
     wrong = np.zeros(256)
-    maps = predict_many(load_model(checkpoint), [pair.image for pair in pairs], minmax=False)
+    maps = predict_many(load_model(checkpoint), [find_file(pair.image) for pair in pairs], minmax=False)
     for pair, (_, probability) in zip(pairs, maps, strict=True):
         mask = read_mask(pair.mask, rule).resize(probability.shape[::-1], Image.Resampling.NEAREST)
         truth, grey = np.asarray(mask) > FOREGROUND, np.rint(probability * 255).astype(np.uint8)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,9 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 class OneDNNLinear(TorchFunctionMode):
     """A context in which oneDNN computes the linear layers in float32 on the CPU. For inference only."""
 
-    def __torch_function__(self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None):
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if function is F.linear and args[0].device.type == "cpu" and {t.dtype for t in args[:2]} == {torch.float32}:
             function = onednn_linear
         return function(*args, **(kwargs or {}))

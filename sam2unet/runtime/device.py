@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from ..choices import PRECISIONS
 from ..errors import UserError
 from ..limits import shorten
 from .versions import read_cpu_name
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.device:
@@ -86,7 +89,7 @@ def check_output(numbers: Tensor, amp: str, name: object = None) -> None:
         raise UserError(f"the model gives NaN or Inf{where}; {damaged if amp == 'off' else overflow}")
 
 
-def evaluation_copy(model: nn.Module) -> nn.Module:
+def evaluation_copy(model: Model) -> Model:
     """Returns a copy of `model` in evaluation mode. The copy has its own modules and shares the weights.
 
     The modes of `model` stay as they are, so that other threads can use or train it at the same time.
@@ -136,7 +139,8 @@ def to_channels_last_(decoder: Iterable[nn.Parameter]) -> None:
 def describe_device(device: torch.device) -> dict[str, object]:
     """Returns the names and the numbers of the device and the CPU, for the record of a run."""
     cores = os.cpu_count()
-    facts = {"type": device.type, "cpu": read_cpu_name(), "cores": cores, "threads": torch.get_num_threads()}
+    facts: dict[str, object] = {"type": device.type, "cpu": read_cpu_name(), "cores": cores}
+    facts["threads"] = torch.get_num_threads()
     if device.type == "cuda":
         facts |= {
             "gpu": torch.cuda.get_device_name(device),

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -43,7 +43,8 @@ def prefetch(
 
     `count` is the largest total `weight` of the results that wait.
     """
-    waiting, total = deque(), 0
+    waiting: deque[tuple[int, Future[R]]] = deque()
+    total = 0
     for item in items:
         waiting.append((weight(item), pool.submit(function, item)))
         total += waiting[-1][0]

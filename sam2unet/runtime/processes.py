@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,11 +86,11 @@ class Processes:
         dist.all_reduce(total)
         return total.tolist()
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: object) -> list[Any]:
         """Returns the values of all processes, in the order of their ranks. Values are pickled."""
         if self.world == 1:
             return [value]
-        values: list[object] = [None] * self.world
+        values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
 
@@ -115,8 +116,9 @@ class Processes:
         if sync_bn:
             sync_batchnorm_(model)
         devices = [device] if device.type == "cuda" else None
-        options = {"gradient_as_bucket_view": True, "find_unused_parameters": changing}
-        return DistributedDataParallel(model, device_ids=devices, **options)
+        return DistributedDataParallel(
+            model, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=changing
+        )
 
 
 def another_failed(error: RuntimeError) -> UserError | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -18,6 +19,7 @@ from ..masks.dataset import MaskBatch
 from ..prompts.dataset import PromptBatch
 from ..runtime.parallel import batched
 from ..runtime.processes import Processes
+from ..runtime.signals import Signals
 from ..scoring.columns import Metric, is_better
 from ..task import Task
 from .metrics_log import MetricsLog
@@ -78,6 +80,8 @@ class Progress:
 class Loop:
     """The loop over epochs. `loader` yields the batches of `batches`. `signals` must be set before `train_epoch`."""
 
+    signals: Signals
+
     def __init__(
         self,
         trainer: Trainer,
@@ -90,13 +94,14 @@ class Loop:
     ):
         self.trainer, self.batches, self.loader, self.processes = trainer, batches, loader, processes
         self.writer, self.validation, self.log = writer, validation, log
-        self.recipe, self.images = trainer.recipe, loader.dataset.images
+        dataset: Any = loader.dataset
+        self.recipe, self.images = trainer.recipe, dataset.images
         self.progress = Progress()
         self.skipped: set[str] = set()
         self.header_printed = False
         self.sums: dict[str, torch.Tensor] = {}
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.trainer.restore(state)
         self.progress = Progress(**state["progress"])
         if self.processes.rank < len(state["random"]):
@@ -134,17 +139,17 @@ class Loop:
                 bar.update(images)
                 at_end = progress.batch == self.batches.count
                 if at_end or progress.batch % (LOG_EVERY * self.recipe.accumulate) == 0:
-                    losses = self.mean_losses()
-                    bar.set_postfix(loss=f"{losses['total']:.4f}", refresh=False)
-                    self.write_losses("train", losses, (progress.seen - before) / (time.perf_counter() - start))
+                    means = self.mean_losses()
+                    bar.set_postfix(loss=f"{means['total']:.4f}", refresh=False)
+                    self.write_losses("train", means, (progress.seen - before) / (time.perf_counter() - start))
                 if not at_end:
                     self.save_if_wanted()
         if progress.seen > before:
-            losses, rate = self.mean_losses(), (progress.seen - before) / (time.perf_counter() - start)
-            self.write_losses("epoch", losses, rate)
+            means, rate = self.mean_losses(), (progress.seen - before) / (time.perf_counter() - start)
+            self.write_losses("epoch", means, rate)
             if not sys.stderr.isatty():
                 speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"  # 0.04, not 0.0
-                print_line(f"epoch {title}  loss {losses['total']:.4f}  {speed} images/s")
+                print_line(f"epoch {title}  loss {means['total']:.4f}  {speed} images/s")
 
     def compute_shares(self, group: Sequence[Batch]) -> tuple[int, list[float]]:
         """Returns the number of images in the group over all processes, and the weight of each batch's loss.
@@ -185,8 +190,8 @@ class Loop:
             self.log.write(kind, self.trainer.steps, losses=losses, **facts)
 
     def save_if_wanted(self) -> None:
-        due = time.monotonic() - self.saved >= 60 * self.writer.minutes
-        number, due = self.processes.any(self.signals.caught, due)
+        is_late = time.monotonic() - self.saved >= 60 * self.writer.minutes
+        number, due = self.processes.any(self.signals.caught, is_late)
         if number or due:
             self.save()
         if number:
@@ -208,15 +213,15 @@ class Loop:
     def end_epoch(self) -> None:
         """Writes the checkpoint and validates. If this is interrupted, a run that resumes does it again."""
         epoch, last = self.progress.epoch, self.progress.epoch == self.recipe.epoch
-        validates = self.validation and (epoch % self.validation.every == 0 or last)
-        if validates:
+        validation = self.validation if self.validation and (epoch % self.validation.every == 0 or last) else None
+        if validation:
             self.save()
         with self.trainer.averaged():
             if self.processes.first and (epoch % 5 == 0 or last):
                 print_line(f"saved {self.writer.write(f'{self.trainer.family.title}-{epoch}')}")
-            if validates:
+            if validation:
                 with self.signals.stop_now():
-                    self.validate(self.validation)
+                    self.validate(validation)
         self.trainer.end_epoch()
         self.progress = Progress(epoch=epoch + 1, scores=self.progress.scores)
         self.sums = {}
@@ -239,6 +244,7 @@ class Loop:
         self.header_printed = True
         if is_better(validation.metric, scores[epoch][key], None if best is None else scores[best][key]):
             print_line(f"saved {self.writer.write('best')}: the best {validation.metric.title} so far")
+        assert self.log is not None
         picture = self.writer.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
         task.draw(model, picture)

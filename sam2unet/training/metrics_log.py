@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -96,7 +97,7 @@ def read_kept_lines(path: Path, step: int) -> list[tuple[str, int, bytes]]:
     return kept
 
 
-def replace_nonfinite(value: object) -> object:
+def replace_nonfinite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): replace_nonfinite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -28,7 +28,7 @@ from .run_record import fingerprint
 from .speed import Speed, choose_speed
 from .state import read_run_state
 
-TASKS: dict[str, type[Task]] = {"masks": MaskTask, "prompts": PromptTask}
+TASKS: dict[str, type[MaskTask] | type[PromptTask]] = {"masks": MaskTask, "prompts": PromptTask}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def prepare_run(
         family = find_family(recipe.model)
         check_run_options(family, recipe, run_folder, hardware)
         task_type = ClassTask if recipe.classes and family.task == "masks" else TASKS[family.task]
-        task = task_type(family, recipe, data)
+        task: Task = task_type(family, recipe, data)
         metric = find_metric(run_folder.best_metric or task.best_metric, task.metrics)
         init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
         model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)

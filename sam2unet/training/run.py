@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -62,7 +63,7 @@ def train(
         loop.print_best()
 
 
-def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | None:
+def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, Any] | None:
     """Locks the folder and connects the processes, both until `stack` is closed. Writes `run.json` and `recipe.yaml`.
 
     Returns the state that the run continues from, or None for a new run.
@@ -88,7 +89,7 @@ def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, object] | N
     return state
 
 
-def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: ExitStack) -> Loop:
+def build_loop(run: PreparedRun, state: Mapping[str, Any] | None, stack: ExitStack) -> Loop:
     """Returns the loop over epochs, at the position of `state`. Opens the log until `stack` is closed."""
     run_folder, task, processes, device = run.run_folder, run.task, run.processes, run.device
     log = None
@@ -116,7 +117,7 @@ def build_loop(run: PreparedRun, state: Mapping[str, object] | None, stack: Exit
     return loop
 
 
-def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dict[str, object] | None:
+def find_resume_state(run_folder: RunFolder, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the state that the run continues from, or None for a new run.
 
     Raises UserError if a new run would overwrite another run, or the state belongs to a run with other `facts`.
@@ -149,7 +150,7 @@ def find_resume_state(run_folder: RunFolder, facts: Mapping[str, object]) -> dic
     return state
 
 
-def restore(loop: Loop, path: Path, state: Mapping[str, object]) -> None:
+def restore(loop: Loop, path: Path, state: Mapping[str, Any]) -> None:
     try:
         loop.restore(state)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:

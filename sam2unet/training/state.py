@@ -3,9 +3,10 @@
 import fcntl
 import random
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from ..recipe import Recipe
 from ..weights.formats import RUN_FORMAT, write_pickle
 
 # The content of `last.pt`. Older files without `validation_set` can be resumed too.
-FIELDS = ("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average")
-FIELDS += ("step", "progress", "random")
+FIELDS = (
+    *("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average"),
+    *("step", "progress", "random"),
+)
 MODELS = (".pth", ".safetensors")
 RELEASED_CHECKPOINT = (
     "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
@@ -30,7 +33,7 @@ def write_run_state(path: Path, state: Mapping[str, object]) -> None:
     write_pickle({"format": RUN_FORMAT} | dict(state), path)
 
 
-def read_run_state(path: Path) -> dict[str, object]:
+def read_run_state(path: Path) -> dict[str, Any]:
     """Reads a file that `write_run_state` wrote. Raises UserError for any other file and for unknown fields."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,7 +93,8 @@ def refuse_other_files(folder: Path, title: str) -> None:
 
 def get_random_state() -> dict[str, object]:
     """Returns the state of every random generator of this process that a run may use."""
-    kind, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
@@ -99,7 +103,7 @@ def get_random_state() -> dict[str, object]:
     }
 
 
-def set_random_state(state: Mapping[str, object]) -> None:
+def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
@@ -109,7 +113,7 @@ def set_random_state(state: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def lock_run_folder(folder: Path):
+def lock_run_folder(folder: Path) -> Iterator[None]:
     """A context in which no other run can use `folder`. Removes the incomplete files of a killed run."""
     try:
         lock = open(folder / ".lock", "a")  # "a" keeps the content of an existing file

@@ -2,12 +2,14 @@
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data.batches import make_seed
 from ..errors import UserError
@@ -16,11 +18,11 @@ from ..limits import round_size
 from ..recipe import Recipe
 from ..runtime.device import autocast, to_channels_last_
 from ..runtime.processes import Processes
+from ..task import TrainingStep
 from .speed import Speed, checkpoint_trunks_
 
 Batch = tuple[Tensor, ...]
 UPDATE = 3  # the last number in the key of the seed of an update
-TrainingStep = Callable[[nn.Module, Batch, Recipe], Iterator[dict[str, Tensor]]]  # `Task.step`
 
 
 class Trainer:
@@ -48,7 +50,7 @@ class Trainer:
         )
         self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizer, self.schedule = build_optimizer(self.trained.values(), recipe, speed.fused)
+        self.optimizer, self.schedule = build_optimizer(list(self.trained.values()), recipe, speed.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if recipe.ema else {}
         self.guard = FiniteGuard(late=device.type == "cuda")
@@ -88,13 +90,13 @@ class Trainer:
         history = []
         for number, (step, share) in enumerate(zip(steps, shares, strict=True), start=1):
             # The processes exchange their gradients once, with the last batch.
-            postponed = number < len(steps) and self.wrapped is not self.model
-            with self.wrapped.no_sync() if postponed else nullcontext():
+            is_last, wrapped = number == len(steps), self.wrapped
+            with nullcontext() if is_last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync():
                 with autocast(self.device, self.recipe.amp):
                     losses = next(step, None)
                 if losses is None:
                     return []
-                total = sum(losses.values())
+                total: Any = sum(losses.values())
                 self.scaler.scale(total if share == 1 else total * share).backward()
             history.append({"total": total.detach()} | {name: loss.detach() for name, loss in losses.items()})
         return history
@@ -147,7 +149,7 @@ class Trainer:
             "step": self.steps,
         }
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         with torch.no_grad():
             weights = self.model.state_dict()
             for name, value in state["weights"].items():

@@ -41,8 +41,8 @@ def find_weights(flag: str, text: str) -> PublishedWeights | None:
         raise UserError(f"{text} is for --{weights.flag}, not for --{flag}")
     is_word = Path(text).name == text and not os.path.lexists(text)
     if not weights and is_word and (names := find_similar_names(text, flag)):
-        names = ", ".join(names)
-        raise UserError(f"no such file: {text}; similar names of published weights: {names} (--{flag} NAME)")
+        similar = ", ".join(names)
+        raise UserError(f"no such file: {text}; similar names of published weights: {similar} (--{flag} NAME)")
     return weights
 
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -47,6 +47,7 @@ def read_weights(path: Path, trust_pickle: bool = False) -> StoredWeights:
 
     `trust_pickle` also reads a file that can run code when it is read.
     """
+    state: Any
     if is_safetensors(path):
         state, facts = read_trainable(path)
         is_own = bool(facts)
@@ -85,9 +86,10 @@ def unreadable_pickle(path: Path, error: Exception, trust: bool) -> UserError:
     return UserError(f"{what}, or only a part of one; compare its size with the original and download it again")
 
 
-def unwrap(content: object, path: Path) -> object:
+def unwrap(content: Any, path: Path) -> Any:
     """Returns the state dict in a file of a training framework, and prints a note about removed keys and prefixes."""
-    keys, prefixes = [], []
+    keys: list[str] = []
+    prefixes: list[str] = []
     for _ in range(2):
         if not isinstance(content, Mapping):
             return content

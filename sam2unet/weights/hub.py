@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from ..atomic import read_json
 from ..errors import UserError
@@ -31,7 +32,7 @@ def locate_weights(source: str | Path, **options: str | None) -> Path:
     return download_weights(str(source), **options)
 
 
-def download_weights(name: str, **options: str | None) -> Path:
+def download_weights(name: str, **options: Any) -> Path:
     """Downloads `model.safetensors` and its configuration into the cache of the hub. Returns the path."""
     import huggingface_hub
 
@@ -45,7 +46,7 @@ def download_weights(name: str, **options: str | None) -> Path:
     return Path(folder) / WEIGHTS
 
 
-def explain_hub_error(error: Exception) -> str:
+def explain_hub_error(error: BaseException) -> str:
     """Returns the reason of an error of huggingface_hub in one line."""
     from huggingface_hub.utils import RepositoryNotFoundError
 

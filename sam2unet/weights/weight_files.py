@@ -61,7 +61,7 @@ def to_flags(files: WeightPaths) -> list[str | Path]:
 
 def weight_files_to_facts(weight_files: WeightFiles) -> dict[str, str]:
     """Returns name and hash of each file as text for the header of a file, for example `hiera` and `hiera_sha256`."""
-    facts = {}
+    facts: dict[str, str] = {}
     for flag, file in weight_files.items():
         key = flag.removesuffix("_path")
         facts |= {key: file.name, f"{key}_sha256": file.sha256}
