@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -79,21 +80,23 @@ def write_coco(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
     with write_atomic(folder / COCO_FILE) as file:
         file.write(b'{"annotations": [')
         for image_id, item in enumerate(items, 1):
-            height, width = item.size
+            height, width = item.known_size
             images.append({"id": image_id, "file_name": item.file_name, "height": height, "width": width})
             for region, parts in zip(item.regions, conversion.trace(item), strict=True):
                 number += 1
                 head = {"id": number, "image_id": image_id, "category_id": conversion.names.find(region.name)}
-                text = json.dumps(head | make_coco_object(region, parts, item.size, conversion.options.shapes))
+                text = json.dumps(head | make_coco_object(region, parts, item.known_size, conversion.options.shapes))
                 file.write(f"{',' if number > 1 else ''}\n{text}".encode())
         categories = [{"id": conversion.names.find(name), "name": name} for name in conversion.names.labels]
-        for key, rows in {"images": images, "categories": categories}.items():
-            file.write(f'\n], "{key}": [\n'.encode() + ",\n".join(map(json.dumps, rows)).encode())
+        tables: dict[str, list[dict]] = {"images": images, "categories": categories}
+        for key, rows in tables.items():
+            file.write(f'\n], "{key}": [\n'.encode() + ",\n".join(json.dumps(row) for row in rows).encode())
         file.write(b'\n], "info": {"description": "written by sam2unet"}, "licenses": []}\n')
 
 
 def make_coco_object(region: Region, parts: Parts, size: tuple[int, int], shapes: str) -> dict[str, object]:
     """Returns the fields of an annotation, except the ids. `area` counts pixels; `bbox` is x, y, width, height."""
+    shape: Any
     if shapes == "polygons":
         shape = [[value for point in polygon for value in point] for polygon in close_parts(parts)]
     elif shapes == "masks":

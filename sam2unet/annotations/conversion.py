@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,12 @@ class ClassNames:
         self.places[name] = len(self.names)
         return len(self.names)
 
+    def index(self, name: str) -> int:
+        """Returns the index of a class that `formats.check_images` has passed."""
+        index = self.find(name)
+        assert index is not None
+        return index
+
     def to_classes(self) -> Classes:
         """Returns the user's classes; otherwise new ones, with the values 0 for the background and then 1, 2, ..."""
         names = [BACKGROUNDS[0], *(self.names or ["object"])]
@@ -108,7 +115,7 @@ class Conversion:
     problems: Problems = field(default_factory=Problems)
     is_prediction: bool = False  # the source is a result of a model
 
-    def fill(self, name: str, polygons: list, size: tuple[int, int], where: object, **values: object) -> Region:
+    def fill(self, name: str, polygons: list, size: tuple[int, int], where: object, **values: Any) -> Region:
         """Makes a region from polygons, lists of x and y, flat or in pairs. Counts those that reach outside."""
         rings = [to_ring(polygon) for polygon in polygons]
         height, width = size
@@ -129,7 +136,7 @@ class Conversion:
         """Returns the parts of each region of an image; nothing if regions are written as masks."""
         if self.options.shapes != "polygons":
             return [[] for _ in item.regions]
-        return trace_regions(item.regions, item.size, self.options.tolerance)
+        return trace_regions(item.regions, item.known_size, self.options.tolerance)
 
 
 def to_ring(polygon: list) -> np.ndarray:
@@ -140,7 +147,7 @@ def to_ring(polygon: list) -> np.ndarray:
     return ring
 
 
-def parse_size(height: object, width: object) -> tuple[int, int] | None:
+def parse_size(height: Any, width: Any) -> tuple[int, int] | None:
     """Returns (height, width), or None if both are absent. Raises ValueError for sizes that no image has."""
     if height is None or width is None:
         return None
@@ -164,7 +171,7 @@ def base_name(path: str) -> str:
     return name
 
 
-def parse_score(value: object) -> float | None:
+def parse_score(value: Any) -> float | None:
     """Returns a number, or None. Raises ValueError for other values."""
     if value is None:
         return None

@@ -50,7 +50,7 @@ def parse_cvat_image(node: Element, conversion: Conversion) -> AnnotatedImage:
     """Converts an image. Polygons with the same label and group are the parts of one object. `z_order` is the order."""
     file_name = base_name(node.attrib["name"])
     size = conversion.find_size(file_name, node.get("height"), node.get("width"))
-    groups: dict[object, list[Element]] = {}
+    groups: dict[tuple[str, object], list[Element]] = {}
     for number, shape in enumerate(sorted(node, key=lambda shape: int(shape.get("z_order", 0)))):
         if shape.tag in OTHER_SHAPES:
             text = "shapes are neither polygons nor masks and are left out"
@@ -96,7 +96,7 @@ def write_cvat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
 
 
 def format_cvat_image(number: int, item: AnnotatedImage, conversion: Conversion) -> str:
-    (height, width), name = item.size, quoteattr(printable(item.file_name))
+    (height, width), name = item.known_size, quoteattr(printable(item.file_name))
     head = f'<image id="{number}" name={name} width="{width}" height="{height}">\n'
     numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True))
     shapes = [shape for index, (region, parts) in numbered for shape in format_cvat(region, parts, index)]

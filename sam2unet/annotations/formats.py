@@ -75,6 +75,7 @@ def run(source: Path, source_format: str, folder: Path, target_format: str, conv
     if first is None:
         conversion.problems.print()
         raise UserError(f"{source} has no image that could be converted")
+    assert writer.write is not None  # the flag --to offers only formats that can be written
     claim_folder(folder, f"annotations, {target_format}")
     counter = ObjectCounter()
     try:
@@ -108,12 +109,12 @@ def check_images(items: Iterable[AnnotatedImage], conversion: Conversion) -> Ite
     stems: set[str] = set()
     for item in items:
         stem = Path(item.file_name).stem
-        item = check_annotation(item, stem, stems, conversion)
+        checked = check_annotation(item, stem, stems, conversion)
         stems.add(stem)
-        if item:
-            item = item._replace(regions=[r for r in item.regions if is_usable(r, item.file_name, conversion)])
-            if item.regions or conversion.options.keep_empty:
-                yield item
+        if checked:
+            regions = [r for r in checked.regions if is_usable(r, checked.file_name, conversion)]
+            if regions or conversion.options.keep_empty:
+                yield checked._replace(regions=regions)
     if conversion.options.keep_empty:
         for path in (path for stem, path in conversion.images.items() if stem not in stems):
             yield AnnotatedImage(path.name, read_image_size(path), [])

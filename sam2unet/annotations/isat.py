@@ -37,7 +37,7 @@ def parse_isat(content: dict, conversion: Conversion) -> AnnotatedImage:
     info = content["info"]
     file_name = base_name(info["name"])
     size = conversion.find_size(file_name, info.get("height"), info.get("width"))
-    groups: dict[object, list[dict]] = {}
+    groups: dict[tuple[str, object, bool], list[dict]] = {}
     for number, entry in enumerate(sorted(content["objects"], key=lambda entry: float(entry.get("layer") or 0))):
         if len(entry["segmentation"]) < 3:
             conversion.problems.add("shapes are lines or points and are left out", file_name)
@@ -45,7 +45,7 @@ def parse_isat(content: dict, conversion: Conversion) -> AnnotatedImage:
         group = entry.get("group") if entry["category"] != ISAT_BACKGROUND else None
         key = str(entry["category"]), f"group {group}" if group else number, bool(entry.get("iscrowd"))
         groups.setdefault(key, []).append(entry)
-    regions = []
+    regions: list[Region] = []
     for (category, _, crowd), entries in groups.items():
         polygons = [entry["segmentation"] for entry in entries]
         region = conversion.fill(category, polygons, size, file_name, crowd=crowd)
@@ -71,9 +71,10 @@ def cut_regions_(regions: Iterable[Region], hole: Region) -> None:
 def write_isat(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
     """Writes STEM.json for each image, and `isat.yaml`. Each object has a group and a layer of its own."""
     for item in items:
-        stem, (height, width) = Path(item.file_name).stem, item.size
+        stem, (height, width) = Path(item.file_name).stem, item.known_size
         image = conversion.images.get(stem)
-        info = {"description": "ISAT", "folder": str(image.parent.resolve()) if image else "", "name": item.file_name}
+        folder_name = str(image.parent.resolve()) if image else ""
+        info: dict[str, object] = {"description": "ISAT", "folder": folder_name, "name": item.file_name}
         info |= {"width": width, "height": height, "depth": 3, "note": ""}
         numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True), 1)
         objects = [entry for number, (region, parts) in numbered for entry in make_isat(region, parts, number)]

@@ -39,7 +39,7 @@ def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage:
     versions = [entry for entry in task.get("annotations") or [] if not entry.get("was_cancelled")]
     if len(versions) > 1:
         conversion.problems.add("tasks have several annotations; the first one is used", file_name)
-    version = next(iter([*versions, *(task.get("predictions") or [])]), {})
+    version: dict = next(iter([*versions, *(task.get("predictions") or [])]), {})
     results = [entry for entry in version.get("result", []) if "value" in entry]
     if not results:
         return AnnotatedImage(file_name, None, [])
@@ -103,7 +103,7 @@ def make_task(item: AnnotatedImage, conversion: Conversion) -> dict[str, object]
     """Returns a task with a prediction if its objects have scores or are predicted, otherwise with an annotation."""
     results = []
     for number, (region, parts) in enumerate(zip(item.regions, conversion.trace(item), strict=True)):
-        results += make_results(region, parts, number, item.size)
+        results += make_results(region, parts, number, item.known_size)
     data = {"image": conversion.options.image_root + quote(os.fsencode(item.file_name))}
     scores = [region.score for region in item.regions if region.score is not None]
     if not scores and not conversion.is_prediction:
@@ -118,6 +118,7 @@ def make_results(region: Region, parts: Parts, number: int, size: tuple[int, int
     head = {"type": kind, "from_name": "label", "to_name": "image", "image_rotation": 0}
     head |= {"original_width": size[1], "original_height": size[0]}
     head |= {} if region.score is None else {"score": region.score}
+    value: dict[str, object]
     if not parts:
         value = {"format": "rle", "rle": encode_brush(place_region(region, size)), kind: [region.name]}
         return [head | {"id": f"object{number}", "value": value}]

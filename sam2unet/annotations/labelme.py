@@ -34,7 +34,7 @@ def parse_labelme(content: dict, conversion: Conversion) -> AnnotatedImage:
     """Converts a file. Shapes with the same label and `group_id` are the parts of one object."""
     file_name = base_name(content["imagePath"])
     size = conversion.find_size(file_name, content.get("imageHeight"), content.get("imageWidth"))
-    groups: dict[object, list[dict]] = {}
+    groups: dict[tuple[str, object], list[dict]] = {}
     for number, shape in enumerate(content["shapes"]):
         if len(shape["points"]) < CORNERS.get(shape.get("shape_type") or "polygon", 10**9):
             conversion.problems.add("shapes are lines or points and are left out", file_name)
@@ -89,15 +89,21 @@ def write_labelme(folder: Path, items: Iterable[AnnotatedImage], conversion: Con
         place = Path(os.path.relpath(image, folder)).as_posix() if image else item.file_name
         numbered = enumerate(zip(item.regions, conversion.trace(item), strict=True))
         shapes = [shape for number, (region, parts) in numbered for shape in make_shapes(region, parts, number)]
-        content = {"version": VERSION, "flags": {}, "shapes": shapes, "imagePath": place, "imageData": None}
-        content |= {"imageHeight": item.size[0], "imageWidth": item.size[1]}
+        content: dict[str, object] = {
+            "version": VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": place,
+            "imageData": None,
+        }
+        content |= {"imageHeight": item.known_size[0], "imageWidth": item.known_size[1]}
         with write_atomic(folder / f"{stem}.json") as file:
             file.write(json.dumps(content, indent=1).encode())
 
 
 def make_shapes(region: Region, parts: Parts, number: int) -> list[dict[str, object]]:
     """Returns a polygon for each part, or one mask. Several parts share the `group_id` `number`."""
-    head = {"label": region.name, "flags": {}, "description": "", "group_id": None}
+    head: dict[str, object] = {"label": region.name, "flags": {}, "description": "", "group_id": None}
     head |= {} if region.score is None else {"score": region.score}
     if polygons := close_parts(parts):
         head["group_id"] = number if len(polygons) > 1 else None

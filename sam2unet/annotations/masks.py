@@ -81,7 +81,7 @@ def write_binary_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
     """Writes a 0/255 mask of all objects for each image."""
     names: set[str] = set()
     for item in items:
-        mask = np.zeros(item.size, np.uint8)
+        mask = np.zeros(item.known_size, np.uint8)
         for region in item.regions:
             if region.name != IGNORE_NAME:
                 mask[slice_region(region)][region.pixels] = 255
@@ -122,9 +122,9 @@ def write_palette_png(path: Path, pixels: np.ndarray, palette: np.ndarray) -> No
 
 def paint_indices(item: AnnotatedImage, conversion: Conversion) -> np.ndarray:
     """Returns uint8 (H, W), the index of each pixel's class. Later objects cover earlier ones."""
-    indices, total = np.zeros(item.size, np.uint8), 0
+    indices, total = np.zeros(item.known_size, np.uint8), 0
     for region in item.regions:
-        indices[slice_region(region)][region.pixels] = conversion.names.find(region.name)
+        indices[slice_region(region)][region.pixels] = conversion.names.index(region.name)
         total += int(region.pixels.sum())
     if total > np.count_nonzero(indices):
         conversion.problems.add("images have objects that overlap; the later object covers the earlier", item.file_name)
@@ -135,7 +135,8 @@ def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
     """Writes a mask for each object, and the list of SAM-Med2D. Crowds and images without objects are left out."""
     entries: list[ImageMasks] = []
     for item in items:
-        stem, counts, paths = Path(item.file_name).stem, defaultdict(int), []
+        stem, paths = Path(item.file_name).stem, []
+        counts: defaultdict[str, int] = defaultdict(int)
         for region in item.regions:
             if region.crowd:
                 conversion.problems.add("crowds are no single objects and are left out", item.file_name)
@@ -145,7 +146,7 @@ def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
                 raise UserError(f"the name {name} is too long for a file; shorten the name of the image or the class")
             counts[region.name] += 1
             paths.append(folder / MASK_FOLDER / name)
-            write_bytes(paths[-1], encode_png(place_region(region, item.size).view(np.uint8) * 255))
+            write_bytes(paths[-1], encode_png(place_region(region, item.known_size).view(np.uint8) * 255))
         if paths and stem in conversion.images:
             entries.append(ImageMasks(conversion.images[stem], tuple(paths)))
     if not entries:

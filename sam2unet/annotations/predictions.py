@@ -11,6 +11,7 @@ from ..atomic import read_text
 from ..classes import Classes
 from ..data.pairs import Pair, list_images
 from ..data.reading import FOREGROUND, open_image, read_indices, read_mask
+from ..data.slices import Source
 from ..errors import UserError
 from ..prompts.modes import PromptMode
 from ..prompts.results import list_mask_paths
@@ -96,7 +97,7 @@ def read_answers(source: Path, conversion: Conversion) -> Iterator[AnnotatedImag
         raise UserError(f"{table} has no prompt whose masks are in {source.name}; give a folder of test.py --save_pred")
     mode = rows[0][0]
     paths = list_mask_paths(pairs, [mode], source.parent)
-    groups: dict[Path, list[int]] = {}
+    groups: dict[Source, list[int]] = {}
     for index, pair in enumerate(pairs):
         groups.setdefault(pair.image, []).append(index)
     for image, indices in groups.items():

@@ -1,7 +1,7 @@
 """An image with its objects, in the form that all formats are converted to and from."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,8 +27,14 @@ class AnnotatedImage(NamedTuple):
     size: tuple[int, int] | None  # (height, width); None: the annotation does not say
     regions: list[Region]
 
+    @property
+    def known_size(self) -> tuple[int, int]:
+        """The size of an image that `formats.check_images` has passed."""
+        assert self.size is not None
+        return self.size
 
-def crop_region(name: str, mask: np.ndarray, offset: tuple[int, int] = (0, 0), **values: object) -> Region:
+
+def crop_region(name: str, mask: np.ndarray, offset: tuple[int, int] = (0, 0), **values: Any) -> Region:
     """Makes a region from a mask, bool (H, W). `offset` is (top, left) of the mask in the image."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     pixels = mask[top : top + height, left : left + width].copy()
@@ -47,7 +53,7 @@ def split_parts(name: str, mask: np.ndarray, connected: bool) -> list[Region]:
     return regions
 
 
-def region_from_rings(name: str, rings: Sequence[np.ndarray], size: tuple[int, int], **values: object) -> Region:
+def region_from_rings(name: str, rings: Sequence[np.ndarray], size: tuple[int, int], **values: Any) -> Region:
     """Makes a region from separate polygons, each float (N, 2), in an image of `size` (height, width)."""
     points = np.concatenate([*rings, np.empty((0, 2))])
     if len(points) == 0:

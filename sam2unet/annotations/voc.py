@@ -110,7 +110,7 @@ def write_voc(folder: Path, items: Iterable[AnnotatedImage], conversion: Convers
         if len(objects) < IGNORED:
             write_palette_png(
                 folder / OBJECT_FOLDER / f"{stem}.png",
-                paint_numbers([region.pixels for region in objects], objects, item.size).astype(np.uint8),
+                paint_numbers([region.pixels for region in objects], objects, item.known_size).astype(np.uint8),
                 palette,
             )
         else:

@@ -72,8 +72,8 @@ def write_yolo(folder: Path, items: Iterable[AnnotatedImage], conversion: Conver
                 conversion.problems.add("regions to ignore are left out, because YOLO has none", item.file_name)
                 continue
             ring = join_rings([ring for part in parts for ring in part])
-            values = (ring / (item.size[1], item.size[0])).ravel().tolist()
-            number = conversion.names.find(region.name) - 1
+            values = (ring / item.known_size[::-1]).ravel().tolist()
+            number = conversion.names.index(region.name) - 1
             lines.append(f"{number} {' '.join(f'{value:.8g}' for value in values)}\n")
         with write_atomic(folder / "labels" / f"{Path(item.file_name).stem}.txt") as file:
             file.write("".join(lines).encode())

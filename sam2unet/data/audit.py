@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, unpack_color
+from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, read_color, unpack_color
 from ..errors import UserError, shortlist, warn
 from ..recipe import MaskRule
 from ..runtime.parallel import map_files
@@ -18,16 +18,17 @@ from .check import Size
 from .findings import BITS, NEAR, PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
 from .pairs import Pair, list_files
 from .reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
-from .slices import list_all_slices, refuse_other_place
+from .slices import Source, list_all_slices, refuse_other_place
 from .volumes import is_volume, name_case, open_volume
 
+T = TypeVar("T")
 Bits = Callable[[Image.Image], np.ndarray]
 
 
 class Audit(NamedTuple):
     findings: list[Finding]
     pairs: list[Pair]
-    masks: dict[Path, MaskFacts]  # only masks that could be read
+    masks: dict[Source, MaskFacts]  # only masks that could be read
     twins: list[Twin]  # near duplicates, nearest first
 
     def count(self, level: str) -> int:
@@ -86,10 +87,12 @@ def report_volumes(images: Mapping[str, Path], masks: Sequence[Path]) -> list[Fi
     return [Finding("other voxels", text, PROBLEM)] if wrong else []
 
 
-def audit_files(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tuple[dict, dict[Path, UserError]]:
+def audit_files(
+    files: Sequence[Source], look: Callable[[Source], T]
+) -> tuple[dict[Source, T], dict[Source, UserError]]:
     """Returns the result of `look` for each file, and the error of each file that it cannot read."""
 
-    def try_look(path: Path) -> tuple | UserError:
+    def try_look(path: Source) -> T | UserError:
         try:
             return look(path)
         except UserError as e:
@@ -97,10 +100,10 @@ def audit_files(files: Sequence[Path], look: Callable[[Path], NamedTuple]) -> tu
 
     looks = dict(zip(files, map_files(try_look, files), strict=True))
     bad = {path: look for path, look in looks.items() if isinstance(look, UserError)}
-    return {path: look for path, look in looks.items() if path not in bad}, bad
+    return {path: look for path, look in looks.items() if not isinstance(look, UserError)}, bad
 
 
-def audit_image(path: Path, bits: Bits | None) -> ImageFacts:
+def audit_image(path: Source, bits: Bits | None) -> ImageFacts:
     with open_image(path) as image:
         rotated = orientation(image) != 1
     picture = read_image(path)
@@ -109,7 +112,7 @@ def audit_image(path: Path, bits: Bits | None) -> ImageFacts:
     return ImageFacts(Size(*picture.size), rotated, digest.digest(), bits(picture) if bits else None)
 
 
-def audit_mask(path: Path, threshold: MaskRule) -> MaskFacts:
+def audit_mask(path: Source, threshold: MaskRule) -> MaskFacts:
     mask = read_mask(path, threshold)
     counts, size = mask.histogram(), Size(*mask.size)
     total = mask.width * mask.height
@@ -147,16 +150,16 @@ def find_classes(mask_folder: Path) -> Classes:
             f"{len(lossy)} of {len(looks)} masks are JPEG, which changes values: {shortlist(lossy)}; some values "
             "may belong to no class; give PNG masks"
         )
-    palette = next((look.palette for look in looks.values() if look.palette), [])
+    palette = next((look.palette for look in looks.values() if look.palette), None) or []
     items = []
     for index, code in enumerate(map(int, codes)):
         name = "background" if code == 0 else f"class {code if has_values else index}"
-        color = tuple(palette[3 * code : 3 * code + 3]) if has_values else tuple(unpack_color(code))
-        items.append(MaskClass(name, code if has_values else None, color or pick_color(index)))
+        color = palette[3 * code : 3 * code + 3] if has_values else unpack_color(code)
+        items.append(MaskClass(name, code if has_values else None, read_color(color) if color else pick_color(index)))
     return Classes(tuple(items), ignore)
 
 
-def has_rgb_colours(path: Path) -> bool:
+def has_rgb_colours(path: Source) -> bool:
     with open_image(path) as image:
         return is_colour_mask(image)
 
@@ -167,7 +170,7 @@ class MaskCodes(NamedTuple):
     is_jpeg: bool
 
 
-def list_codes(path: Path, has_values: bool) -> MaskCodes:
+def list_codes(path: Source, has_values: bool) -> MaskCodes:
     with open_image(path) as image:
         codes = np.unique(read_codes(image, path, has_values))[: LIMIT + 2]
         return MaskCodes(codes, image.getpalette("RGB"), image.format in ("JPEG", "MPO"))
@@ -191,7 +194,7 @@ def perceptual_bits() -> Bits | None:
     return bits
 
 
-def find_near_duplicates(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Twin]:
+def find_near_duplicates(images: Mapping[Source, ImageFacts], others: Mapping[Source, ImageFacts]) -> list[Twin]:
     """Returns the nearest of `images` for each of `others`, if at most NEAR bits differ. The nearest pairs come first.
 
     Images with equal pixels are left out.

@@ -1,7 +1,7 @@
 """Which pairs go into which batch. This depends on seed and epoch alone, so a run can continue at any batch."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ JITTER = 11  # random numbers that the augmentation of an image needs
 class Draw(NamedTuple):
     """A pair and its random flips."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides `tuple.index`
     mirror: bool  # flip left-right
     tip: bool  # flip top-bottom
     jitter: tuple[float, ...] = ()  # with `augment`, JITTER uniform numbers in [-1, 1]; see `masks.augment`
@@ -90,12 +90,13 @@ class Batches(Sampler):
         begin, end = self.bounds[batch]
         return end - begin
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         generator = make_generator(self.seed, self.epoch)
         order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).tolist()
         flips = (torch.rand(len(order), 2, generator=generator) < 0.5).tolist()
         count = JITTER if self.augment else 0
         jitters = (2 * torch.rand(len(order), count, generator=generator) - 1).tolist()
-        draws = [Draw(index, *flip, tuple(jitter)) for index, flip, jitter in zip(order, flips, jitters, strict=True)]
+        rows = zip(order, flips, jitters, strict=True)
+        draws = [Draw(index, flip[0], flip[1], tuple(jitter)) for index, flip, jitter in rows]
         for begin, end in self.bounds[self.first :]:
             yield draws[begin + self.rank : end : self.world]

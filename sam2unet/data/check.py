@@ -2,8 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ..recipe import ForegroundRule, MaskRule, to_foreground_flags
 from ..runtime.parallel import map_files
 from .pairs import Pair
 from .reading import WAY_OUT, MaskCoding, list_values, open_image, read_mask, rotate_upright, upright_size
+from .slices import Source
 
 
 class Size(NamedTuple):
@@ -46,6 +46,7 @@ def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
             check_image(pair.mask)
         except UserError as e:
             return str(e)
+        return None
 
     problems = map_files(problem, pairs)
     for text in filter(None, problems):
@@ -66,39 +67,42 @@ def warn_rotated(names: Sequence[str]) -> None:
     warn(f"{len(names)} images are rotated by their EXIF orientation, which swaps their sides: {shortlist(names)}")
 
 
-def check_masks(paths: Sequence[Path], threshold: MaskRule = None) -> tuple[list[Size], np.ndarray | None]:
+def check_masks(paths: Sequence[Source], threshold: MaskRule = None) -> tuple[list[Size], np.ndarray | None]:
     """Returns the sizes of the masks. With `Classes` also the number of pixels of each class, int64 (masks, C).
 
     UserError for masks that are not 0/255 or have values of no class, and as in `refuse_constant`.
     """
-    has_classes = isinstance(threshold, Classes)
 
-    def look(path: Path) -> tuple[Size, object] | UserError:
+    def look(path: Source) -> tuple[Size, Any] | MaskCoding | UnknownValues:
         try:
             mask = read_mask(path, threshold)
         except (MaskCoding, UnknownValues) as e:
             return e
-        if has_classes:
+        if isinstance(threshold, Classes):
             return Size(*mask.size), np.array(mask.histogram()[: len(threshold.items)])
         return Size(*mask.size), None if threshold is None else mask.getextrema()
 
     looks = map_files(look, paths)
-    if bad := {path: e for path, e in zip(paths, looks, strict=True) if isinstance(e, UserError)}:
-        folder = f"in {paths[0].parent}"
-        if has_classes:
-            raise UserError(f"{len(bad)} of {len(paths)} masks {describe_unknown_values(bad, threshold)} ({folder})")
-        found, names = next(iter(bad.values())).found, shortlist([path.name for path in bad])
-        raise UserError(f"{len(bad)} of {len(paths)} masks are not 0/255: {names} ({found}; {folder}); {WAY_OUT}")
-    if has_classes:
-        return [size for size, _ in looks], np.stack([counts for _, counts in looks])
+    unknown = {path: e for path, e in zip(paths, looks, strict=True) if isinstance(e, UnknownValues)}
+    if unknown and isinstance(threshold, Classes):
+        text = describe_unknown_values(unknown, threshold)
+        raise UserError(f"{len(unknown)} of {len(paths)} masks {text} (in {paths[0].parent})")
+    if bad := {path: e for path, e in zip(paths, looks, strict=True) if isinstance(e, MaskCoding)}:
+        found, names = f"{next(iter(bad.values())).found}; in {paths[0].parent}", shortlist([path.name for path in bad])
+        raise UserError(f"{len(bad)} of {len(paths)} masks are not 0/255: {names} ({found}); {WAY_OUT}")
+    good = [look for look in looks if not isinstance(look, UserError)]
+    sizes, facts = [size for size, _ in good], [fact for _, fact in good]
+    if isinstance(threshold, Classes):
+        return sizes, np.stack(facts)
     if threshold is not None:
-        refuse_constant({path: extremes for path, (_, extremes) in zip(paths, looks, strict=True)}, threshold)
-    return [size for size, _ in looks], None
+        refuse_constant(dict(zip(paths, facts, strict=True)), threshold)
+    return sizes, None
 
 
-def describe_unknown_values(bad: Mapping[Path, UnknownValues], classes: Classes) -> str:
+def describe_unknown_values(bad: Mapping[Source, UnknownValues], classes: Classes) -> str:
     """Returns text such as `have values of no class: 11 (1,204 pixels in 2 files: a.png, b.png); add the line ...`."""
-    counts, files = Counter(), defaultdict(list)
+    counts: Counter[int] = Counter()
+    files = defaultdict(list)
     for path, error in bad.items():
         counts.update(error.counts)
         for code in error.counts:
@@ -106,7 +110,7 @@ def describe_unknown_values(bad: Mapping[Path, UnknownValues], classes: Classes)
     return f"have values of no class: {classes.describe_unknown(counts, files)}"
 
 
-def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundRule) -> None:
+def refuse_constant(masks: Mapping[Source, tuple[float, float]], rule: ForegroundRule) -> None:
     """Raises UserError for a rule that leaves all masks empty or all masks full. Warns if it does so for some masks.
 
     `masks` has the lowest and the highest value of each mask; 0 is background, other values are foreground.
@@ -128,7 +132,7 @@ def refuse_constant(masks: Mapping[Path, tuple[float, float]], rule: ForegroundR
             warn(f"{flags} leaves {what} in {len(names)} of {len(masks)} masks of {names[0].parent}: {text}")
 
 
-def check_image(path: Path) -> tuple[Size, bool]:
+def check_image(path: Source) -> tuple[Size, bool]:
     """Returns the size that `read_image` gives, and whether EXIF swaps the sides. Decodes the whole file."""
     with open_image(path) as image:
         size = Size(*upright_size(image))

@@ -71,7 +71,7 @@ def warn_missing_classes(held_out: Sequence[int], counts: np.ndarray, classes: C
     """Prints one warning with the classes that training or validation, the images `held_out`, does not have."""
     present = counts > 0
     inside = np.isin(np.arange(len(present)), held_out)
-    anywhere, held, kept = present.any(0), present[inside].any(0), present[~inside].any(0)
+    anywhere, held, kept = (np.asarray(part.any(0)) for part in (present, present[inside], present[~inside]))
     places = {"no validation mask": anywhere & ~held, "no training mask": anywhere & ~kept, "no mask": ~anywhere}
     texts = [
         f"{shortlist([name for name, is_missing in zip(classes.names, missing, strict=True) if is_missing])} in {place}"

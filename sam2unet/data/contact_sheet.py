@@ -17,6 +17,7 @@ from .audit import Audit
 from .class_pictures import draw_class_legend, tint_classes_
 from .findings import MaskFacts
 from .reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
+from .slices import Source
 
 SPREAD, ODD, TWINS = 48, 120, 24  # largest number of other pairs, odd pairs and near duplicates on the contact sheet
 COLUMNS, WIDTH, HEIGHT, LINE, GAP = 6, 256, 192, 16, 10  # pixels, except COLUMNS, which is even
@@ -47,8 +48,8 @@ def write_contact_sheet(path: Path, audit: Audit, rule: MaskRule) -> None:
 class SheetTile(NamedTuple):
     """A picture on the contact sheet, with a text below it."""
 
-    image: Path
-    mask: Path | None
+    image: Source
+    mask: Source | None
     text: str
     odd: bool = True
 
@@ -59,8 +60,8 @@ def draw_contact_sheet(audit: Audit, mask_threshold: MaskRule) -> Image.Image:
     With `Classes`, a legend of their colours is at the top.
     """
     classes = mask_threshold if isinstance(mask_threshold, Classes) else None
-    sections = choose_tiles(audit, classes)
-    sections = {f"{title}: {len(tiles)} of {total}": tiles for title, tiles, total in sections if tiles}
+    chosen = choose_tiles(audit, classes)
+    sections = {f"{title}: {len(tiles)} of {total}": tiles for title, tiles, total in chosen if tiles}
     width = GAP + (WIDTH + GAP) * COLUMNS
     legend = draw_class_legend(classes, width) if classes else np.empty((0, width, 3), np.uint8)
     rows = [LINE * 2 + (HEIGHT + 2 * LINE + GAP) * -(-len(tiles) // COLUMNS) for tiles in sections.values()]
@@ -83,7 +84,7 @@ def draw_contact_sheet(audit: Audit, mask_threshold: MaskRule) -> Image.Image:
 
 def choose_tiles(audit: Audit, classes: Classes | None = None) -> list[tuple[str, list[SheetTile], int]]:
     """Returns for each section its title, its tiles, and the number of tiles that it would have without a limit."""
-    marks: dict[Path, list[str]] = {}
+    marks: dict[Source, list[str]] = {}
     for finding in audit.findings:
         for path, mark in finding.marks.items():
             marks.setdefault(path, []).append(mark)
@@ -96,17 +97,17 @@ def choose_tiles(audit: Audit, classes: Classes | None = None) -> list[tuple[str
     texts = [", ".join(marks.get(pair.mask, []) + marks.get(pair.image, [])) for pair in odd]
     rest = sorted(set(audit.pairs) - set(odd), key=lambda pair: (audit.masks[pair.mask].foreground, pair))
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(SPREAD, len(rest))).round().astype(int)]
-    plain = [SheetTile(*pair, describe_mask(audit.masks[pair.mask], classes), odd=False) for pair in spread]
+    plain = [SheetTile(p.image, p.mask, describe_mask(audit.masks[p.mask], classes), odd=False) for p in spread]
     return [
         ("pictures of near duplicates", twins, 2 * len(audit.twins)),
-        ("odd pairs", [SheetTile(*pair, text) for pair, text in zip(odd[:ODD], texts, strict=False)], len(odd)),
+        ("odd pairs", [SheetTile(*p, text) for p, text in zip(odd[:ODD], texts, strict=False)], len(odd)),
         (f"other pairs, from the smallest {'foreground' if classes else 'mask'} to the largest", plain, len(rest)),
     ]
 
 
 def describe_mask(mask: MaskFacts, classes: Classes | None) -> str:
     """Returns the share of the foreground, or the three largest classes with their shares."""
-    if classes is None:
+    if classes is None or mask.pixels is None:
         return f"foreground {mask.foreground:.1%}"
     shares = mask.pixels / mask.pixels.sum()
     largest = [index for index in np.argsort(-shares[:-1], kind="stable")[:3] if shares[index]]
@@ -146,7 +147,7 @@ def draw_tile(tile: SheetTile, mask_threshold: MaskRule) -> Image.Image:
     return picture
 
 
-def shorten_text(text: str, font: ImageFont.FreeTypeFont) -> str:
+def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Returns the text. If it is wider than a tile, its middle is left out."""
     cut = text = printable(text)
     while font.getlength(cut) > WIDTH:

@@ -3,7 +3,6 @@
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..recipe import MaskRule
 from .check import Size, describe_mismatch, describe_unknown_values
 from .pairs import Pair, find_duplicates, pair_names
 from .reading import WAY_OUT, MaskCoding
+from .slices import Source
 
 WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wrong
 
@@ -45,12 +45,12 @@ class Finding(NamedTuple):
     title: str
     text: str
     level: str = ""  # or WARNING or PROBLEM
-    marks: Mapping[Path, str] = {}  # the text for a file on the contact sheet
+    marks: Mapping[Source, str] = {}  # the text for a file on the contact sheet
 
 
 class Twin(NamedTuple):
-    other: Path  # an image of the other folder
-    image: Path  # the most similar image of this folder
+    other: Source  # an image of the other folder
+    image: Source  # the most similar image of this folder
     distance: int  # number of bits that differ
 
 
@@ -58,7 +58,7 @@ def list_names(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> 
     return f"{len(names)} of {len(of)}: {shortlist(names, limit)}"
 
 
-def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], list[Finding]]:
+def pair_up(images: Sequence[Source], masks: Sequence[Source]) -> tuple[list[Pair], list[Finding]]:
     """Pairs by stem, of the first file where two have one stem, and what is left over."""
     by_stem = [find_duplicates([(path.stem, path) for path in files]) for files in (images, masks)]
     pairs, lonely, spare = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
@@ -77,10 +77,10 @@ def pair_up(images: Sequence[Path], masks: Sequence[Path]) -> tuple[list[Pair], 
 
 def report_data_set(
     pairs: Sequence[Pair],
-    images: Mapping[Path, ImageFacts],
-    masks: Mapping[Path, MaskFacts],
-    bad_images: Mapping[Path, UserError],
-    bad_masks: Mapping[Path, UserError],
+    images: Mapping[Source, ImageFacts],
+    masks: Mapping[Source, MaskFacts],
+    bad_images: Mapping[Source, UserError],
+    bad_masks: Mapping[Source, UserError],
     rule: MaskRule,
 ) -> list[Finding]:
     unreadable = report_unreadable("images", bad_images) + report_unreadable("masks", bad_masks)
@@ -93,9 +93,9 @@ def report_data_set(
 
 
 def report_others(
-    images: Mapping[Path, ImageFacts],
-    others: Mapping[Path, ImageFacts],
-    bad_others: Mapping[Path, UserError],
+    images: Mapping[Source, ImageFacts],
+    others: Mapping[Source, ImageFacts],
+    bad_others: Mapping[Source, UserError],
     twins: Sequence[Twin],
     searched: bool,
 ) -> list[Finding]:
@@ -105,7 +105,7 @@ def report_others(
     return findings + report_similar(twins, others, searched)
 
 
-def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PROBLEM) -> list[Finding]:
+def report_unreadable(what: str, bad: Mapping[Source, UserError], level: str = PROBLEM) -> list[Finding]:
     bad = {path: e for path, e in bad.items() if not isinstance(e, (MaskCoding, UnknownValues))}
     marks = {path: f"{what[:-1]} cannot be read" for path in bad}
     reason = next((str(bad[path]) for path in marks), "")
@@ -115,8 +115,9 @@ def report_unreadable(what: str, bad: Mapping[Path, UserError], level: str = PRO
     return [Finding("unreadable", text, level, marks)] if marks else []
 
 
-def report_coding(bad: Mapping[Path, UserError], total: int, rule: MaskRule) -> list[Finding]:
-    if unknown := {path: e for path, e in bad.items() if isinstance(e, UnknownValues)}:
+def report_coding(bad: Mapping[Source, UserError], total: int, rule: MaskRule) -> list[Finding]:
+    unknown = {path: e for path, e in bad.items() if isinstance(e, UnknownValues)}
+    if unknown and isinstance(rule, Classes):
         marks = {path: f"no class: {shortlist(list(map(rule.describe, e.counts)))}" for path, e in unknown.items()}
         text = f"{len(unknown)} of {total} {describe_unknown_values(unknown, rule)}"
         return [Finding("mask values", text, PROBLEM, marks)]
@@ -130,7 +131,7 @@ def report_coding(bad: Mapping[Path, UserError], total: int, rule: MaskRule) -> 
 
 
 def report_sizes(
-    pairs: Sequence[Pair], images: Mapping[Path, ImageFacts], masks: Mapping[Path, MaskFacts]
+    pairs: Sequence[Pair], images: Mapping[Source, ImageFacts], masks: Mapping[Source, MaskFacts]
 ) -> list[Finding]:
     findings, other_shapes, other_sizes = [], {}, []
     if images:
@@ -160,37 +161,38 @@ def format_size(size: Size) -> str:
     return f"{size.width}x{size.height}"
 
 
-def report_rotated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
+def report_rotated(images: Mapping[Source, ImageFacts]) -> list[Finding]:
     marks = {path: "rotated by EXIF" for path, look in images.items() if look.rotated}
     names = list_names([path.name for path in marks], images)
     text = f"{names}; rotated by their EXIF orientation: check that their masks are upright"
     return [Finding("EXIF", text, WARNING, marks)] if marks else []
 
 
-def report_classes(looks: Mapping[Path, MaskFacts], classes: Classes) -> list[Finding]:
+def report_classes(looks: Mapping[Source, MaskFacts], classes: Classes) -> list[Finding]:
     names = [shorten(name, 24) for name in classes.names] + ["ignored"] * bool(classes.ignore)
     codes = [classes.describe(code) for code in classes.codes] + [", ".join(map(classes.describe, classes.ignore))]
     names, codes = ([f"{text:<{max(map(len, texts))}}" for text in texts] for texts in (names, codes))
     rows = zip(names, codes, describe_shares(looks.values()), strict=False)
     findings = [Finding("class", f"{name}  {code}  {text}") for name, code, text in rows]
-    pixels = sum(look.pixels for look in looks.values())[:-1]
+    pixels = np.sum([look.pixels for look in looks.values() if look.pixels is not None], axis=0)[:-1]
     if absent := [name for name, count in zip(classes.names, pixels, strict=True) if not count]:
         few = len(classes.names) - len(absent) < 2
         text = f"{list_names(absent, classes.names)}; in no mask{'; nothing to learn' if few else ''}"
         findings.append(Finding("absent classes", text, PROBLEM if few else WARNING))
-    if marks := {path: "only ignored pixels" for path, look in looks.items() if not look.pixels[:-1].any()}:
+    ignored = [path for path, look in looks.items() if look.pixels is not None and not look.pixels[:-1].any()]
+    if marks := dict.fromkeys(ignored, "only ignored pixels"):
         findings.append(Finding("ignored masks", list_names([path.name for path in marks], looks), WARNING, marks))
     return findings
 
 
 def describe_shares(looks: Collection[MaskFacts]) -> list[str]:
     """Returns text for each class, and for the ignored pixels: `15.531% of the pixels, in 39 of 123 masks`."""
-    pixels = np.stack([look.pixels for look in looks])
+    pixels = np.stack([look.pixels for look in looks if look.pixels is not None])
     shares, counts = pixels.sum(0) / pixels.sum(), (pixels > 0).sum(0)
     return [f"{s:7.3%} of the pixels, in {n} of {len(pixels)} masks" for s, n in zip(shares, counts, strict=True)]
 
 
-def report_foreground(looks: Mapping[Path, MaskFacts]) -> list[Finding]:
+def report_foreground(looks: Mapping[Source, MaskFacts]) -> list[Finding]:
     shares = [look.foreground for look in looks.values()]
     mean, median = statistics.fmean(shares), statistics.median(shares)
     text = f"mean {mean:.3f}, median {median:.3f}, min {min(shares):.3f}, max {max(shares):.3f} of a mask's pixels"
@@ -208,9 +210,9 @@ def report_foreground(looks: Mapping[Path, MaskFacts]) -> list[Finding]:
     return findings
 
 
-def report_repeated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
+def report_repeated(images: Mapping[Source, ImageFacts]) -> list[Finding]:
     """Reports images with equal pixels. The format and the metadata of the files do not matter."""
-    first: dict[bytes, Path] = {}
+    first: dict[bytes, Source] = {}
     marks = {
         path: f"same as {first[look.pixels].name}"
         for path, look in images.items()
@@ -220,13 +222,13 @@ def report_repeated(images: Mapping[Path, ImageFacts]) -> list[Finding]:
     return [Finding("duplicates", f"{list_names(equal, images)}, pixel by pixel", WARNING, marks)] if marks else []
 
 
-def find_equal(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> dict[Path, Path]:
+def find_equal(images: Mapping[Source, ImageFacts], others: Mapping[Source, ImageFacts]) -> dict[Source, Source]:
     """Returns for each of `others` the first of `images` with equal pixels. Leaves out others without such an image."""
     by_pixels = {look.pixels: path for path, look in reversed(list(images.items()))}
     return {path: by_pixels[look.pixels] for path, look in others.items() if look.pixels in by_pixels}
 
 
-def report_shared(images: Mapping[Path, ImageFacts], others: Mapping[Path, ImageFacts]) -> list[Finding]:
+def report_shared(images: Mapping[Source, ImageFacts], others: Mapping[Source, ImageFacts]) -> list[Finding]:
     same = find_equal(images, others)
     equal = [f"{image.name} = {other.name}" for other, image in same.items()]
     text = f"{list_names(equal, others, MANY)}, pixel by pixel: leakage; remove them from one of the sets"
@@ -234,7 +236,7 @@ def report_shared(images: Mapping[Path, ImageFacts], others: Mapping[Path, Image
     return [Finding("in both sets", text, PROBLEM, marks)] if same else []
 
 
-def report_similar(twins: Sequence[Twin], others: Mapping[Path, ImageFacts], searched: bool) -> list[Finding]:
+def report_similar(twins: Sequence[Twin], others: Mapping[Source, ImageFacts], searched: bool) -> list[Finding]:
     if not searched:
         return [Finding("near duplicates", NOT_SEARCHED, WARNING)]
     near = [f"{twin.image.name} ~ {twin.other.name} ({twin.distance})" for twin in twins]

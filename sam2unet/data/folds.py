@@ -55,14 +55,14 @@ def find_groups(stems: Sequence[str], group: str | None) -> list[str]:
     found = [expression.search(stem) for stem in stems]
     if missing := [stem for stem, match in zip(stems, found, strict=True) if match is None]:
         raise UserError(f"--group {group} finds nothing in {len(missing)} of {len(stems)} names: {shortlist(missing)}")
-    return [match[1] if expression.groups else match[0] for match in found]
+    return [match[1] if expression.groups else match[0] for match in found if match]
 
 
 def stratify(pairs: Sequence[Pair], mask_rule: MaskRule) -> np.ndarray:
     """Returns what folds should have in equal numbers, bool (N, K): all images, and each class or range of shares."""
     facts = map_files(lambda pair: audit_mask(pair.mask, mask_rule), pairs)
     if isinstance(mask_rule, Classes):
-        kinds = np.stack([fact.pixels[:-1] > 0 for fact in facts])
+        kinds = np.stack([fact.pixels[:-1] > 0 for fact in facts if fact.pixels is not None])
     else:
         shares = np.array([fact.foreground for fact in facts])
         edges = np.quantile(shares[shares > 0], np.linspace(0, 1, BINS)[1:-1]) if shares.any() else []

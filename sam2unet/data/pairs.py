@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import NamedTuple, TypeVar
 
 from ..errors import UserError, shortlist, warn
 from ..slice_view import DEFAULT_VIEW, SliceView
-from .slices import Source, list_slice_pairs
+from .slices import Slice, Source, find_file, list_slice_pairs
 from .volumes import VOLUMES, is_volume, name_case
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # also in upper case
+
+
+Named = TypeVar("Named", bound=PurePath | Slice)
 
 
 class Pair(NamedTuple):
@@ -81,9 +84,9 @@ def index_files(files: Iterable[tuple[str, Path]], folder: Path, advice: str) ->
     return paths
 
 
-def find_duplicates(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[str]]:
+def find_duplicates(files: Iterable[tuple[str, Named]]) -> tuple[dict[str, Named], list[str]]:
     """Returns the first path of each name, and `a.jpg and a.png` for each further path with the same name."""
-    paths: dict[str, Path] = {}
+    paths: dict[str, Named] = {}
     duplicates = [
         f"{first.name} and {path.name}" for name, path in files if (first := paths.setdefault(name, path)) is not path
     ]
@@ -94,11 +97,12 @@ def match(image_folder: Path, mask_folder: Path, view: SliceView = DEFAULT_VIEW)
     """Pairs every image with the mask of the same stem, sorted, as `pair_all` does. Of volumes it pairs the slices."""
     images, masks = list_images(image_folder, volumes=True), list_images(mask_folder, volumes=True)
     pairs = pair_all(images, masks, image_folder, mask_folder)
-    return [Pair(*sources) for pair in pairs for sources in list_slice_pairs(*pair, view)]
+    files = [(find_file(pair.image), find_file(pair.mask)) for pair in pairs]
+    return [Pair(*sources) for image, mask in files for sources in list_slice_pairs(image, mask, view)]
 
 
 def pair_all(
-    images: Mapping[str, Path], masks: Mapping[str, Path], image_folder: Path, mask_folder: Path
+    images: Mapping[str, Source], masks: Mapping[str, Source], image_folder: Path, mask_folder: Path
 ) -> list[Pair]:
     """Pairs every image with the mask of the same name. UserError if an image has no mask. Warns about other masks."""
     pairs, unpaired_images, unpaired_masks = pair_names(images, masks)
@@ -111,7 +115,7 @@ def pair_all(
     return pairs
 
 
-def pair_names(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[list[Pair], list[str], list[str]]:
+def pair_names(images: Mapping[str, Source], masks: Mapping[str, Source]) -> tuple[list[Pair], list[str], list[str]]:
     """Returns pairs of equal names, the files of images without mask, and the files of masks without image."""
     pairs = [Pair(path, masks[name]) for name, path in images.items() if name in masks]
     unpaired_images = [path.name for name, path in images.items() if name not in masks]

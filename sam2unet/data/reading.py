@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -44,7 +43,7 @@ class MaskCoding(UserError):
     found = ""
 
     @classmethod
-    def of(cls, path: Path, found: str) -> MaskCoding:
+    def of(cls, path: Source, found: str) -> MaskCoding:
         error = cls(f"{path} is not a 0/255 mask ({found}); {WAY_OUT}")
         error.found = found
         return error
@@ -57,13 +56,16 @@ def open_image(path: Source) -> Iterator[Image.Image]:
     The slice of a volume has the values of the file.
     """
     try:
-        is_slice = isinstance(path, Slice) and path.index is not None
-        with path.open() if is_slice else Image.open(path, formats=FORMATS) as image:
+        if isinstance(path, Slice) and path.index is not None:
+            opened = path.open()
+        else:
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
             yield image
     except (UserError, Stopped):
         raise
     except Image.DecompressionBombError as e:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UserError(f"{path} is too large: images have at most {limit} million pixels here; make it smaller") from e
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
@@ -142,7 +144,7 @@ def read_window(source: Slice) -> Image.Image:
         return to_8_bit(apply_window(rotate_upright(image), source), source)
 
 
-def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
+def to_8_bit(image: Image.Image, name: Source | str = "the image") -> Image.Image:
     """Scales 16-bit grey, and floats up to 1, to 0..255. The conversion of Pillow would clip them.
 
     Raises UserError if the image has NaN or infinity. The message names `name`.
@@ -159,7 +161,7 @@ def to_8_bit(image: Image.Image, name: Path | str = "the image") -> Image.Image:
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8))
 
 
-def to_grey(image: Image.Image, name: Path | str) -> Image.Image:
+def to_grey(image: Image.Image, name: Source | str) -> Image.Image:
     """Returns the image in mode L. Errors are those of `to_8_bit`."""
     image = to_8_bit(image, name)
     image.load()
@@ -205,7 +207,7 @@ def read_indices(path: Source, classes: Classes) -> np.ndarray:
         return classes.to_indices(read_codes(rotate_upright(image), path, classes.has_values), path)
 
 
-def read_codes(image: Image.Image, path: Path, has_values: bool) -> np.ndarray:
+def read_codes(image: Image.Image, path: Source, has_values: bool) -> np.ndarray:
     """Returns integers (H, W): the values of a mask, or its packed colours if the classes have no values."""
     if not has_values:
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.int32), -1, 0)
@@ -225,7 +227,7 @@ def is_colour_mask(image: Image.Image) -> bool:
     return not has_palette(image) and has_colours(image)
 
 
-def check_coding(image: Image.Image, path: Path) -> Image.Image:
+def check_coding(image: Image.Image, path: Source) -> Image.Image:
     """Returns the mask in mode L. Refuses masks that would silently be misread: 0/1, 0/128, label maps, colours."""
     refuse_lost_values(image, path)
     if has_colours(image):
@@ -269,11 +271,11 @@ def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: b
     return 2 * (flat & middle).sum() > middle.sum()
 
 
-def refuse_lost_values(image: Image.Image, path: Path) -> None:
+def refuse_lost_values(image: Image.Image, path: Source) -> None:
     """MaskCoding if the image has values that 8-bit grey loses: varying transparency, or negative numbers."""
     if varies := varying_alpha(image):
         raise MaskCoding.of(path, f"its transparency varies, alpha {varies}; {list_values(image, path)}")
-    if image.mode == "I" and image.getextrema()[0] < 0:
+    if image.mode == "I" and np.asarray(image).min() < 0:
         raise MaskCoding.of(path, list_values(image, path))
 
 
@@ -283,7 +285,8 @@ def varying_alpha(image: Image.Image) -> str:
         if "transparency" not in image.info or image.mode.startswith("I"):
             return ""
         image = image.convert("RGBA")
-    low, high = image.getchannel("A").getextrema()
+    alpha = np.asarray(image.getchannel("A"))
+    low, high = alpha.min(), alpha.max()
     return f"{low} to {high}" if low < high else ""
 
 
@@ -298,7 +301,7 @@ def has_colours(image: Image.Image) -> bool:
     return max(np.abs(red - green).max(), np.abs(green - blue).max()) > 32  # JPEG changes a grey pixel by less
 
 
-def stored_values(image: Image.Image, path: Path) -> np.ndarray:
+def stored_values(image: Image.Image, path: Source) -> np.ndarray:
     """Returns (H, W): the indices of a palette, or the grey values as stored."""
     if has_palette(image):
         pixels = np.asarray(image)
@@ -307,7 +310,7 @@ def stored_values(image: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
 
 
-def list_values(image: Image.Image, path: Path) -> str:
+def list_values(image: Image.Image, path: Source) -> str:
     """Returns text such as `values found: 0, 1, 2`."""
     distinct = np.unique(stored_values(image, path))
     what = "palette indices" if has_palette(image) else "values"

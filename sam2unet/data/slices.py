@@ -74,6 +74,7 @@ class Slice:
 
     def open(self) -> Image.Image:
         """Returns the values as stored: mode L, I (whole numbers), F or RGB. UserError if they are not finite."""
+        assert self.index is not None and self.view.axis is not None
         volume = open_volume(self.volume, self.grid)
         values = orient_plane(check_values(volume.read_plane(self.view.axis, self.index), self.volume), volume)
         if values.dtype in (np.uint8, np.float32):
@@ -86,6 +87,7 @@ class Slice:
 
     def neighbour(self, step: int) -> "Slice":
         """Returns the slice `step` further, or the last one before the end of the volume."""
+        assert self.index is not None and self.view.axis is not None
         last = open_volume(self.volume, self.grid).shape[self.view.axis] - 1
         return replace(self, index=min(max(self.index + step, 0), last))
 
@@ -145,6 +147,7 @@ def list_slice_pairs(image: Path, mask: Path, view: SliceView) -> list[tuple[Sou
             f"{image if has_slices[0] else mask} is a volume, and {mask if has_slices[0] else image} is not"
         )
     refuse_other_place(image, open_volume(image), mask, open_volume(mask, image))
+    assert isinstance(images[0], Slice)
     view = replace(view, axis=images[0].view.axis)
     return list(zip(images, list_slices(mask, view, image), strict=True))
 
@@ -156,7 +159,9 @@ def refuse_other_place(path: Path, volume: VolumeFile, mask_path: Path, mask: Vo
         raise UserError(f"{path} has {shapes[0]} voxels, its mask {shapes[1]} ({mask_path}); resample one of them")
     if (volume.affine is None) != (mask.affine is None):
         raise UserError(f"{path} and {mask_path} have different formats; only one of them knows its orientation")
-    if mask.affine is not None and not np.allclose(volume.affine, mask.affine, rtol=0, atol=SAME_PLACE):
+    if volume.affine is None or mask.affine is None:
+        return
+    if not np.allclose(volume.affine, mask.affine, rtol=0, atol=SAME_PLACE):
         raise UserError(f"{path} has another affine than {mask_path}; write one with the affine of the other")
 
 

@@ -1,9 +1,11 @@
 """Says in words why a file cannot be read as an image."""
 
+from pathlib import Path
+
 from ..atomic import read_start
 from ..errors import UserError
 from .pairs import EXTENSIONS
-from .slices import Slice, Source
+from .slices import Slice, Source, find_file
 from .volumes import is_volume, open_volume
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # the content counts, not the name; Pillow has many more decoders
@@ -20,13 +22,14 @@ def explain_unreadable(path: Source) -> str:
     """Returns the message for a file that cannot be read. The start of the file counts first, then its name."""
     if isinstance(path, Slice) and path.index is not None:
         return f"cannot read {path}: damaged; replace or remove {path.volume.name}"
-    if is_volume(path):
+    if isinstance(path, Path) and is_volume(path):
         try:
             open_volume(path)
         except UserError as e:
             return str(e)
         return f"{path} is a volume; wanted an image; train.py, test.py and eval.py take folders of volumes"
     wanted = f"wanted {', '.join(FORMATS)}"
+    path = find_file(path)
     start = read_start(path, 132)
     if kind := next((kind for kind, (offset, mark) in OTHERS.items() if start[offset:].startswith(mark)), None):
         return f"{path} is {kind}; {wanted}; convert it"

@@ -51,9 +51,9 @@ def write_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, 
     if isinstance(volume, PageVolume):
         content = encode_pages(values)
     elif path.name.lower().endswith(".npy"):
-        content = BytesIO()
-        np.save(content, values)
-        content = content.getvalue()
+        buffer = BytesIO()
+        np.save(buffer, values)
+        content = buffer.getvalue()
     else:
         content = encode_nifti(values, volume)
         content = gzip.compress(content, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else content

@@ -9,38 +9,23 @@ import os
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..atomic import read_start
 from ..errors import UserError
 from ..limits import MAX_VOXELS
 from ..runtime.versions import import_extra
-from .whole_volumes import read_whole
+from .whole_volumes import VolumeFile, read_whole
 
 VOLUMES = (".nii", ".nii.gz", ".npy", ".dcm")  # also in upper case; also TIFF files with pages, and DICOM folders
 STACKS = (".tif", ".tiff")
 NUMBERS = "biuf"  # kinds of NumPy types: bool, integers, floats
 OPEN_FILES = 32  # of each process; only the headers are in memory
-
-
-class VolumeFile(Protocol):
-    """An open volume. It reads values when they are needed. Scaled integers become the numbers they stand for."""
-
-    path: Path
-    shape: tuple[int, int, int]
-    affine: ndarray | None  # (4, 4), from indices to positions in mm; None if the file has none
-    is_colour: bool  # planes and volumes have a further axis: red, green, blue, uint8
-    modality: str  # of DICOM, for example CT; empty if it is not known
-
-    def read_plane(self, axis: int, index: int) -> ndarray:
-        """Returns the plane at `index` of `axis`. Its axes are the two other ones, in ascending order."""
-
-    def read(self) -> ndarray:
-        """Returns all values."""
 
 
 class Volume(NamedTuple):
@@ -176,10 +161,10 @@ def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
         raise UserError(f"{path} has {len(shape)} axes ({text}); wanted a volume with three; split it")
     if not 0 < math.prod(shape) <= MAX_VOXELS:
         raise UserError(f"{path} has {text} voxels; wanted 1 to {MAX_VOXELS:,}")
-    return tuple(shape[:3])
+    return shape[0], shape[1], shape[2]
 
 
-class NiftiVolume:
+class NiftiVolume(VolumeFile):
     is_colour, modality = False, ""
 
     def __init__(self, path: Path):
@@ -193,7 +178,8 @@ class NiftiVolume:
             raise UserError(f"{path} has no usable affine, so its axes have no directions; write it again")
         self.turns = self.turns.astype(int)
         self.axes = np.argsort(self.turns[:, 0])  # for each axis here: the axis of the file
-        self.shape = tuple(stored[axis] for axis in self.axes)
+        x, y, z = (stored[axis] for axis in self.axes)
+        self.shape = x, y, z
         self.affine = self.image.affine @ nibabel.orientations.inv_ornt_aff(self.turns, stored)
         self.is_packed = path.name.lower().endswith(".gz")
 
@@ -219,7 +205,7 @@ class NiftiVolume:
         return turned.transpose(*self.turns[:, 0], *range(3, values.ndim))
 
 
-class ArrayVolume:
+class ArrayVolume(VolumeFile):
     affine, is_colour, modality = None, False, ""
 
     def __init__(self, path: Path):
@@ -234,14 +220,16 @@ class ArrayVolume:
         return np.array(self.array)
 
 
-class PageVolume:
+class PageVolume(VolumeFile):
     """The pages of a TIFF file."""
 
     affine, is_colour, modality = None, False, ""
 
     def __init__(self, path: Path):
         self.path, self.lock = path, threading.Lock()
-        self.image = Image.open(path, formats=("TIFF",))
+        image = Image.open(path, formats=("TIFF",))
+        assert isinstance(image, TiffImageFile)
+        self.image = image
         self.shape = check_shape((self.image.n_frames, *self.read_page(0).shape), path)
 
     def read_page(self, index: int) -> ndarray:

@@ -1,6 +1,7 @@
-"""Keeps the values of the last volumes whose planes do not lie together in the file."""
+"""What an open volume is. Keeps the values of the last volumes whose planes do not lie together in the file."""
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 from numpy import ndarray
@@ -8,12 +9,23 @@ from numpy import ndarray
 KEPT = 2  # volumes of each process, because one can have hundreds of megabytes
 
 
-class Readable(Protocol):
+class VolumeFile(Protocol):
+    """An open volume. It reads values when they are needed. Scaled integers become the numbers they stand for."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: ndarray | None  # (4, 4), from indices to positions in mm; None if the file has none
+    is_colour: bool  # planes and volumes have a further axis: red, green, blue, uint8
+    modality: str  # of DICOM, for example CT; empty if it is not known
+
+    def read_plane(self, axis: int, index: int) -> ndarray:
+        """Returns the plane at `index` of `axis`. Its axes are the two other ones, in ascending order."""
+
     def read(self) -> ndarray:
-        """Returns all values of a volume."""
+        """Returns all values."""
 
 
 @lru_cache(maxsize=KEPT)
-def read_whole(volume: Readable) -> ndarray:
+def read_whole(volume: VolumeFile) -> ndarray:
     """Returns `volume.read()`. Of the last volumes the values are not read again."""
     return volume.read()

@@ -68,6 +68,7 @@ def predict_many(
             "minmax=False is for foreground and background; for a model with classes, give probabilities=True"
         )
     view = get_settings(model).slice_view
+    named: Iterable[tuple[str, Picture | Slice]]
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images), view=view)]
     elif not isinstance(images, Iterable):

@@ -1,5 +1,6 @@
 """Random changes of training images beyond the released flips. A recipe turns them on with `augment`."""
 
+import functools
 import math
 
 import torch
@@ -25,9 +26,9 @@ def jitter_pair(images: Tensor, masks: Tensor, jitter: Tensor, has_classes: bool
         The images, float32 in [0, 255], and the masks, float32 in [0, 255] or uint8 indices.
     """
     grid = F.affine_grid(draw_moves(jitter[:, :5]), list(images.shape), align_corners=False)
-    options = {"padding_mode": "reflection", "align_corners": False}
-    images = F.grid_sample(images.float(), grid, **options)
-    moved = F.grid_sample(masks.float(), grid, mode="nearest" if has_classes else "bilinear", **options)
+    sample = functools.partial(F.grid_sample, grid=grid, padding_mode="reflection", align_corners=False)
+    images = sample(images.float())
+    moved = sample(masks.float(), mode="nearest" if has_classes else "bilinear")
     return recolour(images, jitter[:, 5:11]), moved.to(masks.dtype) if has_classes else moved
 
 

@@ -1,7 +1,6 @@
 """Pairs of images and masks for training. They stay 8-bit until the device, which flips and normalises them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch.utils.data import Dataset
 from ..classes import Classes
 from ..data.batches import Draw
 from ..data.pairs import Pair
+from ..data.slices import Source
 from ..errors import UserError, shortlist
 from ..recipe import MaskRule
 from .augment import jitter_pair
@@ -64,7 +64,7 @@ class MaskFolder(Dataset):
         self.cache, self.skip_bad = cache, skip_bad
 
     @property
-    def images(self) -> list[Path]:
+    def images(self) -> list[Source]:
         return [pair.image for pair in self.pairs]
 
     def __len__(self) -> int:
@@ -91,6 +91,7 @@ class MaskFolder(Dataset):
             names = [self.pairs[draw.index].image.name for draw in draws]
             text = f"nothing in a batch could be read: {shortlist(names)} ({skipped[0]})"
             raise UserError(f"{text}; is the disk still there?")
-        parts = map(torch.stack, zip(*read, strict=True))
+        images, masks, flips, indices = map(torch.stack, zip(*read, strict=True))
         jitter = torch.tensor(jitters) if jitters[0] else None
-        return MaskBatch(*parts, tuple(skipped), isinstance(self.mask_threshold, Classes), jitter)
+        has_classes = isinstance(self.mask_threshold, Classes)
+        return MaskBatch(images, masks, flips, indices, tuple(skipped), has_classes, jitter)

@@ -63,8 +63,9 @@ def fold_sequence(layers: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*folded)
 
 
-def fuse_conv_bn(block: ConvBN) -> nn.Conv2d:
-    """Returns one convolution with a bias that does the work of `block` in evaluation mode."""
+def fuse_conv_bn(block: nn.Module) -> nn.Conv2d:
+    """Returns one convolution with a bias that does the work of a `ConvBN` in evaluation mode."""
+    assert isinstance(block, ConvBN)
     return fuse_conv_bn_eval(block.conv, block.bn)
 
 
@@ -72,7 +73,8 @@ def join_convolutions(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
     """Returns one convolution that computes all `convolutions` of the same input. Outputs are concatenated."""
     first = convolutions[0]
     channels = sum(conv.out_channels for conv in convolutions)
-    merged = nn.Conv2d(first.in_channels, channels, first.kernel_size, padding=first.padding, device="meta")
+    # Convolutions of 1 x 1 pixel have no padding.
+    merged = nn.Conv2d(first.in_channels, channels, kernel_size=1, device="meta")
     merged.weight, merged.bias = (
         nn.Parameter(torch.cat([getattr(conv, name) for conv in convolutions])) for name in ("weight", "bias")
     )
@@ -119,6 +121,7 @@ def pack_(model: nn.Module) -> nn.Module:
             setattr(model, name, PackedLinear(child))
         elif isinstance(child, HieraMLP):
             first, second = child.layers
+            assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
             setattr(model, name, nn.Sequential(PackedLinear(first, "gelu"), PackedLinear(second)))
         elif isinstance(child, nn.Sequential):
             setattr(model, name, pack_sequence(child))
@@ -142,7 +145,8 @@ def cache_positions_(model: nn.Module) -> None:
     """Makes trunks compute their position embeddings once for each grid. The outputs stay the same."""
     for module in model.modules():
         if isinstance(module, Hiera):
-            module.position = functools.lru_cache(maxsize=8)(module.position)
+            cached = functools.lru_cache(maxsize=8)(module.position)
+            module.position = cached  # type: ignore[method-assign]  # hides the method on purpose
 
 
 def can_pack(device: torch.device, amp: str) -> bool:

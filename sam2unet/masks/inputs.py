@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.pairs import EXTENSIONS, explain_no_folder, index_files, read_path_list
-from ..data.slices import Slice, Source, list_slices
+from ..data.slices import Slice, Source, find_file, list_slices
 from ..data.volumes import is_volume, name_case, open_volume
 from ..errors import UserError, shortlist, warn
 from ..slice_view import DEFAULT_VIEW, SliceView
@@ -51,21 +51,24 @@ def find_inputs(source: Path, recursive: bool = False, view: SliceView = DEFAULT
         raise UserError(f"{nothing}; give each video by itself: {shortlist(videos)}" if videos else nothing)
     if videos:
         warn(f"{len(videos)} videos in {source} are left out, give each by itself: {shortlist(videos)}")
-    files = sorted(Input(path, str(name.with_name(name_case(path)))) for path, name in named)
-    index_files([(item.name, item.path) for item in files], source, "their maps would have one name")
-    return [part for item in files for part in cut_input(item, view)]
+    items = sorted(Input(path, str(name.with_name(name_case(path)))) for path, name in named)
+    index_files([(item.name, find_file(item.path)) for item in items], source, "their maps would have one name")
+    return [part for item in items for part in cut_input(item, view)]
 
 
 def cut_input(item: Input, view: SliceView) -> list[Input]:
     """Returns the slices of a volume. For an image, and for a volume that cannot be opened, returns the item."""
     try:
-        open_volume(item.path) if is_volume(item.path) else None
+        path = find_file(item.path)
+        open_volume(path) if is_volume(path) else None
     except UserError:
         return [item]  # the error appears when it is read, so that a run can leave it out
-    parts = list_slices(item.path, view)
-    if not isinstance(parts[0], Slice) or parts[0].index is None:
-        return [Input(part, item.name) for part in parts]
-    return [Input(part, f"{item.name}/{part.index:04d}") for part in parts]
+    return [
+        Input(
+            part, f"{item.name}/{part.index:04d}" if isinstance(part, Slice) and part.index is not None else item.name
+        )
+        for part in list_slices(path, view)
+    ]
 
 
 def walk_files(folder: Path, recursive: bool) -> list[Path]:

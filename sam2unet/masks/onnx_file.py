@@ -70,7 +70,11 @@ class OnnxForward:
             "yes": [("tensor(uint8)", [size, size, 3]), ("tensor(uint8)", [size, size])],
         }
         stated_size, whole = self.facts.get("size"), self.facts.get("whole")
-        if stated_size != str(size) or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole):
+        if (
+            not isinstance(size, int)
+            or stated_size != str(size)
+            or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole)
+        ):
             actual = ", ".join(f"{put.name} {put.type} {put.shape}" for put in puts)
             count = f" and {channels} classes" if self.classes else ""
             raise UserError(
@@ -129,5 +133,12 @@ def onnx_predictor(path: Path, device: torch.device, weight_paths: WeightPaths, 
         raise UserError(f"{path} was exported with --whole, for programs that need maps of one size; export it without")
     if options.size not in (None, forward.size):
         raise UserError(f"{path} takes images of {forward.size}x{forward.size} alone; leave out --size {options.size}")
-    options = {"averaging": options.averaging, "tile": options.tile, "classes": forward.classes}
-    return Predictor(forward, forward.size, forward.device, stride=forward.size, **options)
+    return Predictor(
+        forward,
+        forward.size,
+        forward.device,
+        averaging=options.averaging,
+        tile=options.tile,
+        stride=forward.size,
+        classes=forward.classes,
+    )

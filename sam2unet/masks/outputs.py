@@ -128,18 +128,23 @@ def write_outputs(
     """
     paths = outputs.paths(folder, name, photo)
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
-    if is_slice := isinstance(photo, Slice) and photo.index is not None:
-        volumes.add(photo, paths, pixels, probability)
-    if png := paths.get("slices") if is_slice else paths["map"]:
+    piece = photo if isinstance(photo, Slice) and photo.index is not None else None
+    if piece:
+        assert volumes is not None
+        volumes.add(piece, paths, pixels, probability)
+    if png := paths.get("slices") if piece else paths["map"]:
         write_bytes(png, encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
     if outputs.overlay or outputs.contours:
+        assert photo is not None
         picture, size = read_image(photo), pixels.shape[::-1]
         picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
         for kind in paths.keys() & DRAWINGS:
             write_bytes(paths[kind], encode_jpeg(draw_map(kind, np.array(picture), pixels, classes)))
     if "uncertainty" in paths:
+        assert uncertainty is not None
         write_bytes(paths["uncertainty"], encode_png(uncertainty))
-    if "prob" in paths and not is_slice:
+    if "prob" in paths and not piece:
+        assert probability is not None
         make_folder(paths["prob"].parent)
         with write_atomic(paths["prob"]) as file:
             np.savez(file, probability=probability.astype(outputs.probability))

@@ -76,7 +76,7 @@ def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
             with one_large_at_a_time if width * height > LARGE else nullcontext():
                 picture = read_image(path)
                 size = picture.height, picture.width
-                if predictor.tile is not None and job.size not in (None, size):
+                if predictor.tile is not None and job.size is not None and job.size != size:
                     raise UserError(
                         f"{path} is {size[1]}x{size[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs equal sizes"
                     )
@@ -100,7 +100,7 @@ def drop_unreadable(photos: Iterator[Photo | UserError], on_bad_image: str, note
             notes.bad.append(str(photo))
             continue
         if photo.source.rotated:
-            notes.rotated.append(photo.name.name)
+            notes.rotated.append(photo.source.item.path.name)
         if photo.source.several:
-            notes.several.append(photo.name.name)
+            notes.several.append(photo.source.item.path.name)
         yield photo

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -49,7 +49,7 @@ class PredictFiles:
     recursive: bool = False
     skip_existing: bool = False  # leave out images that have a map
     on_bad_image: str = "stop"  # `stop` at an unreadable image, or `skip` it
-    view: Mapping[str, object] = field(default_factory=dict)  # fields of `SliceView` that the recipe does not decide
+    view: Mapping[str, Any] = field(default_factory=dict)  # fields of `SliceView` that the recipe does not decide
 
 
 class PredictedMap(NamedTuple):
@@ -162,6 +162,7 @@ def write_maps(
         photos = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
         maps = predictor.predict(drop_unreadable(photos, files.on_bad_image, notes), batch_size)
         maps = note_objectless(maps, notes)
+        predicted: Iterator[PredictedMap]
         predicted = (to_predicted_map(photo, probability, minmax, outputs) for photo, probability in maps)
         if outputs.uncertainty:
             predicted = note_doubts(predicted, bool(predictor.others), notes)
@@ -172,7 +173,8 @@ def write_maps(
             write_outputs(*files_of_map, probability, predictor.classes, uncertainty, volumes)
 
         def weigh(map_: PredictedMap) -> int:
-            return 2 * threads if max(map_.pixels.size, np.size(map_.probability)) > LARGE else 1
+            size = map_.pixels.size if map_.probability is None else map_.probability.size
+            return 2 * threads if max(map_.pixels.size, size) > LARGE else 1
 
         try:
             for _ in prefetch(writers, write, predicted, 2 * threads, weigh):
@@ -186,10 +188,9 @@ def write_maps(
     return notes
 
 
-def find_view(model_file: Path | Checkpoint, size: int | None, flags: Mapping[str, object]) -> SliceView:
+def find_view(model_file: Path | Checkpoint, size: int | None, flags: Mapping[str, Any]) -> SliceView:
     """Returns how slices become images: as in the training, unless flags say otherwise. `size` is that of --size."""
-    is_checkpoint = isinstance(model_file, Checkpoint)
-    trained = find_recipe(model_file, size=size).slice_view if is_checkpoint else DEFAULT_VIEW
+    trained = DEFAULT_VIEW if isinstance(model_file, Path) else find_recipe(model_file, size=size).slice_view
     return replace(trained, **{name: value for name, value in flags.items() if value is not None})
 
 
@@ -220,8 +221,9 @@ def find_jobs(files: PredictFiles, view: SliceView = DEFAULT_VIEW) -> list[MapJo
 
 def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs) -> None:
     """Raises UserError if a file would be written among the inputs, or a picture among the maps."""
-    input_folders = {folder.resolve() for folder in {job.item.path.parent for job in jobs} | {files.masks} - {None}}
-    maps, others = set(), set()
+    input_folders = {folder.resolve() for folder in (*{job.item.path.parent for job in jobs}, files.masks) if folder}
+    maps: set[Path] = set()
+    others: set[Path] = set()
     for job in jobs:
         paths = outputs.paths(files.target, job.item.name, job.item.path)
         maps.add(paths.pop("map").parent)
@@ -231,8 +233,8 @@ def check_targets(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutpu
     if shared := sorted(maps & others):
         raise UserError(f"{shared[0]} would hold maps and other pictures; rename that folder of {files.source}")
     unfinished = [job for job in jobs if not (files.skip_existing and is_written(job, files, outputs))]
-    paths = (outputs.paths(files.target, job.item.name, job.item.path).values() for job in unfinished)
-    refuse_unmarked(files.target, itertools.chain.from_iterable(paths))
+    new = (outputs.paths(files.target, job.item.name, job.item.path).values() for job in unfinished)
+    refuse_unmarked(files.target, itertools.chain.from_iterable(new))
 
 
 def leave_out_written(jobs: list[MapJob], files: PredictFiles, outputs: PredictOutputs, share: str) -> list[MapJob]:
@@ -277,6 +279,7 @@ def note_objectless(maps: Iterable[tuple[Photo, Tensor]], notes: PredictNotes) -
 def note_doubts(maps: Iterable[PredictedMap], several: bool, notes: PredictNotes) -> Iterator[PredictedMap]:
     """Notes for each map how much the models disagree, or for one model the mean uncertainty, both in [0, 1]."""
     for map_ in maps:
+        assert map_.uncertainty is not None
         doubt = map_.disagreement if several else float(map_.uncertainty.mean()) / 255
         notes.doubts.append((doubt, map_.item.path.name))
         yield map_

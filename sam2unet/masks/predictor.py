@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,14 +65,14 @@ class Photo(NamedTuple):
         crops: uint8 (tiles, 3, S, S) for each input side S.
         size: (height, width) of its map.
         name: what an error message calls the photograph.
-        source: an object of the caller.
+        source: anything of the caller.
         disagreement: of several models; `Predictor.predict` sets it, see `measure_disagreement`.
     """
 
     crops: list[Tensor]
     size: tuple[int, int]
     name: object
-    source: object
+    source: Any
     disagreement: float = 0.0
 
 
@@ -107,10 +107,10 @@ class Predictor:
         self.flips = (False, True) if averaging.flip else (False,)
         self.others: tuple[Forward, ...] = ()
         self.in_parallel = False
-        self.linear_layers = nullcontext
+        self.linear_layers: Callable[[], AbstractContextManager] = nullcontext
 
     @classmethod
-    def from_model(cls, model: nn.Module, size: int | None = None, exact: bool = False, **options: object) -> Predictor:
+    def from_model(cls, model: nn.Module, size: int | None = None, exact: bool = False, **options: Any) -> Predictor:
         """Returns a predictor for a model in evaluation mode, on the device of the model.
 
         Args:
@@ -121,7 +121,8 @@ class Predictor:
             UserError: the model needs prompts, or it cannot take this size.
         """
         family = find_family_of(model)
-        if family.logits is None:
+        compute_logits = family.logits
+        if compute_logits is None:
             raise UserError(
                 f"{family.title} predicts masks for prompts, not one map; use test.py --data_path, or sam2unet.Prompter"
             )
@@ -130,7 +131,7 @@ class Predictor:
         check_size(family, size)
         device = next(model.parameters()).device
         options |= {"stride": family.stride, "classes": settings.classes}
-        predictor = cls(lambda images: family.logits(model, images), size, device, **options)
+        predictor = cls(lambda images: compute_logits(model, images), size, device, **options)
         if device.type == "cpu" and predictor.amp == "off" and not exact:
             predictor.linear_layers = use_fast_linear
         return predictor
@@ -182,6 +183,7 @@ class Predictor:
         batches = batched(itertools.chain(peeked, photos), batch_size)
         first = list(itertools.islice(batches, self.limit_parallel(batch_size, *(photo.size for photo in peeked))))
         batches = itertools.chain(first, batches)
+        predicted: Iterable[Iterable[tuple[Photo, Tensor]]]
         if len(first) > 1:
             predicted = compute_in_parallel(
                 lambda batch: list(self.predict_batch(batch, batch_size)), batches, len(first)
@@ -237,6 +239,7 @@ class Predictor:
         """
         if len(logits[0]) == 1:
             return average_logits(logits, 0, size)
+        assert self.tile is not None
         channels = logits[0].shape[2]
         total = torch.zeros(size if channels == 1 else (channels, *size), device=self.device)
         weight = torch.zeros(size, device=self.device)

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch import nn
 
+from ..classes import Classes
 from ..data.batches import Batches
 from ..data.check import check_pairs, readable_pairs
 from ..data.folds import assign_folds
@@ -57,7 +58,7 @@ class MaskTask:
             held_out = {i for i, place in enumerate(places) if place == data.fold}
         self.pairs = [pair for i, pair in enumerate(pairs) if i not in held_out]
         self.held_out = [pairs[i] for i in sorted(held_out)]
-        if data.val_images:
+        if data.val_images and data.val_masks:
             self.held_out = match(data.val_images, data.val_masks, recipe.slice_view)
         refuse_single_values(family, recipe, len(self.pairs))
 
@@ -70,14 +71,20 @@ class MaskTask:
         parts = filter(None, (self.pairs, self.held_out))
         self.use_class_counts([check_pairs(pairs, self.recipe.mask_rule) for pairs in parts])
 
-    def use_class_counts(self, counts: list[np.ndarray | None]) -> None:
+    def use_class_counts(self, counts: Sequence[Any]) -> None:
         """Receives the pixels of each class in the training and the validation masks, which `ClassTask` needs."""
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe
-        shares = {"rank": processes.rank, "world": processes.world}
-        options = {"repeat": recipe.repeat, "augment": recipe.augment}
-        return Batches(len(self.pairs), recipe.batch_size, recipe.seed, **shares, **options)
+        return Batches(
+            len(self.pairs),
+            recipe.batch_size,
+            recipe.seed,
+            rank=processes.rank,
+            world=processes.world,
+            repeat=recipe.repeat,
+            augment=recipe.augment,
+        )
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
         """Opens the cache. On each machine, one process fills a cache on disk; the others wait and read it."""
@@ -93,8 +100,9 @@ class MaskTask:
         return f"{len(self.pairs)} pairs at {self.recipe.size}x{self.recipe.size}"
 
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        recipe = self.recipe
-        return validate(model, self.held_out, recipe.size, recipe.mask_rule, processes.rank, processes.world).table
+        size, rule = self.recipe.size, self.recipe.mask_rule
+        assert not isinstance(rule, Classes)  # they have `ClassTask`
+        return validate(model, self.held_out, size, rule, processes.rank, processes.world).table
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
         images = [""] * len(self.held_out)

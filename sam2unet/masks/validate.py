@@ -80,7 +80,7 @@ def count_validation_classes(
         counts = list(exchange_scores(scores, len(pairs), processes))
     if errors := [item for item in counts if isinstance(item, UserError)]:
         raise errors[0]
-    return np.stack(counts)
+    return np.stack([item for item in counts if not isinstance(item, UserError)])
 
 
 def score_maps(
@@ -154,9 +154,9 @@ def draw_validation(
 
     def make_row(pair: Pair) -> tuple[Image.Image, Image.Image, Image.Image]:
         photo, mask = read_image(pair.image), read_mask(pair.mask, mask_rule)
-        drawn = np.asarray(mask), to_map(predictor.predict_photo(photo, mask.size[::-1]))
+        drawn = [np.asarray(mask), to_map(predictor.predict_photo(photo, mask.size[::-1]))]
         if isinstance(mask_rule, Classes):
-            drawn = (mask_rule.palette[indices] for indices in drawn)
-        return photo, *map(Image.fromarray, drawn)
+            drawn = [mask_rule.palette[indices] for indices in drawn]
+        return photo, Image.fromarray(drawn[0]), Image.fromarray(drawn[1])
 
     draw_overview(map(make_row, pick_evenly(pairs, rows)), path, side)

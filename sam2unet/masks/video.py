@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -84,7 +85,7 @@ def choose_video_paths(source: Path, target: Path, outputs: PredictOutputs) -> d
 
 
 @contextmanager
-def open_video(source: Path) -> Iterator[object]:
+def open_video(source: Path) -> Iterator[Any]:
     """Opens a video with imageio. An error inside becomes a UserError."""
     iio = import_extra("imageio.v3", "videos need imageio: pip install imageio")
     av = import_extra("av", "videos need PyAV: pip install av (or pip install 'sam2unet[video]')")

@@ -36,7 +36,9 @@ class VolumeMaps:
         """
         labels = self.values[pixels if self.classes else (pixels > HALF).astype(np.uint8)]
         pictures = {"map": labels}
+        assert source.view.axis is not None and source.index is not None
         if "prob" in paths:
+            assert probability is not None
             probability = probability.astype(np.float32)  # the formats of volumes have no float16
             pictures["prob"] = np.moveaxis(probability, 0, -1) if probability.ndim == 3 else probability
         volume, axis = open_volume(source.volume), source.view.axis

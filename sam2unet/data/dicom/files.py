@@ -130,5 +130,6 @@ def check_syntax(path: Path, header: "Dataset") -> None:
 def list_decoders(syntax: str) -> str:
     """Returns the packages that decode a compressed transfer syntax, for the command `pip install`."""
     from pydicom.pixels.decoders.pylibjpeg import DECODER_DEPENDENCIES  # {UID: ("pylibjpeg>=2.0", ...)}
+    from pydicom.uid import UID
 
-    return " ".join(package.split(">")[0] for package in DECODER_DEPENDENCIES[syntax])
+    return " ".join(package.split(">")[0] for package in DECODER_DEPENDENCIES[UID(syntax)])

@@ -4,7 +4,7 @@ A frame is one plane of pixels in a file. Positions and steps are in mm in the a
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -22,7 +22,7 @@ class DicomFrame(NamedTuple):
     """A frame of a file, without its pixels."""
 
     file: DicomFile
-    index: int  # in the file
+    index: int  # type: ignore[assignment]  # in the file; hides `tuple.index`
     rescale: "Dataset | None"  # slope and intercept, or a table; None if they change nothing
     segment: int  # the number of the segment in a SEG object; 0 in all other files
     position: ndarray | None  # (3,), the centre of the first pixel; None if the file has no geometry
@@ -48,7 +48,7 @@ def list_frames(file: DicomFile) -> list[DicomFrame]:
         check_dicom_image(file)
         header = file.header
         count = int(header.get("NumberOfFrames") or 1)
-        shared = next(iter(header.get("SharedFunctionalGroupsSequence") or []), {})
+        shared: Any = next(iter(header.get("SharedFunctionalGroupsSequence") or []), {})
         items = header.get("PerFrameFunctionalGroupsSequence") or [{}] * count
         if len(items) != count:
             raise ValueError(f"{count} frames, but functional groups for {len(items)} frames")

@@ -19,8 +19,8 @@ MEASURED = ("CT", "PT")  # the numbers are measured quantities, for example Houn
 
 def decode_dicom(frames: Sequence[DicomFrame]) -> Iterator[tuple[DicomFrame, ndarray]]:
     """Yields each frame with its stored pixels, (rows, columns) or (rows, columns, 3) in RGB. Reads no other frames."""
-    for _, group in groupby(frames, key=lambda frame: frame.path):
-        group = list(group)
+    for _, same_path in groupby(frames, key=lambda frame: frame.path):
+        group = list(same_path)
         file = group[0].file
         syntax = file.header.file_meta.TransferSyntaxUID
         with explain_damage(file.path), open(file.path, "rb") as stream:

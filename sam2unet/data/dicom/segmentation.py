@@ -12,6 +12,7 @@ from ...atomic import write_atomic
 from ...errors import UserError
 from ...limits import shorten
 from ...runtime.versions import import_extra, version
+from ..whole_volumes import VolumeFile
 from .stack import format_numbers
 from .volume import DicomVolume, open_dicom
 
@@ -24,7 +25,7 @@ PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 
 
-class AlignedSegmentation:
+class AlignedSegmentation(VolumeFile):
     """The labels of a SEG object in the grid of its image. A SEG object may omit empty slices: they are 0.
 
     `ranges` are the indices in the image, along each axis, of the planes of the SEG object.
@@ -32,9 +33,9 @@ class AlignedSegmentation:
 
     is_colour, modality = False, "SEG"
 
-    def __init__(self, segmentation: DicomVolume, image, ranges: Sequence[range]):
+    def __init__(self, segmentation: DicomVolume, image: VolumeFile, ranges: Sequence[range]):
         self.path, self.segmentation, self.ranges = segmentation.path, segmentation, ranges
-        self.shape, self.affine = tuple(image.shape), image.affine
+        self.shape, self.affine = image.shape, image.affine
 
     def read_plane(self, axis: int, index: int) -> ndarray:
         rest = [a for a in range(3) if a != axis]
@@ -50,7 +51,7 @@ class AlignedSegmentation:
         return values
 
 
-def align_segmentation(segmentation: DicomVolume, image) -> AlignedSegmentation:
+def align_segmentation(segmentation: DicomVolume, image: VolumeFile) -> AlignedSegmentation:
     """Puts a SEG object into the grid of its image, a volume with `path`, `shape` and `affine` in RAS order.
 
     The grids must have the same axes and spacing. The positions must agree within `ALIGNED`, because each file may
@@ -78,7 +79,8 @@ def align_segmentation(segmentation: DicomVolume, image) -> AlignedSegmentation:
     return AlignedSegmentation(segmentation, image, [*map(range, start.tolist(), stop.tolist(), strides.tolist())])
 
 
-def describe_grid(volume) -> str:
+def describe_grid(volume: VolumeFile) -> str:
+    assert volume.affine is not None
     spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
     corner = volume.affine[:3, 3]
     return f"{'x'.join(map(str, volume.shape))} voxels of {format_numbers(spacing)} mm from ({format_numbers(corner)})"
@@ -131,7 +133,7 @@ def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping
         segmentation.save_as(file)
 
 
-def read_sources(volume: DicomVolume) -> "tuple[list[Dataset], ndarray]":
+def read_sources(volume: DicomVolume) -> "tuple[Sequence[Dataset], ndarray]":
     """Returns the headers of the images, and for each frame in their order the number of its plane.
 
     The distance of the slices in the headers comes from their positions, because headers often lack it.
@@ -143,6 +145,7 @@ def read_sources(volume: DicomVolume) -> "tuple[list[Dataset], ndarray]":
     if 1 < len(paths) < len(frames):
         raise UserError(f"{volume.path} holds several multi-frame files; a SEG object refers to one; write NIfTI")
     images = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    assert volume.affine is not None
     steps = volume.affine[:3, :3]
     area = np.delete(np.linalg.norm(steps, axis=0), volume.stacked_axis).prod()
     gap = abs(np.linalg.det(steps)) / area  # along the normal, also if the gantry of a CT is tilted

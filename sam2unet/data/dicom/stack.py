@@ -27,15 +27,17 @@ def stack_frames(path: Path, frames: list[DicomFrame]) -> tuple[list[list[DicomF
         raise UserError(f"{path}: {missing[0]} has no position, orientation or pixel spacing; export the images again")
     if missing:
         return [[frame] for frame in sorted(frames, key=get_number)], None
-    steps = frames[0].steps
-    if other := [frame for frame in frames if np.abs(frame.steps - steps).max() > 1e-4 * np.abs(steps).max()]:
+    all_steps = np.stack([frame.steps for frame in frames if frame.steps is not None])
+    steps = all_steps[0]
+    far = np.abs(all_steps - steps).max((1, 2)) > 1e-4 * np.abs(steps).max()
+    if far.any():
         raise UserError(
-            f"{path}: {frames[0]} and {other[0]} have different orientations or pixel spacings; "
+            f"{path}: {frames[0]} and {frames[far.argmax()]} have different orientations or pixel spacings; "
             "put them into two folders"
         )
     normal = np.cross(steps[1], steps[0]) / np.linalg.norm(np.cross(steps[1], steps[0]))
     frames = sorted(frames, key=lambda frame: frame.position @ normal)
-    positions = np.stack([frame.position for frame in frames])
+    positions = stack_positions(frames)
     new = np.diff(positions @ normal, prepend=-np.inf) > SAME  # is the frame in another plane than the frame before?
     if not (frames[0].segment or new.all()):
         first, second = frames[new.argmin() - 1], frames[new.argmin()]
@@ -48,8 +50,13 @@ def stack_frames(path: Path, frames: list[DicomFrame]) -> tuple[list[list[DicomF
     for frame, number in zip(frames, numbers[np.cumsum(new) - 1], strict=True):
         planes[number].append(frame)
     affine = np.eye(4)
-    affine[:3] = np.column_stack([step, *steps, frames[0].position])
+    affine[:3] = np.column_stack([step, *steps, positions[0]])
     return planes, np.diag([-1, -1, 1, 1]) @ affine
+
+
+def stack_positions(frames: Sequence[DicomFrame]) -> ndarray:
+    """Returns the positions of frames that have one, (N, 3)."""
+    return np.stack([frame.position for frame in frames if frame.position is not None])
 
 
 def get_number(frame: DicomFrame) -> tuple[int, str, int]:
@@ -64,7 +71,7 @@ def number_planes(path: Path, frames: Sequence[DicomFrame], normal: ndarray) -> 
     """
     if len(frames) == 1:
         return np.zeros(1, int), normal * (frames[0].thickness or frames[0].gap or 1.0)
-    positions = np.stack([frame.position for frame in frames])
+    positions = stack_positions(frames)
     distances = positions @ normal
     gaps = np.diff(distances)
     segments = frames[0].header.get("Modality") == "SEG"

@@ -9,7 +9,7 @@ from numpy import ndarray
 from ...atomic import read_start
 from ...errors import UserError, shortlist
 from ...runtime.versions import import_extra
-from ..whole_volumes import read_whole
+from ..whole_volumes import VolumeFile, read_whole
 from .files import DicomFile, explain_damage, read_file
 from .frames import DicomFrame, list_frames
 from .pixels import convert_pixels, decode_dicom, has_color
@@ -69,7 +69,7 @@ def check_series(path: Path, files: Sequence[DicomFile]) -> None:
             )
 
 
-class DicomVolume:
+class DicomVolume(VolumeFile):
     """A volume in RAS order: the axes run to the right, anterior and superior, as in nibabel's closest canonical order.
 
     Without position, the axes are frames, rows and columns, and `affine` is None. The affine of a CT with a tilted
@@ -92,7 +92,8 @@ class DicomVolume:
         if affine is not None:
             nibabel = import_extra("nibabel", f'{path} needs nibabel: pip install "sam2unet[medical]"')
             self.turns = nibabel.io_orientation(affine).astype(int)
-            self.shape = tuple(shape[raw] for raw in np.argsort(self.turns[:, 0]))
+            x, y, z = (shape[raw] for raw in np.argsort(self.turns[:, 0]))
+            self.shape = x, y, z
             self.affine = affine @ nibabel.orientations.inv_ornt_aff(self.turns, shape)
         self.stacked_axis, self.flip = self.turns[0].tolist()
 

@@ -66,7 +66,7 @@ def find_copies(downloads: Path, without: Path | None = None) -> tuple[list[Data
         return any(row.images.fullmatch(key) or row.masks.fullmatch(key) for row in (*rows, *rows_without_name))
 
     listing = list_folders(downloads, is_wanted, without)
-    copies = []
+    copies: list[DataCopy] = []
     for folder in listing.folders:
         copies += find_by_name(folder, rows, listing) or find_by_count(folder, rows_without_name, listing)
     order = [*COUNTS, "?"]
@@ -110,11 +110,14 @@ def find_mask_folders(images: ListedFolder, row: Expressions, listing: Listing) 
 
     If the layout names the folder that contains both, it must be the same folder.
     """
-    above = row.images.fullmatch(images.key)["above"]
+    image_match = row.images.fullmatch(images.key)
+    assert image_match is not None
 
     def fits(masks: ListedFolder) -> bool:
         match = row.masks.fullmatch(masks.key)
-        return bool(match) and masks is not images and (not row.layout.folder or match["above"] == above)
+        if match is None or masks is images:
+            return False
+        return not row.layout.folder or match["above"] == image_match["above"]
 
     def nearness(masks: ListedFolder) -> tuple[int, bool]:
         parts = zip(images.key.split("/"), masks.key.split("/"), strict=False)
@@ -210,7 +213,8 @@ def have_equal_files(copies: Sequence[DataCopy]) -> bool:
     """Returns whether the copies have the same stems with the same numbers of bytes."""
 
     def describe_files(copy: DataCopy) -> dict[str, tuple[int, int]]:
-        return {PurePath(i).stem: (copy.images.size(i), copy.masks.size(m)) for i, m in copy.pairs}
+        masks = copy.masks
+        return {PurePath(i).stem: (copy.images.size(i), masks.size(m)) for i, m in copy.pairs} if masks else {}
 
     first, *others = copies
     files = describe_files(first)

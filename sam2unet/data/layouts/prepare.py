@@ -83,7 +83,8 @@ class Archives:
     """Opens each archive at its first use. A ZIP file inside another one is unpacked into `folder` for that time."""
 
     def __init__(self, folder: Path):
-        self.folder, self.stack, self.files, self.lock = folder, ExitStack(), {}, threading.Lock()
+        self.folder, self.stack, self.lock = folder, ExitStack(), threading.Lock()
+        self.files: dict[Archive, ZipFile] = {}
 
     def __enter__(self) -> Archives:
         for path in self.folder.glob(f".*.zip{PART}"):  # from a call that was killed
@@ -102,7 +103,7 @@ class Archives:
                     self.files[archive] = self.open_new(archive)
                 except (*DAMAGES, OSError) as e:
                     raise UserError(f"cannot unpack {folder.path}: {e}; download the archive again") from e
-            return self.files.get(archive)
+            return self.files.get(archive) if archive else None
 
     def open_new(self, archive: Archive) -> ZipFile:
         file = self.stack.enter_context(ZipFile(archive.path))
@@ -159,7 +160,7 @@ def prepare_set(item: DataCopy, data_root: Path, archives: Archives, copy: bool)
         reason = f"it was made for {marker}; remove it to make it again" if marker else "this script did not make it"
         print_line(f"note: {target} stays as it is; {reason}")
         return
-    sources = [Source(folder, archives, copy) for folder in (item.images, item.masks)]
+    sources = [Source(folder, archives, copy) for folder in (item.images, item.masks) if folder]
     count = place_pairs(item, part if is_new else target, sources)
     if is_new:
         for path in part.glob(f"*/.*{PART}"):  # from a call that was killed
@@ -215,7 +216,7 @@ def place_binary_mask(masks: Source, name: str, folder: Path) -> bool:
             grey = read_mask(path, FOREGROUND if is_jpeg else None)
         except MaskCoding:
             grey = None  # the checks before a training name the values of such masks
-        if is_jpeg or grey and any(grey.histogram()[1:255]):
+        if grey and (is_jpeg or any(grey.histogram()[1:255])):
             binary = grey.point([255 * (level > FOREGROUND) for level in range(256)])
             with write_atomic(target) as file:
                 binary.save(file, "PNG")

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 # The accepted names of folders. Upper and lower case are the same. `*` is any text.
 IMAGE_NAMES = ("images", "image", "imgs", "img", "im", "*-image", "*-images")
-MASK_NAMES = ("masks", "mask", "gt", "gt_object", "label", "labels", "segmentations", "ground_truth_mask")
-MASK_NAMES += ("*-mask", "*-labels")
+MASK_NAMES = (
+    *("masks", "mask", "gt", "gt_object", "label", "labels", "segmentations", "ground_truth_mask"),
+    *("*-mask", "*-labels"),
+)
 IMAGES, MASKS = (f"{{{','.join(names)}}}" for names in (IMAGE_NAMES, MASK_NAMES))
 
 # Name of the folder in a data root, as in configs/ -> the published numbers of pairs. Sources can differ.
