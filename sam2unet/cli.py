@@ -28,7 +28,7 @@ PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # a 
 class Parser(argparse.ArgumentParser):
     """A parser without abbreviations of flags. An error is one line, without the usage."""
 
-    def __init__(self, **options: object):
+    def __init__(self, **options: typing.Any):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -38,9 +38,7 @@ class Parser(argparse.ArgumentParser):
 class PassThroughParser(Parser):
     """A parser that collects unknown flags in `others`."""
 
-    def parse_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> argparse.Namespace:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: typing.Any = None) -> typing.Any:  # type: ignore[override]  # without overloads
         known, others = self.parse_known_args(args, namespace)
         known.others = others
         return known
@@ -59,7 +57,7 @@ def add_recipe_flags(container: argparse._ActionsContainer, group: str) -> None:
             continue
         kind, choices = get_value_type(hints[name]), field.metadata.get("choices", ())
         kind = Path if kind is Classes else kind
-        options = {"help": f"{field.metadata['help']}{describe_default(name)}"}
+        options: dict[str, typing.Any] = {"help": f"{field.metadata['help']}{describe_default(name)}"}
         if field.metadata.get("switch"):
             options |= {"action": "store_const", "const": True}
         elif kind is bool:
@@ -95,7 +93,7 @@ def locate_recipe_file(text: str) -> Path:
     return recipe if is_name and not path.exists() and recipe.is_file() else path
 
 
-def read_recipe_flags(args: argparse.Namespace) -> dict[str, object]:
+def read_recipe_flags(args: argparse.Namespace) -> dict[str, typing.Any]:
     """Returns the fields of a recipe that the user gave as flags."""
     flags = {name: value for name in FIELDS if (value := getattr(args, name, None)) is not None}
     if "classes" in flags:
@@ -139,7 +137,7 @@ def parse_boolean(text: str) -> bool:
     return values[text.lower()]
 
 
-BOOLEAN = {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+BOOLEAN: dict[str, typing.Any] = {"type": parse_boolean, "nargs": "?", "const": True, "metavar": "True|False"}
 METAVARS = {int: "N", float: "X", Path: "FILE"}
 
 
@@ -152,6 +150,7 @@ def main(parser: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot show
+    status: str | int | None
     try:
         status = run_to_status(parser, run)
     except SystemExit as e:

@@ -11,7 +11,7 @@ from ..classes import Classes
 from ..cli import Parser, add_mask_values
 from ..data.pairs import match
 from ..errors import UserError, print_line, shortlist, warn
-from ..recipe import make_foreground_rule
+from ..recipe import MaskRule, make_foreground_rule
 from ..slice_view import DEFAULT_VIEW
 from ..weights.weight_files import add_weight_flags, read_weight_flags
 
@@ -37,13 +37,13 @@ def run(args: argparse.Namespace) -> None:
 
     file = read_model_file(args.checkpoint)
     predictor = open_predictor(file, pick_device(args.device), read_weight_flags(args))
-    rule = make_foreground_rule(args.mask_threshold, args.foreground)
+    rule: MaskRule = make_foreground_rule(args.mask_threshold, args.foreground)
     if args.classes:
         rule = Classes.read(args.classes)
     if (predictor.classes is not None) != isinstance(rule, Classes):
         kind = "classes; give --classes" if predictor.classes else "no classes; leave out --classes"
         raise UserError(f"{args.checkpoint} has {kind}")
-    if predictor.classes and predictor.classes.names != rule.names:
+    if predictor.classes and isinstance(rule, Classes) and predictor.classes.names != rule.names:
         raise UserError(f"the classes of {args.checkpoint} are {shortlist(predictor.classes.names)}; give these")
     view = DEFAULT_VIEW if isinstance(file, Path) else find_recipe(file).slice_view
     pairs = match(args.image_path, args.mask_path, view)

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     for finding in audit.findings:
         print_line(f"{finding.level:<9}{finding.title:<17}{finding.text}")
     if args.write_classes:
+        assert isinstance(rule, Classes)
         write_classes(args.write_classes, rule, audit, args.masks)
         print_line(f"{'':<9}{'classes file':<17}{args.write_classes}: change the names in it")
     if args.save_path is not None:

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
 
 def convert_file(source: Path, target: Path, weight_paths: WeightPaths, trust_pickle: bool = False) -> None:
     from ..families.load import assemble, read_checkpoint, save_checkpoint
-    from ..families.settings import locate_recipe
+    from ..families.settings import get_settings, locate_recipe
     from ..weights.formats import is_safetensors
 
     kind = ".safetensors" if is_safetensors(source) else ".pth"
@@ -70,5 +70,5 @@ def convert_file(source: Path, target: Path, weight_paths: WeightPaths, trust_pi
         raise UserError(f"give {flags}, the weights that {source} was trained from, to leave them out")
     model, weight_files = assemble(found, weight_paths)
     print_line(f"writing {target}")
-    save_checkpoint(model, target, weight_files, recipe=model.recipe if locate_recipe(found) else None)
+    save_checkpoint(model, target, weight_files, recipe=get_settings(model) if locate_recipe(found) else None)
     print_line(f"{target}: {target.stat().st_size:,} bytes; {source}: {source.stat().st_size:,}")

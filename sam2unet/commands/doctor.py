@@ -6,7 +6,7 @@ Exit status: 0 if the test passes; 1 if a part of it fails.
 import argparse
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..cli import Parser
@@ -110,7 +110,7 @@ def test_installation(device: "torch.device") -> Iterator[TestResult]:
     mask = torch.from_numpy(disc)[None, None].float().to(device)
     losses = []
     for _ in range(UPDATES):
-        loss = sum(structure_loss(logits, mask) for logits in model.train()(image.to(device)))
+        loss: Any = sum(structure_loss(logits, mask) for logits in model.train()(image.to(device)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

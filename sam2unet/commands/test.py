@@ -14,8 +14,8 @@ from ..weights.weight_files import add_weight_flags, read_weight_flags
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from ..families.load import Checkpoint
 
-OF_MAPS = ("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay")
-OF_MAPS += (
+OF_MAPS = (
+    *("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay"),
     "contours",
     "save_prob",
     "uncertainty",
@@ -33,8 +33,10 @@ OF_MAPS += (
     "compile",
 )
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
-OF_PROMPTS = ("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter")
-OF_PROMPTS += OF_RECIPE + ("metrics", "model_type")
+OF_PROMPTS = (
+    *("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter"),
+    *(*OF_RECIPE, "metrics", "model_type"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     if takes_lists and len(checkpoints) > 1:
         raise UserError("several checkpoints are averaged only for maps of images; give one checkpoint for prompts")
     replace_data_flag(args, "test", takes_lists)
-    if takes_lists:
+    if isinstance(checkpoint, Checkpoint) and takes_lists:
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
         score_answers(checkpoint, args)
     else:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UserError, warn
 from .files import refuse_elsewhere
@@ -43,17 +44,17 @@ class AccessControl:
     no file outside the folder `uploads` can be read, and only the functions with these numbers can run.
     """
 
-    def __init__(self, app, uploads: Path, functions: Collection[int]):
+    def __init__(self, app: ASGIApp, uploads: Path, functions: Collection[int]):
         self.app, self.uploads, self.functions = app, uploads, functions
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         started = False
 
-        async def send_secured(message):
+        async def send_secured(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -67,7 +68,7 @@ class AccessControl:
                 receive = self.check_body(await read_body(receive), read_own_host(scope), receive)
             fields = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
             query = urlencode([(key, value) for key, value in fields if key in QUERY]).encode()
-            await self.app(scope | {"query_string": query}, receive, send_secured)
+            await self.app({**scope, "query_string": query}, receive, send_secured)
         except RefusedRequest as e:
             report(f"refused {name_request(scope)}: {e}")
             await PlainTextResponse("refused", e.status)(scope, receive, send_secured)
@@ -78,13 +79,13 @@ class AccessControl:
             else:
                 await PlainTextResponse("failed", 500)(scope, receive, send_secured)
 
-    def check_origin(self, scope) -> None:
+    def check_origin(self, scope: Scope) -> None:
         """Refuses requests from pages of other sites. Browsers add the header `origin` to them and to POST requests."""
         for origin in Headers(scope=scope).getlist("origin"):
             if read_host(origin) != read_own_host(scope):
                 raise RefusedRequest("it comes from a page of another origin")
 
-    def check_route(self, scope) -> None:
+    def check_route(self, scope: Scope) -> None:
         path, method = scope["path"], scope["method"]
         if method == "POST" and path in (JOIN, UPLOAD):
             return
@@ -104,7 +105,7 @@ class AccessControl:
         except (UserError, OSError, ValueError) as e:  # OSError, ValueError: the path is impossible or too long
             raise RefusedRequest(str(e)) from e
 
-    def check_body(self, body: bytes, host: str, receive):
+    def check_body(self, body: bytes, host: str, receive: Receive) -> Receive:
         """Checks a request that joins the queue. Returns a `receive` that gives gradio only the checked fields."""
         try:
             content = json.loads(body, parse_constant=int)  # parse_constant: int("NaN") raises ValueError
@@ -122,13 +123,13 @@ class AccessControl:
         checked = json.dumps({key: content[key] for key in FIELDS if key in content}).encode()
         messages = [{"type": "http.request", "body": checked}]
 
-        async def receive_checked():
+        async def receive_checked() -> Message:
             return messages.pop() if messages else await receive()
 
         return receive_checked
 
 
-async def read_body(receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
@@ -151,7 +152,7 @@ def find_dicts(content: object) -> Iterator[dict]:
             waiting += value
 
 
-def read_own_host(scope) -> str:
+def read_own_host(scope: Scope) -> str:
     """Returns name and port of this server, as the visitor addressed it."""
     return Headers(scope=scope).get("host", "").lower()
 
@@ -164,7 +165,7 @@ def read_host(address: str) -> str | None:
         return None
 
 
-def name_request(scope) -> str:
+def name_request(scope: Scope) -> str:
     return f"the request {scope['method']} {scope['path']}"
 
 

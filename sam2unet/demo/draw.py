@@ -15,8 +15,10 @@ LIGHT_PREDICTION, DARK = (255, 150, 225), (0, 0, 0)
 ONLY_FIRST, ONLY_SECOND = (255, 140, 20), (40, 150, 255)
 BOTH, NEITHER = (180, 180, 180), (60, 60, 60)  # means of the grey values in `draw_differences`
 # Colours of objects. They are easy to distinguish from each other, and from the green and red of points.
-OBJECTS = ((40, 150, 255), (255, 140, 20), (190, 90, 255), (255, 225, 0))
-OBJECTS += ((0, 200, 200), (255, 110, 180), (150, 110, 60), (150, 220, 90))
+OBJECTS = (
+    *((40, 150, 255), (255, 140, 20), (190, 90, 255), (255, 225, 0)),
+    *((0, 200, 200), (255, 110, 180), (150, 110, 60), (150, 220, 90)),
+)
 
 
 def get_colour(number: int) -> tuple[int, int, int]:
@@ -31,7 +33,9 @@ def tint(photo: ndarray, mask: ndarray, opacity: float, colour: tuple[int, int, 
     return picture
 
 
-def draw_outline(picture: ndarray, mask: ndarray, colour: tuple[int, int, int], edge=DARK) -> ndarray:
+def draw_outline(
+    picture: ndarray, mask: ndarray, colour: tuple[int, int, int], edge: tuple[int, int, int] = DARK
+) -> ndarray:
     """Returns a copy with the outline of the mask: a line of `colour` between lines of the colour `edge`."""
     width = max(1, round(max(mask.shape) / 320))
     lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

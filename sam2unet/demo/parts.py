@@ -1,11 +1,13 @@
 """Parts that both pages use."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gradio as gr
+import numpy as np
+from gradio.blocks import BlockFunction
 
 from ..data.pairs import EXTENSIONS
 from ..data.reading import read_image
@@ -16,8 +18,9 @@ from .thumbnails import Thumbnail, thumbnails_html
 from .words import failure_html
 
 # Two queues, so that drawing does not wait for the model to finish the images of another visitor.
-MODELLING = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-DRAWING = {"concurrency_id": "drawing", "concurrency_limit": 4, "api_visibility": "private", "show_progress": "hidden"}
+MODELLING: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+DRAWING: dict[str, Any] = {"concurrency_id": "drawing", "concurrency_limit": 4, "api_visibility": "private"}
+DRAWING |= {"show_progress": "hidden"}
 DROP, CHOOSE = ((Path(__file__).parent / name).read_text() for name in ("drop.js", "choose.js"))
 DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, button').click()"
 
@@ -25,7 +28,7 @@ DOWNLOAD = "() => document.querySelector('#zip-link, #zip-link a')?.closest('a, 
 class Page(gr.Blocks):
     """Prints one line in the terminal for input that the page cannot have sent. gradio prints a traceback."""
 
-    async def preprocess_data(self, block_fn, *args, **kwargs):
+    async def preprocess_data(self, block_fn: BlockFunction, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().preprocess_data(block_fn, *args, **kwargs)
         except Exception as e:
@@ -33,7 +36,7 @@ class Page(gr.Blocks):
 
 
 @contextmanager
-def open_page(title: str):
+def open_page(title: str) -> Iterator[gr.Blocks]:
     """Yields the blocks of a new page. The title of its tab says what the page does."""
     with Page(title=f"{title} · sam2unet", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         yield blocks
@@ -71,7 +74,7 @@ def visit_state() -> gr.State:
 def example_list(examples: Sequence[Example], note: str) -> gr.HTML:
     """Buttons with pictures of the examples. `note` tells assistive technology what an example contains."""
     names = [f"Example {number} of {len(examples)}, {note}:" for number in range(1, len(examples) + 1)]
-    photos = [read_image(example.image) for example in examples]
+    photos = [np.asarray(read_image(example.image)) for example in examples]
     items = [Thumbnail(*item) for item in zip(photos, names, [example.caption for example in examples], strict=True)]
     return gr.HTML(f"<h2>Examples</h2>{thumbnails_html(items)}", js_on_load=CHOOSE, elem_id="examples")
 

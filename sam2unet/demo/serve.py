@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ..errors import UserError, print_line, warn
 from ..families.load import Checkpoint, open_model
 from ..masks.open import open_predictor, read_model_file
 from ..masks.predictor import PredictOptions
+from ..models.sam_med2d import SAMMed2D
 from ..recipe import ForegroundRule
 from ..runtime.device import pick_device
 from ..runtime.signals import Signals
@@ -27,6 +30,9 @@ from ..weights.weight_files import NO_FILES, WeightPaths
 from .files import Example, Limits
 from .masks.session import Bench, Method
 from .prompts.session import PromptBench, PromptMethod
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 UPLOADS, EXAMPLES = "uploads", "examples"  # folders in the temporary folder
 CONTRAST = {  # values of the theme with a contrast of at least 4.5 to their background, light and dark
@@ -106,8 +112,8 @@ def serve(
     has_classes = not isinstance(methods, PromptMethod) and methods[0].predictor.classes
     examples = [] if has_classes else make_examples(home / EXAMPLES)  # their masks are for foreground and background
     if isinstance(methods, PromptMethod):
-        bench = PromptBench(methods, home, folders, limits, model_lock)
-        blocks = import_page("prompts").build_prompt_page(bench, examples)
+        prompt_bench = PromptBench(methods, home, folders, limits, model_lock)
+        blocks = import_page("prompts").build_prompt_page(prompt_bench, examples)
     else:
         for method in methods:
             method.predictor.forward = hold_lock(method.predictor.forward, model_lock)
@@ -166,7 +172,7 @@ def redirect_temporary_files(home: Path) -> None:
     }
 
 
-def import_page(task: str):
+def import_page(task: str) -> ModuleType:
     """Imports the page of a task, `masks` or `prompts`. Raises UserError if gradio is not installed."""
     try:
         return importlib.import_module(f".{task}.page", __package__)
@@ -193,6 +199,7 @@ def open_methods(
                     f"{path} is a model for prompts, which has its own page; give it as the only checkpoint"
                 )
             model = open_model(model_file, paths, target)
+            assert isinstance(model, SAMMed2D)
             if size not in (None, model.side):
                 raise UserError(f"{model_file.path} takes images at {model.side}x{model.side} only; leave --size out")
             return PromptMethod(name, model)
@@ -218,7 +225,7 @@ def refuse_connection(event: str, args: tuple) -> None:
         raise PermissionError(f"the page must not connect to other addresses; refused {event}")
 
 
-def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
+def start(blocks: "Blocks", uploads: Path, limits: Limits, host: str, port: int) -> None:
     """Starts the server in other threads and prints its address."""
     import gradio as gr
     from starlette.middleware import Middleware
@@ -233,8 +240,8 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts))
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif"]
     mono = ["ui-monospace", "monospace"]
-    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
-    theme = theme.set(**CONTRAST)
+    theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono).set(**CONTRAST)
+    off: dict[str, Any] = dict.fromkeys(OFF, False)
     try:
         blocks.launch(
             server_name=host,
@@ -247,7 +254,7 @@ def start(blocks, uploads: Path, limits: Limits, host: str, port: int) -> None:
             theme=theme,
             css=(Path(__file__).parent / "page.css").read_text(),
             app_kwargs={"middleware": middleware},
-            **dict.fromkeys(OFF, False),
+            **off,
         )
     except OSError as e:
         raise UserError(f"cannot listen on {host}:{port}; give another --port, or --port 0 for any free port") from e

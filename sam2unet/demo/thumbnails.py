@@ -24,8 +24,7 @@ def thumbnails_html(items: Sequence[Thumbnail], chosen: int | None = None) -> st
 
 
 def button_html(index: int, item: Thumbnail, is_chosen: bool) -> str:
-    picture = np.asarray(item.picture)
-    source = encode_source(scale_down(picture, THUMBNAIL / max(picture.shape[:2])))
+    source = encode_source(scale_down(item.picture, THUMBNAIL / max(item.picture.shape[:2])))
     name = html.escape(item.name)
     return (
         f'<button type="button" data-index="{index}"{" aria-current=true" * is_chosen} title="{name}">'

@@ -4,8 +4,9 @@ import csv
 import io
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .panel import hide_classes
 from .session import Session
 
 
-def bundle(session: Session, shown: float | Sequence[int], opacity: float) -> Path:
+def bundle(session: Session, shown: Any, opacity: float) -> Path:
     """Writes a zip with `maps/` and `masks/`, as test.py and its --threshold write them, and `overlays/`.
 
     With classes there are no `masks/`. With two methods, each method has a folder. If images have masks, the zip
@@ -38,7 +39,7 @@ def bundle(session: Session, shown: float | Sequence[int], opacity: float) -> Pa
     return path
 
 
-def make_files(session: Session, shown: float | Sequence[int], opacity: float) -> Iterator[tuple[str, bytes]]:
+def make_files(session: Session, shown: Any, opacity: float) -> Iterator[tuple[str, bytes]]:
     """Yields the name and the content of each file in the zip."""
     methods, classes = session.bench.methods, session.bench.classes
     for item in session.items:

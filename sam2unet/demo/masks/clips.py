@@ -65,7 +65,8 @@ def open_clip(path: Path, limits: Limits, options: dict[str, str]) -> Iterator:
     with open(path, "rb") as file:
         head = file.read(64)
     if head.startswith(b"GIF8"):  # FFmpeg does not report the size of a GIF that is too large
-        check_pixels(path, *(int.from_bytes(head[at : at + 2], "little") for at in (6, 8)), limits)
+        width, height = (int.from_bytes(head[at : at + 2], "little") for at in (6, 8))
+        check_pixels(path, width, height, limits)
     kind = next((name for name, start, mark in FORMATS if head[start:].startswith(mark)), None)
     try:
         if kind is None:

@@ -1,6 +1,7 @@
 """The page for models that predict maps: a visitor drops images and sees their maps."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -66,17 +67,18 @@ class MaskPage:
         self.opacity = gr.Slider(0, 1, OPACITY, step=0.05, label="Opacity", buttons=[], elem_id="opacity")
         self.scores = gr.HTML("", elem_id="scores")
         with gr.Row(elem_id="actions"):
-            save = {"variant": "primary", "size": "sm", "min_width": 120}
+            save: dict[str, Any] = {"variant": "primary", "size": "sm", "min_width": 120}
             self.download = gr.Button("Download PNGs (zip)", elem_id="download", **save)
             self.clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="clear")
         self.link = saved_file_link()
 
     def add_uploads(self) -> None:
         with gr.Row(elem_id="uploads"):
-            several, image_types = {"file_count": "multiple", "height": 90}, [*EXTENSIONS, *VIDEOS]
-            images = {"file_types": image_types, "scale": 3, "min_width": 130, "elem_id": "images"}
+            several: dict[str, Any] = {"file_count": "multiple", "height": 90}
+            image_types = [*EXTENSIONS, *VIDEOS]
+            images: dict[str, Any] = {"file_types": image_types, "scale": 3, "min_width": 130, "elem_id": "images"}
             self.images = gr.File(label="Images, or a video clip", **images, **several)
-            masks = {"file_types": list(EXTENSIONS), "scale": 2, "min_width": 130, "elem_id": "masks"}
+            masks: dict[str, Any] = {"file_types": list(EXTENSIONS), "scale": 2, "min_width": 130, "elem_id": "masks"}
             self.masks = gr.File(label="Masks", visible=not self.bench.classes, **masks, **several)
         self.example_buttons = example_list(self.examples, "with a mask") if self.examples else None
 
@@ -90,7 +92,7 @@ class MaskPage:
         self.images.upload(self.on_images, [self.images, self.session, *sliders], [self.images, *outputs], **modelling)
         masks = [self.masks, self.session, self.index, *sliders]
         self.masks.upload(self.on_masks, masks, [self.masks, *outputs], **modelling)
-        if self.examples:
+        if self.example_buttons:
             self.example_buttons.select(self.on_example, [self.session, *sliders], outputs, **modelling)
         self.gallery.select(self.on_choice, [self.session, *sliders], outputs, **newest_only)
         for slider in sliders:
@@ -104,7 +106,7 @@ class MaskPage:
     def start(self, visit: Session | None) -> Session:
         return visit or Session(self.bench)
 
-    def view(self, visit: Session, position: int, *shown) -> dict:
+    def view(self, visit: Session, position: int, *shown: Any) -> dict:
         """The changes of all parts that show the visit. `shown` is the threshold and the opacity."""
         has_items, previous = gr.update(visible=bool(visit.items)), len(visit.previous)
         return {
@@ -123,7 +125,14 @@ class MaskPage:
         success, line = run_work(work)
         return {self.status: line, self.session: visit} | (self.view(visit, position, *shown) if success else {})
 
-    def on_images(self, files, visit, cut, strength, progress=gr.Progress()):  # noqa: B008
+    def on_images(
+        self,
+        files: Any,
+        visit: Any,
+        cut: Any,
+        strength: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> dict:
         visit = self.start(visit)
 
         def report(done: int, count: int) -> None:
@@ -134,12 +143,12 @@ class MaskPage:
 
         return {self.images: None} | self.update(visit, 0, (cut, strength), work)
 
-    def on_masks(self, files, visit, position, *shown):
+    def on_masks(self, files: Any, visit: Any, position: int, *shown: Any) -> dict:
         visit = self.start(visit)
         changes = self.update(visit, position, shown, lambda: summary_html(visit, visit.add_masks(list_paths(files))))
         return {self.masks: None} | changes
 
-    def on_example(self, visit, cut, strength, event: gr.EventData):
+    def on_example(self, visit: Any, cut: Any, strength: Any, event: gr.EventData) -> dict:
         visit, example = self.start(visit), self.examples[read_index(event) % len(self.examples)]
 
         def work() -> str:
@@ -147,34 +156,34 @@ class MaskPage:
 
         return self.update(visit, 0, (cut, strength), work)
 
-    def on_choice(self, visit, cut, strength, event: gr.EventData):
+    def on_choice(self, visit: Any, cut: Any, strength: Any, event: gr.EventData) -> dict:
         return self.view(self.start(visit), read_index(event), cut, strength)
 
-    def on_slider(self, visit, position, *shown):
+    def on_slider(self, visit: Any, position: int, *shown: Any) -> tuple:
         try:
             return (panel_html(visit, position, *shown), gallery_html(visit, position, *shown)) if visit else ("", "")
         except FileNotFoundError:  # another event replaced the images in the meantime
             return gr.skip(), gr.skip()
 
-    def on_download(self, visit, *shown):
+    def on_download(self, visit: Any, *shown: Any) -> tuple:
         try:
             return str(bundle(self.start(visit), *shown)), gr.skip()
         except UserError as e:
             return gr.skip(), failure_html([str(e)])
 
-    def on_clear(self, visit, *shown):
+    def on_clear(self, visit: Any, *shown: Any) -> dict:
         visit = self.start(visit)
         visit.clear()
         return {self.status: ""} | self.view(visit, 0, *shown)
 
-    def on_undo(self, visit, *shown):
+    def on_undo(self, visit: Any, *shown: Any) -> dict:
         visit = self.start(visit)
         visit.undo()
         return {self.status: summary_html(visit, [])} | self.view(visit, 0, *shown)
 
 
 def threshold_slider() -> gr.Slider:
-    info = {"label": "Threshold", "info": THRESHOLD_INFO, "buttons": [], "elem_id": "threshold"}
+    info: dict[str, Any] = {"label": "Threshold", "info": THRESHOLD_INFO, "buttons": [], "elem_id": "threshold"}
     return gr.Slider(0, 1, THRESHOLD, step=0.01, **info)
 
 

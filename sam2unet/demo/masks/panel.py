@@ -2,7 +2,8 @@
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,18 @@ from ..thumbnails import Thumbnail, encode_source, thumbnails_html
 from .session import Session, SessionItem
 
 
-def panel_html(session: Session, index: int, shown: float | Sequence[int], opacity: float) -> str:
+def panel_html(session: Session, index: int, shown: Any, opacity: float) -> str:
     """Returns an empty text if there is no image at `index`.
 
     `shown` is the threshold in [0, 1], or with classes the indices that are switched on. `opacity` is in [0, 1].
     """
     if not 0 <= index < len(session.items):
         return ""
-    draw = class_pictures_html if session.bench.classes else pictures_html
+    draw: Callable[..., str] = class_pictures_html if session.bench.classes else pictures_html
     return draw(session, session.items[index], shown, opacity)
 
 
-def gallery_html(session: Session, index: int, shown: float | Sequence[int], opacity: float) -> str:
+def gallery_html(session: Session, index: int, shown: Any, opacity: float) -> str:
     """A button for each image, with the overlay of the first method. Returns an empty text for a single image."""
     if len(session.items) < 2:
         return ""
@@ -81,6 +82,7 @@ def pictures_html(session: Session, item: SessionItem, threshold: float, opacity
 def class_pictures_html(session: Session, item: SessionItem, shown: Sequence[int], opacity: float) -> str:
     """Shows the classes in `shown` in their colours, and below each overlay the names and the areas of all classes."""
     classes, photo = session.bench.classes, item.load("view_photo")
+    assert classes is not None
     maps = [item.load(f"view_map{number}") for number in range(len(session.bench.methods))]
     figures = [figure_html("image", photo, "Image", item.name)]
     for number, (method, map_) in enumerate(zip(session.bench.methods, maps, strict=True)):

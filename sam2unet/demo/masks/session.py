@@ -121,7 +121,8 @@ class Session:
         clips = sum(is_video(file) for file in files)
         share = (self.bench.limits.images - count + clips) // max(clips, 1)  # the largest number of frames of each clip
         drop = Path(tempfile.mkdtemp(prefix="drop-", dir=self.folder))
-        items, problems = [], []
+        items: list[SessionItem] = []
+        problems: list[str] = []
         for done, file in enumerate(files):
             progress(done, count)
             try:

@@ -21,7 +21,7 @@ NOTHING_SAVED = "there is nothing to save yet; click on an object, or draw a box
 
 def write_label_map(session: PromptSession) -> Path:
     """Writes the label map of the image that the page shows."""
-    if not session.state.objects:
+    if session.image is None or not session.state.objects:
         raise UserError(NOTHING_SAVED)
     path = make_saved_path(session, f"{session.image.name}_labels.png")
     path.write_bytes(encode_label_map(session.state.objects))

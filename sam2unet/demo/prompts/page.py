@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -55,14 +56,14 @@ class PromptPage:
                 self.add_uploads()
         self.connect()
 
-    def add_button(self, name: str, text: str, **options) -> None:
-        quiet = {"size": "sm", "min_width": 50, "interactive": False, "elem_id": name}
+    def add_button(self, name: str, text: str, **options: Any) -> None:
+        quiet: dict[str, Any] = {"size": "sm", "min_width": 50, "interactive": False, "elem_id": name}
         self.buttons[name] = gr.Button(text, **(quiet | options))
 
     def add_picture(self) -> None:
         with gr.Row(elem_id="tools"):
             choices = [("+ foreground", FOREGROUND), ("− background", BACKGROUND)]
-            options = {"label": "A mark is", "show_label": False, "container": False, "min_width": 270}
+            options: dict[str, Any] = {"label": "A mark is", "show_label": False, "container": False, "min_width": 270}
             self.label = gr.Radio(choices, value=FOREGROUND, elem_id="label", **options)
             for name, text in (
                 ("undo", "Undo"),
@@ -85,16 +86,16 @@ class PromptPage:
             self.add_button("labels", "Label map (PNG)", variant="primary")
             self.add_button("masks", "All masks (zip)", variant="primary")
         gr.HTML(DOWNLOADS)
-        options = {"size": "sm", "file_types": [".png"], "elem_id": "label-map"}
+        options: dict[str, Any] = {"size": "sm", "file_types": [".png"], "elem_id": "label-map"}
         self.label_map = gr.UploadButton("Continue a saved label map", **options)
         gr.HTML(KEYS, elem_id="keys")
         self.link = saved_file_link()
 
     def add_uploads(self) -> None:
-        options = {"file_count": "multiple", "height": 80, "elem_id": "images"}
+        options: dict[str, Any] = {"file_count": "multiple", "height": 80, "elem_id": "images"}
         with gr.Column(elem_id="uploads"):
             self.images = gr.File(label="Images", file_types=list(EXTENSIONS), **options)
-            folder = {"size": "sm", "file_count": "directory", "elem_id": "folder"}
+            folder: dict[str, Any] = {"size": "sm", "file_count": "directory", "elem_id": "folder"}
             self.folder = gr.UploadButton("Open a folder of images", **folder)
         self.example_buttons = example_list(self.examples, "an image") if self.examples else None
 
@@ -111,7 +112,7 @@ class PromptPage:
         for upload in (self.images, self.folder):
             upload.upload(self.on_images, [upload, self.session], [self.images, *outputs], **modelling)
         self.label_map.upload(self.on_label_map, [self.label_map, self.session], outputs, **modelling)
-        if self.examples:
+        if self.example_buttons:
             self.example_buttons.select(self.on_example, self.session, outputs, **modelling)
         self.picture.select(self.on_prompt, [self.session, self.label], outputs, **in_order)
         self.object_list.select(self.on_choice, self.session, outputs, **in_order)
@@ -169,12 +170,12 @@ class PromptPage:
             return changes
         return changes | self.view(visit) | ({self.label: FOREGROUND} if reset_label else {})
 
-    def on_images(self, files, visit):
+    def on_images(self, files: Any, visit: Any) -> dict:
         visit = self.start(visit)
         changes = self.update(visit, lambda: add_images(visit, list_paths(files)), reset_label=True)
         return {self.images: None} | changes
 
-    def on_label_map(self, file, visit):
+    def on_label_map(self, file: Any, visit: Any) -> dict:
         visit = self.start(visit)
 
         def work() -> str:
@@ -183,36 +184,36 @@ class PromptPage:
 
         return self.update(visit, work)
 
-    def on_example(self, visit, event: gr.EventData):
+    def on_example(self, visit: Any, event: gr.EventData) -> dict:
         visit, example = self.start(visit), self.examples[read_index(event) % len(self.examples)]
         return self.update(visit, lambda: add_images(visit, [example.image]), reset_label=True)
 
-    def on_prompt(self, visit, label, event: gr.EventData):
+    def on_prompt(self, visit: Any, label: Any, event: gr.EventData) -> dict:
         visit = self.start(visit)
         if (box := read_field(event, "box")) is not None:
             return self.update(visit, lambda: visit.draw_box(*check_pixels_sent(box, 4)))
         label = BACKGROUND if read_field(event, "background") else label
         return self.update(visit, lambda: visit.click(*check_pixels_sent(read_field(event, "point"), 2), label))
 
-    def on_choice(self, visit, event: gr.EventData):
+    def on_choice(self, visit: Any, event: gr.EventData) -> dict:
         visit = self.start(visit)
         return self.update(visit, lambda: visit.select(read_field(event, "index")))
 
-    def on_class(self, text, visit):
+    def on_class(self, text: Any, visit: Any) -> dict:
         visit = self.start(visit)
         changes = self.update(visit, lambda: visit.name_class(text or ""))
         changes.pop(self.class_name, None)
         return changes
 
     def make_press_handler(self, work: Callable[[PromptSession], str | None], reset_label: bool = True) -> Callable:
-        def on_press(visit):
+        def on_press(visit: Any) -> dict:
             visit = self.start(visit)
             return self.update(visit, lambda: work(visit), reset_label)
 
         return on_press
 
     def make_save_handler(self, write: Callable[[PromptSession], Path]) -> Callable:
-        def on_save(visit):
+        def on_save(visit: Any) -> tuple:
             try:
                 return str(write(self.start(visit))), ""
             except UserError as e:
@@ -228,7 +229,7 @@ def add_images(visit: PromptSession, files: Sequence[Path]) -> str:
     before, count = visit.image, len(visit.state.objects)
     problems = visit.add_images(files)
     objects = "its object" if count == 1 else f"its {count} objects"
-    line = notice_html(f"{before.name} is kept with {objects}. Press Back to return to it.") if count else ""
+    line = notice_html(f"{before.name} is kept with {objects}. Press Back to return to it.") if before and count else ""
     return line + failure_html(problems)
 
 

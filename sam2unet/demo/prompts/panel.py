@@ -36,6 +36,7 @@ def picture_html(session: PromptSession) -> str:
 
 def draw_objects(session: PromptSession) -> np.ndarray:
     """Draws each mask with its colour and its outline. The selected one is stronger, on top, with a white line."""
+    assert session.image is not None
     picture, selected = session.image.view, session.selected
     views = {item: item.view.decompress() for item in session.state.objects}
     for item, view in views.items():
@@ -51,7 +52,7 @@ def number_html(item: Object, is_selected: bool) -> str:
     if not view.any():  # the mask is too small for the size in which the page shows it
         return ""
     depth = cv2.distanceTransform(np.pad(view, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    y, x = map(int, np.unravel_index(depth.argmax(), depth.shape))
     height, width = view.shape
     style = f"left: {to_percent(x, width)}; top: {to_percent(y, height)}; background: rgb{get_colour(item.number)}"
     return f'<span class="number{" chosen" * is_selected}" style="{style}">{item.number}</span>'

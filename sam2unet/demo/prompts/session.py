@@ -145,7 +145,7 @@ class PromptSession:
 
         Skips files that cannot be read, and returns their messages. UserError if there is no other image after them.
         """
-        problems, position = [], self.position + step
+        problems, position = list[str](), self.position + step
         while 0 <= position < len(self.queue):
             try:
                 self.open(position)
@@ -188,6 +188,7 @@ class PromptSession:
 
     def check_inside(self, *pixels: tuple[int, int]) -> None:
         image = self.current.image
+        assert image is not None
         for x, y in pixels:
             if not (0 <= x < image.width and 0 <= y < image.height):
                 raise UserError(f"{x}, {y} is not in the image of {image.width} x {image.height} pixels")
@@ -198,6 +199,7 @@ class PromptSession:
         Raises UserError if the mask is empty. The objects then stay as they were.
         """
         (points, labels), prompter = prompt.points or (None, None), self.current.prompter
+        assert prompter is not None
         result, milliseconds = self.run_model(lambda: prompter.predict(points, labels, prompt.boxes, prompt.masks))
         (mask,) = result.masks
         if not mask.any():
@@ -226,6 +228,7 @@ class PromptSession:
         Objects keep their numbers if these are free. Raises UserError if the map does not fit the image.
         """
         image, prompter = self.current.image, self.current.prompter
+        assert image is not None and prompter is not None
         try:
             refuse_elsewhere(file, self.bench.allowed_folders)
             check_upload(file, self.bench.limits)
@@ -291,6 +294,7 @@ def compress_mask(mask: ndarray) -> tuple[CompressedMask, CompressedMask]:
 
 def make_mask_prompt(mask: ndarray, prompter: Prompter) -> torch.Tensor:
     """Returns a mask, bool (height, width), as a mask prompt (1, 1, 4g, 4g): that of logits of -10 and 10."""
+    assert prompter.frame is not None
     side = 4 * prompter.model.image_encoder.grid
     square = torch.from_numpy(prompter.frame.place(mask)).float()[None, None]
     return to_mask_prompt(20 * F.interpolate(square, (side, side), mode="area") - 10, prompter.mask_prompt)

@@ -40,7 +40,7 @@ class CompressedMask(NamedTuple):
 
     @classmethod
     def compress(cls, mask: ndarray) -> CompressedMask:
-        return cls(zlib.compress(np.packbits(mask), level=1), mask.shape)
+        return cls(zlib.compress(np.packbits(mask).data, level=1), mask.shape)
 
     def decompress(self) -> ndarray:
         bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
