@@ -81,8 +81,10 @@ def checkpoint(fill, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["encoder", pytest.param("both", marks=pytest.mark.slow)])
-def folder(request, checkpoint, exported, photos, tmp_path_factory):
+def folder(request, checkpoint, photos, tmp_path_factory):
     """The folder of the three files. The decoder is the same for all encoders; its export takes most of the time."""
+
+    exported = request.getfixturevalue("exported") if request.param == "encoder" else None
 
     def write_decoder(graph, case, facts, file):
         content = load(exported / "x_decoder.onnx")
@@ -164,4 +166,13 @@ def test_files_of_the_user_and_options_of_other_clients_are_refused(checkpoint, 
     with pytest.raises(sam2unet.UserError, match="--for x-anylabeling fixes the inputs and outputs of the files"):
         options = GraphOptions(return_all_masks=True)
         prompt_export.run(found, tmp_path / "x.onnx", picture, options, client="x-anylabeling")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_flag_is_for_models_for_prompts(checkpoint, mask_checkpoint, run_py, tmp_path):
+    flags = ("--output", tmp_path / "x.onnx", "--for", "x-anylabeling")
+    end = run_py("scripts/export.py", "--checkpoint", mask_checkpoint, *flags)
+    assert end.is_refusal("SAM2-UNet takes no prompts; leave out --for")
+    end = run_py("scripts/export.py", "--checkpoint", checkpoint, *flags, "--use_preprocess")
+    assert end.is_refusal("it takes only --opset and --gelu_approximate")
     assert not list(tmp_path.iterdir())
