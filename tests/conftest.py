@@ -30,7 +30,6 @@ from tests.exported import (  # noqa: F401
     dino_micro,
     exported_onnx,
     exported_prompts,
-    exported_pt2,
     mask_checkpoint,
     prompt_checkpoint,
     trained,

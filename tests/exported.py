@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 import sam2unet
-from sam2unet.families.load import read_checkpoint
 from sam2unet.weights.formats import save_state
 from tests.networks import DINO
 
@@ -77,15 +75,6 @@ def mask_checkpoint(fill, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "SAM2-UNet-20.pth"
     save_state(state | {"head.weight": state["head.weight"] / 10}, path)
     return path
-
-
-@pytest.fixture(scope="session")
-def exported_pt2(mask_checkpoint, make_once) -> Path:
-    """The file model.pt2 of `mask_checkpoint` at 64."""
-    from sam2unet.export import masks
-
-    checkpoint, noise = read_checkpoint(mask_checkpoint), Image.effect_noise((60, 50), 50).convert("RGB")
-    return make_once("pt2", lambda folder: masks.run(checkpoint, folder / "model.pt2", [noise], 64)) / "model.pt2"
 
 
 @pytest.fixture(scope="session")

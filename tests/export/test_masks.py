@@ -62,6 +62,15 @@ def images(polyps, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=["convolution", pytest.param("sam2unet", marks=pytest.mark.slow)])
+def pt2(request, convolution, checkpoint, photos, tmp_path_factory):
+    """A checkpoint and its model.pt2. The exporter is the first half of that of ONNX, which has a whole SAM2-UNet."""
+    path = tmp_path_factory.mktemp("exported") / "model.pt2"
+    source = checkpoint if request.param == "sam2unet" else convolution()
+    mask_export.run(read_checkpoint(source), path, photos, SIZE)
+    return source, path
+
+
 @pytest.fixture(scope="module")
 def whole_file(convolution, photos, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "whole.onnx"
@@ -104,11 +113,11 @@ def test_the_file_says_how_to_use_it_and_where_it_is_from(exported_onnx, whole_f
     assert session(whole_file).get_modelmeta().custom_metadata_map["whole"] == "yes"
 
 
-def test_no_path_of_this_machine_is_in_a_file(exported_onnx, exported_pt2):
-    with zipfile.ZipFile(exported_pt2) as archive:
+def test_no_path_of_this_machine_is_in_a_file(exported_onnx, pt2):
+    with zipfile.ZipFile(pt2[1]) as archive:
         contents = [archive.read(name) for name in archive.namelist() if "weight_" not in name]
     for content in (exported_onnx.read_bytes(), *contents):
-        assert str(ROOT).encode() not in content and b"hiera.py" not in content
+        assert not any(name.encode() in content for name in (str(ROOT), "hiera.py", "conftest.py"))
 
 
 def test_a_whole_model_makes_maps_of_photographs(whole_file, convolution, photos):
@@ -124,11 +133,11 @@ def test_a_whole_model_makes_maps_of_photographs(whole_file, convolution, photos
         assert all(map_.min() == 0 and map_.max() >= 254 for map_ in maps)
 
 
-def test_torch_loads_the_pt2(exported_pt2, model, photos, checkpoint):
-    extra = {"sam2unet.json": ""}
-    found = torch.export.load(exported_pt2, extra_files=extra).module()
+def test_torch_loads_the_pt2(pt2, photos):
+    extra, (checkpoint, path) = {"sam2unet.json": ""}, pt2
+    found = torch.export.load(path, extra_files=extra).module()
     batch = normalise_image(torch.stack([image_bytes(photo, SIZE) for photo in photos]))
-    wanted = logits_of(model, photos)
+    wanted = logits_of(sam2unet.load_model(checkpoint, "cpu"), photos)
     for count in (1, 2, 3):
         torch.testing.assert_close(found(batch[:count]), wanted[:count], atol=1e-4, rtol=0)
     assert json.loads(extra["sam2unet.json"])["checkpoint_sha256"] == sha256(checkpoint)
@@ -175,11 +184,11 @@ def test_what_a_fixed_file_cannot_do(way, hiera_path, words, exported_onnx):
         open_predictor(exported_onnx, CPU, {"hiera_path": hiera_path} if hiera_path else {}, way)
 
 
-def test_other_files_are_one_line(exported_onnx, whole_file, exported_pt2, script, tmp_path):
+def test_other_files_are_one_line(exported_onnx, whole_file, pt2, script, tmp_path):
     content = exported_onnx.read_bytes()
     (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.onnx").touch()
-    shutil.copy(exported_pt2, tmp_path / "zip.onnx")
+    shutil.copy(pt2[1], tmp_path / "zip.onnx")
     put = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1])
     out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Relu", ["image"], ["logits"])], "other", [put], [out])
@@ -195,7 +204,7 @@ def test_other_files_are_one_line(exported_onnx, whole_file, exported_pt2, scrip
         (tmp_path / "other.onnx", "is not a model that sam2unet export made"),
         (tmp_path / "new.onnx", "has version 2 of the format, known here is 1"),
         (whole_file, "was exported with --whole"),
-        (exported_pt2, "reading a .pt2 can run code"),
+        (pt2[1], "reading a .pt2 can run code"),
     ):
         with pytest.raises(sam2unet.UserError, match=words):
             open_predictor(path, CPU)

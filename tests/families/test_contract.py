@@ -53,7 +53,7 @@ KEYS = [  # model, shape, file of names
     ("sam3unet", NetworkShape(), "sam3unet"),
     ("sam_med2d", NetworkShape(), "sammed2d_vit_b"),
 ]
-EXPORTED = {"sam2unet": "exported_pt2", "sam_med2d": "exported_prompts"}  # exports that other tests look into
+EXPORTED = {"sam2unet": "exported_onnx", "sam_med2d": "exported_prompts"}  # exports that other tests look into
 CPU = torch.device("cpu")
 
 
