@@ -38,7 +38,9 @@ class Parser(argparse.ArgumentParser):
 class PassThroughParser(Parser):
     """A parser that collects unknown flags in `others`."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: typing.Any = None) -> typing.Any:  # type: ignore[override]  # without overloads
+    def parse_args(  # type: ignore[override]  # without the overloads of argparse
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         known, others = self.parse_known_args(args, namespace)
         known.others = others
         return known
