@@ -262,7 +262,7 @@ def test_the_contact_sheet_has_odd_pairs_first_then_a_spread_by_size(tmp_path):
     assert shown[0] == 159 and shown[-1] == 100  # the smallest and the largest
     assert shown == sorted(set(shown), reverse=True)
     last = tile(tops[-1], 5)
-    yellow = (last == check_data.OUTLINE).all(-1)
+    yellow = (last == sheets.OUTLINE).all(-1)
     edge = np.zeros((150, 200), bool)
     edge[:140, 10:190] = True
     edge[1:139, 11:189] = False  # the object is cut off by the picture's border, its outline is not
@@ -281,6 +281,6 @@ def test_the_contact_sheet_shows_what_cannot_be_read_and_masks_of_another_coding
         ("b.jpg", "mask cannot be read"),
         ("c.jpg", "values found: 0, 1"),
     ]
-    outlined = [(np.asarray(check_data.draw_tile(tile, None)) == check_data.OUTLINE).all(-1).any() for tile in odd]
+    outlined = [(np.asarray(sheets.draw_tile(tile, None)) == sheets.OUTLINE).all(-1).any() for tile in odd]
     assert outlined == [False, False, True]
     assert sheets.draw_contact_sheet(found, None).width > 1000
