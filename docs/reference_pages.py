@@ -45,12 +45,13 @@ def fill_page(app, name: str, source: list[str]) -> None:
 
 
 def escape(text: str) -> str:
-    """Returns Markdown that shows `text` as it is, with flags as code."""
-    parts = re.split(r"(--[a-z]\w*)", text)
-    return "".join(
-        f"`{part}`" if number % 2 else re.sub(r"([\\`*_{}\[\]<>#|$~&^])", r"\\\1", part)
-        for number, part in enumerate(parts)
-    )
+    """Returns Markdown that shows `text` as it is, with flags and words in backticks as code."""
+
+    def mark(match: re.Match) -> str:
+        code, flag, character = match.groups()
+        return code or (f"`{flag}`" if flag else f"\\{character}")
+
+    return re.sub(r"(`[^`]+`)|(--[a-z]\w*)|([\\`*_{}\[\]<>#|$~&^])", mark, text)
 
 
 def write_directive(name: str, argument: str, *lines: str) -> str:
@@ -76,11 +77,11 @@ def write_parser(name: str, parser: argparse.ArgumentParser, level: int = 2, scr
     if script:
         yield f"In a checkout, `python {script}` is the same command.\n"
     yield write_directive("program", name)
-    commands = {}
+    subcommands = []
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-        commands |= next((action.choices for action in actions if hasattr(action, "add_parser")), {})
-        flags = [action for action in actions if action.dest not in ("help", "command")]
+        subcommands += [action for action in actions if hasattr(action, "add_parser")]
+        flags = [action for action in actions if action.dest != "help" and action not in subcommands]
         if flags and group.title not in ("options", "positional arguments"):
             yield write_directive("rubric", group.title[0].upper() + group.title[1:])
             yield f"{escape(group.description or '')}\n"
@@ -89,8 +90,11 @@ def write_parser(name: str, parser: argparse.ArgumentParser, level: int = 2, scr
             spellings = [f"{flag} {value}".strip() for flag in action.option_strings] or [value]
             words = (action.help or "") % (vars(action) | {"prog": name})
             yield write_directive("option", ", ".join(spellings), escape(words))
-    for word, command in commands.items():
-        yield from write_parser(f"{name} {word}", command, level + 1)
+    for action in subcommands:
+        for entry in action._choices_actions:
+            command = action.choices[entry.dest]
+            command.description = command.description or entry.help
+            yield from write_parser(f"{name} {entry.dest}", command, level + 1)
 
 
 def format_value(action: argparse.Action) -> str:
