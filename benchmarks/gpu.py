@@ -1,239 +1,159 @@
-"""Check and measure the whole project on a GPU in nine minutes, on generated images, with random weights.
-
-Every result is written at once to results.jsonl and results.md in --save_path. A run that is stopped keeps its results.
-Processes are killed when the time of their step is over. NAME.log has what the step NAME printed. The steps up to
-`options` run at the same time, because they measure no time. The others follow one by one.
-"""
-
-from __future__ import annotations
+"""The command that checks and measures everything on a GPU."""
 
 import argparse
-import json
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks import checks, harness, predict, prompts, scoring, train
-from benchmarks.harness import Alone, Cells, Measurement
-from sam2unet.atomic import claim_folder, read_text, write_atomic
-from sam2unet.cli import Parser
+from benchmarks import harness, models
+from benchmarks.checks import make_data
+from benchmarks.harness import Alone, Numbers, Results
+from sam2unet.atomic import read_text, write_atomic
 from sam2unet.errors import SomeFailed, UserError
 from sam2unet.families.table import find_family
 from sam2unet.limits import round_size
 from sam2unet.run_command import ROOT
 from sam2unet.runtime.device import can_compile, pick_device
 
-QUICK = "--encoder micro --rows ours fast"
-QUICK_TRAIN = f"{QUICK} --batch_size 2 --warm_up 1 --steps 2 --workers 0"
-COMMANDS = {  # name: a function that adds the flags, one that runs, and what --quick adds
-    "eval": (scoring.add_flags, scoring.run, "--pairs 2"),
-    "predict": (predict.add_flags, predict.run, f"{QUICK} --count 2 --workers 1 --megapixels 0.01"),
-    "train": (train.add_flags, train.run, QUICK_TRAIN),
-    "losses": (train.add_loss_flags, train.run_losses, QUICK_TRAIN),
-    "profile": (train.add_flags, train.run_profile, QUICK_TRAIN),
-    "prompts": (prompts.add_flags, prompts.run, f"{QUICK} --steps 1 --rows released ours"),
-}
-PAIRS = "--train_image_path {images} --train_mask_path {masks} --rounds 1"
-LARGE = f"train {PAIRS} --warm_up 3 --steps 6 --encoder large"
-NEXT = f"train {PAIRS} --warm_up 3 --steps 6 --model sam2unext --batch_size 1"
-SAM3_TRAIN = f"train {PAIRS} --warm_up 3 --steps 6 --model sam3unet --batch_size 12"
-SAM3_TRAIN += " --rows released ours ours+grad_checkpointing fast+grad_checkpointing"
-PREDICT = "predict --test_image_path {images} --rounds 1"
-PREDICT_LARGE, PREDICT_NEXT = f"{PREDICT} --encoder large", f"{PREDICT} --model sam2unext --count 32"
-LARGE_12, LARGE_64 = f"{LARGE} --batch_size 12", f"{LARGE} --batch_size 64"
-FAST_LINES = (LARGE_12, LARGE_64, PREDICT_LARGE, NEXT, PREDICT_NEXT, f"{PREDICT_LARGE} --batch_size 1")
-COMPILED = [f"{line} --rows fast" for line in FAST_LINES]
-COMPILED += [f"{line} --rows fast+grad_checkpointing" for line in (LARGE_12, LARGE_64)]
-PREDICT_SIZES = [f"{PREDICT_LARGE} --batch_size {size} --rows ours fast" for size in (1, 32)]
-
 MARKED_TABLE = re.compile(r"<!-- gpu: (.+) -->\n\n((?:\|.*\n)+)")  # in the docs: the name of a table of results
-lock = threading.Lock()
-
-
-class Step(NamedTuple):
-    seconds: int  # its time limit
-    jobs: Sequence[str | Callable]  # commands of `python -m benchmarks`, and functions (see checks.py)
-    together: bool = False  # it runs at the same time as the other such steps, and so do its jobs
-
-
-STEPS = {  # by value; the first five run at the same time, so all take 530 seconds and 10 to begin
-    "models": Step(140, [partial(checks.compare_passes, *model) for model in checks.MODELS], True),
-    "compile": Step(130, COMPILED, True),
-    "losses": Step(130, [f"losses {PAIRS} --encoder tiny --batch_size 12 --save_path {{results}}"], True),
-    "resume": Step(130, [checks.check_resume], True),
-    "options": Step(130, [checks.check_options], True),
-    "train": Step(140, [LARGE_12, LARGE_64]),
-    "predict": Step(60, [f"{PREDICT_LARGE} --count 512", *PREDICT_SIZES]),
-    "profile": Step(35, [f"profile {PAIRS} --encoder large --batch_size 12 --steps 2 --rows ours fast"]),
-    "sam2unext": Step(75, [f"{NEXT} --rows released ours fast", PREDICT_NEXT]),
-    "sam3unet": Step(45, [SAM3_TRAIN, f"{PREDICT} --model sam3unet --count 32"]),
-    "sam_med2d": Step(25, ["prompts --data_path {lists} --rounds 1"]),
-    "eval": Step(20, ["eval --pred_path {maps} --gt_path {masks} --pairs 200 --rounds 1"]),
+TOGETHER = ("models", "compile", "losses", "resume", "options")  # they run at the same time, and so do their commands
+PAIRS = "--train_image_path {images} --train_mask_path {masks}"
+WORDS = {  # what a word in braces stands for, beside the folders of `make_data` and the folder `results`
+    "pairs": PAIRS,
+    "train": f"train {PAIRS} --rounds 1 --warm_up 3 --steps 6",
+    "predict": "predict --test_image_path {images} --rounds 1",
 }
+# By value: the name of a step, its limit in seconds, and commands of `python -m benchmarks`. All take 530 seconds and
+# 10 to begin.
+STEPS = {
+    "models": (140, """passes {pairs} --encoder tiny
+        passes {pairs} --encoder large
+        passes {pairs} --model sam2unext --encoder tiny --dino small --size 352
+        passes {pairs} --model sam3unet --encoder large
+        passes --data_path {lists} --model sam_med2d --encoder vit_b"""),
+    "compile": (130, """{train} --encoder large --batch_size 12 --rows fast
+        {train} --encoder large --batch_size 64 --rows fast
+        {predict} --encoder large --rows fast
+        {train} --model sam2unext --batch_size 1 --rows fast
+        {predict} --model sam2unext --count 32 --rows fast
+        {predict} --encoder large --batch_size 1 --rows fast
+        {train} --encoder large --batch_size 12 --rows fast+grad_checkpointing
+        {train} --encoder large --batch_size 64 --rows fast+grad_checkpointing"""),
+    "losses": (130, """train {pairs} --encoder tiny --batch_size 12 --rounds 1 --warm_up 0 --steps 200 \
+            --rows released ours fast --save_path {results}"""),
+    "resume": (130, "resume {pairs}"),
+    "options": (130, "options"),
+    "train": (140, """{train} --encoder large --batch_size 12
+        {train} --encoder large --batch_size 64"""),
+    "predict": (60, """{predict} --encoder large --count 512
+        {predict} --encoder large --batch_size 1 --rows ours fast
+        {predict} --encoder large --batch_size 32 --rows ours fast"""),
+    "profile": (35, "train {pairs} --encoder large --batch_size 12 --rounds 1 --steps 2 --rows ours fast --profile"),
+    "sam2unext": (75, """{train} --model sam2unext --batch_size 1 --rows released ours fast
+        {predict} --model sam2unext --count 32"""),
+    "sam3unet": (45, """{train} --model sam3unet --batch_size 12 \
+            --rows released ours ours+grad_checkpointing fast+grad_checkpointing
+        {predict} --model sam3unet --count 32"""),
+    "sam_med2d": (25, """prompts --data_path {lists} --rounds 1
+        train --data_path {lists} --model sam_med2d --rounds 1 --warm_up 1 --steps 3 --workers 0 \
+            --rows released ours ours+fused ours+bf16+fused"""),
+    "eval": (20, "eval --pred_path {maps} --gt_path {masks} --pairs 200 --rounds 1"),
+}  # fmt: skip
 
 
-class StepRun:
-    """A step that runs. `data` has the folders of generated files: images, masks, maps, lists; and the results."""
+def run(args: argparse.Namespace) -> None:
+    """Check and measure the whole project on a GPU in nine minutes, on generated images, with random weights.
 
-    def __init__(self, name: str, args: argparse.Namespace, data: dict[str, Path], deadline: float):
-        self.name, self.args, self.data = name, args, data
-        self.alone = Alone(deadline, args.save_path / f"{name}.log")
-        self.record = partial(add_result, args.save_path, name)
-
-    def run(self) -> None:
-        with ThreadPoolExecutor(6 if STEPS[self.name].together else 1) as pool:
-            list(pool.map(self.run_job, STEPS[self.name].jobs))
-
-    def run_job(self, job: str | Callable) -> None:
-        try:
-            if isinstance(job, str):
-                run, args = self.parse(job)
-                for text in run(args):
-                    with open(self.alone.log, "a") as log:
-                        print(text, file=log)
-            else:
-                self.alone.run(job, self.record, self.data, self.args.device, self.args.quick)
-        except (Exception, SystemExit) as e:
-            row = job if isinstance(job, str) else " ".join(map(str, getattr(job, "args", ("all",))))
-            self.record(self.name, row, self.alone.report(e), {})
-
-    def parse(self, line: str) -> tuple[Callable, argparse.Namespace]:
-        """Returns the function and the flags of a command of `python -m benchmarks`."""
-        command, *words = [word.format(**self.data) for word in line.split()]
-        add, run, quick_words = COMMANDS[command]
-        if self.args.quick:
-            family = find_family(words[words.index("--model") + 1] if "--model" in words else "sam2unet")
-            words += quick_words.split() + ["--dino", "small"] * ("dino" in family.options)
-            words += ["--size", str(round_size(64, family.stride))] * (command != "eval")
-        if self.args.device and command != "eval":
-            words += ["--device", self.args.device]
-        parser = Parser()
-        add(parser)
-        parser.set_defaults(alone=self.alone, record=self.record)
-        return run, parser.parse_args(words)
-
-
-def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--save_path", type=Path, required=True, help="folder of the results, new or of this command")
-    p.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP", help=", ".join(STEPS))
-    p.add_argument("--minutes", type=float, default=9, help="time limit of the whole command; default: 9")
-    p.add_argument("--device", help="default: a GPU if there is one")
-    p.add_argument("--quick", action="store_true", help="tiny models and few steps: a test of this command")
-    words = "measure nothing; write the results in --save_path into docs/benchmarks.md"
-    p.add_argument("--write_docs", action="store_true", help=words)
-
-
-def run(args: argparse.Namespace) -> Iterator[str]:
+    Every result is written at once to results.jsonl and results.md in --save_path. A run that is stopped keeps its
+    results. Processes are killed when the time of their step is over. NAME.log has what the step NAME printed. The
+    steps up to `options` run at the same time, because they measure no time. The others follow one by one.
+    """
     if args.write_docs:
-        yield f"{write_docs(read_results(args.save_path), ROOT / 'docs/benchmarks.md')} rows in docs/benchmarks.md"
+        print(f"{write_docs(args.results.read(), ROOT / 'docs/benchmarks.md')} rows in docs/benchmarks.md")
         return
-    start, end = int(time.time()), time.monotonic() + 60 * args.minutes
-    claim_folder(args.save_path, harness.RESULTS)
-    machine = args.alone.run(describe_machine, args)
-    record = partial(add_result, args.save_path)
-    record("machine", "machine", machine["machine"], machine, {})
-    if not machine["compiles"] and "compile" in args.only:
-        args.only.remove("compile")
-        record("compile", "all rows", "all", "not measured: --fast does not compile on this device", {})
-    yield machine["machine"]
-
-    def run_step(name: str, deadline: float) -> str:
-        begin = time.monotonic()
-        StepRun(name, args, data, min(deadline, end)).run()
-        bad = [result["ok"] is False for result in read_results(args.save_path, start) if result["step"] == name]
-        return f"{name}: {time.monotonic() - begin:.0f} s, {len(bad)} results, {sum(bad)} failed"
-
+    start, begin = int(time.time()), time.monotonic()
+    machine = args.alone.run(describe_machine, args.device)
+    args.results.add("check", "machine", "machine", machine | {"quick": args.quick})
+    together, deadline = [name for name in args.only if name in TOGETHER], begin
     with tempfile.TemporaryDirectory() as folder:
-        data = checks.make_data(Path(folder), *((4, (60, 80)) if args.quick else (64, (737, 984))))
-        data["results"] = args.save_path
-        together = [name for name in args.only if STEPS[name].together]
-        deadline = time.monotonic() + max((STEPS[name].seconds for name in together), default=0)
-        with ThreadPoolExecutor(len(together) or 1) as pool:
-            yield from pool.map(run_step, together, [deadline] * len(together))
-        for name in args.only:
-            if not STEPS[name].together:
-                deadline += STEPS[name].seconds  # time that earlier steps did not need is added
-                yield run_step(name, deadline)
-    if failed := [result for result in read_results(args.save_path, start) if result["ok"] is False]:
+        data = make_data(Path(folder), *((4, (60, 80)) if args.quick else (64, (737, 984))))
+        for names in filter(None, (together, *([name] for name in args.only if name not in together))):
+            # Time that earlier steps did not need is added. A busy machine may be slow, which is no error in a test.
+            deadline += max(STEPS[name][0] for name in names) * (3 if args.quick else 1)
+            lines = [
+                (name, line) for name in names for line in list_lines(name, data | {"results": args.results.folder})
+            ]
+            if not machine["compiles"]:
+                lines = [(name, line) for name, line in lines if name != "compile"]
+            limit = min(deadline, begin + 60 * args.minutes)
+            with ThreadPoolExecutor(14 if names is together else 1) as pool:
+                list(pool.map(lambda job, limit=limit: run_line(args, limit, *job), lines))
+            print(f"{', '.join(names)}: until second {time.monotonic() - begin:.0f}", flush=True)
+    results = args.results.read(start)
+    if failed := [result for result in results if result["ok"] is False]:
         raise SomeFailed(f"{len(failed)} results failed, first: {failed[0]['table']}, {failed[0]['row']}")
 
 
-def describe_machine(args: argparse.Namespace) -> Measurement:
-    device = pick_device(args.device)
-    text = f"{harness.name_device(device)}; {harness.describe_versions()}"
-    return {"machine": text, "type": device.type, "quick": args.quick, "compiles": can_compile(device)}
+def describe_machine(device: str | None) -> Numbers:
+    device = pick_device(device)
+    text = f"{models.name_device(device)}; {models.describe_versions()}"
+    return {"result": text, "type": device.type, "compiles": can_compile(device)}
 
 
-def add_result(folder: Path, step: str, table: str, row: str, numbers: Measurement | str, cells: Cells) -> None:
-    """Appends a result to `results.jsonl` and writes `results.md` again. Processes may do this at the same time.
-
-    `numbers` can be a text that says why there is no result.
-    """
-    if step == "compile":  # its rows run at the same time, so they are slow
-        table = f"compiling: {table}"
-    if isinstance(numbers, str):
-        numbers, cells = {"ok": False if numbers.startswith("failed") else None}, {"result": numbers}
-    result = dict(step=step, table=table, row=row, ok=True, time=round(time.time()), cells=cells) | numbers
-    path = folder / "results.jsonl"
-    with lock:
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # the writer of the last line was killed
-        with open(path, "ab", buffering=0) as file:  # one write for a whole line
-            file.write(b"\n" * torn + json.dumps(result).encode() + b"\n")
-        with write_atomic(folder / "results.md") as file:
-            file.write(format_results(read_results(folder)).encode())
+def list_lines(name: str, data: Mapping[str, Path]) -> list[str]:
+    """Returns the commands of a step."""
+    words, lines = {key: text.format_map(data) for key, text in WORDS.items()}, STEPS[name][1]
+    return [line.format_map(data | words) for line in lines.splitlines()]
 
 
-def read_results(folder: Path, start: float = 0) -> list[dict]:
-    """Returns the results since `start`, in seconds. A line that was not written completely is left out."""
-    results = []
-    for line in read_text(folder / "results.jsonl").splitlines():
-        with suppress(ValueError):
-            results.append(json.loads(line))
-    return [result for result in results if result["time"] >= start]
+def run_line(args: argparse.Namespace, deadline: float, name: str, line: str) -> None:
+    """Runs a command of `python -m benchmarks`. Errors become results."""
+    from benchmarks.__main__ import parser  # it imports this module
+
+    prefix = "compiling: " if name == "compile" else ""  # its rows run at the same time, so they are slow
+    folder = args.results.folder
+    alone, results = Alone(deadline, folder / f"{name}.log"), Results(folder, name, prefix)
+    try:
+        command = parser().parse_args(line.split())
+        command.device = args.device
+        if args.quick:
+            shrink_(command)
+        harness.run_command(command, alone, results)
+    except (Exception, SystemExit) as e:
+        results.add("check", name, line, harness.explain(e))
 
 
-def format_results(results: list[dict]) -> str:
-    """Returns the tables in Markdown. Of several results for a row, the last one counts."""
-    tables: dict[str, dict[str, Cells]] = {}
-    for result in results:
-        ok = {True: "yes", False: "NO", None: ""}[result["ok"]]
-        tables.setdefault(result["table"], {})[result["row"]] = {"row": result["row"], "ok": ok} | result["cells"]
-    text = ""
-    for table, rows in tables.items():
-        titles = list(dict.fromkeys(title for cells in rows.values() for title in cells))
-        lines = [[cells.get(title, "") for title in titles] for cells in rows.values()]
-        text += f"## {table}\n\n{harness.format_table(titles, lines)}\n\n"
-    return text
+def shrink_(command: argparse.Namespace) -> None:
+    """Makes a command quick: tiny models and few steps."""
+    few = dict(encoder="micro", batch_size=2, warm_up=1, steps=2, count=2, megapixels=0.01, pairs=2, workers=0)
+    rows = getattr(command, "rows", ())
+    vars(command).update(few, rows=[row for row in rows if row in ("ours", "fast")] or rows, peaks={"fp32": 1e12})
+    if hasattr(command, "model"):
+        family = find_family(command.model)
+        command.size, command.dino = round_size(64, family.stride), "micro" if "dino" in family.options else None
 
 
-def write_docs(results: list[dict], page: Path) -> int:
+def write_docs(results: Sequence[Numbers], page: Path) -> int:
     """Writes results of a GPU into the tables of `page` that have a marker. Returns the number of rows.
 
     A cell changes if a result has its row and its column. The first title of the table names the device.
     """
-    machine, cells_by_row, count = "", {}, 0
-    for result in results:
-        if result["step"] == "machine":
-            machine = result["machine"] if result["type"] == "cuda" and not result["quick"] else ""
-        elif machine and result["ok"]:
-            cells_by_row[result["table"], result["row"]] = result["cells"] | {"machine": machine}
-    if not cells_by_row:
+    machine = next((result for result in reversed(results) if result["step"] == "gpu"), {})
+    if machine.get("type") != "cuda" or machine["quick"]:
         raise UserError("there are no results of a GPU; run this command on a GPU first, without --quick")
+    tables = harness.make_tables([result for result in results if result["ok"]])
+    count = 0
 
     def fill(match: re.Match) -> str:
         nonlocal count
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in match[2].splitlines()]
         titles = lines[0][1:]
         for line in lines[2:]:
-            if cells := cells_by_row.get((match[1], line[0])):
-                lines[0][0], count = cells["machine"], count + 1
+            if cells := tables.get(match[1], {}).get(line[0]):
+                lines[0][0], count = machine["result"], count + 1
                 line[1:] = [cells.get(*pair) for pair in zip(titles, line[1:], strict=True)]
         return match[0].removesuffix(match[2]) + f"{harness.format_lines(lines)}\n"
 

@@ -1,50 +1,61 @@
-"""The parts that the benchmarks share: flags, rows in processes of their own, the facts of the machine, and clocks."""
-
-from __future__ import annotations
+"""What all benchmarks share: functions in new processes, clocks, results, and tables of results."""
 
 import argparse
-import datetime
+import json
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures import TimeoutError as PoolTimeout  # Python 3.10 has a class of its own
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from benchmarks.released.masks import use_released_order_
+from sam2unet.atomic import read_text, write_atomic
 from sam2unet.errors import UserError
-from sam2unet.families.load import open_model, read_checkpoint, start_model
-from sam2unet.families.shape import NetworkShape
-from sam2unet.families.table import FAMILIES, check_size, find_family, find_family_of
-from sam2unet.layers import hiera, sam3_vit, sam_vit
-from sam2unet.limits import check_numbers
-from sam2unet.recipe import Recipe
-from sam2unet.runtime.device import is_out_of_memory, pick_device, pick_half_type, set_seed
-from sam2unet.runtime.parallel import default_workers
-from sam2unet.runtime.versions import read_cpu_name, versions
-from sam2unet.weights.weight_files import add_weight_flags, read_weight_flags
+from sam2unet.runtime.device import is_out_of_memory
+from tests.networks import add_sizes
 
-# FLOP/s without sparsity, from the data sheets. fp32 is the rate of matrix products in PyTorch's default, without TF32.
-PEAKS = dict.fromkeys(("NVIDIA H200", "NVIDIA H100 80GB HBM3"), {"fp32": 67e12, "bf16": 989e12})
-REFERENCES = ("released", "torchmetrics", "monai")  # a ratio divides by the rate of one of these rows
-RESULTS = "results of benchmarks gpu"  # the marker of their folder
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
-
-Measurement = dict[str, object]  # numbers by name; "rate" is images per second, "ok" is False if a check failed
+Numbers = dict[str, object]  # by name; "rate" is images per second; "ok" is False if a check failed; "result" is a text
 Cells = dict[str, str]  # title of a column -> text
-# Title of a column -> name of a number, and its format. `ratio`: divided by released; `share`: of the device's peak.
-Columns = dict[str, tuple[str, str]]
+
+# The columns of each kind of table: the title, the name of a number, and its format. `ratio` divides by the number of a
+# reference. `share` is of the largest rate of the device. `limit` also shows the tolerance.
+REFERENCES = ("released", "torchmetrics", "monai")
+RATIO = {"ratio": ("rate", "ratio")}
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "train": {
+        "images/s": ("rate", "#.3g"),
+        **RATIO,
+        "peak GiB": ("peak_gib", ".2f"),
+        "of released": ("peak_gib", "ratio"),
+        "GiB at start": ("start_gib", ".2f"),
+        "of device's peak": ("share", "share"),
+        "loss 1": ("first_loss", ".5f"),
+        "last losses": ("last_loss", ".4f"),
+    },
+    "predict": {
+        "images/s": ("rate", ".3g"),
+        **RATIO,
+        **{f"{stage}, ms": (stage, ".3g") for stage in ("decode", "forward", "resize", "write")},
+        "forward of device's peak": ("forward_share", "share"),
+        "batch": ("batch_size", "d"),
+        "model alone, ms": ("model", ".3g"),
+        "model of device's peak": ("model_share", "share"),
+    },
+    "encoder": {"encoder, ms": ("ms", "#.3g"), **RATIO},
+    "click": {"click, ms": ("ms", "#.3g"), **RATIO},
+    "eval": {"pairs/s": ("rate", "#.3g"), **RATIO},
+    "pass": {name: (name, "limit") for name in ("logits", "loss", "gradient")},
+    "check": {"result": ("result", "")},
+}
+lock = threading.Lock()
 
 
 class NotMeasured(UserError):
@@ -61,218 +72,64 @@ class Alone:
     def run(self, function: Callable, *arguments: object) -> object:
         """Returns what `function` returns. Raises NotMeasured if it fails, is killed or does not end in time."""
         seconds = None if self.deadline is None else max(0, self.deadline - time.monotonic())
-        if seconds == 0:
-            raise NotMeasured(self.report(PoolTimeout()))
         # All processes are forks of one that has imported everything. It must not touch the GPU, so it asks NVML.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.__main__", "timm"])
-        with ProcessPoolExecutor(1, context, prepare_process, (self.log,)) as pool:
-            future = pool.submit(function, *arguments)
-            (group,) = pool._processes
-            try:
-                return future.result(seconds)
-            except UserError:
-                raise
-            except (Exception, SystemExit) as e:
-                raise NotMeasured(self.report(e)) from e
-            finally:
-                for kill in (os.killpg, os.kill):  # it may not have begun its group yet
-                    with suppress(ProcessLookupError):
-                        kill(group, signal.SIGKILL)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=call_and_send, args=(sender, self.log, function, *arguments))
+        process.start()
+        sender.close()
+        try:
+            if not receiver.poll(seconds):
+                raise NotMeasured("not measured: the time of its step was over")
+            value = receiver.recv()
+        except EOFError:
+            raise NotMeasured("not measured: its process was killed") from None
+        finally:
+            for kill in (os.killpg, os.kill):  # it may not have begun its group yet
+                with suppress(ProcessLookupError):
+                    kill(process.pid, signal.SIGKILL)
+            process.join()
+        if isinstance(value, UserError):
+            raise value
+        return value
 
-    def report(self, error: BaseException) -> str:
-        """Returns what the row shows instead of numbers. Writes the traceback of an error in the code."""
-        reasons = {
-            PoolTimeout: "the time of its step was over",
-            BrokenProcessPool: "its process was killed",
-            ModuleNotFoundError: f"the package {getattr(error, 'name', '')} is not installed",
-        }
-        if isinstance(error, NotMeasured):
-            return str(error)
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            return "not measured: out of memory"
-        if type(error) in reasons:
-            return f"not measured: {reasons[type(error)]}"
-        with open(self.log, "a") if self.log else nullcontext(sys.stderr) as file:
-            traceback.print_exception(error, file=file)
-        return f"failed: {''.join(traceback.format_exception_only(error)).strip().splitlines()[-1]}"
+
+def call_and_send(sender: Connection, log: Path | None, function: Callable, *arguments: object) -> None:
+    """Sends what `function` returns, or a UserError."""
+    prepare_process(log)
+    try:
+        value = function(*arguments)
+    except UserError as e:
+        value = e
+    except (Exception, SystemExit) as e:
+        value = NotMeasured(explain(e)["result"])
+    sender.send(value)
 
 
 def prepare_process(log: Path | None) -> None:
     """Begins a process group, so that `Alone` can kill what the process starts. Adds the encoder size `micro`."""
     os.setpgid(0, 0)
-    hiera.SIZES["micro"] = dict(dim=8, heads=1, depths=(1, 1, 1, 1), global_blocks=(3,), grid=7, windows=(8, 4, 14, 7))
-    sam3_vit.SIZES["micro"] = dict(dim=32, depth=3, heads=2, hidden=48, global_blocks=(1,))
-    sam_vit.SIZES["micro"] = dict(dim=32, depth=2, heads=2, global_blocks=(1,))
+    add_sizes()
     if log:
         with open(log, "ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
 
 
-def add_model_flags(p: argparse.ArgumentParser, task: str, rows: Sequence[str], options: Sequence[str]) -> None:
-    """Adds the flags of the model, the machine and the rows. `options` are what the rows ours and fast can have.
-
-    The models are those of `task`.
-    """
-    models = [name for name, family in FAMILIES.items() if family.task == task]
-    add_weight_flags(p, "; default: random weights, which take the same time")
-    p.add_argument("--model", choices=models, default=models[0], help=f"{', '.join(models)}; default: {models[0]}")
-    for option in ("encoder", "dino"):
-        p.add_argument(f"--{option}", help="size of that part; default: the released size, or the size in its file")
-    p.add_argument("--size", type=int, help="side of the input in pixels; default: the released size of the model")
-    p.add_argument("--device", help="default: a GPU if there is one")
-    p.add_argument("--workers", type=int, help="processes or threads that read files; default: one per core, at most 8")
-    p.add_argument("--seed", type=int, default=1024, help="for weights, order and flips; default: 1024")
-    p.add_argument("--rounds", type=int, default=3, help="measurements of each row; default: 3")
-    words = f"default: {' '.join(rows)}. You can add +{', +'.join(options)} to ours and fast"
-    p.add_argument("--rows", nargs="+", default=rows, metavar="ROW", help=words)
-    p.set_defaults(options=options)
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for unknown rows, and for numbers that are not above 0. Fills in the size and the workers."""
-    for row in args.rows:
-        way, *added = row.split("+")
-        if way not in ("released", "ours", "fast") or set(added) - set(args.options) or (way == "released" and added):
-            raise UserError(
-                f"no row {row}; there are released, and ours or fast with any of +{', +'.join(args.options)}"
-            )
-    for name in ("batch_size", "rounds", "steps", "count", "megapixels"):
-        if (value := getattr(args, name, None)) is not None and value <= 0:
-            raise UserError(f"{name} must be above 0")
-    check_numbers({"workers": args.workers})
-    args.workers = default_workers() if args.workers is None else args.workers
-    args.size = args.size or Recipe.read(model=args.model).size
-
-
-def choose_precision(row: str, default: str) -> str:
-    """Returns the value of --amp for a row, for example `bf16` for `ours+bf16`."""
-    precisions = {"fp32": "off", "bf16": "bf16", "fp16": "fp16"}
-    return next((precisions[option] for option in row.split("+") if option in precisions), default)
-
-
-def build_model(args: argparse.Namespace) -> nn.Module:
-    """Returns the model of a checkpoint, or a new one, on the CPU."""
-    if getattr(args, "checkpoint", None):
-        return open_model(read_checkpoint(args.checkpoint), read_weight_flags(args), "cpu")
-    set_seed(args.seed)
-    side = args.size if "size" in find_family(args.model).options else None
-    return start_model(args.model, NetworkShape(args.encoder, args.dino, side), read_weight_flags(args))[0]
-
-
-def measure_rows(
-    args: argparse.Namespace,
-    table: str,
-    measure: Callable[[argparse.Namespace, str], Measurement],
-    columns: Columns,
-    machine: Measurement | None = None,
-) -> tuple[str, dict[str, Measurement | str]]:
-    """Measures each of `args.rows` in each of `args.rounds` rounds. Gives each result to `args.record` at once.
-
-    Returns a table in Markdown, and for each row the fastest measurement, or why there is none.
-    """
-    best: dict[str, Measurement | str] = {}
-    cells: dict[str, Cells] = {}
-    for row in [*args.rows] * args.rounds:
-        try:
-            new = args.alone.run(measure, args, row)
-        except NotMeasured as e:
-            best.setdefault(row, str(e))
-            args.record(table, row, str(e), {})
-            continue
-        if not isinstance(best.get(row), dict) or new["rate"] > best[row]["rate"]:
-            best[row] = new
-        cells = {row: make_cells(columns, row, best, machine) for row in best if isinstance(best[row], dict)}
-        args.record(table, row, new, cells[row])
-    lines = [[row, *(cells[row].values() if row in cells else [best[row]])] for row in best]
-    return f"\n{table}\n\n{format_table(['row', *columns], lines)}", best
-
-
-def make_cells(columns: Columns, row: str, best: dict[str, Measurement | str], machine: Measurement | None) -> Cells:
-    """Returns the text of each column. A ratio is empty if its reference was not measured."""
-    numbers, released, cells = best[row], next((best[name] for name in REFERENCES if name in best), None), {}
-    for title, (name, style) in columns.items():
-        value = numbers[name]
-        if style == "ratio":
-            cells[title] = f"{value / released[name]:.2f}" if isinstance(released, dict) else ""
-        elif style == "share":  # arithmetic per second, as a share of the device's peak in the number type of the row
-            flops = machine["flops"]["released" if row == "released" else "ours"][-1]
-            peak = machine["peaks"].get(numbers["kind"].replace("fp16", "bf16"))  # both are equally fast on a GPU
-            cells[title] = f"{value * flops / peak:.1%} of {numbers['kind']}" if peak else "not measured"
-        else:
-            cells[title] = f"{value:{style}}" if value < 100 else f"{value:.0f}"
-    return cells
-
-
-def format_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Returns a table in Markdown. Lines may be shorter than `titles`. All columns but `row` are aligned right."""
-    rules = ["---" if title == "row" else "---:" for title in titles]
-    return format_lines([titles, rules, *([*line, *[""] * (len(titles) - len(line))] for line in lines)])
-
-
-def format_lines(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("|" + "".join(f" {cell} |".replace("  |", " |") for cell in line) for line in lines)
-
-
-def print_result(table: str, row: str, numbers: Measurement | str, cells: Cells) -> None:
-    """Prints a measurement on stderr; the `args.record` of a command."""
-    words = [numbers] if isinstance(numbers, str) else [f"{title} {cell}" for title, cell in cells.items() if cell]
-    print(f"{row}: {', '.join(words)}", file=sys.stderr, flush=True)
-
-
-def inspect_model(args: argparse.Namespace, work: str, arithmetic: str, count_flops: Callable) -> Measurement:
-    """Returns what all rows have in common: `title`, `text`, `flops` and `peaks`.
-
-    Raises UserError for flags that no row can work with. `count_flops` returns floating-point operations, of "released"
-    or "ours", for a model and an image (1, 3, S, S) on the meta device. `arithmetic` says of what.
-    """
-    device, model = pick_device(args.device), build_model(args)
-    family, name = find_family_of(model), name_device(device)
-    check_size(family, args.size)
-    title = f"{family.describe(family.find_shape(model.state_dict()))} at {args.size}x{args.size}"
-    model, image = model.to("meta"), torch.empty(1, 3, args.size, args.size, device="meta")
-    ours = count_flops("ours", model, image)
-    flops = {"released": count_flops("released", use_released_order_(model), image), "ours": ours}
-    kinds = {"fp32": torch.float32} | ({} if pick_half_type(device) == "off" else {"bf16": torch.bfloat16})
-    peaks = PEAKS.get(name) or {kind: measure_peak(device, dtype) for kind, dtype in kinds.items()}
-    source = "data sheet" if name in PEAKS else "the fastest of some products and convolutions"
-    counts = ", ".join(f"{way} {' and '.join(f'{n / 1e9:.1f}' for n in numbers)}" for way, numbers in flops.items())
-    lines = (
-        f"{name}; {describe_versions()}",
-        f"{title}, {work}, workers {args.workers}, best of {args.rounds} rounds",
-        f"arithmetic {arithmetic}, GFLOP: {counts}",
-        f"device's peak, TFLOP/s: {', '.join(f'{k} {peak / 1e12:.4g}' for k, peak in peaks.items())} ({source})",
-    )
-    return {"title": title, "text": "\n".join(lines), "flops": flops, "peaks": peaks}
-
-
-def name_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{read_cpu_name()}, {torch.get_num_threads()} threads"
-
-
-def describe_versions(packages: Sequence[str] = PACKAGES) -> str:
-    return f"{', '.join(f'{k} {v}' for k, v in versions(packages).items())}; {datetime.date.today().isoformat()}"
-
-
-def measure_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns FLOP/s of a matrix product or of a convolution, whichever is faster. CPUs use two libraries for them."""
-    side, width = (8192, 1024) if device.type == "cuda" else (1024, 128)
-    shapes = (side, side), (side, side), (1, width, 130, 130), (width, width, 3, 3)
-    a, b, images, weight = (torch.randn(shape, device=device).to(dtype) for shape in shapes)
-    works = {2 * side**3: lambda: a @ b, 2 * 9 * width**2 * 128**2: lambda: F.conv2d(images, weight)}
-    return max(flops / min(time_calls(work, device)) for flops, work in works.items())
-
-
-def time_calls(work: Callable[[], object], device: torch.device, count: int = 20) -> list[float]:
-    """Returns the seconds of up to `count` calls, together about one second."""
-    times: list[float] = []
-    while len(times) < count and sum(times) < 1:
-        times.append(time_call(work, device)[0])
-    return times
+def explain(error: BaseException) -> Numbers:
+    """Returns what a row shows instead of numbers. Prints the traceback of an error in the code."""
+    if isinstance(error, NotMeasured):
+        text = str(error)
+    elif isinstance(error, RuntimeError) and is_out_of_memory(error):
+        text = "not measured: out of memory"
+    elif isinstance(error, ModuleNotFoundError):
+        text = f"not measured: the package {error.name} is not installed"
+    else:
+        traceback.print_exception(error)
+        text = f"failed: {''.join(traceback.format_exception_only(error)).strip().splitlines()[-1]}"
+    return {"result": text, "ok": False if text.startswith("failed") else None}
 
 
 def time_call(work: Callable[[], object], device: torch.device) -> tuple[float, object]:
@@ -283,3 +140,110 @@ def time_call(work: Callable[[], object], device: torch.device) -> tuple[float, 
     value = work()
     wait()
     return time.perf_counter() - start, value
+
+
+def time_calls(work: Callable[[], object], device: torch.device, count: int = 20) -> list[float]:
+    """Returns the seconds of up to `count` calls, together about one second."""
+    times: list[float] = []
+    while len(times) < count and sum(times) < 1:
+        times.append(time_call(work, device)[0])
+    return times
+
+
+@dataclass(frozen=True)
+class Results:
+    """`results.jsonl` and `results.md` in a folder. Several processes may add results at the same time."""
+
+    folder: Path
+    step: str
+    prefix: str = ""  # of the names of tables
+    show: bool = False  # also print the results on stderr
+
+    def add(self, kind: str, table: str, row: str, numbers: Numbers) -> None:
+        """Appends a result, and writes the tables again. `kind` is a key of `COLUMNS`."""
+        head = {"time": round(time.time()), "step": self.step, "kind": kind, "table": self.prefix + table, "row": row}
+        path, result = self.folder / "results.jsonl", head | {"ok": True} | numbers
+        with lock:
+            with open(path, "ab", buffering=0) as file:  # one write for a whole line
+                file.write(b"\n" + json.dumps(result).encode())  # the line before may not be complete
+            with write_atomic(self.folder / "results.md") as file:
+                file.write(format_results(self.read()).encode())
+        if self.show:
+            words = ", ".join(f"{title} {cell}" for title, cell in format_cells(result, {}).items() if cell)
+            print(f"{row}: {words}", file=sys.stderr, flush=True)
+
+    def read(self, start: float = 0) -> list[Numbers]:
+        """Returns the results since `start`, in seconds. A line that was not written completely is left out."""
+        results = []
+        for line in read_text(self.folder / "results.jsonl").splitlines():
+            with suppress(ValueError):
+                results.append(json.loads(line))
+        return [result for result in results if result["time"] >= start]
+
+
+def measure_rows(
+    args: argparse.Namespace, kind: str, table: str, measure: Callable[[argparse.Namespace, str], Numbers]
+) -> dict[str, Numbers]:
+    """Measures each of `args.rows` in each of `args.rounds` rounds. Returns the fastest measurement of each row.
+
+    The rows take turns. After each measurement, the fastest one of its row becomes a result.
+    """
+    best: dict[str, Numbers] = {}
+    for row in [*args.rows] * args.rounds:
+        try:
+            numbers = args.alone.run(measure, args, row)
+        except NotMeasured as e:
+            numbers = explain(e)
+        best[row] = max(best.get(row, numbers), numbers, key=lambda numbers: numbers.get("rate", 0))
+        args.results.add(kind, table, row, best[row])
+    return best
+
+
+def run_command(args: argparse.Namespace, alone: Alone, results: Results) -> None:
+    args.alone, args.results = alone, results
+    args.alone.run(args.work, args) if args.whole else args.work(args)
+
+
+def make_tables(results: Sequence[Numbers]) -> dict[str, dict[str, Cells]]:
+    """Returns the cells of each table by row. Of several results for a row, the last one counts."""
+    tables: dict[str, dict[str, Numbers]] = {}
+    for result in results:
+        tables.setdefault(result["table"], {})[result["row"]] = result
+    cells = {}
+    for table, rows in tables.items():
+        reference = next((rows[name] for name in REFERENCES if name in rows), {})
+        cells[table] = {row: format_cells(numbers, reference) for row, numbers in rows.items()}
+    return cells
+
+
+def format_cells(numbers: Numbers, reference: Numbers) -> Cells:
+    """Returns the text of each column. A ratio is empty if its reference was not measured."""
+    columns = COLUMNS[numbers["kind"]]
+    if "result" in numbers:
+        return dict.fromkeys(columns, "") | {next(iter(columns)): numbers["result"]}
+    cells = {}
+    for title, (name, style) in columns.items():
+        value = numbers[name]
+        if style == "ratio":
+            cells[title] = f"{value / reference[name]:.2f}" if name in reference else ""
+        elif style == "limit":
+            cells[title] = f"{value:.1e} ({numbers[f'{name}_limit']:g})"
+        elif style == "share":
+            cells[title] = f"{value:.1%} of {numbers['precision']}" if value else ""
+        else:
+            cells[title] = f"{value:{style}}" if value < 100 else f"{value:.0f}"
+    return cells
+
+
+def format_results(results: Sequence[Numbers]) -> str:
+    """Returns the tables in Markdown. All columns but `row` are aligned right."""
+    text = ""
+    for table, rows in make_tables(results).items():
+        titles = list(next(iter(rows.values())))
+        lines = [["row", *titles], ["---", *["---:"] * len(titles)], *([row, *rows[row].values()] for row in rows)]
+        text += f"## {table}\n\n{format_lines(lines)}\n\n"
+    return text
+
+
+def format_lines(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("|" + "".join(f" {cell} |".replace("  |", " |") for cell in line) for line in lines)

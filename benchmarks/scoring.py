@@ -1,13 +1,4 @@
-"""Pairs scored per second, on the same files: the work of the released script, and eval.py.
-
-Each row of each round runs in a process of its own. The fastest of --rounds counts. Not timed: imports, compiling and
-one warm-up pair. Timed: decoding the files and starting the pool of processes. The rows name the library of the pixel
-kernels and the number of processes. --classes compares with torchmetrics instead, which reads its files with the same
-code: for IoU, Dice, accuracy and mean accuracy of the data set, or for IoU alone. --surfaces compares with MONAI, in
-processor time without decoding.
-"""
-
-from __future__ import annotations
+"""The benchmark of evaluation."""
 
 import argparse
 import importlib
@@ -15,16 +6,16 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from scipy import ndimage
 
-from benchmarks import harness
+from benchmarks.harness import Numbers, measure_rows, time_call
+from benchmarks.models import describe_versions, name_device
 from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import FOREGROUND, read_grey, read_indices
@@ -35,132 +26,53 @@ from sam2unet.scoring.score_folders import pool_map
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 
 CORES = os.cpu_count() or 1
+CPU = torch.device("cpu")
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
 ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))
-SURFACE_ROWS = ("monai", "ours")
 CLASS_ROWS = ("torchmetrics", "torchmetrics IoU", "classes 1", f"classes {CORES}")
+Arrays = tuple[np.ndarray, np.ndarray]  # a map and a mask, bool
 
 
-def add_flags(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--pred_path", type=Path, required=True, help="folder of maps")
-    p.add_argument("--gt_path", type=Path, required=True, help="folder of the masks, with the same names")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--classes", type=Path, metavar="FILE", help="YAML file with classes: compare with torchmetrics")
-    what.add_argument("--surfaces", action="store_true", help="distances between surfaces: compare with MONAI")
-    p.add_argument("--pairs", type=int, default=60, help="number of pairs; default: 60")
-    p.add_argument("--rounds", type=int, default=3, help="default: 3")
-    p.set_defaults(rows=ROWS)
+def run(args: argparse.Namespace) -> None:
+    """Pairs scored per second, on the same files: the work of the released script, and eval.py.
 
-
-def run(args: argparse.Namespace) -> Iterator[str]:
-    yield f"{harness.name_device(torch.device('cpu'))}, {CORES} cores; {harness.describe_versions(PACKAGES)}"
-    tables = [("evaluation", ROWS, measure_scoring)]
-    if args.classes:
-        tables = [("evaluation of classes", CLASS_ROWS, measure_classes)]
+    Not timed: imports, compiling and one warm-up pair. Timed: decoding the files and starting the pool of processes.
+    The rows name the library of the pixel kernels and the number of processes. --classes compares with torchmetrics
+    instead, which reads its files with the same code: for IoU, Dice, accuracy and mean accuracy of the data set, or for
+    IoU alone. --surfaces compares with MONAI, in processor time without decoding.
+    """
+    print(f"{name_device(CPU)}, {CORES} cores; {describe_versions(PACKAGES)}", flush=True)
     if args.surfaces:
-        tables = [("surfaces of images", SURFACE_ROWS, partial(measure_surfaces, read_masks))]
-        tables += [("surfaces of volumes, 64x256x256", SURFACE_ROWS, partial(measure_surfaces, draw_volumes))]
-    for table, args.rows, measure in tables:
-        columns = {"pairs/s": ("rate", "#.3g"), "ratio": ("rate", "ratio")}
-        yield harness.measure_rows(args, table, measure, columns)[0]
+        args.rows = "monai", "ours"
+        measure_rows(args, "eval", "surfaces of images", partial(measure_surfaces, read_masks))
+        measure_rows(args, "eval", "surfaces of volumes, 64x256x256", partial(measure_surfaces, draw_volumes))
+    else:
+        args.rows = CLASS_ROWS if args.classes else args.rows
+        measure_rows(args, "eval", "evaluation of classes" if args.classes else "evaluation", measure_scoring)
 
 
-def read_masks(args: argparse.Namespace) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns pairs of a map and a mask, (H, W) bool. MONAI has no distances if one is empty, so these are left out."""
-    pairs = match(args.pred_path, args.gt_path)[: args.pairs]
-    arrays = [[np.asarray(read_grey(path)) > FOREGROUND for path in pair] for pair in pairs]
-    return [pair for pair in arrays if all(map(np.any, pair))]
-
-
-def draw_volumes(args: argparse.Namespace) -> Iterator[list[np.ndarray]]:
-    """Yields ten pairs of similar blobs, (64, 256, 256) bool."""
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        field, noise = (ndimage.gaussian_filter(rng.standard_normal((64, 256, 256)), 8) for _ in range(2))
-        yield [part > 1.2 * part.std() for part in (field, field + noise / 2)]
-
-
-def measure_surfaces(make_pairs: Callable, args: argparse.Namespace, row: str) -> harness.Measurement:
-    """Ours computes all columns, MONAI the four that it has. The seconds are processor time."""
-    torch.set_num_threads(1)
-    score, seconds, count = {"monai": build_monai, "ours": lambda: surface_scores}[row](), 0.0, 0
-    for prediction, mask in make_pairs(args):
-        spacing = (2.5, 0.8, 0.8)[-mask.ndim :]
-        if count == 0:
-            score(prediction, mask, spacing)  # the warm-up
-        start = time.process_time()
-        score(prediction, mask, spacing)
-        seconds, count = seconds + time.process_time() - start, count + 1
-    return {"rate": count / seconds}
-
-
-def build_monai() -> Callable[[np.ndarray, np.ndarray, Sequence[float]], None]:
-    """Returns a function that computes HD, HD95, ASSD and NSD."""
-    import monai.metrics as library
-
-    def score(prediction: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> None:
-        pair = [torch.from_numpy(array)[None, None] for array in (prediction, mask)]
-        options = {"include_background": True, "spacing": list(spacing)}
-        for percentile in (None, 95):
-            library.compute_hausdorff_distance(*pair, percentile=percentile, **options)
-        library.compute_average_surface_distance(*pair, symmetric=True, **options)
-        library.compute_surface_dice(*pair, [1.0], use_subvoxels=True, **options)
-
-    return score
-
-
-def measure_classes(args: argparse.Namespace, row: str) -> harness.Measurement:
-    """`row` is `torchmetrics`, or `classes` and the number of processes."""
-    multiprocessing.set_start_method("fork", force=True)
+def measure_scoring(args: argparse.Namespace, row: str) -> Numbers:
+    """`row` is a library and the number of processes or the names of metrics, for example `numpy 2`."""
     library, *words = row.split()
-    classes, pairs = Classes.read(args.classes), match(args.pred_path, args.gt_path)[: args.pairs]
-    score, count = (count_pair, int(words[0])) if library == "classes" else (build_torchmetrics(classes, words), 1)
-    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions(classes)) for pair in pairs]
-    return {"rate": measure_rate(score, jobs, count)}
-
-
-def build_torchmetrics(classes: Classes, names: Sequence[str]) -> Callable[[ScoreJob], None]:
-    """Returns a function that feeds a pair to the metrics `names`; to all four if there are none."""
-    import torchmetrics.classification as library
-    from torchmetrics import MetricCollection
-
-    kinds = {"IoU": ("JaccardIndex", "none"), "Dice": ("F1Score", "none")}
-    kinds |= {"accuracy": ("Accuracy", "micro"), "mean accuracy": ("Accuracy", "macro")}
-    options = {"num_classes": len(classes.items), "ignore_index": IGNORED}
-    chosen = {name: kinds[name] for name in names or kinds}
-    metrics = MetricCollection(
-        {n: getattr(library, f"Multiclass{k}")(average=a, **options) for n, (k, a) in chosen.items()}
-    )
-
-    def score(job: ScoreJob) -> None:
-        metrics.update(*(torch.from_numpy(read_indices(path, classes)) for path in (job.prediction, job.mask)))
-
-    return score
-
-
-def measure_scoring(args: argparse.Namespace, row: str) -> harness.Measurement:
-    """`row` is `released`, or the kernels and the number of processes, for example `numpy 2`."""
-    library, *workers = row.split()
-    if workers:
+    if library in ("numpy", "numba"):
         importlib.import_module(library)  # numba may be missing
-    multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
     if library == "numpy":
         weighted_f.kernels = kernels
-    pairs = match(args.pred_path, args.gt_path)[: args.pairs]
-    score, count = (score_job, int(workers[0])) if workers else (build_released_scorer(), 1)
-    jobs = [ScoreJob(pair.image, pair.mask, ScoreOptions()) for pair in pairs]
-    return {"rate": measure_rate(score, jobs, count)}
-
-
-def measure_rate(score: Callable[[ScoreJob], object], jobs: list[ScoreJob], processes: int) -> float:
-    """Returns pairs per second."""
+    multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
+    classes = Classes.read(args.classes) if args.classes else None
+    jobs = [ScoreJob(*pair, ScoreOptions(classes)) for pair in match(args.pred_path, args.gt_path)[: args.pairs]]
+    builders = {"released": build_released_scorer, "torchmetrics": partial(build_torchmetrics, classes, words)}
+    if library in builders:
+        score, processes = builders[library](), 1
+    else:
+        score, processes = count_pair if classes else score_job, int(words[0])
     score(jobs[0])
 
     def score_all() -> None:
         with pool_map(processes) as map_jobs:
             list(map_jobs(score, jobs))
 
-    return len(jobs) / harness.time_call(score_all, torch.device("cpu"))[0]
+    return {"rate": len(jobs) / time_call(score_all, CPU)[0]}
 
 
 def build_released_scorer() -> Callable[[ScoreJob], None]:
@@ -187,3 +99,62 @@ def build_released_scorer() -> Callable[[ScoreJob], None]:
             metric.step(pred=prediction, gt=mask)
 
     return score
+
+
+def build_torchmetrics(classes: Classes, names: list[str]) -> Callable[[ScoreJob], None]:
+    """Returns a function that feeds a pair to the metrics `names`; to all four if there are none."""
+    import torchmetrics.classification as library
+    from torchmetrics import MetricCollection
+
+    kinds = {"IoU": ("JaccardIndex", "none"), "Dice": ("F1Score", "none")}
+    kinds |= {"accuracy": ("Accuracy", "micro"), "mean accuracy": ("Accuracy", "macro")}
+    options = {"num_classes": len(classes.items), "ignore_index": IGNORED}
+    chosen = {name: kinds[name] for name in names or kinds}
+    metrics = MetricCollection(
+        {n: getattr(library, f"Multiclass{k}")(average=a, **options) for n, (k, a) in chosen.items()}
+    )
+
+    def score(job: ScoreJob) -> None:
+        metrics.update(*(torch.from_numpy(read_indices(path, classes)) for path in (job.prediction, job.mask)))
+
+    return score
+
+
+def measure_surfaces(make_pairs: Callable, args: argparse.Namespace, row: str) -> Numbers:
+    """Ours computes all columns, MONAI the four that it has. The seconds are processor time."""
+    torch.set_num_threads(1)
+    score, seconds = score_by_monai if row == "monai" else surface_scores, []
+    for prediction, mask in make_pairs(args):
+        spacing = (2.5, 0.8, 0.8)[-mask.ndim :]
+        for _ in range(1 if seconds else 2):  # the first pair is also the warm-up
+            start = time.process_time()
+            score(prediction, mask, spacing)
+        seconds.append(time.process_time() - start)
+    return {"rate": len(seconds) / sum(seconds)}
+
+
+def score_by_monai(prediction: np.ndarray, mask: np.ndarray, spacing: tuple[float, ...]) -> None:
+    """Computes HD, HD95, ASSD and NSD."""
+    import monai.metrics as library
+
+    pair = [torch.from_numpy(array)[None, None] for array in (prediction, mask)]
+    options = {"include_background": True, "spacing": list(spacing)}
+    for percentile in (None, 95):
+        library.compute_hausdorff_distance(*pair, percentile=percentile, **options)
+    library.compute_average_surface_distance(*pair, symmetric=True, **options)
+    library.compute_surface_dice(*pair, [1.0], use_subvoxels=True, **options)
+
+
+def read_masks(args: argparse.Namespace) -> list[Arrays]:
+    """Returns pairs (H, W). MONAI has no distances if an array is empty, so these pairs are left out."""
+    pairs = match(args.pred_path, args.gt_path)[: args.pairs]
+    arrays = [tuple(np.asarray(read_grey(path)) > FOREGROUND for path in pair) for pair in pairs]
+    return [pair for pair in arrays if all(map(np.any, pair))]
+
+
+def draw_volumes(args: argparse.Namespace) -> Iterator[Arrays]:
+    """Yields ten pairs of similar blobs (64, 256, 256)."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        field, noise = (ndimage.gaussian_filter(rng.standard_normal((64, 256, 256)), 8) for _ in range(2))
+        yield tuple(part > 1.2 * part.std() for part in (field, field + noise / 2))

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import released
 from benchmarks.__main__ import parser, run
-from benchmarks.harness import prepare_process
-from benchmarks.released import prompts as released
+from sam2unet.data.batches import Draw
 from sam2unet.errors import UserError
-from sam2unet.prompts.clicks import Points
-from sam2unet.prompts.dataset import PromptTensors
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import ImageMasks, write_train_list
 from sam2unet.recipe import Recipe
-from tests.benchmarks.here import Here
+from tests.benchmarks.here import run_here
 from tests.conftest import save, tiny_sam_med2d
 
 
@@ -26,7 +24,7 @@ def small():
     return model.double()
 
 
-def test_the_released_order_computes_the_same_and_is_undone(small):
+def test_the_released_order_computes_the_same(small):
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     points = torch.tensor([[[5.0, 9]], [[40, 41]]]).double(), torch.tensor([[1], [0]])
     masks = torch.rand(2, 1, 16, 16, dtype=torch.float64)
@@ -39,11 +37,10 @@ def test_the_released_order_computes_the_same_and_is_undone(small):
         return [low, quality, *(p.grad for p in small.parameters() if p.grad is not None)]
 
     ours = [t.detach().clone() for t in found()]
-    with released.released_order(small):
-        theirs = [t.detach().clone() for t in found()]
+    released.use_released_order_(small)
+    theirs = [t.detach().clone() for t in found()]
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-    assert not any("forward" in vars(module) for module in small.modules())
 
 
 @pytest.mark.parametrize("size", [(50, 40), (50, 90), (128, 100)])
@@ -53,9 +50,9 @@ def test_the_released_reading_frames_as_ours(size, tmp_path):
     mask = np.zeros(size, np.uint8)
     mask[10:30, 5:35] = 255
     save(tmp_path / "m.png", mask)
-    image, labels, boxes, points, point_labels = released.read_item(
-        ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",)), 64, 3, rng
-    )
+    items = [ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",))]
+    folder = released.ReleasedPromptFolder(items, Recipe.read(model="sam_med2d", size=64, mask_num=3))
+    image, labels, boxes, points, point_labels = folder[Draw(0, False, False)]
     square, frame = Framing(64).image(tmp_path / "a.png")
     assert torch.equal(image, normalise_square(square[None], [frame]))
     assert torch.equal(labels[0, 0] > 0, torch.from_numpy(Framing(64).label(tmp_path / "m.png", frame)[0]))
@@ -70,35 +67,33 @@ def test_both_ways_train_the_same_parts(small, tmp_path):
     save(tmp_path / "m.png", mask)
     items = [ImageMasks(tmp_path / "a.png", (tmp_path / "m.png",))]
     write_train_list(tmp_path, items)
-    image, labels, boxes, *points = released.read_item(items[0], 64, 3, np.random.default_rng(1))
-    generator = torch.Generator().manual_seed(1)
-    parts = image.double(), labels.double(), boxes.double(), Points(*points)
-    batch, recipe = PromptTensors(*parts, generator, generator), Recipe.read(model="sam_med2d", size=64)
+    recipe = Recipe.read(model="sam_med2d", size=64, mask_num=3)
+    folder = released.ReleasedPromptFolder(items, recipe)
+    batch = [part.double() for part in folder.collate([folder[Draw(0, False, False)]])]
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
-    loss = released.train_on_batch(small, torch.optim.Adam(small.parameters(), lr=1e-3), batch, recipe)
+    (loss,) = released.take_updates(small, released.released_prompt_step, recipe, torch.device("cpu"), [batch])
     moved = {name.split(".")[0] for name, p in small.named_parameters() if not torch.equal(p, before[name])}
     assert loss > 0 and moved == {"image_encoder", "prompt_encoder", "mask_decoder"}
     assert torch.equal(small.image_encoder.blocks[0].mlp.lin1.weight, before["image_encoder.blocks.0.mlp.lin1.weight"])
 
 
-def test_the_tables_have_speeds_as_ratios(lists, tmp_path, capsys):
+def test_the_tables_have_speeds_as_ratios(lists, tmp_path):
     with pytest.raises(UserError, match="^no row quick; there are released, and ours"):
         run(parser().parse_args(["prompts", "--data_path", str(tmp_path), "--rows", "quick"]))
     write_train_list(tmp_path, lists)
-    prepare_process(None)
-    flags = "--encoder micro --size 64 --rounds 1 --steps 1 --device cpu --rows released ours".split()
-    args = parser().parse_args(["prompts", "--data_path", str(tmp_path), *flags])
-    args.alone = Here()
-    run(args)
-    tables = [part for part in capsys.readouterr().out.split("\n\n") if part.startswith("|")]
-    rows = [[line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")] for table in tables]
-    assert [table[0] for table in rows] == [
-        ["row", "encoder, ms", "ratio"],
-        ["row", "click, ms", "ratio"],
-        ["row", "training, images/s", "ratio"],
-    ]
-    assert [[row for row, *_ in table[2:]] for table in rows] == [["released", "ours", "ours+bf16"]] + 2 * [
-        ["released", "ours"]
-    ]
-    released, ours = (float(row[1]) for row in rows[1][2:])
-    assert float(rows[1][3][2]) == pytest.approx(released / ours, rel=0.02)
+    flags = "--encoder micro --size 64 --rounds 1 --device cpu".split()
+    rows = run_here(["prompts", "--data_path", str(tmp_path), *flags, "--rows", "released", "ours"])
+    assert [list(table) for table in rows.values()] == 2 * [["released", "ours"]]
+    click = rows["SAM-Med2D: click, ms"]
+    released_ms, ours_ms = (float(click[row]["click, ms"]) for row in ("released", "ours"))
+    assert float(click["ours"]["ratio"]) == pytest.approx(released_ms / ours_ms, rel=0.02)
+    assert float(rows["SAM-Med2D: encoder, ms"]["ours"]["encoder, ms"]) > 0
+
+
+def test_training_on_prompts_is_measured(lists, tmp_path):
+    write_train_list(tmp_path, lists)
+    flags = "--model sam_med2d --encoder micro --size 64 --rounds 1 --device cpu --steps 1 --warm_up 1 --workers 0"
+    rows = run_here(["train", "--data_path", str(tmp_path), *flags.split(), "--rows", "released", "ours"])
+    table = rows["training of SAM-Med2D micro at 64x64, batch 2"]
+    assert float(table["released"]["images/s"]) > 0 and table["ours"]["of device's peak"] == ""
+    assert float(table["ours"]["loss 1"]) > 0

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import harness, train
-from benchmarks.__main__ import parser, run
+from benchmarks import harness, models, train
+from benchmarks.__main__ import parser
 from sam2unet.errors import UserError
-from tests.benchmarks.here import Here
+from tests.benchmarks.here import run_here
 from tests.conftest import write_pairs
 
 
@@ -22,30 +22,24 @@ def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(capsys, tm
     images, masks = map(str, write_pairs(tmp_path, count=4))
     flags = "--encoder tiny --size 64 --batch_size 2 --steps 2 --rounds 1 --device cpu --workers 1".split()
     folders = ["--train_image_path", images, "--train_mask_path", masks]
-    args = parser().parse_args(["train", *folders, *flags, "--rows", "released", "ours"])
-    args.alone = Here()
-    run(args)
-    out = capsys.readouterr().out
+    (table,) = run_here(["train", *folders, *flags, "--rows", "released", "ours"]).values()
     # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
-    assert "arithmetic per image, forward and in training, GFLOP: released 2.6 and 5.8, ours 1.2 and 2.8" in out
-    table = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith(("| released", "| ours"))]
-    assert [cells[0] for cells in table] == ["released", "ours"]
-    for _, rate, ratio, peak, share, start, of_peak, loss in table:
-        assert min(map(float, (rate, ratio, peak, share, start, loss))) > 0
-        assert float(start) <= float(peak) and of_peak.endswith("% of fp32")
-    assert table[0][2] == table[0][4] == "1.00"
-    assert float(table[0][-1]) == pytest.approx(float(table[1][-1]), abs=2e-5)
+    assert "arithmetic per image, GFLOP: released 2.6 and 5.8, ours 1.2 and 2.8" in capsys.readouterr().out
+    assert list(table) == ["released", "ours"]
+    for row in table.values():
+        assert min(float(row[title]) for title in ("images/s", "ratio", "of released", "loss 1")) > 0
+        assert float(row["GiB at start"]) <= float(row["peak GiB"]) and row["of device's peak"].endswith("% of fp32")
+    assert table["released"]["ratio"] == table["released"]["of released"] == "1.00"
+    assert float(table["released"]["loss 1"]) == pytest.approx(float(table["ours"]["loss 1"]), abs=2e-5)
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
     """Of each row's three updates."""
     images, masks = map(str, write_pairs(tmp_path_factory.mktemp("pairs"), count=4))
-    p = argparse.ArgumentParser()
-    train.add_flags(p)
-    flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --seed 3 --batch_size 2"
-    args = p.parse_args(["--train_image_path", images, "--train_mask_path", masks, *flags.split()])
-    harness.check_flags(args)
+    flags = "--encoder micro --size 64 --steps 1 --device cpu --workers 0 --batch_size 2"
+    args = parser().parse_args(["train", "--train_image_path", images, "--train_mask_path", masks, *flags.split()])
+    args.machine = models.Machine("", {}, {})
     return {row: train.measure_training(args, row)["losses"] for row in train.ROWS}
 
 
@@ -60,8 +54,9 @@ def test_each_row_does_the_released_work(row, losses):
 
 @pytest.mark.parametrize("row", ["quick", "released+fused", "ours+magic"])
 def test_a_row_that_there_is_not_is_refused(row):
+    args = parser().parse_args(["train", "--rows", "released", row])
     with pytest.raises(UserError, match="^no row .*; there are released, and ours or fast"):
-        harness.check_flags(argparse.Namespace(rows=["released", row], options=train.OPTIONS))
+        models.complete_flags(args)
 
 
 class Played:
@@ -76,37 +71,35 @@ class Played:
         return result
 
 
-def measure_played(rows: str, rounds: int, machine: dict, *results) -> tuple[str, list]:
-    """Returns the table of the benchmark of training for these results, and what was recorded."""
-    records = []
-    args = argparse.Namespace(
-        rows=rows.split(), rounds=rounds, alone=Played(*results), record=lambda *result: records.append(result)
-    )
-    return harness.measure_rows(args, "training", None, train.COLUMNS, machine)[0], records
+def measure_played(folder, rounds: int, *rates) -> tuple[dict, list]:
+    """Returns the table for these rates of released and ours, and the results in the file."""
+    fixed = {
+        "peak_gib": 1.0,
+        "start_gib": 0.5,
+        "precision": "fp32",
+        "share": 0.024,
+        "first_loss": 3.0,
+        "last_loss": 2.0,
+    }
+    results = harness.Results(folder, "train")
+    alone = Played(*(rate if isinstance(rate, str) else {"rate": rate} | fixed for rate in rates))
+    args = argparse.Namespace(rows=["released", "ours"], rounds=rounds, alone=alone, results=results)
+    harness.measure_rows(args, "train", "training", None)
+    return harness.make_tables(results.read())["training"], results.read()
 
 
-def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio():
-    ours = {"rate": 24.0, "start_gib": 0.5, "peak_gib": 1.0, "first_loss": 3.0, "kind": "fp32"}
-    machine = {"flops": {"released": (1, 2), "ours": (1, 1e9)}, "peaks": {"fp32": 1e12}}
-    text, records = measure_played("released ours", 1, machine, "out of memory", ours)
-    assert text.splitlines()[5:] == [
-        "| released | not measured: out of memory | | | | | | |",
-        "| ours | 24.0 | | 1.00 | | 0.50 | 2.4% of fp32 | 3.00000 |",
-    ]
-    assert [record[1:3] for record in records] == [("released", "not measured: out of memory"), ("ours", ours)]
+def test_a_row_that_could_not_be_measured_says_so_and_the_others_go_without_ratio(tmp_path):
+    table, results = measure_played(tmp_path, 1, "out of memory", 24.0)
+    assert [*table["released"].values()] == ["not measured: out of memory", *[""] * 7]
+    assert [*table["ours"].values()] == ["24.0", "", "1.00", "", "0.50", "2.4% of fp32", "3.00000", "2.0000"]
+    assert [result["ok"] for result in results] == [None, True]
+    assert "| ours | 24.0 | | 1.00 | | 0.50 |" in (tmp_path / "results.md").read_text()
 
 
-def test_a_row_that_fails_in_one_round_keeps_its_best_round():
-    fixed = {"peak_gib": 1, "start_gib": 1, "kind": "fp32", "first_loss": 1}
-    machine = {"flops": {"released": (1, 1), "ours": (1, 1)}, "peaks": {}}
-    rates = [2.0, "out of memory", "out of memory", 1.0, 3.0, 2.0]
-    results = (rate if isinstance(rate, str) else {"rate": rate} | fixed for rate in rates)
-    text, records = measure_played("released ours", 3, machine, *results)
-    assert [line.strip("| ").split(" | ")[:3] for line in text.splitlines()[5:]] == [
-        ["released", "3.00", "1.00"],
-        ["ours", "2.00", "0.67"],
-    ]
-    assert len(records) == 6 and records[1][1:] == ("ours", "not measured: out of memory", {})
+def test_a_row_that_fails_in_one_round_keeps_its_best_round(tmp_path):
+    table, results = measure_played(tmp_path, 3, 2.0, "out of memory", "out of memory", 1.0, 3.0, 2.0)
+    assert [[*row.values()][:2] for row in table.values()] == [["3.00", "1.00"], ["2.00", "0.67"]]
+    assert len(results) == 6 and results[1]["result"] == "not measured: out of memory"
 
 
 def raise_out_of_memory():
@@ -154,17 +147,17 @@ def test_the_time_limit_ends_a_process_and_its_children(tmp_path):
         harness.Alone(deadline=time.monotonic() - 1).run(divmod, 1, 1)
 
 
-def test_losses_are_a_picture_and_a_result_of_each_row(tmp_path, monkeypatch):
-    losses = [4.0] * 10 + [2.0] * 50
-    numbers = {"rate": 1, "losses": losses, "first_loss": 4.0, "last_loss": 2.0}
+def test_losses_are_a_picture_and_are_compared(tmp_path, monkeypatch):
+    numbers = dict(rate=1, losses=[4.0] * 10 + [2.0] * 50, first_loss=4.0, peak_gib=1, start_gib=1, share=None)
     monkeypatch.setattr(
         train, "measure_training", lambda args, row: numbers | {"last_loss": 2.5 if row == "fast" else 2}
     )
-    words = ["--train_image_path", "i", "--train_mask_path", "m", "--rounds", "1", "--save_path", str(tmp_path / "a")]
-    args, records = parser().parse_args(["losses", *words]), []
-    args.alone, args.record = Here(), lambda *result: records.append(result)
-    run(args)
+    images, masks = map(str, write_pairs(tmp_path, count=2))
+    words = ["train", "--train_image_path", images, "--train_mask_path", masks, "--rounds", "1", "--encoder", "micro"]
+    (tmp_path / "a").mkdir()
+    tables = run_here(
+        [*words, "--size", "64", "--device", "cpu", "--save_path", tmp_path / "a", "--rows", "ours", "fast"]
+    )
     assert Image.open(tmp_path / "a/losses.png").width > 1000
-    assert [row for _, row, _, _ in records] == ["released", "ours", "fast", "difference"]
-    assert records[0][3] == {"first loss": "4.00000", "mean of the last 50": "2.0000"}
-    assert records[3][2:] == ({"ok": False}, {"mean of the last 50": "25.00% (10%)"})
+    training, difference = tables.values()
+    assert training["ours"]["last losses"] == "2.0000" and difference["difference"]["result"] == "25.00% (10%)"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sam2unet
-from benchmarks.released import masks as released
+from benchmarks import released
 from sam2unet.families.load import load_model, read_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import sam2unet
-from benchmarks.released import masks as released
+from benchmarks import released
 from sam2unet.families.load import load_model, save_checkpoint
 from sam2unet.families.table import FAMILIES
 from sam2unet.layers.sam3_vit import make_rotations

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sam2unet
-from benchmarks.released import masks as released
+from benchmarks import released
 from sam2unet.data.batches import Batches
 from sam2unet.data.pairs import match
 from sam2unet.families.table import find_family
@@ -55,10 +55,10 @@ def new_model(fill):
 def expected(pairs, fill):
     """Losses and weights of five steps of the released way, batches of two."""
     torch.set_default_dtype(torch.float64)
-    model, folder, batches = new_model(fill), released.ReleasedFolder(pairs, SIZE), []
+    model, folder, batches = new_model(fill), released.ReleasedMaskFolder(pairs, Recipe(size=SIZE)), []
     for draws in Batches(len(pairs), 2, seed=3):
         batches.append([torch.stack(parts).double() for parts in zip(*(folder[draw] for draw in draws), strict=True)])
-    updates = released.take_released_updates(model, Recipe(), torch.device("cpu"), batches)
+    updates = released.take_updates(model, released.released_mask_step, Recipe(), torch.device("cpu"), batches)
     return [loss.item() for loss in updates], model.state_dict()
 
 
