@@ -36,6 +36,8 @@ METRIC_GROUPS = {
 
 def setup(app) -> dict[str, bool]:
     app.connect("source-read", fill_page)
+    # the code can change while the pages do not
+    app.connect("env-get-outdated", lambda app, env, *_: [name for name in env.found_docs if "reference/" in name])
     return {"parallel_read_safe": True}
 
 
