@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv if needed, then runs the linter, the type checker and the tests. Arguments go to pytest: bash scripts/run_tests.sh -k loss
+# Makes .venv if needed, then runs the linter, the type checker and the tests. Arguments go to pytest:
+#   bash scripts/run_tests.sh -k loss
 set -euo pipefail
 source "$(dirname "$0")/env.sh"
 .venv/bin/ruff check .
