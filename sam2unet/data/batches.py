@@ -20,7 +20,7 @@ def make_generator(*key: int) -> torch.Generator:
 
 def make_seed(*key: int) -> int:
     """Returns a seed below 2^63 for `key`, see `make_generator`."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1  # NumPy 1 shifts no uint64 by an int
 
 
 JITTER = 11  # random numbers that the augmentation of an image needs

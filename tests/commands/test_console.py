@@ -107,7 +107,7 @@ def test_the_wheel_has_all_files_and_its_commands_work_outside_the_checkout(tmp_
     paths = [path for folder in ("sam2unet", "configs") for path in (ROOT / folder).rglob("*.*") if path.is_file()]
     files = {path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts}
     files = {name if name.startswith("sam2unet/") else f"sam2unet/{name}" for name in files}
-    assert files <= names and "sam2unet/configs/polyp.yaml" in names
+    assert files <= names and {"sam2unet/configs/polyp.yaml", "sam2unet/py.typed"} <= names
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     code = "from sam2unet import cli, recipe; print(recipe.Recipe.read(cli.locate_recipe_file('polyp')).size)"
     for words, line in ((["-c", code], "352"), (["-m", "sam2unet", "eval", "--legend"], "MAE")):
