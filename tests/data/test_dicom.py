@@ -246,7 +246,7 @@ def test_files_that_hold_no_image_or_need_a_decoder_are_refused(name, message, c
 
 def test_without_pydicom_the_advice_is_to_install_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(UserError, match=r'needs pydicom, which is not installed: pip install -e "\.\[medical\]"'):
+    with pytest.raises(UserError, match=r'needs pydicom, which is not installed: pip install "sam2unet\[medical\]"'):
         open_dicom(SHIPPED / "CT_small.dcm")
 
 

@@ -400,7 +400,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "sam2unet.demo.masks.page", raising=False)
     monkeypatch.delattr("sam2unet.demo.masks.page", raising=False)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[demo\]"'):
+    with pytest.raises(UserError, match=r'pip install "sam2unet\[demo\]"'):
         serve.import_page("masks")
 
 

@@ -273,7 +273,7 @@ def test_without_onnxruntime_the_line_says_what_to_install(exported_onnx, checkp
     with pytest.raises(sam2unet.UserError, match="pip install onnxruntime"):
         open_predictor(exported_onnx, CPU)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(sam2unet.UserError, match=r'onnxscript is not .*: pip install -e ".\[export\]"'):
+    with pytest.raises(sam2unet.UserError, match=r'onnxscript is not .*: pip install "sam2unet\[export\]"'):
         mask_export.run(read_checkpoint(checkpoint), tmp_path / "x.onnx", [], SIZE)
 
 

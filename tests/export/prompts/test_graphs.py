@@ -288,5 +288,5 @@ def test_what_cannot_be_exported(flags, words, checkpoint, tmp_path):
 def test_options_for_prompts_are_refused_for_masks(tmp_path):
     path = tmp_path / "SAM2-UNet-20.pth"
     torch.save(sam2unet.create_model("sam2unet", encoder="micro").state_dict(), path)
-    with pytest.raises(sam2unet.UserError, match="takes no prompts; leave out --return_single_mask, --use_preprocess"):
+    with pytest.raises(sam2unet.UserError, match="takes no prompts; leave out --use_preprocess, --return_single_mask"):
         export(path, tmp_path, "--output", "x.onnx", "--use_preprocess", "--return_single_mask")
