@@ -31,7 +31,7 @@ def test_reproduce_goes_from_archives_to_the_table(archives, run_main, steps, tm
     assert run_main(prepare_benchmarks, archives, "--data_root", prepared)[0] == 0  # they are the same folders
     steps.clear()
     assert run_main(reproduce, *words)[0] == 0
-    assert [words[0] for words in steps] == ["train.py", "eval.py"]
+    assert [words[0] for words in steps] == ["train", "eval"]
 
 
 def test_reproduce_names_what_the_downloads_lack(archives, run_main, steps, tmp_path):

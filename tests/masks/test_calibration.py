@@ -116,5 +116,5 @@ def test_what_is_missing_or_not_ours_is_named(sharpened, data, run_py, test_py):
     (sharpened / "calibration.yaml").write_text("plain.pth: warm\n")
     assert test_py("--checkpoint", sharpened / "plain.pth", *flags).is_refusal("the temperature of plain.pth is warm")
     fit = ["--checkpoint", sharpened / "plain.pth", "--image_path", data / "images", "--mask_path", data / "masks"]
-    assert run_py("scripts/calibrate.py", *fit).is_refusal("calibration.yaml is not from scripts/calibrate.py")
+    assert run_py("scripts/calibrate.py", *fit).is_refusal("calibration.yaml is not from sam2unet calibrate")
     assert (sharpened / "calibration.yaml").read_text() == "plain.pth: warm\n"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sam2unet.atomic import PART, claim_folder, refuse_existing, refuse_other_results, write_together
+from sam2unet.data.contact_sheet import make_origin_note, refuse_other_picture
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe
 from sam2unet.scoring.evaluate import FILES
@@ -161,14 +162,14 @@ def test_results_replace_only_results(tmp_path):
 
 
 def test_a_contact_sheet_replaces_only_a_contact_sheet(tmp_path):
-    script, path = load_script("scripts/check_data.py"), tmp_path / "contact_sheet.png"
-    script.refuse_other_picture(path)
+    path = tmp_path / "contact_sheet.png"
+    refuse_other_picture(path)
     picture = Image.new("L", (4, 4))
-    picture.save(path, pnginfo=script.origin_note())
-    script.refuse_other_picture(path)
+    picture.save(path, pnginfo=make_origin_note())
+    refuse_other_picture(path)
     picture.save(path)
     with pytest.raises(UserError, match="was not made by this script and is not overwritten"):
-        script.refuse_other_picture(path)
+        refuse_other_picture(path)
 
 
 def test_a_mask_is_not_written_over_another_file(tmp_path):
