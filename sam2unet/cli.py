@@ -15,6 +15,7 @@ from typing import NoReturn
 import PIL
 
 from .classes import Classes
+from .data.index.select import IndexQuery
 from .data.layouts.choose import choose_folders
 from .errors import SomeFailed, Stopped, UserError, print_errors, print_line, printable, warn
 from .recipe import FIELDS, RELEASED_RECIPES, Recipe
@@ -130,6 +131,25 @@ def replace_data_flag(args: argparse.Namespace, split: str, takes_lists: bool) -
         pair = choose_folders(args.data, split)
         for name, path in zip(flags, (pair.images, pair.masks), strict=True):
             setattr(args, name, [path] if split == "train" else path)
+
+
+def add_index_flags(group: argparse._ActionsContainer) -> None:
+    """Adds `--index` and the flags that choose a part of an index, see `data.index.select.IndexQuery`."""
+    group.add_argument("--index", type=Path, metavar="DIR", help="instead: an index of images, from sam2unet index")
+    group.add_argument("--where", metavar="CONDITIONS", help='of an index, a part: "modality=ct and dataset!=AMOS*"')
+    group.add_argument(
+        "--split", metavar="case:F", help="of an index, train on this fraction of the cases, test on the others"
+    )
+
+
+def read_index_flags(args: argparse.Namespace) -> IndexQuery | None:
+    """Returns the part of an index that the flags name, or None without `--index`. UserError for flags without it."""
+    flags = {name: getattr(args, name, None) for name in ("where", "split", "balance")}
+    if args.index is not None:
+        return IndexQuery(args.index, **flags)
+    if names := [name for name, value in flags.items() if value is not None]:
+        raise UserError(f"--{' and --'.join(names)} need --index")
+    return None
 
 
 def parse_boolean(text: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .data.batches import Batches
+from .data.index.select import IndexQuery
 from .data.pairs import Pair
 from .errors import UserError
 from .recipe import Recipe, Study
@@ -27,6 +28,7 @@ class RunData:
     images: Sequence[Path] = ()
     masks: Sequence[Path] = ()
     lists: Path | None = None  # the folder with `image2label_train.json`
+    index: IndexQuery | None = None  # a part of an index, instead of `images` and `masks` or of `lists`
     val_images: Path | None = None
     val_masks: Path | None = None
     val_lists: Path | None = None  # the folder with `label2image_test.json`
@@ -50,6 +52,10 @@ class RunData:
             raise UserError(
                 f"--val_fraction takes validation images from the training images; it does not go with {flag}"
             )
+        if self.index and (self.images or self.lists or self.val_fraction or self.folds):
+            raise UserError("--index does not go with folders, lists, --val_fraction and --folds; --split divides it")
+        if self.index and self.index.split and (self.val_images or self.val_lists):
+            raise UserError("--split and --val_image_path or --val_data_path both give validation images; give one")
         if (self.folds is None) != (self.fold is None) or (self.group is not None and self.folds is None):
             raise UserError("--folds and --fold go together, and --group needs both")
         if self.folds is not None and self.fold is not None:
@@ -71,6 +77,8 @@ class Task(Protocol):
     recipe: Recipe  # it may have class weights that the masks gave
     best_metric: str  # the key of the metric that decides which epoch is the best by default
     has_cache: bool  # whether `--cache` can keep resized images
+
+    index_facts: dict[str, object] | None  # what identifies the data of an index; None for folders and lists
 
     @property
     def metrics(self) -> Mapping[str, Metric]:

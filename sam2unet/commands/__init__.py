@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": Command("demo", "scripts/demo.py", "open a page in the browser to try a checkpoint"),
     "export": Command("export", "scripts/export.py", "export a model as ONNX or torch.export"),
     "check": Command("check_data", "scripts/check_data.py", "check a data set before training"),
+    "index": Command("index_data", "scripts/index_data.py", "make an index of millions of images"),
     "convert": Command(
         "convert_annotations", "scripts/convert_annotations.py", "convert between masks and formats of other tools"
     ),

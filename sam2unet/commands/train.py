@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 
 from ..choices import CACHE_PLACES
-from ..cli import Parser, add_data_flag, add_mask_values, add_recipe_flags, locate_recipe_file, read_recipe_flags
+from ..cli import (
+    Parser,
+    add_data_flag,
+    add_index_flags,
+    add_mask_values,
+    add_recipe_flags,
+    locate_recipe_file,
+    read_index_flags,
+    read_recipe_flags,
+)
 from ..recipe import Recipe, Study
 from ..released_flags import add_released_flags, translate_train_flags
 from ..weights.weight_files import add_weight_flags, read_weight_flags
@@ -19,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add_data_flag(data, "training")
     data.add_argument("--data_path", type=Path, help="for sam_med2d, instead: folder with image2label_train.json")
+    add_index_flags(data)
+    data.add_argument(
+        "--balance", metavar="dataset|modality", help="of an index, draw each data set or modality equally often"
+    )
     data.add_argument("--val_image_path", type=Path, help="folder of validation images; default: no validation")
     data.add_argument("--val_mask_path", type=Path, help="folder of their masks")
     data.add_argument("--val_data_path", type=Path, help="for sam_med2d: folder with label2image_test.json")
@@ -140,6 +153,7 @@ def run(args: argparse.Namespace) -> None:
             images=args.train_image_path,
             masks=args.train_mask_path,
             lists=args.data_path,
+            index=read_index_flags(args),
             val_images=args.val_image_path,
             val_masks=args.val_mask_path,
             val_lists=args.val_data_path,

@@ -15,6 +15,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
+from .archives.member import Member
+
 try:
     from zlib_ng.zlib_ng import decompressobj
 except ImportError:
@@ -23,7 +25,7 @@ except ImportError:
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def decode_grey_png(path: Path) -> ndarray | None:
+def decode_grey_png(path: Path | Member) -> ndarray | None:
     """Returns the pixels (H, W), uint8, the same as Pillow.
 
     Returns None for every other file, and for a damaged one, so that Pillow reads it or finds the error.

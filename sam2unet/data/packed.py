@@ -19,7 +19,28 @@ T = TypeVar("T")
 PATH, OTHER = b"p", b"o"  # the first byte of a packed source
 
 
-class Packed(Sequence[T], Generic[T]):
+class LazySequence(Sequence[T], Generic[T]):
+    """A sequence whose elements are made when they are read, by `read`, which takes an index from 0."""
+
+    def read(self, index: int) -> T:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self.read(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"no element {index} of {len(self)}")
+        return self.read(int(index) % len(self))
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.read, range(len(self)))
+
+
+class Packed(LazySequence[T]):
     """A sequence of elements that are unpacked when they are read.
 
     Args:
@@ -33,22 +54,9 @@ class Packed(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    def read_bytes(self, index: int) -> bytes:
-        """Returns the bytes of an element. `index` is from 0. Raises IndexError if there is no such element."""
+    def read(self, index: int) -> T:
         start = self.ends[index - 1] if index else 0
-        return self.content[start : self.ends[index]].tobytes()
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self.unpack(self.read_bytes(index + len(self) if index < 0 else int(index)))
-
-    def __iter__(self) -> Iterator[T]:
-        return (self[index] for index in range(len(self)))
+        return self.unpack(self.content[start : self.ends[index]].tobytes())
 
 
 def pack(parts: Iterable[bytes]) -> tuple[ndarray, ndarray]:

@@ -7,13 +7,14 @@ from typing import NamedTuple, TypeVar
 
 from ..errors import UserError, shortlist, warn
 from ..slice_view import DEFAULT_VIEW, SliceView
+from .archives.member import Member
 from .slices import Slice, Source, find_file, list_slice_pairs
 from .volumes import VOLUMES, is_volume, name_case
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # also in upper case
 
 
-Named = TypeVar("Named", bound=PurePath | Slice)
+Named = TypeVar("Named", bound=PurePath | Slice | Member)
 
 
 class Pair(NamedTuple):

@@ -8,18 +8,19 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..slice_view import DEFAULT_VIEW, SliceView
+from .archives.member import Member
 from .reading import read_image, rotate_upright, to_8_bit
-from .slices import Slice, list_slices
+from .slices import Slice, Source, list_slices
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
-def to_photo(image: Picture | Slice, view: SliceView = DEFAULT_VIEW) -> Image.Image:
+def to_photo(image: Picture | Source, view: SliceView = DEFAULT_VIEW) -> Image.Image:
     """Returns an upright RGB photograph. Raises UserError if the file cannot be read, or the value is not an image.
 
     `view` holds for files with more than 8 bits.
     """
-    if isinstance(image, Slice):
+    if isinstance(image, Slice | Member):
         return read_image(image)
     if isinstance(image, (str, Path)):
         sources = list_slices(Path(image), view)

@@ -11,6 +11,8 @@ from PIL import ExifTags, Image
 from ..classes import Classes
 from ..errors import Stopped, UserError
 from ..recipe import MaskRule
+from .archives.member import Member
+from .archives.sparse_rows import read_row
 from .grey_png import decode_grey_png
 from .slices import Slice, Source, apply_window, find_white
 from .unreadable import FORMATS, explain_unreadable
@@ -58,6 +60,10 @@ def open_image(path: Source) -> Iterator[Image.Image]:
     try:
         if isinstance(path, Slice) and path.index is not None:
             opened = path.open()
+        elif isinstance(path, Member) and path.row is not None:
+            opened = Image.fromarray(read_row(path))
+        elif isinstance(path, Member):
+            opened = Image.open(path.open(), formats=FORMATS)
         else:
             opened = Image.open(path, formats=FORMATS)
         with opened as image:

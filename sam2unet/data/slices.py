@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..slice_view import MEASURED_WINDOWS, PERCENTILES, SliceView, parse_window
+from .archives.member import Member
 from .volumes import (
     STACKS,
     VolumeFile,
@@ -92,7 +93,7 @@ class Slice:
         return replace(self, index=min(max(self.index + step, 0), last))
 
 
-Source = Path | Slice  # where an image or a mask is read from
+Source = Path | Slice | Member  # where an image or a mask is read from
 
 
 def orient_plane(plane: ndarray, volume: VolumeFile) -> ndarray:
@@ -240,8 +241,10 @@ def measure_pixel(source: Slice) -> tuple[float, float] | None:
 
 
 def find_file(source: Source) -> Path:
-    """Returns the path of an image, or of the volume of a slice."""
-    return source.volume if isinstance(source, Slice) else source
+    """Returns the path of an image, or of the volume of a slice. Of a member, the path of the archive goes before."""
+    if isinstance(source, Slice):
+        return source.volume
+    return source.path if isinstance(source, Member) else source
 
 
 def list_cases(stems: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..atomic import read_start
 from ..errors import UserError
+from .archives.member import Member
 from .pairs import EXTENSIONS
 from .slices import Slice, Source, find_file
 from .volumes import is_volume, open_volume
@@ -22,6 +23,8 @@ def explain_unreadable(path: Source) -> str:
     """Returns the message for a file that cannot be read. The start of the file counts first, then its name."""
     if isinstance(path, Slice) and path.index is not None:
         return f"cannot read {path}: damaged; replace or remove {path.volume.name}"
+    if isinstance(path, Member):
+        return f"cannot read {path}: not an image or damaged; replace the archive"
     if isinstance(path, Path) and is_volume(path):
         try:
             open_volume(path)

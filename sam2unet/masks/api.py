@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..data.photos import Picture, to_photo
-from ..data.slices import Slice
+from ..data.slices import Source
 from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import find_family_of
@@ -68,7 +68,7 @@ def predict_many(
             "minmax=False is for foreground and background; for a model with classes, give probabilities=True"
         )
     view = get_settings(model).slice_view
-    named: Iterable[tuple[str, Picture | Slice]]
+    named: Iterable[tuple[str, Picture | Source]]
     if isinstance(images, (str, Path)):
         named = [(item.name, item.path) for item in find_inputs(Path(images), view=view)]
     elif not isinstance(images, Iterable):
@@ -78,7 +78,7 @@ def predict_many(
             (Path(image).stem if isinstance(image, (str, Path)) else str(i), image) for i, image in enumerate(images)
         )
 
-    def read(item: tuple[str, Picture | Slice]) -> Photo:
+    def read(item: tuple[str, Picture | Source]) -> Photo:
         name, image = item
         return predictor.prepare(to_photo(image, view), name=f"image {name}", source=name)
 

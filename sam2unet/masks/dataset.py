@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from ..classes import Classes
 from ..data.batches import Draw
+from ..data.index.table import ImageSequence
 from ..data.pairs import Pair
 from ..data.slices import Source
 from ..errors import UserError, shortlist
@@ -64,8 +65,8 @@ class MaskFolder(Dataset):
         self.cache, self.skip_bad = cache, skip_bad
 
     @property
-    def images(self) -> list[Source]:
-        return [pair.image for pair in self.pairs]
+    def images(self) -> Sequence[Source]:
+        return ImageSequence(self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..atomic import create_folder, refuse_unmarked
 from ..data.pairs import pair_all
 from ..data.reading import open_image, upright_size
-from ..data.slices import Slice
+from ..data.slices import Slice, Source
 from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint
 from ..families.settings import find_recipe
@@ -251,7 +251,7 @@ def is_written(job: MapJob, files: PredictFiles, outputs: PredictOutputs) -> boo
     return all(map(Path.is_file, outputs.paths(files.target, job.item.name, job.item.path).values()))
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Source) -> tuple[int, int]:
     """Returns (height, width) of an image file, after its EXIF rotation."""
     with open_image(path) as image:
         return upright_size(image)[::-1]

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy import ndarray
 from torch import nn
 
 from ..classes import Classes
 from ..data.batches import Batches
 from ..data.check import check_pairs, readable_pairs
 from ..data.folds import assign_folds
+from ..data.index.select import IndexQuery, open_index_parts
+from ..data.index.table import Pairs
 from ..data.pairs import Pair, match
 from ..data.slices import list_cases
 from ..errors import UserError, warn
@@ -34,13 +38,15 @@ class MaskTask:
     metrics = {key: METRICS[key] for key in PROTOCOLS["all"]}
     best_metric = "Dice_mean"
     has_cache = True
+    pairs: Sequence[Pair]
+    held_out: Sequence[Pair]
     unused_fields = PROMPT_FIELDS
 
     def __init__(self, family: Family, recipe: Recipe, data: RunData):
         recipe.refuse_others(self.unused_fields, family.title)
         if data.lists or data.val_lists:
             raise UserError(f"{family.title} takes no --data_path; give --train_image_path and --train_mask_path")
-        if not data.images:
+        if not data.images and not data.index:
             raise UserError(
                 "--train_image_path and --train_mask_path, folders of images and of their masks, are missing"
             )
@@ -49,6 +55,31 @@ class MaskTask:
                 f"{len(data.images)} --train_image_path, but {len(data.masks)} --train_mask_path; give one each"
             )
         self.recipe, self.data = recipe, data
+        self.groups: ndarray | None = None
+        self.index_facts: dict[str, object] | None = None
+        if data.index:
+            self.take_index(data.index)
+        else:
+            self.pair_folders()
+        if data.val_images and data.val_masks:
+            self.held_out = Pairs.pack(match(data.val_images, data.val_masks, recipe.slice_view))
+        refuse_single_values(family, recipe, len(self.pairs))
+
+    def take_index(self, query: IndexQuery) -> None:
+        """Takes the pairs of an index. Their files were checked when it was made."""
+        recipe = self.recipe
+        if recipe.classes:
+            raise UserError("--index is for masks of foreground and background; leave out --classes, or give folders")
+        training, held_out, self.index_facts = open_index_parts(query, recipe.seed, recipe.mask_rule)
+        if training.ones and recipe.mask_rule is None:
+            raise UserError(f"{training.ones} masks of {query.index} have the values 0 and 1; add --mask_threshold 0")
+        self.pairs, self.held_out = training.items.pairs, held_out.pairs if held_out else ()
+        if training.groups is not None:
+            self.groups = np.concatenate([[0], training.items.ends])[training.groups]
+
+    def pair_folders(self) -> None:
+        """Pairs the files in the training folders, and divides them into training and validation."""
+        recipe, data = self.recipe, self.data
         pairs = [
             pair for folders in zip(data.images, data.masks, strict=True) for pair in match(*folders, recipe.slice_view)
         ]
@@ -56,19 +87,17 @@ class MaskTask:
         if data.folds:
             places = assign_folds(pairs, data.folds, recipe.seed, data.group, recipe.mask_rule)
             held_out = {i for i, place in enumerate(places) if place == data.fold}
-        self.pairs = [pair for i, pair in enumerate(pairs) if i not in held_out]
-        self.held_out = [pairs[i] for i in sorted(held_out)]
-        if data.val_images and data.val_masks:
-            self.held_out = match(data.val_images, data.val_masks, recipe.slice_view)
-        refuse_single_values(family, recipe, len(self.pairs))
+        self.pairs = Pairs.pack(pair for i, pair in enumerate(pairs) if i not in held_out)
+        self.held_out = Pairs.pack(pairs[i] for i in sorted(held_out))
 
     def check(self, study: Study | None) -> None:
         count = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction or self.data.folds)
         if study and study.train_count not in (None, count):
             warn(f"{count} training pairs; {study.train_count} were published ({', '.join(study.train)})")
-        if self.data.on_bad_image == "skip":
-            self.pairs = readable_pairs(self.pairs)
-        parts = filter(None, (self.pairs, self.held_out))
+        if self.data.on_bad_image == "skip" and not self.data.index:
+            self.pairs = Pairs.pack(readable_pairs(self.pairs))
+        index = self.data.index  # its files were checked when it was made
+        parts = filter(None, (() if index else self.pairs, () if index and index.split else self.held_out))
         self.use_class_counts([check_pairs(pairs, self.recipe.mask_rule) for pairs in parts])
 
     def use_class_counts(self, counts: Sequence[Any]) -> None:

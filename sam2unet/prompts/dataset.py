@@ -6,7 +6,6 @@ Letters: B images, K masks per image, M masks of a batch, N points per mask, S s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..data.batches import Batches, make_generator
+from ..data.index.table import ImageMasks, ImageSequence
+from ..data.slices import Source
 from ..errors import UserError, shortlist
 from .clicks import Points, draw_first_points, find_box, jitter_box, join_points
 from .framing import Frame, Framing, normalise_square
-from .lists import ImageMasks
 
 RELEASED = Framing()
 ITEM, STEP = 1, 2  # parts of a key: the random streams of the data set and of the training step
@@ -89,8 +89,8 @@ class PromptFolder(Dataset):
         self.items, self.framing, self.mask_num, self.skip_bad = items, framing, mask_num, skip_bad
 
     @property
-    def images(self) -> list[Path]:
-        return [item.image for item in self.items]
+    def images(self) -> Sequence[Source]:
+        return ImageSequence(self.items)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -124,9 +124,9 @@ class PromptFolder(Dataset):
         generator = make_generator(draw.seed, draw.epoch, draw.index, ITEM)
         path, masks = self.items[draw.index]
         image, frame = self.framing.image(path)
-        labels_by_mask: dict[Path, np.ndarray] = {}
+        labels_by_mask: dict[Source, np.ndarray] = {}
         usable = list(masks)
-        drawn: list[Path] = []
+        drawn: list[Source] = []
         while len(drawn) < self.mask_num:
             mask = usable[int(torch.randint(len(usable), (), generator=generator))]
             try:

@@ -14,6 +14,7 @@ import torch
 
 from ..atomic import read_json, write_atomic
 from ..data.check import refuse_constant
+from ..data.index.table import ImageMasks
 from ..data.pairs import Pair
 from ..data.reading import open_image, upright_size
 from ..data.slices import Source, find_file
@@ -23,13 +24,6 @@ from .clicks import Points
 from .framing import Frame, Framing
 
 TRAIN_LIST, TEST_LIST = "image2label_train.json", "label2image_test.json"
-
-
-class ImageMasks(NamedTuple):
-    """An image and its masks. Each mask holds one object."""
-
-    image: Path
-    masks: tuple[Path, ...]
 
 
 class BoxAndPoints(NamedTuple):
@@ -68,12 +62,16 @@ def read_test_list(folder: Path) -> list[Pair]:
 
 
 def write_train_list(folder: Path, items: Sequence[ImageMasks]) -> None:
-    write_object(folder / TRAIN_LIST, {item.image.as_posix(): [m.as_posix() for m in item.masks] for item in items})
+    write_object(folder / TRAIN_LIST, {name_in_list(item.image): [*map(name_in_list, item.masks)] for item in items})
 
 
 def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
-    entries = {find_file(pair.mask).as_posix(): find_file(pair.image).as_posix() for pair in pairs}
-    write_object(folder / TEST_LIST, entries)
+    write_object(folder / TEST_LIST, {name_in_list(pair.mask): name_in_list(pair.image) for pair in pairs})
+
+
+def name_in_list(source: Source) -> str:
+    """Returns the path of an image or a mask as a list has it."""
+    return find_file(source).as_posix()
 
 
 def group_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[dict[str, list[Path]], list[Path]]:

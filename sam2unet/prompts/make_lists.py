@@ -21,7 +21,7 @@ from ..data.reading import (
     rotate_upright,
     stored_values,
 )
-from ..data.slices import Slice, find_white
+from ..data.slices import Slice, Source, find_white
 from ..data.volumes import is_volume
 from ..errors import UserError, print_line, shortlist, warn
 from ..recipe import ForegroundRule
@@ -172,8 +172,8 @@ def split_masks(items: Sequence[ImageMasks], folder: Path, by: str, rule: Foregr
     The number counts the regions, or is the value in a label map.
     """
 
-    def write_objects(path: Path) -> list[Path]:
-        written = []
+    def write_objects(path: Source) -> list[Source]:
+        written: list[Source] = []
         for number, mask in split_regions(path, rule) if by == "regions" else split_values(path, rule):
             target = folder / f"{path.stem}_{number:03d}.png"
             with write_atomic(target) as file:
@@ -189,13 +189,13 @@ def split_masks(items: Sequence[ImageMasks], folder: Path, by: str, rule: Foregr
     return [item for item in split_items if item.masks]
 
 
-def split_regions(path: Path, threshold: ForegroundRule) -> list[tuple[int, np.ndarray]]:
+def split_regions(path: Source, threshold: ForegroundRule) -> list[tuple[int, np.ndarray]]:
     """Returns a number and a mask, bool (H, W), for each 8-connected region."""
     count, regions = cv2.connectedComponents(read_label(path, threshold).astype(np.uint8), connectivity=8)
     return [(number, regions == number + 1) for number in range(count - 1)]
 
 
-def split_values(path: Path, selected: ForegroundRule) -> list[tuple[int, np.ndarray]]:
+def split_values(path: Source, selected: ForegroundRule) -> list[tuple[int, np.ndarray]]:
     """Returns a value and a mask, bool (H, W), for each object of a label map.
 
     The values are those of an 8 or 16-bit grey image, or the numbers of the colours of a palette.

@@ -1,6 +1,6 @@
 """The training task of SAM-Med2D: lists of images with their masks. Validation prompts with a box and with a point."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,8 @@ from PIL import Image
 from torch import nn
 
 from ..classes import Classes
+from ..data.index.select import open_index_parts
+from ..data.index.table import Items, Pairs
 from ..data.pairs import Pair
 from ..data.pictures import draw_overview, pick_evenly
 from ..data.reading import read_image
@@ -49,29 +51,39 @@ class PromptTask:
             raise UserError(
                 f"{family.title} takes lists, not folders; sam2unet make-prompts makes them; give --data_path"
             )
-        if not data.lists:
+        if not data.lists and not data.index:
             raise UserError("--data_path is missing; give a folder with image2label_train.json")
         self.recipe, rule = recipe, recipe.mask_rule
         assert not isinstance(rule, Classes)
         self.framing = Framing(recipe.size, rgb=recipe.rgb, mask_threshold=rule)
         self.skip_bad = data.on_bad_image == "skip"
-        items = read_train_list(data.lists)
-        indices = set(draw_held_out(len(items), data.val_fraction, recipe.seed))
-        self.items = [item for i, item in enumerate(items) if i not in indices]
-        self.held_out = [Pair(items[i].image, mask) for i in sorted(indices) for mask in items[i].masks]
+        self.index, self.groups = data.index, None
+        self.index_facts: dict[str, object] | None = None
+        if data.index:
+            training, held_out, self.index_facts = open_index_parts(data.index, recipe.seed, rule)
+            self.items, self.groups = training.items, training.groups
+            self.held_out: Sequence[Pair] = held_out.pairs if held_out else ()
+        else:
+            assert data.lists is not None
+            items = Items.pack(read_train_list(data.lists))
+            is_held_out = np.zeros(len(items), bool)
+            is_held_out[draw_held_out(len(items), data.val_fraction, recipe.seed)] = True
+            self.items, self.held_out = items.choose(~is_held_out), items.choose(is_held_out).pairs
         if data.val_lists:
-            self.held_out = read_test_list(data.val_lists)
+            self.held_out = Pairs.pack(read_test_list(data.val_lists))
 
     @property
-    def pairs(self) -> list[Pair]:
-        return [Pair(item.image, mask) for item in self.items for mask in item.masks]
+    def pairs(self) -> Pairs:
+        return self.items.pairs
 
     def check(self, study: Study | None) -> None:
-        if not self.skip_bad:
+        if self.index:
+            pass  # the files were checked when the index was made
+        elif not self.skip_bad:
             refuse_bad_masks(self.pairs, self.framing)
         elif self.framing.mask_threshold is not None:
             find_problems(self.pairs, self.framing)
-        if self.held_out:
+        if self.held_out and not (self.index and self.index.split):
             refuse_bad_masks(self.held_out, self.framing, strict=True)
 
     def batches(self, processes: Processes) -> PromptBatches:

@@ -84,10 +84,11 @@ class PreparedRun:
     @cached_property
     def facts(self) -> dict[str, object]:
         """Recipe, data and weight files by name. A run that resumes must have the same facts."""
+        is_split = bool(self.task.index_facts and self.task.index_facts["split"])
         return {
             "recipe": dataclasses.asdict(self.recipe),
-            "data": fingerprint(self.task.pairs),
-            "validation_set": fingerprint(self.task.held_out) if self.task.held_out else {},
+            "data": self.task.index_facts or fingerprint(self.task.pairs),
+            "validation_set": fingerprint(self.task.held_out) if self.task.held_out and not is_split else {},
             "base": {flag: f"{file.name}, {file.sha256}" for flag, file in self.weight_files.items()},
         }
 

@@ -1,0 +1,172 @@
+"""The first phase of building an index: lists all files, and finds which masks belong to which image."""
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy import ndarray
+
+from ...atomic import read_json
+from ...errors import UserError, warn
+from ..archives.contents import list_members
+from ..archives.member import PLAIN, Member
+from ..pairs import explain_no_folder
+from ..slices import Source
+from .columns import COLUMNS, KINDS, pack_place
+from .faults import Fault, find_known_fault
+from .naming import IMAGE, MASK, FileRole, explain_names, find_role
+
+
+def hash_text(text: str) -> int:
+    """Returns 64 bits that depend on the text alone."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+@dataclass
+class KindColumns:
+    """The columns of images or of masks while they are collected. `array` needs a tenth of the memory of a list."""
+
+    places: BinaryIO
+    size: int = 0
+    ends: array = field(default_factory=lambda: array("q"))
+    keys: array = field(default_factory=lambda: array("Q"))
+    facts: dict[str, array] = field(default_factory=dict)
+
+    def add(self, place: bytes, key: int, **facts: int) -> None:
+        self.places.write(place)
+        self.size += len(place)
+        self.ends.append(self.size)
+        self.keys.append(key)
+        for name, value in facts.items():
+            self.facts.setdefault(name, array("Q" if name == "case" else "i")).append(value)
+
+
+class ColumnWriter:
+    """Collects images and masks, and writes their columns into a folder."""
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        self.folder = folder
+        self.kinds = {kind: KindColumns(stack.enter_context(open(self.path(kind), "wb"))) for kind in KINDS}
+        self.names: dict[str, dict[str, int]] = {"modality": {}, "dataset": {}}  # name -> its number
+        self.others = 0  # files that are neither
+
+    def path(self, kind: str) -> Path:
+        return self.folder / f"{kind}_places.bin"
+
+    def add(self, number: int, source: Source, role: FileRole | None) -> None:
+        """Adds a file of the source with this number."""
+        if role is None:
+            self.others += 1
+            return
+        key = hash_text(f"{number}:{role.key}")
+        fault = int(Fault.KNOWN) if find_known_fault(role.dataset) else 0
+        columns = self.kinds[role.kind]
+        if role.kind == IMAGE:
+            numbers = {kind: self.number(kind, getattr(role, kind)) for kind in self.names}
+            case = hash_text(f"{role.dataset}/{role.case}")
+            columns.add(pack_place(number, source), key, **numbers, case=case, width=0, height=0, fault=fault)
+            return
+        for row in range(max(role.rows, 1)):
+            place = pack_place(number, to_row(source, row) if role.rows else source)
+            numbers = {"class": role.class_id + row, "instance": role.instance, "foreground": -1, "fault": fault}
+            columns.add(place, key, **numbers)
+
+    def number(self, kind: str, name: str) -> int:
+        return self.names[kind].setdefault(name, len(self.names[kind]))
+
+    def write(self) -> None:
+        """Writes the columns. Warns about masks and images that are alone. UserError if no image has a mask."""
+        image_keys, mask_keys = (np.frombuffer(self.kinds[kind].keys, np.uint64) for kind in KINDS)
+        order, ends, alone = match_keys(image_keys, mask_keys)
+        if not len(order):
+            counts = f"{len(image_keys)} images, {len(mask_keys)} masks and {self.others} other files"
+            raise UserError(f"no mask belongs to an image among {counts}; {explain_names()}")
+        if alone:
+            warn(f"{alone} of {len(mask_keys)} masks have no image and are left out")
+        for kind, columns in self.kinds.items():
+            columns.places.close()
+            content = np.memmap(self.path(kind), np.uint8, "r") if columns.size else np.zeros(0, np.uint8)
+            save_column(self.folder, f"{kind}_places", content)
+            save_column(self.folder, f"{kind}_ends", np.frombuffer(columns.ends, np.int64))
+            for name, values in columns.facts.items():
+                column = f"{kind}_{name}"
+                save_column(self.folder, column, np.frombuffer(values, values.typecode).astype(COLUMNS[column]))
+            self.path(kind).unlink()
+        save_column(self.folder, "order", order)
+        save_column(self.folder, "ends", ends)
+
+
+def match_keys(images: ndarray, masks: ndarray) -> tuple[ndarray, ndarray, int]:
+    """Returns the rows of the masks grouped by image, the end of each image's group, and the masks without image.
+
+    `images` and `masks` are hashes, uint64 (N,) and (M,). UserError if two images have the same hash.
+    """
+    by_key = np.argsort(images, kind="stable")
+    keys = images[by_key]
+    if twice := int((keys[1:] == keys[:-1]).sum()):
+        raise UserError(f"{twice} images have the name of another image in their folder; rename or remove one of each")
+    place = np.minimum(np.searchsorted(keys, masks), max(len(keys) - 1, 0))
+    has_image = keys[place] == masks if len(keys) else np.zeros(len(masks), bool)
+    rows = np.flatnonzero(has_image)
+    owners = by_key[place[rows]]
+    order = rows[np.argsort(owners, kind="stable")]
+    ends = np.cumsum(np.bincount(owners, minlength=len(images)))
+    return order.astype(np.int64), ends.astype(np.int64), len(masks) - len(rows)
+
+
+def save_column(folder: Path, name: str, values: ndarray) -> None:
+    np.save(folder / f"{name}.npy", values)
+
+
+def to_row(source: Source, row: int) -> Source:
+    """Returns one mask of a file that has a mask in each row."""
+    if isinstance(source, Member):
+        return replace(source, row=row)
+    assert isinstance(source, Path)
+    return Member(source, "", 0, source.stat().st_size, PLAIN, row)
+
+
+def list_all(sources: Sequence[Path]) -> Iterator[tuple[int, Source, FileRole | None]]:
+    """Yields every file in folders and archives, the number of its source, and its role."""
+    for number, source in enumerate(sources):
+        if source.suffix.lower() == ".json":
+            yield from ((number, path, role) for path, role in read_list(source))
+        elif source.is_dir():
+            for path in walk_sorted(source):
+                yield number, path, find_role(path.relative_to(source.parent).as_posix())
+        else:
+            for member in list_members(source):
+                yield number, member, find_role(member.name_inside)
+
+
+def walk_sorted(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and in the folders inside, sorted. Raises UserError if one cannot be read."""
+    try:
+        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in os.scandir(folder))
+    except OSError as e:
+        raise UserError(explain_no_folder(folder, e)) from e
+    for name, is_folder in entries:
+        if is_folder:
+            yield from walk_sorted(folder / name)
+        else:
+            yield folder / name
+
+
+def read_list(path: Path) -> Iterator[tuple[Path, FileRole]]:
+    """Yields the files of a list {image: [mask, ...]}. Paths start at the working folder, or at that of the list."""
+    for number, (image, masks) in enumerate(read_json(path).items()):
+        if not isinstance(masks, list):
+            raise UserError(f"{path} has no list of masks for {image}; wanted {{image: [mask, ...]}}")
+        for kind, name in ((IMAGE, image), *((MASK, mask) for mask in masks)):
+            file = Path(name)
+            role = find_role(f"images/{file.name}" if kind == IMAGE else f"masks/{file.name}")
+            full = (file if file.exists() else path.parent / file).absolute()
+            dataset, case = (role.dataset, role.case) if role else ("", file.stem)
+            numbers = (role.class_id, role.instance) if role and role.kind == kind else (-1, 0)
+            yield full, FileRole(kind, str(number), dataset, case, role.modality if role else "", *numbers)

@@ -1,0 +1,176 @@
+"""Chooses images and masks of an index: by conditions, by a split of the cases, and without faults."""
+
+import re
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from ...errors import UserError, print_line, shortlist
+from .columns import Index
+from .faults import BAD, WORDS, Fault
+from .listing import hash_text
+from .table import Items
+
+NAMED = ("modality", "dataset")  # columns with names; patterns with * are allowed
+COLUMNS_OF_MASKS = ("class", "instance", "foreground")
+NUMBERS = (*COLUMNS_OF_MASKS, "width", "height")
+CONDITION = re.compile(r"\s*(\w+)\s*(!=|=|<|>)\s*(.+?)\s*")
+EXAMPLE = "for example: modality=ct and dataset!=Brain_PTM"
+
+
+@dataclass(frozen=True)
+class IndexQuery:
+    """Which part of an index a run uses. Raises UserError for a condition or a split that cannot be understood."""
+
+    index: Path
+    where: str | None = None  # conditions that are joined by `and`
+    # `case:0.9`: nine of ten cases are for training, the others are held out. A case stays in one part.
+    split: str | None = None
+    balance: str | None = None  # `dataset`: every data set is drawn equally often in training
+
+    def __post_init__(self) -> None:
+        if self.where is not None:
+            parse_conditions(self.where)
+        if self.split is not None:
+            parse_split(self.split)
+        if self.balance not in (None, *NAMED):
+            raise UserError(f"--balance is {self.balance}; wanted {' or '.join(NAMED)}")
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Returns the fields that decide which samples a run uses."""
+        return {name: getattr(self, name) for name in ("where", "split", "balance")}
+
+
+@dataclass(frozen=True)
+class IndexPart:
+    """The images of an index that a run uses."""
+
+    items: Items
+    ones: int  # the number of masks with the values 0 and 1
+    groups: ndarray | None = None  # with `balance`, the first position of each group in `items`, and the end, (G + 1,)
+
+
+def parse_conditions(text: str) -> list[tuple[str, str, str]]:
+    """Returns (column, operator, value) for each condition. Raises UserError for other text."""
+    conditions = []
+    for part in re.split(r"\s+and\s+", text.strip()):
+        match = CONDITION.fullmatch(part)
+        if not match or match[1] not in (*NAMED, *NUMBERS, "case"):
+            columns = ", ".join((*NAMED, "case", *NUMBERS))
+            raise UserError(f"--where has the part {part!r}; wanted COLUMN=VALUE, {EXAMPLE}; the columns are {columns}")
+        column, operator, value = match.groups()
+        if column in NUMBERS and not all(re.fullmatch(r"-?\d{1,9}", number) for number in value.split("|")):
+            raise UserError(f"--where has {part!r}; {column} is a number")
+        if operator in "<>" and (column not in NUMBERS or "|" in value):
+            raise UserError(f"--where has {part!r}; < and > are for one number")
+        conditions.append((column, operator, value))
+    return conditions
+
+
+def parse_split(text: str) -> float:
+    """Returns the fraction of `case:0.9`. Raises UserError for other text."""
+    match = re.fullmatch(r"case:(0?\.\d+)", text)
+    if not match or not 0 < float(match[1]) < 1:
+        raise UserError(f"--split is {text}; wanted case:F with the fraction for training, for example case:0.9")
+    return float(match[1])
+
+
+def select_items(index: Index, query: IndexQuery, seed: int, held_out: bool, rule: object = None) -> IndexPart:
+    """Returns the images for training, or those that `--split` holds out. Prints how many masks are left out.
+
+    `rule` is the rule for the foreground, if there is one. Then the check of the values does not count, because it was
+    made without the rule. Raises UserError if no image is left.
+    """
+    ends, order = index.table.ends, index.order
+    counts = np.diff(ends, prepend=0)  # of the masks of each image
+    is_kept, is_mask_kept = np.ones(len(index.table.images), bool), np.ones(len(index.table.masks), bool)
+    for column, operator, value in parse_conditions(query.where) if query.where else ():
+        kept = is_mask_kept if column in COLUMNS_OF_MASKS else is_kept
+        kept &= find_rows(index, column, operator, value)
+    if query.split:
+        is_kept &= is_held_out(index.column("image_case"), parse_split(query.split), seed) == held_out
+    bad = BAD if rule is None else BAD & ~(Fault.CODING | Fault.EMPTY)
+    bad |= Fault.SOFT if held_out else Fault(0)
+    chosen = np.repeat(is_kept, counts) & is_mask_kept[order]
+    faults = index.column("mask_fault")[order] | np.repeat(index.column("image_fault"), counts)
+    report_faults(faults[chosen], bad)
+    chosen &= faults & int(bad) == 0
+    ones = int(np.count_nonzero(chosen & (faults & Fault.ONES != 0)))
+    totals = np.concatenate([[0], np.cumsum(chosen, dtype=np.int32 if len(order) < 2**31 else np.int64)])
+    counts = totals[ends] - totals[ends - counts]  # of the chosen masks
+    rows = np.flatnonzero(counts)
+    if not len(rows):
+        what = "the held-out part" if held_out else "the part for training"
+        raise UserError(f"{query.index}: {what} has no image without faults; change --where or --split")
+    items = Items(index.table, rows, order[chosen], np.cumsum(counts[rows]))
+    if not query.balance:
+        return IndexPart(items, ones)
+    groups = index.column(f"image_{query.balance}")[items.rows]
+    by_group = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[by_group], prepend=-1))
+    return IndexPart(items.reorder(by_group), ones, np.append(starts, len(rows)))
+
+
+def find_rows(index: Index, column: str, operator: str, value: str) -> ndarray:
+    """Returns which images, or masks for a column of masks, fulfil a condition, bool."""
+    if column in NAMED:
+        names = index.facts["names"][column]
+        numbers = [i for i, name in enumerate(names) if any(fnmatchcase(name, part) for part in value.split("|"))]
+        if not numbers:
+            raise UserError(
+                f"--where {column}{operator}{value}: no {column} has this name; there are {shortlist(names)}"
+            )
+        rows = np.isin(index.column(f"image_{column}"), numbers)
+    elif column == "case":
+        if set(value) & set("*?"):
+            raise UserError("--where case= takes whole names, DATASET/CASE")
+        rows = np.isin(index.column("image_case"), np.array([hash_text(part) for part in value.split("|")], np.uint64))
+    else:
+        kind = "mask" if column in COLUMNS_OF_MASKS else "image"
+        values, numbers = index.column(f"{kind}_{column}"), [int(number) for number in value.split("|")]
+        if operator in "<>":
+            return values < numbers[0] if operator == "<" else values > numbers[0]
+        rows = np.isin(values, numbers)
+    return rows if operator == "=" else ~rows
+
+
+def is_held_out(cases: ndarray, fraction: float, seed: int) -> ndarray:
+    """Returns whether each image is held out, bool. All images of a case have the same hash, uint64, so they agree."""
+    with np.errstate(over="ignore"):  # the mixing function of SplitMix64, so that each seed holds out other cases
+        mixed = cases + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return mixed >= np.uint64(int(fraction * 2**64))
+
+
+def report_faults(faults: ndarray, bad: Fault) -> None:
+    """Prints how many of the chosen masks are left out, and why."""
+    counts = {fault: int(np.count_nonzero(faults & fault)) for fault in WORDS if fault & bad}
+    if total := int(np.count_nonzero(faults & int(bad))):
+        reasons = "; ".join(f"{count}: {WORDS[fault]}" for fault, count in counts.items() if count)
+        print_line(f"{total} of {len(faults)} masks are left out ({reasons})")
+
+
+class IndexParts(NamedTuple):
+    """The images of an index for training and for validation."""
+
+    training: IndexPart
+    held_out: Items | None  # None without `--split`
+    facts: dict[str, object]  # what decides which samples a run uses; a run that resumes must have the same
+
+
+def open_index_parts(query: IndexQuery, seed: int, rule: object = None) -> IndexParts:
+    """Opens an index and returns its parts. `rule` is as in `select_items`."""
+    index = Index.open(query.index)
+    training = select_items(index, query, seed, held_out=False, rule=rule)
+    facts = {"count": len(training.items), "index_sha256": index.facts["digest"]} | query.facts
+    if not query.split:
+        return IndexParts(training, None, facts)
+    held_out = select_items(index, replace(query, balance=None), seed, held_out=True, rule=rule).items
+    return IndexParts(training, held_out, facts)

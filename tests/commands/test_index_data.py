@@ -1,0 +1,104 @@
+"""scripts/index_data.py, and training on an index: the same weights as on the folder or the list of the same files."""
+
+import shutil
+
+import pytest
+import torch
+
+from sam2unet.commands import index_data, train
+from sam2unet.data.index.columns import Index
+from sam2unet.data.index.table import Items
+from sam2unet.prompts.lists import write_train_list
+from tests.med2d import pack_zip, split_zip, write_med2d
+
+SMALL = "--encoder", "micro", "--size", 64, "--epoch", 1, "--batch_size", 4, "--workers", 0, "--device", "cpu"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    root = tmp_path_factory.mktemp("med2d")
+    path = pack_zip(write_med2d(root, masks=1), root / "a.zip")
+    return split_zip(path, root / "s.zip") if shutil.which("zip") else path
+
+
+@pytest.fixture
+def succeed(run_main):
+    def call(*words):
+        status, out, err = run_main(*words)
+        assert status == 0, err
+        return out, err
+
+    return call
+
+
+@pytest.fixture
+def index(archive, tmp_path, succeed):
+    out, err = succeed(index_data, archive, "--save_path", tmp_path / "index", "--workers", 1)
+    assert f"24 images with 24 masks in {tmp_path / 'index'}" in out
+    assert "Brain_PTM (its images are masks)" in err
+    return tmp_path / "index"
+
+
+def read_weights(folder, title):
+    return torch.load(folder / f"{title}-1.pth", weights_only=True)
+
+
+def check_equal(first, second):
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_on_an_archive_gives_the_weights_of_the_folder(archive, index, tmp_path, succeed):
+    folder = tmp_path / "unpacked"
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for item in Items.all(Index.open(index).table):
+        for source, target in ((item.image, "images"), (item.masks[0], "masks")):
+            if "PTM" not in source.name:
+                name = source.name.replace("--0000_000", "")
+                (folder / target / name).write_bytes(source.read_bytes())
+    rule = "--mask_threshold", 0
+    folders = "--train_image_path", folder / "images", "--train_mask_path", folder / "masks"
+    succeed(train, *folders, *SMALL, *rule, "--save_path", tmp_path / "a")
+    succeed(train, "--index", index, *SMALL, *rule, "--save_path", tmp_path / "b")
+    check_equal(read_weights(tmp_path / "a", "SAM2-UNet"), read_weights(tmp_path / "b", "SAM2-UNet"))
+
+
+def test_prompt_training_on_an_archive_gives_the_weights_of_the_list(index, tmp_path, succeed):
+    kept = [item for item in Items.all(Index.open(index).table) if "PTM" not in item.image.name]
+    paths = []
+    for item in kept:
+        image, mask = (tmp_path / "unpacked" / source.name for source in (item.image, item.masks[0]))
+        image.parent.mkdir(exist_ok=True)
+        image.write_bytes(item.image.read_bytes())
+        mask.write_bytes(item.masks[0].read_bytes())
+        paths.append(type(item)(image, (mask,)))
+    write_train_list(tmp_path, paths)
+    flags = "--model", "sam_med2d", *SMALL, "--mask_num", 2, "--iter_point", 2
+    succeed(train, "--data_path", tmp_path, *flags, "--save_path", tmp_path / "a")
+    succeed(train, "--index", index, *flags, "--save_path", tmp_path / "b")
+    check_equal(read_weights(tmp_path / "a", "SAM-Med2D"), read_weights(tmp_path / "b", "SAM-Med2D"))
+
+
+def test_split_validates_and_a_run_with_another_part_is_not_resumed(index, tmp_path, succeed, run_main):
+    flags = "--index", index, *SMALL, "--save_path", tmp_path / "run"
+    status, _, message = run_main(train, *flags, "--split", "case:0.6")
+    assert status == 2 and "have the values 0 and 1; add --mask_threshold 0" in message
+    flags = *flags, "--mask_threshold", 0
+    out, _ = succeed(train, *flags, "--split", "case:0.6")
+    assert "validation" in out
+    status, _, message = run_main(train, *flags, "--split", "case:0.7", "--resume", "auto")
+    assert status == 2 and "another data (" in message and "split was case:0.6, is now case:0.7" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--where", "modality=ct"), "--where need --index"),
+        (("--index", "none"), "not a complete index"),
+        (("--index", "none", "--val_fraction", 0.1), "--split divides it"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(flags, words, tmp_path, run_main):
+    status, _, message = run_main(train, *SMALL, *flags, "--save_path", tmp_path / "run")
+    assert status == 2 and words in message
+    assert not (tmp_path / "run").exists()
