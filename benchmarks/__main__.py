@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import checks, gpu, predict, scoring, train
+from benchmarks import checks, gpu, predict, scale, scoring, train
 from benchmarks.harness import Alone, Results, format_results, run_command
 from sam2unet.atomic import claim_folder
 from sam2unet.cli import Parser, main
@@ -71,6 +71,7 @@ COMMANDS = {
         predict.run_prompts, f"data_path checkpoint rounds {MODEL}", predict.PROMPT_ROWS, ("bf16", "fp16")
     ),
     "eval": Command(scoring.run, "pred_path gt_path classes surfaces pairs rounds", scoring.ROWS),
+    "scale": Command(scale.run, "save_path", scale.ROWS),
     "passes": Command(checks.compare_passes, f"{TRAIN} {MODEL}", whole=True),
     "resume": Command(checks.check_resume, "train_image_path train_mask_path device", whole=True),
     "options": Command(checks.check_options, "device", whole=True),

@@ -52,6 +52,14 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "encoder": {"encoder, ms": ("ms", "#.3g"), **RATIO},
     "click": {"click, ms": ("ms", "#.3g"), **RATIO},
     "eval": {"pairs/s": ("rate", "#.3g"), **RATIO},
+    "build": {"masks/s": ("rate", "#.4g")},
+    "start": {
+        "start, CPU s": ("cpu", ".1f"),
+        "start, s": ("seconds", ".1f"),
+        "start, MiB": ("memory", ".0f"),
+        "batch, ms": ("step", ".1f"),
+        "worker, MiB": ("worker", ".0f"),
+    },
     "pass": {name: (name, "limit") for name in ("logits", "loss", "gradient")},
     "check": {"result": ("result", "")},
 }

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": Command("export", "scripts/export.py", "export a model as ONNX or torch.export"),
     "check": Command("check_data", "scripts/check_data.py", "check a data set before training"),
     "index": Command("index_data", "scripts/index_data.py", "make an index of millions of images"),
+    "predict-ray": Command("predict_ray", "scripts/predict_ray.py", "predict maps of millions of images with Ray"),
     "convert": Command(
         "convert_annotations", "scripts/convert_annotations.py", "convert between masks and formats of other tools"
     ),

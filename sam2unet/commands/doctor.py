@@ -29,6 +29,7 @@ EXTRAS = {
     "log": "TensorBoard",
     "medical": "NIfTI and DICOM",
     "plots": "curves and diagrams",
+    "ray": "prediction with a Ray cluster",
     "video": "videos",
 }
 SIDE, UPDATES = 64, 12

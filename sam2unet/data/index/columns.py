@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from ...errors import UserError
 from ..archives.contents import describe_archive
 from ..archives.member import DEFLATED, PLAIN, STORED, Member
 from ..packed import Packed
-from ..slices import Source
-from .table import ImageTable, Items
+from ..slices import Source, find_file
+from .table import ImageTable, Items, pick_type
 
 FORMAT = 1
 FACTS, PLAN = "index.json", "plan.json"  # of a complete index, and of one that is being built
@@ -92,7 +92,17 @@ class Index:
     @cached_property
     def items(self) -> Items:
         """All images with their masks."""
-        return Items(self.table, np.arange(len(self.table.images)), self.order, self.table.ends)
+        count = len(self.table.images)
+        return Items(self.table, np.arange(count, dtype=pick_type(count)), self.order, self.table.ends)
+
+    def name_image(self, source: Source) -> str:
+        """Returns a name that no other image of the index has: its path inside its source, without extension."""
+        if isinstance(source, Member):
+            prefix = f"{source.archive.stem}/" if len(self.facts["sources"]) > 1 else ""
+            return prefix + str(PurePath(source.name_inside.lstrip("/")).with_suffix(""))
+        path = find_file(source).with_suffix("")
+        roots = (Path(facts["path"]).parent for facts in self.facts["sources"])
+        return str(next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path.relative_to("/")))
 
     def column(self, name: str) -> ndarray:
         return self.table.facts[name]

@@ -21,6 +21,7 @@ from ..slices import Source
 from .columns import COLUMNS, KINDS, pack_place
 from .faults import Fault, find_known_fault
 from .naming import IMAGE, MASK, FileRole, explain_names, find_role
+from .table import pick_type
 
 
 def hash_text(text: str) -> int:
@@ -117,7 +118,7 @@ def match_keys(images: ndarray, masks: ndarray) -> tuple[ndarray, ndarray, int]:
     owners = by_key[place[rows]]
     order = rows[np.argsort(owners, kind="stable")]
     ends = np.cumsum(np.bincount(owners, minlength=len(images)))
-    return order.astype(np.int64), ends.astype(np.int64), len(masks) - len(rows)
+    return order.astype(pick_type(len(masks))), ends.astype(pick_type(len(rows))), len(masks) - len(rows)
 
 
 def save_column(folder: Path, name: str, values: ndarray) -> None:

@@ -13,7 +13,7 @@ from ...errors import UserError, print_line, shortlist
 from .columns import Index
 from .faults import BAD, WORDS, Fault
 from .listing import hash_text
-from .table import Items
+from .table import Items, pick_type
 
 NAMED = ("modality", "dataset")  # columns with names; patterns with * are allowed
 COLUMNS_OF_MASKS = ("class", "instance", "foreground")
@@ -101,13 +101,15 @@ def select_items(index: Index, query: IndexQuery, seed: int, held_out: bool, rul
     report_faults(faults[chosen], bad)
     chosen &= faults & int(bad) == 0
     ones = int(np.count_nonzero(chosen & (faults & Fault.ONES != 0)))
-    totals = np.concatenate([[0], np.cumsum(chosen, dtype=np.int32 if len(order) < 2**31 else np.int64)])
+    kind = pick_type(len(order))
+    totals = np.zeros(len(order) + 1, kind)
+    np.cumsum(chosen, out=totals[1:])
     counts = totals[ends] - totals[ends - counts]  # of the chosen masks
-    rows = np.flatnonzero(counts)
+    rows = np.flatnonzero(counts).astype(kind)
     if not len(rows):
         what = "the held-out part" if held_out else "the part for training"
         raise UserError(f"{query.index}: {what} has no image without faults; change --where or --split")
-    items = Items(index.table, rows, order[chosen], np.cumsum(counts[rows]))
+    items = Items(index.table, rows, order[chosen], np.cumsum(counts[rows], dtype=kind))
     if not query.balance:
         return IndexPart(items, ones)
     groups = index.column(f"image_{query.balance}")[items.rows]

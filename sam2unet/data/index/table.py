@@ -39,6 +39,11 @@ class ImageTable:
         return cls(pack_sources(i.image for i in items), pack_sources(m for i in items for m in i.masks), ends)
 
 
+def pick_type(count: int) -> type[np.signedinteger]:
+    """Returns the smaller type that can hold positions up to `count`."""
+    return np.int32 if count < 2**31 else np.int64
+
+
 class Items(LazySequence[ImageMasks]):
     """Chosen images of a table, each with its chosen masks.
 
@@ -58,7 +63,8 @@ class Items(LazySequence[ImageMasks]):
 
     @classmethod
     def all(cls, table: ImageTable) -> "Items":
-        return cls(table, np.arange(len(table.images)), np.arange(len(table.masks)), table.ends)
+        rows, masks = (np.arange(len(column), dtype=pick_type(len(column))) for column in (table.images, table.masks))
+        return cls(table, rows, masks, table.ends)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,7 +83,7 @@ class Items(LazySequence[ImageMasks]):
         counts = self.ends[order] - starts
         ends = np.cumsum(counts)
         places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
-        return Items(self.table, self.rows[order], self.masks[places], ends)
+        return Items(self.table, self.rows[order], self.masks[places], ends.astype(pick_type(len(places))))
 
     @property
     def pairs(self) -> "Pairs":

@@ -1,0 +1,50 @@
+"""Predict maps of millions of images with a Ray cluster: one process for each GPU or core, on all machines.
+
+SOURCE is a folder, also an address such as s3://bucket/images, or a text file with a path or an address per line.
+With --index it is left out. Every machine must see SOURCE and --save_path at the same place. Images are cut into
+blocks. Ray does a block again if its process or machine fails. The rows of a block are written at its end, so the same
+command goes on where an earlier one stopped, and no image is missing or comes twice.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..cli import Parser, add_index_flags, read_index_flags
+from ..errors import UserError
+from ..runtime.versions import import_extra
+from ..weights.weight_files import add_weight_flags, read_weight_flags
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", nargs="?", metavar="SOURCE", help="folder, address of a folder, or list of files (.txt)")
+    add_index_flags(p)
+    p.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of a model for maps, or .onnx file")
+    add_weight_flags(p)
+    p.add_argument("--save_path", type=Path, required=True, metavar="DIR", help="folder for maps and maps.csv")
+    p.add_argument("--size", type=int, help="input side; default: that of the training")
+    p.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
+    p.add_argument("--actors", type=int, help="number of processes; default: one for each GPU, or for each core")
+    p.add_argument("--gpus", type=float, help="GPUs of a process; default: 1 if the cluster has GPUs, otherwise 0")
+    p.add_argument("--batch_size", type=int, default=1, help="images at once; default: 1")
+    p.add_argument("--address", help="address of a running cluster; default: start one on this machine")
+    return p
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..masks.predict_blocks import BlockOptions, list_images_to_predict, merge_rows, run_blocks
+
+    if (args.source is None) == (args.index is None):
+        raise UserError("give SOURCE or --index")
+    import_extra("ray.data", 'predict-ray needs Ray: pip install "sam2unet[ray]"')
+    images = list_images_to_predict(args.source, read_index_flags(args))
+    options = BlockOptions(
+        args.checkpoint.resolve(),
+        args.save_path.resolve(),
+        args.size,
+        not args.no_minmax,
+        args.batch_size,
+        dict(read_weight_flags(args)),
+    )
+    run_blocks(images, options, args.actors, args.gpus, args.address)
+    merge_rows(options.folder, len(images))
