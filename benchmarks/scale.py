@@ -91,7 +91,7 @@ def write_index(folder: Path, count: int) -> Path:
 def measure_start(folder: Path, model: str, args: argparse.Namespace, row: str) -> Numbers:
     """Measures from the imports to the first batch, and the memory of a worker after more batches."""
     index = write_index(folder, int(float(row)))
-    recipe = Recipe.read(model=model, encoder="micro", size=64, batch_size=2, mask_threshold=0, epoch=1, mask_num=2)
+    recipe = Recipe.read(model=model, encoder="micro", size=64, batch_size=2, mask_threshold=0)
     memory, cpu, start = read_memory("self", "Rss"), time.process_time(), time.perf_counter()
     data = RunData(index=IndexQuery(index, split="case:0.9"))
     run = prepare_run(recipe, data, RunFolder(folder / "run"), Hardware("cpu"), {}, None, None)

@@ -5,18 +5,22 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
+from PIL import Image
 from tqdm import tqdm
 
 from ...atomic import read_json
 from ...errors import UserError
+from ..archives.member import Member
 from ..check import Size, check_image
-from ..reading import open_grey, rotate_upright, to_8_bit
-from ..slices import Source
+from ..grey_png import SIGNATURE, decode_grey_png
+from ..reading import open_image, rotate_upright, to_8_bit
+from ..slices import Slice, Source
 from .columns import COLUMNS, PLAN, Index, load, open_table
 from .faults import Fault
 
@@ -85,7 +89,7 @@ def check_chunk(folder: Path, rows: ndarray) -> ChunkFacts:
     start = 0
     for i, end in enumerate(ends):
         try:
-            size, _ = check_image(index.table.images[rows[i]])
+            size = read_intact_size(index.table.images[rows[i]])
             images[i] = (*size, Fault.CHECKED)
         except UserError:
             size, images[i] = None, (0, 0, Fault.CHECKED | Fault.UNREADABLE)
@@ -95,11 +99,36 @@ def check_chunk(folder: Path, rows: ndarray) -> ChunkFacts:
     return ChunkFacts(rows, masks, images, found)
 
 
+def read_intact_size(source: Source) -> Size:
+    """Returns the size of an image. Raises UserError if the file is damaged.
+
+    Of a PNG only the checksums are computed. This takes a twentieth of the time of decoding.
+    """
+    content = b"" if isinstance(source, Slice) else read_content(source)
+    if not content.startswith(SIGNATURE) or b"eXIf" in content:
+        return check_image(source)[0]
+    try:
+        with Image.open(BytesIO(content), formats=["PNG"]) as image:
+            image.verify()
+            return Size(*image.size)
+    except Exception as e:  # Pillow raises exceptions of many kinds for damaged files
+        raise UserError(f"cannot read {source}: damaged") from e
+
+
+def read_content(source: Path | Member) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {source}: {e.strerror}") from e
+
+
 def check_mask(source: Source, size: Size | None) -> tuple[int, int]:
     """Returns the number of foreground pixels of a mask, and its faults."""
     try:
-        with open_grey(source) as image:
-            grey = np.asarray(to_8_bit(rotate_upright(image), source).convert("L"))
+        grey = None if isinstance(source, Slice) else decode_grey_png(source)
+        if grey is None:
+            with open_image(source) as image:
+                grey = np.asarray(to_8_bit(rotate_upright(image), source).convert("L"))
     except UserError:
         return -1, Fault.CHECKED | Fault.UNREADABLE
     fault, top = Fault.CHECKED, int(grey.max())

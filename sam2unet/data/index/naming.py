@@ -2,7 +2,7 @@
 
 import ast
 import re
-from pathlib import PurePosixPath
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..layouts.table import IMAGE_NAMES, IMAGES, MASK_NAMES, MASKS, to_expression
@@ -32,34 +32,35 @@ class FileRole(NamedTuple):
     rows: int = 0  # of a file of SciPy, the number of its masks; 0 for a picture
 
 
+@lru_cache
+def find_kind(folder: str) -> str | None:
+    """Returns whether a folder with this name holds images or masks, None for any other name."""
+    if LIKE_MASKS.fullmatch(folder.lower()):
+        return MASK
+    return IMAGE if LIKE_IMAGES.fullmatch(folder.lower()) else None
+
+
 def find_role(path: str) -> FileRole | None:
     """Returns the role of a file by its path inside the source, with `/` between folders. None for other files."""
-    parts = PurePosixPath(path)
-    folder, top = parts.parent.name.lower(), parts.parent.parent
-    if parts.suffix == ".npz" and folder == "label":
-        return find_label_role(parts)
-    if parts.name.startswith(".") or parts.suffix.lower() not in EXTENSIONS:
+    folders, _, name = path.rpartition("/")  # texts, because objects of pathlib take most of the time of a listing
+    top, _, folder = folders.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    kind = find_kind(folder)
+    if kind is None or not stem or name.startswith("."):
         return None
-    is_mask, is_image = bool(LIKE_MASKS.fullmatch(folder)), bool(LIKE_IMAGES.fullmatch(folder))
-    if not (is_mask or is_image) or "__MACOSX" in parts.parts:
+    dataset = top.rpartition("/")[2]
+    if suffix == "npz" and kind == MASK and (label := IMED_LABEL.fullmatch(stem)):
+        rows = ast.literal_eval(label["shape"])[0]
+        return FileRole(MASK, f"{top}/{label['stem']}", dataset, label["stem"], class_id=0, rows=rows)
+    if dot + suffix.lower() not in EXTENSIONS or "__MACOSX" in top:
         return None
-    if match := SA_MED2D.fullmatch(parts.stem):
-        names = match.groupdict()
-        if is_mask == (names["class_id"] is not None):
-            key = f"{top}/{parts.stem.rpartition('--')[0] if is_mask else parts.stem}"
-            case = names["case"] + (f"--{names['plane']}" if names["plane"] == "2d_none" else "")
-            numbers = int(names["class_id"] or -1), int(names["instance"] or 0)
-            return FileRole(MASK if is_mask else IMAGE, key, names["dataset"], case, names["modality"], *numbers)
-    return FileRole(MASK if is_mask else IMAGE, f"{top}/{parts.stem}", top.name, parts.stem)
-
-
-def find_label_role(parts: PurePosixPath) -> FileRole | None:
-    """Returns the role of a file with a mask in each row, as in IMed-361M."""
-    match = IMED_LABEL.fullmatch(parts.stem)
-    if not match:
-        return None
-    top, rows = parts.parent.parent, ast.literal_eval(match["shape"])[0]
-    return FileRole(MASK, f"{top}/{match['stem']}", top.name, match["stem"], class_id=0, rows=rows)
+    match = SA_MED2D.fullmatch(stem)
+    if match and (match["class_id"] is not None) == (kind == MASK):
+        key = f"{top}/{stem.rpartition('--')[0] if kind == MASK else stem}"
+        case = match["case"] + f"--{match['plane']}" * (match["plane"] == "2d_none")
+        numbers = int(match["class_id"] or -1), int(match["instance"] or 0)
+        return FileRole(kind, key, match["dataset"], case, match["modality"], *numbers)
+    return FileRole(kind, f"{top}/{stem}", dataset, stem)
 
 
 def explain_names() -> str:
