@@ -1,5 +1,6 @@
-"""Which pairs go into which batch. This depends on seed and epoch alone, so a run can continue at any batch."""
+"""Which pairs go into which batch. This depends on seed and epoch alone, so a run can continue at any image."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +9,12 @@ import torch
 from torch.utils.data import Sampler
 
 from ..errors import UserError
+from ..runtime.parallel import batched
+from .order import draw_uniform, make_keys, permute
+
+# The version of the order, for `last.pt`. Older versions, without a number, drew the order of an epoch as a list.
+ORDER = 2
+CHUNK = 64  # batches whose draws are computed together
 
 
 def make_generator(*key: int) -> torch.Generator:
@@ -24,6 +31,8 @@ def make_seed(*key: int) -> int:
 
 
 JITTER = 11  # random numbers that the augmentation of an image needs
+FLIPS = 2  # random numbers for the flips of an image
+NUMBERS = 1  # the last number in the key of the random numbers of an epoch
 
 
 class Draw(NamedTuple):
@@ -42,6 +51,16 @@ class Batches(Sampler):
     numbers. The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size`
     counts the images of all. If the last batch has fewer images than there are processes, it is merged with the batch
     before it. Raises UserError if all batches have.
+
+    With `groups`, the groups take turns, so that each has the same number of draws, whatever its size. Within a group,
+    every index comes once before one comes again. An epoch has as many draws as without groups.
+
+    The draws are numbered by their position in the epoch, from 0. A draw depends on the seed, the epoch and its
+    position alone, and not on the number of processes.
+
+    Args:
+        groups: int64 (G + 1,), ascending. The indices of group g are those from groups[g] to below groups[g + 1]. None:
+            one group.
     """
 
     def __init__(
@@ -53,50 +72,62 @@ class Batches(Sampler):
         world: int = 1,
         repeat: int = 1,
         augment: bool = False,
+        groups: np.ndarray | None = None,
     ):
         if min(batch_size, length) < world:
             raise UserError(
                 f"a batch of {min(batch_size, length)} images cannot be shared by {world} processes; --batch_size "
                 "counts the images of all processes together"
             )
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
-        self.repeat, self.augment, total = repeat, augment, length * repeat
-        starts = list(range(0, total, batch_size))
-        if len(starts) > 1 and total - starts[-1] < world:
-            starts.pop()
-        self.bounds = list(zip(starts, [*starts[1:], total], strict=True))
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.augment, self.total = augment, length * repeat  # images of a whole epoch, of all processes
+        self.starts = np.unique([0, length] if groups is None else groups)  # without empty groups
         self.start(epoch=1)
 
-    def start(self, epoch: int, batch: int = 0) -> None:
-        """Sets the epoch and the first batch of the next iteration. Epochs count from 1, batches from 0."""
-        self.epoch = epoch
-        self.first = batch
+    def start(self, epoch: int, seen: int = 0) -> None:
+        """Sets the epoch, from 1, and the position of the first draw of the next iteration."""
+        self.epoch, self.seen = epoch, seen
+
+    def bounds(self, position: int) -> Iterator[tuple[int, int]]:
+        """Yields the first position of each batch, and the position after its last one. The first one is `position`.
+
+        Only a run that continues with more processes can have a batch with fewer images than processes.
+        """
+        while position < self.total:
+            end = position + self.batch_size
+            end = self.total if self.total - end < self.world else end
+            yield position, end
+            position = end
 
     @property
     def count(self) -> int:
         """The number of batches in a whole epoch."""
-        return len(self.bounds)
+        return self.count_batches(self.total)
 
-    @property
-    def total(self) -> int:
-        """The number of images in a whole epoch, with repetitions, of all processes together."""
-        return self.bounds[-1][1]
+    def count_batches(self, images: int) -> int:
+        """Returns the number of batches in the last so many images of an epoch."""
+        full, rest = divmod(images, self.batch_size)
+        return full + bool(rest >= self.world or rest and not full)
 
     def __len__(self) -> int:
-        return self.count - self.first
-
-    def images(self, batch: int) -> int:
-        """Returns the number of images in a batch, of all processes together."""
-        begin, end = self.bounds[batch]
-        return end - begin
+        return self.count_batches(self.total - self.seen)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        generator = make_generator(self.seed, self.epoch)
-        order = torch.cat([torch.randperm(self.length, generator=generator) for _ in range(self.repeat)]).tolist()
-        flips = (torch.rand(len(order), 2, generator=generator) < 0.5).tolist()
-        count = JITTER if self.augment else 0
-        jitters = (2 * torch.rand(len(order), count, generator=generator) - 1).tolist()
-        rows = zip(order, flips, jitters, strict=True)
-        draws = [Draw(index, flip[0], flip[1], tuple(jitter)) for index, flip, jitter in rows]
-        for begin, end in self.bounds[self.first :]:
-            yield draws[begin + self.rank : end : self.world]
+        for chunk in batched(self.bounds(self.seen), CHUNK):
+            shares = [range(begin + self.rank, end, self.world) or range(begin, begin + 1) for begin, end in chunk]
+            draws = iter(self.draw(np.fromiter(itertools.chain.from_iterable(shares), np.int64)))
+            for share in shares:
+                yield list(itertools.islice(draws, len(share)))
+
+    def draw(self, positions: np.ndarray) -> list[Draw]:
+        """Returns the draws at these positions, int64 (N,)."""
+        turns, groups = np.divmod(positions, len(self.starts) - 1)
+        sizes = np.diff(self.starts)[groups]
+        passes, places = np.divmod(turns, sizes)
+        keys = make_keys(make_seed(self.seed, self.epoch), groups, passes)
+        indices = self.starts[groups] + permute(places, sizes, keys)
+        columns = FLIPS + (JITTER if self.augment else 0)
+        numbers = draw_uniform(make_seed(self.seed, self.epoch, NUMBERS), positions, columns)
+        flips, jitters = (numbers[:, :FLIPS] < 0.5).tolist(), (2 * numbers[:, FLIPS:] - 1).tolist()
+        rows = zip(indices.tolist(), flips, jitters, strict=True)
+        return [Draw(index, mirror, tip, tuple(jitter)) for index, (mirror, tip), jitter in rows]

@@ -37,7 +37,7 @@ class PromptBatches(Batches):
     """Every image once per epoch in random order, without flips. The released training has no augmentation."""
 
     def __iter__(self) -> Iterator[list[PromptDraw]]:
-        for batch, draws in enumerate(super().__iter__(), self.first):
+        for batch, draws in enumerate(super().__iter__(), self.seen // self.batch_size):
             yield [PromptDraw(draw.index, self.seed, self.epoch, batch) for draw in draws]
 
 

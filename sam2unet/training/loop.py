@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..atomic import make_folder
-from ..data.batches import Batches
+from ..data.batches import ORDER, Batches
 from ..errors import Stopped, print_line, warn
 from ..masks.dataset import MaskBatch
 from ..prompts.dataset import PromptBatch
@@ -70,7 +71,7 @@ class Progress:
     epoch: int = 1
     batch: int = 0  # index of the next batch in `epoch`. After the last batch, validation may still follow.
     seen: int = 0  # number of images of this epoch so far
-    # sum of each loss over these images and their optimizer steps, by name
+    # sum of each loss over these images and their optimizer steps, by name; in `last.pt` over all processes
     sums: dict[str, float] = field(default_factory=dict)
     weight: float = 0  # number of terms in each sum
     # epoch -> metric -> value, for the validated epochs
@@ -104,6 +105,8 @@ class Loop:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.trainer.restore(state)
         self.progress = Progress(**state["progress"])
+        if not self.processes.first:  # the sums of all processes go on in the first one
+            self.progress.sums = dict.fromkeys(self.progress.sums, 0.0)
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank])
 
@@ -121,7 +124,7 @@ class Loop:
 
     def train_epoch(self) -> None:
         progress, trainer = self.progress, self.trainer
-        self.batches.start(progress.epoch, progress.batch)
+        self.batches.start(progress.epoch, progress.seen)
         trainer.model.train()
         self.sums = {name: torch.tensor(value, device=trainer.device) for name, value in progress.sums.items()}
         self.saved, start, before = time.monotonic(), time.perf_counter(), progress.seen
@@ -137,7 +140,7 @@ class Loop:
                 progress.batch += len(group)
                 progress.seen += images
                 bar.update(images)
-                at_end = progress.batch == self.batches.count
+                at_end = progress.seen == self.batches.total
                 if at_end or progress.batch % (LOG_EVERY * self.recipe.accumulate) == 0:
                     means = self.mean_losses()
                     bar.set_postfix(loss=f"{means['total']:.4f}", refresh=False)
@@ -154,13 +157,15 @@ class Loop:
     def compute_shares(self, group: Sequence[Batch]) -> tuple[int, list[float]]:
         """Returns the number of images in the group over all processes, and the weight of each batch's loss.
 
-        A weight is the batch's share of these images, times the number of processes, which average their gradients.
+        A weight is the batch's share of these images, times the number of processes, which average their gradients. It
+        is 0 if the batch has fewer images than there are processes and another process counts the image of this one.
         """
         for batch in group:
             self.report_skipped(batch.skipped)
-        first = self.progress.batch
-        images = sum(self.batches.images(first + number) for number in range(len(group)))
-        return images, [len(batch.images) * self.processes.world / images for batch in group]
+        sizes = [end - begin for begin, end in islice(self.batches.bounds(self.progress.seen), len(group))]
+        rank, images = self.processes.rank, sum(sizes)
+        counts = [len(batch.images) * (rank < size) for batch, size in zip(group, sizes, strict=True)]
+        return images, [count * self.processes.world / images for count in counts]
 
     def list_names(self, batch: Batch) -> list[str]:
         return [self.images[index].name for index in batch.indices.tolist()]
@@ -202,11 +207,12 @@ class Loop:
 
     def save(self) -> None:
         self.trainer.guard.flush()
-        self.progress.sums = {name: value.item() for name, value in self.sums.items()}
+        totals = self.processes.sum([value.item() for value in self.sums.values()])
         random = self.processes.gather(get_random_state())
         if self.processes.first:
             state = self.trainer.state(self.writer.names)
-            more = {"progress": vars(self.progress), "random": random}
+            progress = vars(self.progress) | {"sums": dict(zip(self.sums, totals, strict=True))}
+            more = {"progress": progress, "random": random, "order": ORDER}
             write_run_state(self.writer.folder / "last.pt", dict(self.writer.facts) | state | more)
         self.saved = time.monotonic()
 

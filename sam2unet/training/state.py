@@ -3,25 +3,28 @@
 import fcntl
 import random
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..atomic import PART, read_json
-from ..errors import UserError, shortlist
+from ..data.batches import ORDER
+from ..errors import UserError, shortlist, warn
 from ..recipe import Recipe
 from ..weights.formats import RUN_FORMAT, write_pickle
 
-# The content of `last.pt`. Older files without `validation_set` can be resumed too.
+# The content of `last.pt`. Older files without `NEWER` fields can be resumed too.
 FIELDS = (
     *("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average"),
-    *("step", "progress", "random"),
+    *("step", "progress", "random", "order"),
 )
+NEWER = ("validation_set", "order")
 MODELS = (".pth", ".safetensors")
 RELEASED_CHECKPOINT = (
     "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
@@ -59,7 +62,7 @@ def read_run_state(path: Path) -> dict[str, Any]:
 
 def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, Tensor], progress: Set[str]) -> None:
     """Raises UserError if a state is not complete, or if its weights or the fields of its progress do not fit."""
-    if missing := [name for name in FIELDS if name not in state and name != "validation_set"]:
+    if missing := [name for name in FIELDS if name not in state and name not in NEWER]:
         raise UserError(
             f"{path} is not complete: {shortlist(missing)} missing; start a new run, or start from a checkpoint with "
             "--init_from"
@@ -70,6 +73,20 @@ def check_state(path: Path, state: Mapping[str, object], weights: Mapping[str, T
         raise UserError(f"{path} holds the weights of another model; resume with the flags of its own run")
     if not isinstance(position, dict) or position.keys() != progress:
         raise UserError(f"{path} has unknown fields of progress; resume with the version that wrote it")
+
+
+def restart_old_epoch_(state: dict[str, Any], path: Path, images: int) -> None:
+    """Goes back to the start of an epoch in whose middle an older version, which drew another order, saved the state.
+
+    `images` is the number of images of an epoch.
+    """
+    progress = state["progress"]
+    if state.get("order") != ORDER and 0 < progress["seen"] < images:
+        warn(
+            f"{path} was saved by an older version in the middle of epoch {progress['epoch']}; this epoch starts "
+            "again, because the order of the images is another one now"
+        )
+        state["progress"] = progress | {"batch": 0, "seen": 0, "sums": {}, "weight": 0}
 
 
 def refuse_other_files(folder: Path, title: str) -> None:
@@ -113,17 +130,30 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def lock_run_folder(folder: Path) -> Iterator[None]:
-    """A context in which no other run can use `folder`. Removes the incomplete files of a killed run."""
+def lock_run_folder(folder: Path, seconds: float = 0) -> Iterator[None]:
+    """A context in which no other run can use `folder`. Removes the incomplete files of a killed run.
+
+    Waits up to `seconds` for the other run to end. Raises UserError if it has not ended then.
+    """
     try:
         lock = open(folder / ".lock", "a")  # "a" keeps the content of an existing file
     except OSError as e:
         raise UserError(f"cannot write into {folder}: {e.strerror}. Give another --save_path.") from e
     with lock:
-        try:  # this process alone holds the lock; its forks do not hold it after its death
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is writing into {folder}; wait for it or give another --save_path") from None
+        deadline = time.monotonic() + seconds
+        while not try_lock(lock):
+            if time.monotonic() >= deadline:
+                raise UserError(f"another run is writing into {folder}; wait for it or give another --save_path")
+            time.sleep(0.2)
         for part in folder.glob(f".*{PART}"):
             part.unlink() if part.is_file() else shutil.rmtree(part, ignore_errors=True)
         yield
+
+
+def try_lock(file: IO) -> bool:
+    """Locks a file for this process alone; its forks do not hold the lock after its death. False if it is locked."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

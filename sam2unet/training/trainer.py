@@ -45,11 +45,13 @@ class Trainer:
             checkpoint_trunks_(model)
         if speed.channels_last:
             to_channels_last_(family.parts(model)["decoder"])
-        self.wrapped = processes.wrap_ddp(
-            model, device, family.unused_parameters(model), recipe.sync_bn, family.find_unused_parameters
-        )
-        self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
+        # With several processes `wrap_ddp` freezes the idle parameters. They stay in the optimizer, so that the state
+        # of a run does not depend on the number of processes.
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        idle = family.unused_parameters(model)
+        self.idle = [number for number, p in enumerate(self.trained.values()) if any(p is other for other in idle)]
+        self.wrapped = processes.wrap_ddp(model, device, idle, recipe.sync_bn, family.find_unused_parameters)
+        self.forward = torch.compile(self.wrapped) if speed.compile else self.wrapped
         self.optimizer, self.schedule = build_optimizer(list(self.trained.values()), recipe, speed.fused)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.average = {name: p.detach().clone() for name, p in self.trained.items()} if recipe.ema else {}
@@ -156,10 +158,19 @@ class Trainer:
                 weights[name].copy_(value)
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self.add_idle(state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["step"]
+
+    def add_idle(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns the state of the optimizer with the idle parameters, which older versions left out under torchrun."""
+        (group,) = state["param_groups"]
+        if len(group["params"]) != len(self.trained) - len(self.idle):
+            return state
+        places = [number for number in range(len(self.trained)) if number not in self.idle]
+        group = group | {"params": list(range(len(self.trained)))}
+        return {"state": {places[i]: value for i, value in state["state"].items()}, "param_groups": [group]}
 
 
 def seed_update(seed: int, step: int, rank: int = 0) -> None:

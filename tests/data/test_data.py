@@ -168,7 +168,7 @@ def test_an_epoch_takes_every_pair_once_in_new_order_with_even_flips():
     batches.start(epoch=2)
     second = [draw for batch in batches for draw in batch]
     assert first != second and first == [draw for batch in Batches(1000, 12, seed=0) for draw in batch]
-    batches.start(epoch=2, batch=80)
+    batches.start(epoch=2, seen=960)
     assert [draw for batch in batches for draw in batch] == second[960:]
 
 
@@ -193,7 +193,7 @@ def test_repeated_passes_are_one_epoch_and_their_numbers_differ():
     draws = [draw for batch in batches for draw in batch]
     assert (batches.count, batches.total) == (5, 20) and len(set(draws)) == 20
     assert all(sorted(draw.index for draw in draws[at : at + 5]) == list(range(5)) for at in range(0, 20, 5))
-    batches.start(epoch=1, batch=3)
+    batches.start(epoch=1, seen=12)
     assert [draw for batch in batches for draw in batch] == draws[12:]
     plain = Batches(5, 4, seed=0)
     assert [draw[:3] for batch in Batches(5, 4, seed=0, augment=True) for draw in batch] == [

@@ -242,7 +242,7 @@ def test_fewer_than_three_rounds_work():
 
 def epoch_of(items, workers=0, epoch=1, first=0, seed=0, rank=0, world=1):
     batches = PromptBatches(len(items), 2, seed, rank, world)
-    batches.start(epoch, first)
+    batches.start(epoch, 2 * first)
     data = PromptFolder(items, Framing(64))
     loader = DataLoader(data, batch_sampler=batches, collate_fn=lambda batch: batch, num_workers=workers)
     return list(loader)
