@@ -137,8 +137,19 @@ def read_start(path: Path, count: int) -> bytes:
         raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
 
 
+# The SHA-256 of files that another process has read for this one, by path, size and time of modification.
+known_digests: dict[tuple[str, int, int], str] = {}
+
+
+def make_digest_key(path: Path) -> tuple[str, int, int]:
+    stat = os.stat(path)
+    return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+
+
 def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
+    if known_digests and (key := make_digest_key(path)) in known_digests:
+        return known_digests[key]
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

@@ -26,6 +26,17 @@ class UserError(Exception):
     def __str__(self) -> str:
         return "\n".join(self.args)
 
+    def __reduce__(self) -> tuple:
+        """Makes copies for other processes, also of subclasses whose constructors take other arguments."""
+        return copy_error, (type(self), self.args, self.__dict__)
+
+
+def copy_error(kind: type[UserError], lines: tuple[str, ...], facts: dict[str, object]) -> UserError:
+    """Returns an error of this type with these lines and attributes."""
+    error = kind.__new__(kind, *lines)
+    error.__dict__.update(facts)
+    return error
+
 
 def printable(text: object) -> str:
     """Returns one line in which hidden characters are visible: `a\\nb` for a line break, `\\xff` for a wrong byte."""

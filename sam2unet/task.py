@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .data.batches import Batches
+from .data.check import Sizes
 from .data.index.select import IndexQuery
 from .data.pairs import Pair
 from .errors import UserError
@@ -100,8 +101,12 @@ class Task(Protocol):
     def step(self) -> TrainingStep:
         """Yields the named losses of a batch on the device, once for each optimizer step. Their sum is the loss."""
 
-    def check(self, study: Study | None) -> None:
-        """Opens every file once. Raises UserError for files that would give wrong training or wrong scores."""
+    def check(self, study: Study | None, processes: Processes) -> tuple[Sizes | None, Sizes | None]:
+        """Reads all files, or a sample of many files. Each process reads its share, and all processes return the same.
+
+        Returns the sizes of the images for training and for validation. None: `fingerprint` reads them. Raises
+        UserError for files that would give wrong training or wrong scores.
+        """
 
     def batches(self, processes: Processes) -> Batches:
         """Returns the sampler of the training batches."""

@@ -73,6 +73,14 @@ def no_fsync():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests neither read nor write the files in the cache folder of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAM2UNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_finish():
     """Python's collector no longer looks at what the imports made. imageio collects after each video."""
     gc.collect()

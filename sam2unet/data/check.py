@@ -1,18 +1,29 @@
-"""Checks all files before a long run, so that a bad file ends the run in seconds."""
+"""Checks files before a long run, so that a bad file ends the run in seconds."""
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..classes import Classes, UnknownValues
-from ..errors import UserError, shortlist, warn
+from ..errors import UserError, print_line, shortlist, warn
 from ..recipe import ForegroundRule, MaskRule, to_foreground_flags
-from ..runtime.parallel import map_files
+from ..runtime.parallel import iterate_files
+from ..runtime.processes import ALONE, Processes
+from .check_memory import CheckMemory
+from .order import choose_evenly
+from .packed import LazySequence
 from .pairs import Pair
 from .reading import WAY_OUT, MaskCoding, list_values, open_image, read_mask, rotate_upright, upright_size
 from .slices import Source
+
+T = TypeVar("T")
+SAMPLE = 20_000  # pairs that are checked at the start. Of more pairs, a sample is checked.
+ROUND = 256  # files per process between two exchanges of results
+Sizes = frozenset[tuple[int, int]]  # the distinct (width, height) of images, as stored
 
 
 class Size(NamedTuple):
@@ -20,82 +31,134 @@ class Size(NamedTuple):
     height: int
 
 
-def check_pairs(pairs: Sequence[Pair], mask_threshold: MaskRule = None) -> np.ndarray | None:
+class CheckedPairs(NamedTuple):
+    """What a check of pairs has found."""
+
+    sizes: Sizes
+    counts: np.ndarray | None  # with `Classes`, the number of pixels of each class in each mask, int64 (pairs, C)
+
+
+class Column(LazySequence[Source]):
+    """The images or the masks of pairs."""
+
+    def __init__(self, pairs: Sequence[Pair], field: Literal["image", "mask"]):
+        self.pairs, self.field = pairs, field
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Source:
+        return self.pairs[index].image if self.field == "image" else self.pairs[index].mask
+
+
+def take_sample(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """Returns all pairs, or `SAMPLE` of them, always the same."""
+    if len(pairs) <= SAMPLE:
+        return pairs
+    return [pairs[i] for i in choose_evenly(len(pairs), SAMPLE).tolist()]
+
+
+def choose_checked(pairs: Sequence[Pair], advice: str) -> Sequence[Pair]:
+    """Returns `take_sample`, the pairs that the start of a run checks. Of a sample it prints a line with `advice`."""
+    sample = take_sample(pairs)
+    if len(sample) < len(pairs):
+        print_line(
+            f"check: {len(sample):,} of {len(pairs):,} pairs now, the others when they are read; {advice} checks all"
+        )
+    return sample
+
+
+def check_pairs(pairs: Sequence[Pair], mask_threshold: MaskRule = None, processes: Processes = ALONE) -> CheckedPairs:
     """Reads all images and masks. UserError for an unreadable file, a mask with other values or another shape.
 
-    With `Classes`, returns the number of pixels of each class in each mask, int64 (pairs, C).
+    Each process reads its share of the files, and all processes return the same.
     """
-    images = map_files(check_image, [pair.image for pair in pairs])
-    masks, counts = check_masks([pair.mask for pair in pairs], mask_threshold)
-    if rotated := [pair.image.name for pair, (_, swapped) in zip(pairs, images, strict=True) if swapped]:
+    images = array("q")
+    with closing(check_sources(measure_image, Column(pairs, "image"), processes, "image")) as results:
+        for numbers in results:
+            if isinstance(numbers, UserError):
+                raise numbers
+            images.extend(numbers)
+    stored, swapped = np.split(np.frombuffer(images, np.int64).reshape(-1, 3), [2], axis=1)
+    masks, counts = check_masks(Column(pairs, "mask"), mask_threshold, processes)
+    if rotated := [pairs[i].image.name for i in np.flatnonzero(swapped).tolist()]:
         warn_rotated(rotated)
-    sizes = zip(pairs, images, masks, strict=True)
-    if wrong := [text for pair, (image, _), mask in sizes if (text := describe_mismatch(pair, image, mask))]:
+    upright = np.where(swapped, stored[:, ::-1], stored)
+    sizes = enumerate(zip(upright.tolist(), masks.tolist(), strict=True))
+    if wrong := [describe_mismatch(pairs[i], *both) for i, both in sizes if not have_same_shape(*both)]:
         raise UserError(
             f"{len(wrong)} masks have another aspect ratio than their image: {shortlist(wrong)}; pair the files"
         )
-    return counts
+    return CheckedPairs(frozenset(map(tuple, np.unique(stored, axis=0).tolist())), counts)
 
 
-def readable_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+def readable_pairs(pairs: Sequence[Pair], processes: Processes = ALONE) -> list[Pair]:
     """Returns the pairs that can be read, and warns about the others. Raises UserError if no pair is left."""
-
-    def problem(pair: Pair) -> str | None:
-        try:
-            check_image(pair.image)
-            check_image(pair.mask)
-        except UserError as e:
-            return str(e)
-        return None
-
-    problems = map_files(problem, pairs)
-    for text in filter(None, problems):
-        warn(f"left out: {text}")
-    if not (kept := [pair for pair, text in zip(pairs, problems, strict=True) if not text]):
+    fields: tuple[Literal["image", "mask"], ...] = "image", "mask"
+    looks = [check_sources(measure_image, Column(pairs, field), processes, field) for field in fields]
+    kept = []
+    for pair, *results in zip(pairs, *looks, strict=True):
+        problems = [result for result in results if isinstance(result, UserError)]
+        if problems:
+            warn(f"left out: {problems[0]}")
+        else:
+            kept.append(pair)
+    if not kept:
         raise UserError(f"none of {len(pairs)} pairs can be read")
     return kept
 
 
-def describe_mismatch(pair: Pair, image: Size, mask: Size) -> str | None:
-    """Returns `a.jpg (60x50, mask 60x60)` if the aspect ratios differ by more than 2 %, otherwise None."""
-    if abs(image.width * mask.height / (image.height * mask.width) - 1) <= 0.02:
-        return None
-    return f"{pair.image.name} ({image.width}x{image.height}, mask {mask.width}x{mask.height})"
+def have_same_shape(image: tuple[int, int], mask: tuple[int, int]) -> bool:
+    """Returns whether the aspect ratios of two sizes, (width, height), differ by at most 2 %."""
+    return abs(image[0] * mask[1] / (image[1] * mask[0]) - 1) <= 0.02
+
+
+def describe_mismatch(pair: Pair, image: tuple[int, int], mask: tuple[int, int]) -> str:
+    """Returns text such as `a.jpg (60x50, mask 60x60)`."""
+    return f"{pair.image.name} ({image[0]}x{image[1]}, mask {mask[0]}x{mask[1]})"
 
 
 def warn_rotated(names: Sequence[str]) -> None:
     warn(f"{len(names)} images are rotated by their EXIF orientation, which swaps their sides: {shortlist(names)}")
 
 
-def check_masks(paths: Sequence[Source], threshold: MaskRule = None) -> tuple[list[Size], np.ndarray | None]:
-    """Returns the sizes of the masks. With `Classes` also the number of pixels of each class, int64 (masks, C).
+def check_masks(
+    paths: Sequence[Source], threshold: MaskRule = None, processes: Processes = ALONE
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the sizes of the masks, int64 (masks, 2). With `Classes` also the pixels of each class, int64 (masks, C).
 
-    UserError for masks that are not 0/255 or have values of no class, and as in `refuse_constant`.
+    Each process reads its share of the masks, and all processes return the same. UserError for masks that are not 0/255
+    or have values of no class, and as in `refuse_constant`.
     """
 
-    def look(path: Source) -> tuple[Size, Any] | MaskCoding | UnknownValues:
-        try:
-            mask = read_mask(path, threshold)
-        except (MaskCoding, UnknownValues) as e:
-            return e
+    def measure_mask(path: Source) -> tuple[int, ...]:
+        mask = read_mask(path, threshold)
         if isinstance(threshold, Classes):
-            return Size(*mask.size), np.array(mask.histogram()[: len(threshold.items)])
-        return Size(*mask.size), None if threshold is None else mask.getextrema()
+            return *mask.size, *mask.histogram()[: len(threshold.items)]
+        return mask.size if threshold is None else (*mask.size, *mask.getextrema())
 
-    looks = map_files(look, paths)
-    unknown = {path: e for path, e in zip(paths, looks, strict=True) if isinstance(e, UnknownValues)}
+    numbers, unknown, bad = array("q"), {}, {}
+    with closing(check_sources(measure_mask, paths, processes, ("mask", threshold))) as results:
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, UnknownValues):
+                unknown[path] = result
+            elif isinstance(result, MaskCoding):
+                bad[path] = result
+            elif isinstance(result, UserError):
+                raise result
+            else:
+                numbers.extend(result)
     if unknown and isinstance(threshold, Classes):
         text = describe_unknown_values(unknown, threshold)
         raise UserError(f"{len(unknown)} of {len(paths)} masks {text} (in {paths[0].parent})")
-    if bad := {path: e for path, e in zip(paths, looks, strict=True) if isinstance(e, MaskCoding)}:
+    if bad:
         found, names = f"{next(iter(bad.values())).found}; in {paths[0].parent}", shortlist([path.name for path in bad])
         raise UserError(f"{len(bad)} of {len(paths)} masks are not 0/255: {names} ({found}); {WAY_OUT}")
-    good = [look for look in looks if not isinstance(look, UserError)]
-    sizes, facts = [size for size, _ in good], [fact for _, fact in good]
+    sizes, facts = np.split(np.frombuffer(numbers, np.int64).reshape(len(paths), -1), [2], axis=1)
     if isinstance(threshold, Classes):
-        return sizes, np.stack(facts)
+        return sizes, facts
     if threshold is not None:
-        refuse_constant(dict(zip(paths, facts, strict=True)), threshold)
+        refuse_constant(dict(zip(paths, facts.tolist(), strict=True)), threshold)
     return sizes, None
 
 
@@ -110,7 +173,7 @@ def describe_unknown_values(bad: Mapping[Source, UnknownValues], classes: Classe
     return f"have values of no class: {classes.describe_unknown(counts, files)}"
 
 
-def refuse_constant(masks: Mapping[Source, tuple[float, float]], rule: ForegroundRule) -> None:
+def refuse_constant(masks: Mapping[Source, Sequence[float]], rule: ForegroundRule) -> None:
     """Raises UserError for a rule that leaves all masks empty or all masks full. Warns if it does so for some masks.
 
     `masks` has the lowest and the highest value of each mask; 0 is background, other values are foreground.
@@ -130,6 +193,74 @@ def refuse_constant(masks: Mapping[Source, tuple[float, float]], rule: Foregroun
         if names:
             text = shortlist([path.name for path in names])
             warn(f"{flags} leaves {what} in {len(names)} of {len(masks)} masks of {names[0].parent}: {text}")
+
+
+def check_sources(
+    check: Callable[[T], tuple[int, ...]],
+    items: Sequence[T],
+    processes: Processes,
+    kind: object,
+    identify: Callable[[T], tuple[Source, object]] | None = None,
+) -> Generator[tuple[int, ...] | UserError, None, None]:
+    """Yields `check(item)`, whole numbers, or its UserError for each item. Each process checks its share.
+
+    The next run does not check again what is unchanged since then and had no error; see `CheckMemory`.
+
+    Args:
+        kind: the kind of check and its settings.
+        identify: returns the file of an item, and other things that the numbers depend on. None: the item is the file.
+    """
+    memory = CheckMemory(repr(kind))
+
+    def look(item: T) -> tuple[bytes | None, tuple[int, ...] | UserError]:
+        key = memory.make_key(*(identify(item) if identify else (item, None)))
+        if key in memory.results:
+            return key, memory.results[key]
+        try:
+            return key, check(item)
+        except UserError as e:
+            return key, e
+
+    share = range(processes.rank, len(items), processes.world)
+    try:
+        results = iterate_files(look, (items[i] for i in share), len(share))
+        for key, result in processes.exchange(results, len(items), ROUND):
+            if not isinstance(result, UserError):
+                memory.add(key, result)
+            yield result
+    finally:
+        if not processes.local_rank:
+            memory.save()
+
+
+def measure_image(path: Source) -> tuple[int, ...]:
+    """Returns the (width, height) as stored, and 1 if EXIF swaps the sides, else 0. Decodes the whole file."""
+    size, swapped = check_image(path)
+    return *(size[::-1] if swapped else size), int(swapped)
+
+
+def measure_sizes(pairs: Sequence[Pair], processes: Processes = ALONE) -> dict[Source, tuple[int, ...] | UserError]:
+    """Returns for each distinct image what `measure_image` returns, or its error. Reads only the headers of the files.
+
+    Each process reads its share of the images.
+    """
+
+    def measure_header(path: Source) -> tuple[int, ...]:
+        with open_image(path) as image:
+            return *image.size, int(upright_size(image) != image.size)
+
+    images = list(dict.fromkeys(pair.image for pair in pairs))
+    return dict(zip(images, check_sources(measure_header, images, processes, "size"), strict=True))
+
+
+def list_sizes(images: Collection[tuple[int, ...] | UserError]) -> Sizes:
+    """Returns the sizes of the images that `measure_sizes` could read. Raises the first error if it could read none."""
+    sizes = frozenset((image[0], image[1]) for image in images if not isinstance(image, UserError))
+    if not sizes:
+        for image in images:
+            if isinstance(image, UserError):
+                raise image
+    return sizes
 
 
 def check_image(path: Source) -> tuple[Size, bool]:

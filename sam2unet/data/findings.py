@@ -11,7 +11,7 @@ from ..classes import Classes, UnknownValues
 from ..errors import UserError, shortlist
 from ..limits import shorten
 from ..recipe import MaskRule
-from .check import Size, describe_mismatch, describe_unknown_values
+from .check import Size, describe_mismatch, describe_unknown_values, have_same_shape
 from .pairs import Pair, find_duplicates, pair_names
 from .reading import WAY_OUT, MaskCoding
 from .slices import Source
@@ -144,8 +144,8 @@ def report_sizes(
     for pair in pairs:
         if pair.image in images and pair.mask in masks:
             image, mask = images[pair.image].size, masks[pair.mask].size
-            if mismatch := describe_mismatch(pair, image, mask):
-                other_shapes[pair.mask] = mismatch
+            if not have_same_shape(image, mask):
+                other_shapes[pair.mask] = describe_mismatch(pair, image, mask)
             elif image != mask:
                 other_sizes.append(f"{pair.mask.name} ({format_size(mask)}, image {format_size(image)})")
     if other_sizes:

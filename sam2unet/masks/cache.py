@@ -5,8 +5,10 @@ import math
 import os
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,35 +22,58 @@ from ..data.pairs import Pair
 from ..data.slices import Slice
 from ..errors import UserError, print_line
 from ..recipe import MaskRule
+from ..runtime.parallel import prefetch
+from ..runtime.processes import ALONE, Processes
 from .transforms import pair_bytes
+
+ROUND = 16  # pairs per process between two exchanges of pixels
 
 
 def open_cache(
-    place: str, pairs: Sequence[Pair], side: int, mask_threshold: MaskRule, folder: Path, copies: int = 1
+    place: str,
+    pairs: Sequence[Pair],
+    side: int,
+    mask_threshold: MaskRule,
+    folder: Path,
+    processes: Processes = ALONE,
 ) -> Tensor | None:
     """Returns all resized pairs, uint8 (pairs, 4, side, side): red, green, blue, mask. None if `place` is `off`.
 
-    `ram` fills memory; `copies` processes of this machine do so. `disk` writes a file in `folder`, which later runs
-    with the same data use again. Raises UserError if the cache does not fit, or a file cannot be read.
+    `ram` fills the memory of each process. `disk` writes a file in `folder`, which later runs with the same data use
+    again. Each process decodes its share of the files. Raises UserError if the cache does not fit, or a file cannot be
+    read.
     """
     if place == "off":
         return None
-    shape = (len(pairs), 4, side, side)
+    shape, copies = (len(pairs), 4, side, side), processes.local_world
     if place == "ram":
         place = f"RAM, {copies} times" if copies > 1 else "RAM"
         print_cache_size(shape, place, math.prod(shape) * copies, free_memory())
         pixels = torch.empty(shape, dtype=torch.uint8)
-        for target, row in zip(pixels, read_pair_rows(pairs, side, mask_threshold), strict=True):
+        for target, row in zip(pixels, read_pair_rows(pairs, side, mask_threshold, processes), strict=True):
             target.copy_(row)
         return pixels
-    path = folder / f"cache-{compute_cache_key(pairs, side, mask_threshold)}.npy"
-    if not path.is_file():
-        print_cache_size(shape, f"disk ({path})", math.prod(shape), shutil.disk_usage(folder).free)
-        with write_atomic(path) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for row in read_pair_rows(pairs, side, mask_threshold):
-                file.write(row.numpy().tobytes())
+    key = processes.compute_once(partial(compute_cache_key, pairs, side, mask_threshold))
+    path = folder / f"cache-{key}.npy"
+    if processes.compute_once(lambda: not path.is_file()):
+        rows = read_pair_rows(pairs, side, mask_threshold, processes)
+        if processes.first:
+            write_rows(rows, shape, path)
+        else:
+            deque(rows, maxlen=0)
+        processes.wait()
+    if not processes.local_rank and not path.is_file():  # the machines share no disk
+        write_rows(read_pair_rows(pairs, side, mask_threshold), shape, path)
+    processes.wait()
     return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write: torch needs a writable array
+
+
+def write_rows(rows: Iterator[Tensor], shape: tuple[int, ...], path: Path) -> None:
+    print_cache_size(shape, f"disk ({path})", math.prod(shape), shutil.disk_usage(path.parent).free)
+    with write_atomic(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for row in rows:
+            file.write(row.numpy().tobytes())
 
 
 def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -> None:
@@ -59,18 +84,24 @@ def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -
     print_line(text)
 
 
-def read_pair_rows(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> Iterator[Tensor]:
+def read_pair_rows(
+    pairs: Sequence[Pair], side: int, mask_threshold: MaskRule, processes: Processes = ALONE
+) -> Iterator[Tensor]:
     """Yields uint8 (4, side, side) for each pair, in order. One thread per core decodes files."""
 
-    def read(pair: Pair) -> Tensor:
-        return torch.cat(pair_bytes(pair, side, mask_threshold))
+    def read(index: int) -> Tensor | UserError:
+        try:
+            return torch.cat(pair_bytes(pairs[index], side, mask_threshold))
+        except UserError as e:
+            return e
 
-    bar = tqdm(total=len(pairs), desc="cache", leave=False, disable=None)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-        for begin in range(0, len(pairs), 64):  # in blocks, so that few rows wait in memory for a slow disk
-            for row in pool.map(read, pairs[begin : begin + 64]):
-                bar.update()
-                yield row
+    share = range(processes.rank, len(pairs), processes.world)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = processes.exchange(prefetch(pool, read, share, 4 * ROUND), len(pairs), ROUND)
+        for row in tqdm(rows, total=len(pairs), desc="cache", leave=False, disable=None):
+            if isinstance(row, UserError):
+                raise row
+            yield row
 
 
 def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from ..data.class_counts import inverse_weights, keep_all_classes, warn_missing_classes
+from ..data.pairs import Pair
 from ..families.table import Family
 from ..recipe import Recipe
 from ..runtime.processes import Processes
@@ -30,6 +31,11 @@ class ClassTask(MaskTask):
         assert recipe.classes is not None
         self.classes = recipe.classes
         self.metrics = define_class_columns(self.classes.names)
+
+    def choose_checked(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """Returns all pairs if the weights or the choice of validation images need the pixels of all masks."""
+        needs_all = self.data.val_fraction or self.recipe.class_weights == ("inverse",)
+        return pairs if needs_all else super().choose_checked(pairs)
 
     def use_class_counts(self, counts: Sequence[np.ndarray]) -> None:
         """Moves images so that training and validation have every class, and computes the class weights."""

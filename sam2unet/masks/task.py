@@ -1,5 +1,6 @@
 """The training task of models that predict one map per image."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..classes import Classes
 from ..data.batches import Batches
-from ..data.check import check_pairs, readable_pairs
+from ..data.check import SAMPLE, Sizes, check_pairs, choose_checked, readable_pairs
 from ..data.folds import assign_folds
 from ..data.index.select import IndexQuery, open_index_parts
 from ..data.index.table import Pairs
@@ -90,18 +91,33 @@ class MaskTask:
         self.pairs = Pairs.pack(pair for i, pair in enumerate(pairs) if i not in held_out)
         self.held_out = Pairs.pack(pairs[i] for i in sorted(held_out))
 
-    def check(self, study: Study | None) -> None:
+    def check(self, study: Study | None, processes: Processes) -> tuple[Sizes | None, Sizes | None]:
         count = len(self.pairs) + len(self.held_out) * bool(self.data.val_fraction or self.data.folds)
         if study and study.train_count not in (None, count):
             warn(f"{count} training pairs; {study.train_count} were published ({', '.join(study.train)})")
-        if self.data.on_bad_image == "skip" and not self.data.index:
-            self.pairs = Pairs.pack(readable_pairs(self.pairs))
         index = self.data.index  # its files were checked when it was made
-        parts = filter(None, (() if index else self.pairs, () if index and index.split else self.held_out))
-        self.use_class_counts([check_pairs(pairs, self.recipe.mask_rule) for pairs in parts])
+        parts = (() if index else self.pairs, () if index and index.split else self.held_out)
+        samples = [self.choose_checked(pairs) for pairs in parts]
+        if self.data.on_bad_image == "skip" and samples[0]:
+            samples[0] = kept = readable_pairs(samples[0], processes)
+            if len(self.pairs) <= SAMPLE:
+                self.pairs = Pairs.pack(kept)
+        checked = [check_pairs(part, self.recipe.mask_rule, processes) if part else None for part in samples]
+        pairs = self.pairs
+        self.use_class_counts([part.counts for part in checked if part])
+        if self.pairs is not pairs:  # images have moved between training and validation
+            return None, None
+        sizes = [part.sizes if part else None for part in checked]
+        return sizes[0], sizes[1]
 
     def use_class_counts(self, counts: Sequence[Any]) -> None:
         """Receives the pixels of each class in the training and the validation masks, which `ClassTask` needs."""
+
+    def choose_checked(self, pairs: Sequence[Pair]) -> Sequence[Pair]:
+        """Returns the pairs that are read at the start of the run."""
+        folders = [*self.data.images, *self.data.masks]
+        words = shlex.join(map(str, folders)) if len(folders) == 2 else "IMAGES MASKS"
+        return choose_checked(pairs, f"sam2unet check {words}")
 
     def batches(self, processes: Processes) -> Batches:
         recipe = self.recipe
@@ -113,16 +129,13 @@ class MaskTask:
             world=processes.world,
             repeat=recipe.repeat,
             augment=recipe.augment,
+            groups=self.groups,
         )
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> MaskFolder:
-        """Opens the cache. On each machine, one process fills a cache on disk; the others wait and read it."""
+        """Opens the cache, which all processes fill together."""
         recipe = self.recipe
-        if cache == "disk" and processes.local_rank:
-            processes.wait()
-        pixels = open_cache(cache, self.pairs, recipe.size, recipe.mask_rule, folder, processes.local_world)
-        if cache == "disk" and not processes.local_rank:
-            processes.wait()
+        pixels = open_cache(cache, self.pairs, recipe.size, recipe.mask_rule, folder, processes)
         return MaskFolder(self.pairs, recipe.size, recipe.mask_rule, pixels, self.data.on_bad_image == "skip")
 
     def describe(self) -> str:

@@ -8,8 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..classes import Classes
+from ..data.check import describe_mismatch, have_same_shape
 from ..data.pairs import Pair
 from ..data.reading import read_image, read_mask
+from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)  # ImageNet's, RGB
@@ -48,9 +50,15 @@ def to_unit(grey: Tensor) -> Tensor:
 
 
 def pair_bytes(pair: Pair, size: int, mask_threshold: MaskRule = None) -> tuple[Tensor, Tensor]:
-    """Returns the image, uint8 (3, size, size), and the mask, uint8 (1, size, size). UserError as `load_pair`."""
-    mask = read_mask(pair.mask, mask_threshold)
-    return image_bytes(read_image(pair.image), size), mask_bytes(mask, size, mask_threshold)
+    """Returns the image, uint8 (3, size, size), and the mask, uint8 (1, size, size).
+
+    UserError as `load_pair`, and for a mask with another aspect ratio than its image.
+    """
+    mask, image = read_mask(pair.mask, mask_threshold), read_image(pair.image)
+    if not have_same_shape(image.size, mask.size):
+        text = describe_mismatch(pair, image.size, mask.size)
+        raise UserError(f"{pair.mask} has another aspect ratio than its image: {text}; pair the files")
+    return image_bytes(image, size), mask_bytes(mask, size, mask_threshold)
 
 
 def load_pair(
@@ -66,5 +74,6 @@ def load_pair(
         size: side in pixels that both are resized to.
         mask_threshold: which mask values are foreground: values above a number, or a tuple of values.
     """
-    image, mask = pair_bytes(Pair(Path(image_path), Path(mask_path)), size, mask_threshold)
-    return normalise_image(image), to_unit(mask)
+    mask = read_mask(Path(mask_path), mask_threshold)
+    image = image_bytes(read_image(Path(image_path)), size)
+    return normalise_image(image), to_unit(mask_bytes(mask, size, mask_threshold))

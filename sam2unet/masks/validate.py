@@ -28,7 +28,8 @@ from .probability import stretch_range, to_uint8
 
 Score = TypeVar("Score")
 THREADS = 4  # threads that read and score; with one thread, a GPU would wait
-ROUND = 16  # images per process between two exchanges of scores
+# images per process between two exchanges of scores; the curves of all images would fill the memory
+ROUND = 16
 
 
 def validate(
@@ -52,7 +53,7 @@ def validate(
 
     with ThreadPoolExecutor(THREADS) as pool:
         scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool, score)
-        fill_(result, map(to_problem, exchange_scores(scores, len(pairs), Processes(rank, world))))
+        fill_(result, map(to_problem, Processes(rank, world).exchange(scores, len(pairs), ROUND)))
     if rank == 0:
         warn_undefined(result)
     return result
@@ -77,7 +78,7 @@ def count_validation_classes(
 
     with ThreadPoolExecutor(THREADS) as pool:
         scores = score_maps(evaluation_copy(model), share, size, classes, pool, score)
-        counts = list(exchange_scores(scores, len(pairs), processes))
+        counts = list(processes.exchange(scores, len(pairs), ROUND))
     if errors := [item for item in counts if isinstance(item, UserError)]:
         raise errors[0]
     return np.stack([item for item in counts if not isinstance(item, UserError)])
@@ -91,7 +92,7 @@ def score_maps(
     pool: ThreadPoolExecutor,
     score: Callable[[np.ndarray, np.ndarray], Score],
 ) -> Iterator[Score | UserError]:
-    """Yields `score(map, mask)` of each pair, in order, or its error, which `exchange_scores` gives to all processes.
+    """Yields `score(map, mask)` of each pair, in order, or its error, which `exchange` gives to all processes.
 
     The pool reads the next pairs and scores the last maps while the model predicts.
     """
@@ -126,18 +127,6 @@ def to_map(probability: Tensor) -> np.ndarray:
     if probability.dim() == 3:
         return probability.argmax(0).to(torch.uint8).cpu().numpy()
     return to_uint8(stretch_range(probability))
-
-
-def exchange_scores(scores: Iterator[Score], count: int, processes: Processes) -> Iterator[Score]:
-    """Yields the scores of all processes, in the order of all `count` pairs.
-
-    The processes exchange a few scores at a time, because the curves of all images would fill the memory.
-    """
-    for start in range(0, count, ROUND * processes.world):
-        share = len(range(start + processes.rank, min(start + ROUND * processes.world, count), processes.world))
-        parts = processes.gather([next(scores) for _ in range(share)])
-        for index in range(min(ROUND * processes.world, count - start)):
-            yield parts[index % processes.world][index // processes.world]
 
 
 def draw_validation(

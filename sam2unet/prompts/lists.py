@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 import torch
 
 from ..atomic import read_json, write_atomic
-from ..data.check import refuse_constant
+from ..data.check import check_sources, measure_sizes, refuse_constant
 from ..data.index.table import ImageMasks
 from ..data.pairs import Pair
-from ..data.reading import open_image, upright_size
 from ..data.slices import Source, find_file
 from ..errors import UserError, shortlist
-from ..runtime.parallel import map_files
+from ..runtime.processes import ALONE, Processes
 from .clicks import Points
 from .framing import Frame, Framing
 
+ImageSizes = Mapping[Source, tuple[int, ...] | UserError]
 TRAIN_LIST, TEST_LIST = "image2label_train.json", "label2image_test.json"
 
 
@@ -44,8 +44,8 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
             f"{path}: {len(empty)} of {len(entries)} images have an empty list of masks: {shortlist(empty)}"
         )
     items = [ImageMasks(Path(image), tuple(map(Path, masks))) for image, masks in entries.items()]
-    check_files_exist(path, "images", [item.image for item in items])
-    check_files_exist(path, "masks", [mask for item in items for mask in item.masks])
+    check_sources_exist(path, "images", [item.image for item in items])
+    check_sources_exist(path, "masks", [mask for item in items for mask in item.masks])
     return items
 
 
@@ -56,8 +56,8 @@ def read_test_list(folder: Path) -> list[Pair]:
     if wrong := [mask for mask, image in entries.items() if not isinstance(image, str)]:
         raise UserError(f"{path}: {len(wrong)} of {len(entries)} masks have no image path: {shortlist(wrong)}")
     pairs = [Pair(Path(image), Path(mask)) for mask, image in entries.items()]
-    check_files_exist(path, "masks", [pair.mask for pair in pairs])
-    check_files_exist(path, "images", list(dict.fromkeys(pair.image for pair in pairs)))
+    check_sources_exist(path, "masks", [pair.mask for pair in pairs])
+    check_sources_exist(path, "images", list(dict.fromkeys(pair.image for pair in pairs)))
     return pairs
 
 
@@ -88,50 +88,64 @@ def group_masks(images: Mapping[str, Path], masks: Mapping[str, Path]) -> tuple[
     return groups, unused
 
 
-def refuse_bad_masks(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> None:
+def refuse_bad_masks(
+    pairs: Sequence[Pair],
+    framing: Framing,
+    strict: bool = False,
+    processes: Processes = ALONE,
+    sizes: ImageSizes | None = None,
+) -> None:
     """Raises UserError if masks cannot be used. The message counts them and explains the first one.
 
-    `pairs` has each image once for each of its masks. `strict` refuses masks with soft edges, as the test does.
+    The arguments are those of `find_problems`.
     """
-    problems = zip(pairs, find_problems(pairs, framing, strict), strict=True)
+    problems = zip(pairs, find_problems(pairs, framing, strict, processes, sizes), strict=True)
     bad = [(pair.mask.name, problem) for pair, problem in problems if problem]
     if bad:
         names = shortlist([name for name, _ in bad])
         raise UserError(f"{len(bad)} of {len(pairs)} masks cannot be used: {names}; first: {bad[0][1]}")
 
 
-def find_problems(pairs: Sequence[Pair], framing: Framing, strict: bool = False) -> list[str | None]:
+def find_problems(
+    pairs: Sequence[Pair],
+    framing: Framing,
+    strict: bool = False,
+    processes: Processes = ALONE,
+    sizes: ImageSizes | None = None,
+) -> list[str | None]:
     """Returns for each pair why it cannot be used, or None. Reads the size of each image, and each whole mask.
 
-    Raises UserError if the mask threshold makes all pixels of all masks foreground.
+    Each process reads its share of the files, and all processes return the same. Raises UserError if the mask threshold
+    makes all pixels of all masks foreground.
+
+    Args:
+        pairs: each image comes once for each of its masks.
+        strict: refuse masks with soft edges, as the test does.
+        sizes: those of the images, from `measure_sizes`. None: read them.
     """
-    images = list(dict.fromkeys(pair.image for pair in pairs))
-    sizes = dict(zip(images, map_files(read_size_or_problem, images), strict=True))
-    extremes: dict[Source, tuple[bool, bool]] = {}  # usable mask -> is every pixel foreground? is any?
+    image_sizes = measure_sizes(pairs, processes) if sizes is None else sizes
 
-    def find_problem(pair: Pair) -> str | None:
-        if isinstance(size := sizes[pair.image], str):
-            return size
-        try:
-            _, mask = framing.label(pair.mask, Frame(size[1], size[0], framing.size), strict)
-        except UserError as e:
-            return str(e)
-        extremes[pair.mask] = bool(mask.all()), True
-        return None
+    def check_mask(pair: Pair) -> tuple[int, ...]:
+        size = image_sizes[pair.image]
+        if isinstance(size, UserError):
+            raise size
+        width, height = size[1::-1] if size[2] else size[:2]
+        _, mask = framing.label(pair.mask, Frame(height, width, framing.size), strict)
+        return (int(mask.all()),)
 
-    problems = map_files(find_problem, pairs)
+    def identify(pair: Pair) -> tuple[Source, object]:
+        return pair.mask, image_sizes[pair.image]
+
+    problems: list[str | None] = []
+    extremes: dict[Source, tuple[int, int]] = {}  # usable mask -> is every pixel foreground? is any?
+    results = check_sources(check_mask, pairs, processes, ("label", framing, strict), identify)
+    for pair, result in zip(pairs, results, strict=True):
+        problems.append(str(result) if isinstance(result, UserError) else None)
+        if framing.mask_threshold is not None and not isinstance(result, UserError):
+            extremes[pair.mask] = result[0], 1
     if framing.mask_threshold is not None and extremes:
         refuse_constant({path: extremes[path] for path in sorted(extremes, key=find_file)}, framing.mask_threshold)
     return problems
-
-
-def read_size_or_problem(path: Source) -> tuple[int, int] | str:
-    """Returns (width, height) of an image, or the reason why it cannot be read."""
-    try:
-        with open_image(path) as image:
-            return upright_size(image)
-    except UserError as e:
-        return str(e)
 
 
 def make_unique_names(masks: Sequence[Source]) -> list[str]:
@@ -200,7 +214,7 @@ def is_list_of_paths(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def check_files_exist(path: Path, kind: str, files: Sequence[Source]) -> None:
+def check_sources_exist(path: Path, kind: str, files: Sequence[Source]) -> None:
     """Raises UserError if a file does not exist. `path` is the list that names the files, `kind` says what they are."""
     if missing := [file for file in files if not os.path.isfile(file)]:  # is False for impossible names, too
         raise UserError(

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from ..classes import Classes
+from ..data.check import Sizes, choose_checked, list_sizes, measure_sizes
 from ..data.index.select import open_index_parts
 from ..data.index.table import Items, Pairs
 from ..data.pairs import Pair
@@ -76,19 +77,24 @@ class PromptTask:
     def pairs(self) -> Pairs:
         return self.items.pairs
 
-    def check(self, study: Study | None) -> None:
-        if self.index:
-            pass  # the files were checked when the index was made
-        elif not self.skip_bad:
-            refuse_bad_masks(self.pairs, self.framing)
-        elif self.framing.mask_threshold is not None:
-            find_problems(self.pairs, self.framing)
-        if self.held_out and not (self.index and self.index.split):
-            refuse_bad_masks(self.held_out, self.framing, strict=True)
+    def check(self, study: Study | None, processes: Processes) -> tuple[Sizes, Sizes]:
+        index = self.index  # its files were checked when it was made
+        parts = (() if index else self.pairs, () if index and index.split else self.held_out)
+        sizes = []
+        for pairs, is_training in zip(parts, (True, False), strict=True):
+            sample = choose_checked(pairs, "sam2unet make-prompts")
+            images = measure_sizes(sample, processes)
+            if not is_training or not self.skip_bad:
+                refuse_bad_masks(sample, self.framing, not is_training, processes, images)
+            elif self.framing.mask_threshold is not None:
+                find_problems(sample, self.framing, False, processes, images)
+            sizes.append(list_sizes(images.values()))
+        return sizes[0], sizes[1]
 
     def batches(self, processes: Processes) -> PromptBatches:
         recipe = self.recipe
-        return PromptBatches(len(self.items), recipe.batch_size, recipe.seed, processes.rank, processes.world)
+        length, place = len(self.items), (processes.rank, processes.world)
+        return PromptBatches(length, recipe.batch_size, recipe.seed, *place, groups=self.groups)
 
     def dataset(self, cache: str, folder: Path, processes: Processes) -> PromptFolder:
         return PromptFolder(self.items, self.framing, self.recipe.mask_num, self.skip_bad)

@@ -15,9 +15,15 @@ R = TypeVar("R")
 
 def map_files(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Returns `function(item)` for each item, computed in threads, with a progress bar."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        results = pool.map(function, items)
-        return list(tqdm(results, desc="checking files", total=len(items), leave=False, disable=None))
+    return list(iterate_files(function, items, len(items)))
+
+
+def iterate_files(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """Yields `function(item)` for each of `count` items, computed in threads, with a progress bar."""
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:  # decoding releases the interpreter's lock
+        results = prefetch(pool, function, items, 16 * cores)
+        yield from tqdm(results, desc="checking files", total=count, leave=False, disable=None)
 
 
 def batched(items: Iterable, count: int) -> Iterator[tuple]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from ..layers.sync_norm import sync_batchnorm_
+
+T = TypeVar("T")
+CONNECTING = timedelta(minutes=30)  # the longest time until all processes are connected
+WAITING = timedelta(hours=12)  # the longest time that processes wait for each other, for example in validation
+
+
+class Failure(NamedTuple):
+    """What a process that cannot go on sends to the others instead of the value that they wait for."""
+
+    lines: tuple[str, ...]
+
+
+class SharedError(UserError):
+    """The first error of the processes. All of them raise it."""
+
+
+class NotConnected(UserError):
+    """The processes are not connected, or no longer, so that this process cannot send its errors to the others."""
+
+
+def is_under_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @dataclass(frozen=True)
@@ -36,7 +60,7 @@ class Processes:
     def from_environment(cls) -> Processes:
         """Reads the environment variables that torchrun sets."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return cls(*(int(os.environ[name]) for name in names)) if "TORCHELASTIC_RUN_ID" in os.environ else cls()
+        return cls(*(int(os.environ[name]) for name in names)) if is_under_torchrun() else cls()
 
     @property
     def first(self) -> bool:
@@ -44,13 +68,63 @@ class Processes:
         return self.rank == 0
 
     def connect(self, device: torch.device) -> None:
-        """Waits until all processes are connected. After this call only the first process prints."""
-        if self.world > 1:
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        """Waits until all processes are connected. After this call only the first process prints.
+
+        Raises NotConnected if a process does not arrive.
+        """
+        if self.world == 1:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        try:
+            store, rank, world = next(iter(dist.rendezvous("env://", timeout=CONNECTING)))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=WAITING)
+        except RuntimeError as e:  # among them DistStoreError
+            place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+            raise NotConnected(
+                f"the {self.world} processes of this run cannot connect at {place} ({str(e).strip().splitlines()[0]}); "
+                "start the run on all machines, and open this port between them"
+            ) from e
         if not self.first:
             sys.stdout = open(os.devnull, "w")
+
+    @contextmanager
+    def end_together(self) -> Iterator[None]:
+        """A context for the start of a run. If one process raises an error, all processes end.
+
+        The first process raises the error, and the others end with status 2, without a message. All processes must
+        reach the end of the context, or raise an error.
+        """
+        try:
+            try:
+                yield
+                self.wait()
+            except (SharedError, NotConnected):
+                raise
+            except Exception as e:
+                if self.world > 1 and isinstance(e, RuntimeError) and (other := another_failed(e)):
+                    raise other from e
+                if self.world > 1:
+                    self.report(e)
+                raise
+        except SharedError as e:
+            if not self.first:
+                raise SystemExit(2) from e
+            raise
+
+    def report(self, error: Exception) -> None:
+        """Sends an error to all processes. They raise SharedError, this one only if the error is a UserError."""
+        if not dist.is_initialized():
+            self.connect(torch.device("cpu"))
+        is_user_error = isinstance(error, UserError)
+        try:
+            self.gather(Failure(error.args if is_user_error else (f"process {self.rank}: {error!r}",)))
+        except SharedError:
+            if is_user_error:
+                raise
+        except RuntimeError:  # the others have ended, too
+            pass
 
     @contextmanager
     def silence_other_ranks(self) -> Iterator[None]:
@@ -67,8 +141,7 @@ class Processes:
 
     def wait(self) -> None:
         """Waits until every process has reached this line."""
-        if self.world > 1:
-            dist.barrier()
+        self.gather(None)
 
     def any(self, *flags: bool | int) -> list[int]:
         """Returns the maximum of each flag over all processes, so that all processes take the same decision."""
@@ -87,12 +160,33 @@ class Processes:
         return total.tolist()
 
     def gather(self, value: object) -> list[Any]:
-        """Returns the values of all processes, in the order of their ranks. Values are pickled."""
+        """Returns the values of all processes, in the order of their ranks. Values are pickled.
+
+        Raises SharedError if a process has sent a `Failure`.
+        """
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
+        if failures := [value for value in values if isinstance(value, Failure)]:
+            raise SharedError(*failures[0].lines)
         return values
+
+    def exchange(self, results: Iterator[T], count: int, size: int) -> Iterator[T]:
+        """Yields the results for `count` items in the order of the items. All processes get the same results.
+
+        The processes take turns: this process computes `results` for the items `rank`, `rank + world`, and so on. They
+        exchange `size` results at a time, so that few results are in memory.
+        """
+        for start in range(0, count, size * self.world):
+            end = min(start + size * self.world, count)
+            parts = self.gather(list(islice(results, len(range(start + self.rank, end, self.world)))))
+            for index in range(end - start):
+                yield parts[index % self.world][index // self.world]
+
+    def compute_once(self, function: Callable[[], T]) -> T:
+        """Returns `function()`, which only the first process computes."""
+        return self.gather(function() if self.first else None)[0]
 
     def wrap_ddp(
         self,
@@ -111,6 +205,7 @@ class Processes:
         """
         if self.world == 1:
             return model
+        self.wait()  # raises the error of a process that does not come here
         for parameter in idle:
             parameter.requires_grad_(False)
         if sync_bn:
@@ -121,11 +216,14 @@ class Processes:
         )
 
 
-def another_failed(error: RuntimeError) -> UserError | None:
+ALONE = Processes()  # a run in one process
+
+
+def another_failed(error: RuntimeError) -> NotConnected | None:
     """Returns the message for an error that means "another process has ended", or None for any other error."""
     signs = ("Connection", "closed by peer", "Socket", "gloo", "NCCL", "ProcessGroup")
     if not any(sign in str(error) for sign in signs):
         return None
-    return UserError(
+    return NotConnected(
         "another process of this run has ended; its own message is above. Continue the run with --resume auto"
     )

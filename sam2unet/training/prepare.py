@@ -2,15 +2,16 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..atomic import make_folder
+from ..atomic import known_digests, make_digest_key, make_folder, sha256
 from ..data.batches import Batches
 from ..errors import UserError, print_line
 from ..families.load import get_network_shape, start_model
@@ -20,7 +21,7 @@ from ..masks.class_task import ClassTask
 from ..masks.task import MaskTask
 from ..prompts.task import PromptTask
 from ..recipe import Recipe, Study
-from ..runtime.device import pick_device, set_seed
+from ..runtime.device import set_seed
 from ..runtime.processes import Processes
 from ..task import RunData, Task, find_metric
 from ..weights.weight_files import WeightFiles, WeightPaths
@@ -80,17 +81,8 @@ class PreparedRun:
     model: nn.Module  # on the CPU
     weight_files: WeightFiles  # the files that hold the frozen weights of `model`
     init_files: tuple[Path, ...]  # all files that weights were read from
-
-    @cached_property
-    def facts(self) -> dict[str, object]:
-        """Recipe, data and weight files by name. A run that resumes must have the same facts."""
-        is_split = bool(self.task.index_facts and self.task.index_facts["split"])
-        return {
-            "recipe": dataclasses.asdict(self.recipe),
-            "data": self.task.index_facts or fingerprint(self.task.pairs),
-            "validation_set": fingerprint(self.task.held_out) if self.task.held_out and not is_split else {},
-            "base": {flag: f"{file.name}, {file.sha256}" for flag, file in self.weight_files.items()},
-        }
+    # recipe, data and weight files by name. A run that resumes must have the same facts.
+    facts: Mapping[str, object]
 
 
 def prepare_run(
@@ -101,12 +93,13 @@ def prepare_run(
     weight_paths: WeightPaths,
     init_from: Path | None,
     study: Study | None,
+    processes: Processes,
+    device: torch.device,
 ) -> PreparedRun:
-    """Checks all inputs before anything is written. Raises UserError for an input that cannot work."""
-    processes = Processes.from_environment()
-    device = pick_device(hardware.device, processes.local_rank)
-    if not processes.first:
-        processes.connect(device)  # waits until the first process has checked everything
+    """Checks all inputs before anything is written. Raises UserError for an input that cannot work.
+
+    The connected processes share the work: no process reads a file to check it, or hashes it, that another one reads.
+    """
     with processes.silence_other_ranks():
         family = find_family(recipe.model)
         check_run_options(family, recipe, run_folder, hardware)
@@ -114,8 +107,9 @@ def prepare_run(
         task: Task = task_type(family, recipe, data)
         metric = find_metric(run_folder.best_metric or task.best_metric, task.metrics)
         init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
+        share_digests(init_files, processes)
         model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)
-        task.check(study)
+        sizes = task.check(study, processes)
         recipe = task.recipe  # with the class weights that the masks give
         batches = task.batches(processes)
         if run_folder.save == "trainable" and not weight_files:
@@ -125,11 +119,29 @@ def prepare_run(
         if hardware.fast:
             count = len(task.pairs) if task.has_cache else None
             folder, copies = run_folder.folder, processes.local_world
-            recipe, speed = choose_speed(device, recipe, hardware.speed, count, folder, copies)
+            choose = partial(choose_speed, device, recipe, hardware.speed, count, folder, copies)
+            recipe, speed = processes.compute_once(choose)
             hardware = replace(hardware, speed=speed)
-    return PreparedRun(
-        recipe, run_folder, hardware, processes, device, family, task, metric, batches, model, weight_files, init_files
-    )
+        is_split = bool(task.index_facts and task.index_facts["split"])
+        has_validation_set = task.held_out and not is_split
+        facts = {
+            "recipe": dataclasses.asdict(recipe),
+            "data": task.index_facts or fingerprint(task.pairs, sizes[0], processes),
+            "validation_set": fingerprint(task.held_out, sizes[1], processes) if has_validation_set else {},
+            "base": {flag: f"{file.name}, {file.sha256}" for flag, file in weight_files.items()},
+        }
+    parts = (family, task, metric, batches, model, weight_files, init_files, facts)
+    return PreparedRun(recipe, run_folder, hardware, processes, device, *parts)
+
+
+def share_digests(files: Sequence[Path], processes: Processes) -> None:
+    """Computes the SHA-256 of each file in one of the processes. After that `sha256` knows it in all processes."""
+    digests = {}
+    for path in files[processes.rank :: processes.world]:
+        with suppress(OSError):  # reading the weights tells the reason
+            digests[make_digest_key(path)] = sha256(path)
+    for part in processes.gather(digests):
+        known_digests.update(part)
 
 
 def check_run_options(family: Family, recipe: Recipe, run_folder: RunFolder, hardware: Hardware) -> None:

@@ -1,8 +1,8 @@
 """A training run. By default it computes what the released script computes: AdamW, and a cosine schedule per epoch."""
 
 import dataclasses
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,20 @@ from ..data.batches import Batches
 from ..errors import UserError, explain_killed_reader, print_line
 from ..families.load import list_saved_names, save_checkpoint
 from ..recipe import Recipe, Study
-from ..runtime.device import is_out_of_memory, tune_malloc
+from ..runtime.device import is_out_of_memory, pick_device, tune_malloc
 from ..runtime.parallel import default_workers
-from ..runtime.processes import another_failed
+from ..runtime.processes import Processes, another_failed, is_under_torchrun
 from ..runtime.signals import Signals, ignore_signals
 from ..task import RunData
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .loop import CheckpointWriter, Loop, Progress, Validation
 from .metrics_log import MetricsLog
 from .prepare import Hardware, PreparedRun, RunFolder, prepare_run
-from .run_record import build_run_record, write_run_record
-from .state import check_state, lock_run_folder, read_run_state, refuse_other_files
+from .run_record import build_run_record, find_differences, write_run_record
+from .state import check_state, lock_run_folder, read_run_state, refuse_other_files, restart_old_epoch_
 from .trainer import Trainer
+
+ENDING = 60  # seconds that a process of an earlier attempt of torchrun may need to end
 
 
 def train(
@@ -47,30 +49,44 @@ def train(
         init_from: a checkpoint of the same model. The training starts from all of its weights.
         study: the published numbers that the recipe reproduces.
     """
-    run = prepare_run(recipe, data, run_folder, hardware, weight_paths, init_from, study)
+    processes = Processes.from_environment()
     with ExitStack() as stack:
-        state = open_run_folder(run, stack)
-        loop = build_loop(run, state, stack)
-        try:
-            with Signals() as loop.signals:
-                loop.start()
-                while loop.progress.epoch <= recipe.epoch:
-                    loop.train_epoch()
-                    loop.end_epoch()
-        except RuntimeError as e:
-            memory = explain_training_memory(e, run.recipe, run.device)
-            raise (memory or another_failed(e) or explain_killed_reader(e) or e) from e
+        with processes.end_together():
+            device = pick_device(hardware.device, processes.local_rank)
+            with explain_errors(recipe, device):
+                processes.connect(device)
+                stack.callback(processes.close)
+                inputs = (recipe, data, run_folder, hardware, weight_paths, init_from, study)
+                run = prepare_run(*inputs, processes, device)
+                state = open_run_folder(run, stack)
+                loop = build_loop(run, state, stack)
+        with explain_errors(run.recipe, device), Signals() as loop.signals:
+            loop.start()
+            while loop.progress.epoch <= recipe.epoch:
+                loop.train_epoch()
+                loop.end_epoch()
         loop.print_best()
 
 
+@contextmanager
+def explain_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
+    """A context in which errors of PyTorch for too little memory, or for a process that has ended, become UserError."""
+    try:
+        yield
+    except RuntimeError as e:
+        memory = explain_training_memory(e, recipe, device)
+        raise (memory or another_failed(e) or explain_killed_reader(e) or e) from e
+
+
 def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, Any] | None:
-    """Locks the folder and connects the processes, both until `stack` is closed. Writes `run.json` and `recipe.yaml`.
+    """Locks the folder until `stack` is closed. Writes `run.json` and `recipe.yaml`.
 
     Returns the state that the run continues from, or None for a new run.
     """
     processes, run_folder = run.processes, run.run_folder
     if processes.first:
-        stack.enter_context(lock_run_folder(run_folder.folder))
+        stack.enter_context(lock_run_folder(run_folder.folder, seconds=ENDING if is_under_torchrun() else 0))
+    processes.wait()  # from here on, no other process writes `last.pt`
     state = find_resume_state(run_folder, run.facts)
     if state:
         weights = run.model.state_dict()
@@ -78,9 +94,8 @@ def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, Any] | None
         check_state(run_folder.state_file, state, saved, vars(Progress()).keys())
     elif processes.first:
         refuse_other_files(run_folder.folder, run.family.title)
-    if processes.first:
-        processes.connect(run.device)
-    stack.callback(processes.close)
+    if len(set(processes.gather(state is None))) > 1:
+        raise UserError(f"not every process finds {run_folder.state_file}; give a --save_path that all machines share")
     if processes.first:
         hashes = {path.name: sha256(path) for path in run.init_files}
         record = build_run_record(run_folder.arguments, run.facts, run.device, hashes, processes.world)
@@ -89,7 +104,7 @@ def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, Any] | None
     return state
 
 
-def build_loop(run: PreparedRun, state: Mapping[str, Any] | None, stack: ExitStack) -> Loop:
+def build_loop(run: PreparedRun, state: dict[str, Any] | None, stack: ExitStack) -> Loop:
     """Returns the loop over epochs, at the position of `state`. Opens the log until `stack` is closed."""
     run_folder, task, processes, device = run.run_folder, run.task, run.processes, run.device
     log = None
@@ -139,10 +154,10 @@ def find_resume_state(run_folder: RunFolder, facts: Mapping[str, Any]) -> dict[s
         if name == "validation_set" and name not in state:  # an older state
             continue
         then = state.get(name) or {}
-        if then != now:
-            comparable = now and then and isinstance(then, dict)
-            keys = [key for key in now if then.get(key) != now[key]] if comparable else []
-            differ = ", ".join(f"{key} was {then.get(key)}, is now {now[key]}" for key in keys)
+        comparable = now and then and isinstance(then, dict)
+        keys = find_differences(then, now) if comparable else []
+        if keys or (then != now and not comparable):
+            differ = ", ".join(f"{key} was {then.get(key)}, is now {now.get(key)}" for key in keys)
             raise UserError(
                 f"{path} belongs to a run with another {name.replace('_', ' ')} ({differ or 'one of them has none'}); "
                 "resume with the flags of that run, or start a new run from its checkpoint with --init_from"
@@ -150,8 +165,10 @@ def find_resume_state(run_folder: RunFolder, facts: Mapping[str, Any]) -> dict[s
     return state
 
 
-def restore(loop: Loop, path: Path, state: Mapping[str, Any]) -> None:
+def restore(loop: Loop, path: Path, state: dict[str, Any]) -> None:
     try:
+        with loop.processes.silence_other_ranks():
+            restart_old_epoch_(state, path, loop.batches.total)
         loop.restore(state)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
         raise UserError(

@@ -7,14 +7,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..atomic import read_json, write_atomic
+from ..data.check import Sizes, list_sizes, measure_sizes, take_sample
 from ..data.pairs import Pair
-from ..data.reading import open_image
+from ..errors import UserError
 from ..runtime.device import describe_device
-from ..runtime.parallel import map_files
+from ..runtime.processes import ALONE, Processes
 from ..runtime.versions import versions
 
 PACKAGES = ("sam2unet", "torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless")
@@ -54,26 +56,58 @@ def write_run_record(folder: Path, record: Mapping[str, object], resumed: bool =
         file.write((json.dumps(record, indent=2, default=str) + "\n").encode())
 
 
-def fingerprint(pairs: Sequence[Pair]) -> dict[str, object]:
+def fingerprint(pairs: Sequence[Pair], sizes: Sizes | None = None, processes: Processes = ALONE) -> dict[str, object]:
     """Describes a set of pairs, so that a run can detect another set. Reads only the headers of the files.
 
     Returns the number of pairs ("count"); the smallest and the largest size of an image as stored ("min", "max") and
-    the number of "distinct" sizes; the "bytes" of all files; and a hash of the file names in order, without folders.
+    the number of "distinct" sizes; the "bytes" of all files; and a hash of the file names in order, without folders. Of
+    more pairs than the start of a run checks, the sizes and the bytes are those of "sample" pairs.
+
+    Args:
+        sizes: the sizes of the images, from the check. None: each process reads its share of the images.
     """
+    sample = take_sample(pairs)
+    if sizes is None:
+        images = measure_sizes(sample, processes).values()
+        if errors := [image for image in images if isinstance(image, UserError)]:
+            raise errors[0]
+        sizes = list_sizes(images)
+    ordered = sorted(sizes, key=lambda size: (size[0] * size[1], size))
 
-    def measure_files(pair: Pair) -> tuple[tuple[int, int], int]:
-        with open_image(pair.image) as image:
-            return image.size, pair.image.stat().st_size + pair.mask.stat().st_size
+    def describe() -> dict[str, object]:
+        return {
+            "count": len(pairs),
+            "sizes": {"min": "{}x{}".format(*ordered[0]), "max": "{}x{}".format(*ordered[-1]), "distinct": len(sizes)},
+            "bytes": count_bytes(sample),
+            "names_sha256": hash_names(pairs),
+        } | ({"sample": len(sample)} if len(sample) < len(pairs) else {})
 
-    files = map_files(measure_files, pairs)
-    sizes = sorted({size for size, _ in files}, key=lambda size: (size[0] * size[1], size))
-    names = "\n".join(f"{pair.image.name}\n{pair.mask.name}" for pair in pairs)
-    return {
-        "count": len(pairs),
-        "sizes": {"min": "{}x{}".format(*sizes[0]), "max": "{}x{}".format(*sizes[-1]), "distinct": len(sizes)},
-        "bytes": sum(count for _, count in files),
-        "names_sha256": hashlib.sha256(os.fsencode(names)).hexdigest(),
-    }
+    return processes.compute_once(describe)
+
+
+def find_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the keys in which two fingerprints differ. Sizes and bytes of a sample are not compared with others."""
+    keys = [key for key in {**now, **then} if then.get(key) != now.get(key)]
+    is_other_sample = then.get("sample") != now.get("sample")
+    return [key for key in keys if not (is_other_sample and key in ("sizes", "bytes", "sample"))]
+
+
+def count_bytes(pairs: Sequence[Pair]) -> int:
+    """Returns the size of all files. An image counts once for each of its masks, but neighbours read it only once."""
+    total, image, size = 0, None, 0
+    for pair in pairs:
+        if pair.image != image:
+            image, size = pair.image, pair.image.stat().st_size
+        total += size + pair.mask.stat().st_size
+    return total
+
+
+def hash_names(pairs: Sequence[Pair]) -> str:
+    """Returns the SHA-256 of the file names in order, one a line."""
+    digest = hashlib.sha256()
+    for number, pair in enumerate(pairs):
+        digest.update(os.fsencode(f"{chr(10) * bool(number)}{pair.image.name}\n{pair.mask.name}"))
+    return digest.hexdigest()
 
 
 def read_git_state(project: Path) -> dict[str, object] | None:

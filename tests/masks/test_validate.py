@@ -117,7 +117,6 @@ def test_two_processes_return_what_one_does(start, model, tmp_path):
 
 @pytest.mark.parametrize("count, world", [(1, 3), (7, 2), (8, 2), (13, 3), (4, 1)])
 def test_scores_of_all_processes_come_in_the_order_of_pairs(monkeypatch, count, world):
-    monkeypatch.setattr(validation, "ROUND", 2)
     found = [None] * world
 
     def gather(processes, value):
@@ -133,7 +132,7 @@ def test_scores_of_all_processes_come_in_the_order_of_pairs(monkeypatch, count, 
 
     def process(rank):
         own = iter(range(count)[rank::world])
-        orders[rank] = list(validation.exchange_scores(own, count, Processes(rank, world)))
+        orders[rank] = list(Processes(rank, world).exchange(own, count, size=2))
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world)]
     for thread in threads:
