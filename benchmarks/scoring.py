@@ -19,10 +19,13 @@ from benchmarks.models import describe_versions, name_device
 from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.pairs import match
 from sam2unet.data.reading import FOREGROUND, read_grey, read_indices
+from sam2unet.scoring.aggregate import MethodResult
+from sam2unet.scoring.chunks import score_chunk
 from sam2unet.scoring.classes.score_folders import count_pair
 from sam2unet.scoring.pixels import kernels, weighted_f
 from sam2unet.scoring.pixels.surface import surface_scores
-from sam2unet.scoring.score_folders import pool_map
+from sam2unet.scoring.pool import pool_map
+from sam2unet.scoring.score_folders import make_jobs
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 
 CORES = os.cpu_count() or 1
@@ -60,17 +63,19 @@ def measure_scoring(args: argparse.Namespace, row: str) -> Numbers:
         weighted_f.kernels = kernels
     multiprocessing.set_start_method("fork", force=True)  # the pool of processes has the same kernels
     classes = Classes.read(args.classes) if args.classes else None
-    jobs = [ScoreJob(*pair, ScoreOptions(classes)) for pair in match(args.pred_path, args.gt_path)[: args.pairs]]
+    pairs, options = match(args.pred_path, args.gt_path)[: args.pairs], ScoreOptions(classes)
+    maps, masks = map(list, zip(*pairs, strict=True))
+    jobs = [ScoreJob(*pair, options) for pair in pairs]
     builders = {"released": build_released_scorer, "torchmetrics": partial(build_torchmetrics, classes, words)}
-    if library in builders:
-        score, processes = builders[library](), 1
-    else:
-        score, processes = count_pair if classes else score_job, int(words[0])
+    score = builders[library]() if library in builders else count_pair if classes else score_job
     score(jobs[0])
 
     def score_all() -> None:
-        with pool_map(processes) as map_jobs:
-            list(map_jobs(score, jobs))
+        if library in builders:
+            list(map(score, jobs))
+            return
+        with pool_map(int(words[0])) as map_jobs:
+            list(map_jobs(partial(score_chunk, score), make_jobs(MethodResult("", "", [], maps, masks), 1, options)))
 
     return {"rate": len(jobs) / time_call(score_all, CPU)[0]}
 

@@ -76,10 +76,14 @@ def warn_once(text: str) -> None:
     warn(text)
 
 
-def shortlist(names: Sequence[object], limit: int = 5) -> str:
-    """Returns the first `limit` names and the number of the others, for example `a.jpg, b.jpg and 7 more`."""
+def shortlist(names: Sequence[object], limit: int = 5, count: int | None = None) -> str:
+    """Returns the first `limit` names and the number of the others, for example `a.jpg, b.jpg and 7 more`.
+
+    `count` is the number of all names, if `names` has only the first ones.
+    """
+    total = len(names) if count is None else count
     head = ", ".join(str(name) for name in names[:limit])
-    return head if len(names) <= limit else f"{head} and {len(names) - limit} more"
+    return head if total <= limit else f"{head} and {total - limit} more"
 
 
 class Stopped(Exception):

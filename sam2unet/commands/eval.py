@@ -10,12 +10,14 @@ from ..cli import Parser, add_mask_values, add_recipe_flags
 from ..errors import UserError, print_lines, shortlist
 from ..recipe import FIELDS, make_foreground_rule
 from ..run_command import format_command
+from ..runtime.shards import Shard
 from ..scoring import evaluate
 from ..scoring.classes import evaluate as evaluate_classes
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from ..scoring.columns import METRICS, PROTOCOLS
+from ..scoring.match import Entry
+from ..scoring.parts import Parts, list_part_files, read_header
 from ..scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
-from ..scoring.score_folders import Entry
 from ..scoring.tables import format_legend
 from ..slice_view import SliceView
 
@@ -37,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--config", type=Path, help="YAML file with data sets and methods, instead of the flags above")
     what.add_argument(
         "--from", dest="source", type=Path, metavar="CSV", help="per_image.csv of an earlier run, instead of images"
+    )
+    what.add_argument(
+        "--merge",
+        type=Path,
+        metavar="DIR",
+        help="the --save_dir of all shards: prints and writes what the command without --shard prints and writes",
     )
     how = p.add_argument_group("scoring")
     add_recipe_flags(how, "classes")
@@ -82,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
         "left out. skip: both cases are left out. perfect: as worst, but if both are empty, the scores are perfect",
     )
     how.add_argument("--workers", type=int, help="number of processes; default: one for each core")
+    how.add_argument(
+        "--shard", metavar="I/N", help="score only share I of N, and write its scores into --save_dir, for --merge"
+    )
     out = p.add_argument_group("output")
     out.add_argument(
         "--protocol",
@@ -105,24 +116,30 @@ def run(args: argparse.Namespace) -> None:
         metrics = define_class_columns(["CLASS"], surfaces=True) if args.classes else METRICS
         print_lines(format_legend(list(metrics), metrics))
         return
+    if args.merge is not None:
+        args = repeat_flags(args)
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
     args.protocol = args.protocol or next(iter(protocols))
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
     files = (args.save_dir, args.plots, args.report)
     command = format_command(sys.argv)
-    outputs = evaluate.ScoreOutputs(args.protocol, args.expect, *files, arguments, tuple(protocols), command)
+    outputs = evaluate.ScoreOutputs(
+        args.protocol, args.expect, *files, arguments, tuple(protocols), command, args.workers
+    )
     if args.classes:
         refuse_binary_flags(args)
     if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
-        raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from")
+        raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from, or --merge")
     if args.source is not None:
+        if args.shard is not None:
+            raise UserError("--shard needs the images; --from reads only numbers")
         evaluate.rerun(args.source, outputs)
         return
-    entries = read_entries(args)
+    entries, parts = read_entries(args), choose_parts(args)
     if args.classes:
         classes = Classes.read(args.classes)
         surfaces = read_surface_flags(args)
-        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers, surfaces)
+        evaluate_classes.run(entries, outputs, classes, args.missing, args.resize, args.workers, surfaces, parts)
         return
     evaluate.run(
         entries,
@@ -134,6 +151,7 @@ def run(args: argparse.Namespace) -> None:
         verify_count=args.verify,
         workers=args.workers,
         surfaces=read_surface_flags(args),
+        parts=parts,
     )
 
 
@@ -147,6 +165,32 @@ def read_entries(args: argparse.Namespace) -> list[Entry]:
     if args.axis is not None and not args.slices:
         raise UserError("--axis needs --slices")
     return [replace(entry, slices=SliceView(args.axis)) for entry in entries] if args.slices else entries
+
+
+def choose_parts(args: argparse.Namespace) -> Parts | None:
+    """Returns the parts that --shard writes or --merge joins; None without these flags."""
+    if args.merge is not None:
+        return Parts(args.merge, None, {})
+    if args.shard is None:
+        return None
+    if args.save_dir is None:
+        raise UserError("--shard needs --save_dir, the folder for the part")
+    flags = {name: value for name, value in vars(args).items() if value not in (None, []) and value is not False}
+    flags = {name: value for name, value in flags.items() if name not in ("shard", "save_dir", "workers")}
+    return Parts(args.save_dir, Shard.read(args.shard), flags)
+
+
+def repeat_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the flags of the parts in --merge. Flags of this call have priority."""
+    if args.shard is not None:
+        raise UserError("--shard does not go with --merge; first score all shards, then join them")
+    words = []
+    for name, value in read_header(list_part_files(args.merge)[0])["arguments"].items():
+        values = value if isinstance(value, list) else [value] * (value is not True)
+        words += [f"--{name}", *map(str, values)]
+    defaults = vars(parser().parse_args([]))
+    flags = {name: value for name, value in vars(args).items() if value != defaults[name]}
+    return argparse.Namespace(**vars(parser().parse_args(words)) | flags)
 
 
 def read_surface_flags(args: argparse.Namespace) -> SurfaceOptions | None:

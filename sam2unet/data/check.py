@@ -178,21 +178,27 @@ def refuse_constant(masks: Mapping[Source, Sequence[float]], rule: ForegroundRul
 
     `masks` has the lowest and the highest value of each mask; 0 is background, other values are foreground.
     """
+    empty, full = (
+        [path for path, (_, high) in masks.items() if not high],
+        [path for path, (low, _) in masks.items() if low],
+    )
+    refuse_constant_masks(empty, full, len(masks), rule)
+
+
+def refuse_constant_masks(empty: Sequence[Source], full: Sequence[Source], count: int, rule: ForegroundRule) -> None:
+    """Does the same, if the masks without foreground, the masks without background and the number of all are known."""
     flags = " ".join(to_foreground_flags(rule))
-    for what, names in (
-        ("no foreground", [path for path, (_, high) in masks.items() if not high]),
-        ("nothing but foreground", [path for path, (low, _) in masks.items() if low]),
-    ):
-        if names and len(names) == len(masks):
+    for what, names in (("no foreground", empty), ("nothing but foreground", full)):
+        if names and len(names) == count:
             with open_image(names[0]) as image:
                 values = list_values(rotate_upright(image), names[0])
             raise UserError(
-                f"{flags} leaves {what} in all {len(masks)} masks of {names[0].parent} ({values} in {names[0].name}); "
+                f"{flags} leaves {what} in all {count} masks of {names[0].parent} ({values} in {names[0].name}); "
                 "give other values"
             )
         if names:
             text = shortlist([path.name for path in names])
-            warn(f"{flags} leaves {what} in {len(names)} of {len(masks)} masks of {names[0].parent}: {text}")
+            warn(f"{flags} leaves {what} in {len(names)} of {count} masks of {names[0].parent}: {text}")
 
 
 def check_sources(

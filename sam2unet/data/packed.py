@@ -75,7 +75,11 @@ def pack(parts: Iterable[bytes]) -> tuple[ndarray, ndarray]:
 
 def pack_texts(texts: Iterable[str]) -> Packed[str]:
     """Packs texts, for example names of files."""
-    return Packed(*pack(map(os.fsencode, texts)), os.fsdecode)
+    return Packed(*pack(map(os.fsencode, texts)), unpack_text)
+
+
+def unpack_text(packed: bytes) -> str:  # not `os.fsdecode`, which cannot be pickled
+    return os.fsdecode(packed)
 
 
 def pack_sources(sources: Iterable[Source]) -> Packed[Source]:

@@ -29,16 +29,26 @@ def list_files(folder: Path, volumes: bool = False) -> list[Path]:
 
     Raises UserError if the folder cannot be read or has no image, or a file of the list does not exist.
     """
-    if folder.suffix.lower() == ".txt" and folder.is_file():
+    if is_path_list(folder):
         return sorted(read_path_list(folder))
+    return [folder / name for name in list_file_names(folder, volumes)]
+
+
+def is_path_list(path: Path) -> bool:
+    """Returns whether a path is a text file, which has a path per line."""
+    return path.suffix.lower() == ".txt" and path.is_file()
+
+
+def list_file_names(folder: Path, volumes: bool = False) -> list[str]:
+    """Returns the names of the files of `list_files` in a folder, sorted. Raises the same errors."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
-    files = [folder / name for name in names if not name.startswith(".")]
-    if chosen := [path for path in files if path.name.lower().endswith(EXTENSIONS)]:
+    names = [name for name in names if not name.startswith(".")]
+    if chosen := [name for name in names if name.lower().endswith(EXTENSIONS)]:
         return chosen
-    if volumes and (chosen := [path for path in files if is_volume(path)]):
+    if volumes and (chosen := [name for name in names if is_volume(folder / name)]):
         return chosen
     wanted = ", ".join(EXTENSIONS + VOLUMES * volumes)
     raise UserError(f"no images in {folder} (looked for {wanted}; folders inside are not searched)")

@@ -17,9 +17,10 @@ from ..data.reading import read_image, read_mask
 from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule
 from ..runtime.device import evaluation_copy
-from ..runtime.parallel import prefetch
+from ..runtime.parallel import batched, prefetch
 from ..runtime.processes import Processes
 from ..scoring.aggregate import MethodResult
+from ..scoring.chunks import choose_block, join_scores
 from ..scoring.classes.confusion import count_confusion, count_pixels
 from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
@@ -53,7 +54,10 @@ def validate(
 
     with ThreadPoolExecutor(THREADS) as pool:
         scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool, score)
-        fill_(result, map(to_problem, Processes(rank, world).exchange(scores, len(pairs), ROUND)))
+        block = choose_block(len(pairs))
+        exchanged = Processes(rank, world).exchange(scores, len(pairs), ROUND)
+        blocks = batched(map(to_problem, exchanged), block)
+        fill_(result, (join_scores(part, block) for part in blocks))
     if rank == 0:
         warn_undefined(result)
     return result

@@ -1,9 +1,8 @@
 """The figures of a study: means over seeds, intervals over images, and the published figures beside them."""
 
-import itertools
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +13,9 @@ from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.compare import RESAMPLES, bootstrap_intervals, compute_percentiles, draw_weights
 from ..scoring.csv_files import read_per_image_csv
 from ..scoring.expected import Figures, find_figures
-from ..scoring.score_folders import Entry, fill_, match_predictions, score_pairs
-from ..scoring.score_pair import ImageScore, ScoreOptions, score_job
+from ..scoring.match import Entry, match_predictions
+from ..scoring.score_folders import fill_, score_pairs
+from ..scoring.score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 from ..scoring.tables import format_value
 from .study import SeedRun, StudyInputs
 
@@ -74,20 +74,17 @@ def score_again(entries: Sequence[Entry], protocol: str, rule: ForegroundRule) -
     names = {name for key in columns for name in CURVE_METRICS.get(key, ())}
     how = ScoreOptions.choose(columns, mask_threshold=rule)
     results = [match_predictions(entry, "error") for entry in entries]
-    with score_pairs(score_job, results, how, None) as scores:
+    with score_pairs(partial(score_curves, names), results, how, None) as scores:
         for result in results:
-            curves: defaultdict[str, list] = defaultdict(list)
-            fill_(result, keep_curves(itertools.islice(scores, len(result.images)), names, curves))
-            result.image_curves = {name: np.stack(rows) for name, rows in curves.items()}
+            fill_(result, scores)
+            result.image_curves = {name: result.per_image.pop(f"curve {name}") for name in names}
     return results
 
 
-def keep_curves(scores: Iterator[ImageScore], names: set[str], curves: dict[str, list]) -> Iterator[ImageScore]:
-    """Yields `scores`. Adds their curves of these names to `curves`."""
-    for score in scores:
-        for name in names & score.curves.keys():
-            curves[name].append(score.curves[name])
-        yield score
+def score_curves(names: Collection[str], job: ScoreJob) -> ImageScore:
+    """Scores a pair. Its numbers also have its curves of these names."""
+    score = score_job(job)
+    return score._replace(numbers=score.numbers | {f"curve {name}": score.curves.get(name) for name in names})
 
 
 def summarize(results: Sequence[Sequence[MethodResult]], protocol: str, published: Figures) -> list[Figure]:

@@ -14,7 +14,7 @@ from ..run_command import ROOT
 from ..runtime.parallel import map_files
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.expected import read_figures
-from ..scoring.score_folders import Entry
+from ..scoring.match import Entry
 from ..scoring.tables import align_columns
 from ..weights.weight_files import WeightPaths
 from .certificate import VERSION, describe_environment

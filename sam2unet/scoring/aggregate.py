@@ -31,7 +31,7 @@ class MethodResult:
 
     dataset: str
     method: str
-    images: list[str]  # names of the mask files without extension
+    images: Sequence[str]  # names of the mask files without extension
     predictions: Sequence[Source | None] = ()  # the map files; None where one is missing
     masks: Sequence[Source] = ()  # the mask files
     photographs: Sequence[Source | None] = ()  # for the gallery; None where there is none

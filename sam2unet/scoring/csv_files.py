@@ -5,15 +5,19 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
+from typing import NamedTuple
 
 import numpy as np
 
+from ..data.packed_files import cut
 from ..errors import UserError, printable, shortlist
 from .aggregate import CURVE_METRICS, MethodResult, average_scores
 from .columns import METRICS
 from .pixels.surface import DISTANCES
+from .pool import pool_map
 
 PER_IMAGE = [key for key in METRICS if key not in CURVE_METRICS]
 NAMES = ("dataset", "method", "image")
@@ -21,6 +25,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 # E divides by the number of pixels minus one. For a map of one pixel, it divides by nearly 0.
 ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE", *DISTANCES), 1e16
 ROUNDING = 1e-6
+ROWS = 4096  # rows that are formatted in one step
 FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # a spreadsheet executes a cell that starts like this
 
 
@@ -32,17 +37,36 @@ def csv_table(results: Sequence[MethodResult], columns: Sequence[str]) -> str:
     return csv_text([["dataset", "method", "images", *columns], *rows])
 
 
-def per_image_csv(results: Sequence[MethodResult]) -> str:
-    """Returns a row for each image, with all metrics that any result has. A cell is empty if it is not defined."""
+class RowsJob(NamedTuple):
+    """The names and the numbers of consecutive images of a result. A column that the result does not have is None."""
+
+    dataset: str
+    method: str
+    images: Sequence[str]
+    columns: list[np.ndarray | None]
+
+
+def per_image_csv(results: Sequence[MethodResult], workers: int | None = 1) -> Iterator[str]:
+    """Yields the text of a table with a row for each image and all metrics that any result has, some rows at a time.
+
+    A cell is empty if the number is not defined. `workers` is that of `pool_map`.
+    """
     keys = [key for key in PER_IMAGE if any(key in r.per_image for r in results)]
-    rows = [[*NAMES, *keys]]
-    for r in results:
-        values = [r.per_image.get(key, [None] * len(r.images)) for key in keys]
-        rows += (
-            [r.dataset, r.method, image, *map(format_number, row)]
-            for image, *row in zip(r.images, *values, strict=True)
-        )
-    return csv_text(rows)
+    yield csv_text([[*NAMES, *keys]])
+    columns = [[r.per_image.get(key) for key in keys] for r in results]
+    jobs = (
+        RowsJob(r.dataset, r.method, cut(r.images, i, i + ROWS), [c if c is None else c[i : i + ROWS] for c in all_])
+        for r, all_ in zip(results, columns, strict=True)
+        for i in range(0, len(r.images), ROWS)
+    )
+    with pool_map(workers if any(len(r.images) > ROWS for r in results) else 1) as run:
+        yield from run(format_image_rows, jobs)
+
+
+def format_image_rows(job: RowsJob) -> str:
+    columns = [[None] * len(job.images) if column is None else list_cells(column) for column in job.columns]
+    names = [job.dataset, job.method]
+    return csv_text([*names, image, *row] for image, *row in zip(job.images, *columns, strict=True))
 
 
 def read_per_image_csv(path: Path) -> list[MethodResult]:
@@ -94,9 +118,17 @@ def format_number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
 
 
+def list_cells(values: np.ndarray) -> list[float | None]:
+    """Returns the numbers; None if a number is not defined."""
+    return [None if value != value else value for value in values.tolist()]
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Returns the text of the rows. A cell with None is empty."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([as_text(cell) for cell in row] for row in rows)
+    csv.writer(file, lineterminator="\n").writerows(
+        [cell if isinstance(cell, (float, int, NoneType)) else as_text(cell) for cell in row] for row in rows
+    )
     return file.getvalue()
 
 

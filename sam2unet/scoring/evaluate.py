@@ -1,6 +1,6 @@
 """Runs eval.py: scores folders of maps against folders of masks, writes the files and prints the table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,17 @@ from .aggregate import CURVE_METRICS, MethodResult, name_folders
 from .columns import METRICS, PROTOCOLS, Metric
 from .compare import Difference, compare
 from .expected import Figures, read_figures
+from .match import Entry
+from .parts import Parts, describe_settings
 from .pixels.medical_scores import SurfaceOptions
 from .plots import write_plots
 from .report.page import write_report
-from .score_folders import Entry, score_entries, verify
+from .score_folders import score_entries, verify
 from .score_pair import ScoreOptions
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")
+Content = bytes | Iterable[bytes]  # of a file; a large one comes in pieces
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ScoreOutputs:
     arguments: Mapping[str, object] = field(default_factory=dict)
     protocols: Sequence[str] = tuple(PROTOCOLS)
     command: str = ""  # the command line, which is shown in the report
+    workers: int | None = 1  # processes that format `per_image.csv`; None: one for each core
 
     def __post_init__(self) -> None:
         if self.protocol not in self.protocols:
@@ -56,8 +60,9 @@ def run(
     verify_count: int = 0,
     workers: int | None = None,
     surfaces: SurfaceOptions | None = None,
+    parts: Parts | None = None,
 ) -> None:
-    """Scores, writes the files and prints the table.
+    """Scores, writes the files and prints the table. With a shard in `parts`, only writes its part.
 
     Raises UserError if the input cannot be scored. In this case nothing is printed or written.
 
@@ -65,6 +70,7 @@ def run(
         missing, resize, library, workers: see `score_entries` and `ScoreOptions`.
         verify_count: this many random pairs are scored again with py-sod-metrics.
         surfaces: how the columns of the group `medical` are computed, if the protocol has them.
+        parts: the scores of shards; see `score_entries`.
     """
     if verify_count < 0:
         raise UserError(f"verify is {verify_count}; it must be 0 or more")
@@ -78,10 +84,22 @@ def run(
     if verify_count or library or how.effort:
         import_extra("py_sod_metrics", "this needs pysodmetrics, which is not installed: pip install pysodmetrics")
     check_names(entries)
-    expected = prepare_outputs(outputs)
-    results = score_entries(entries, how, missing, workers)
+    parts = prepare_parts(parts, entries, how, missing)
+    expected = prepare_outputs(outputs, () if parts and parts.shard else FILES)
+    results = score_entries(entries, how, missing, workers, parts)
+    if parts and parts.shard:
+        return
     line = verify(results, how, verify_count) if verify_count else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
+
+
+def prepare_parts(parts: Parts | None, entries: Sequence[Entry], how: ScoreOptions, missing: str) -> Parts | None:
+    """Returns the parts with the facts of the run. Raises UserError if a part would overwrite another file."""
+    if parts is None:
+        return None
+    if parts.shard:
+        parts.refuse_other_file()
+    return parts._replace(facts=describe_settings(entries, how, missing, versions(PACKAGES)))
 
 
 def choose_surfaces(surfaces: SurfaceOptions | None, needed: bool) -> SurfaceOptions | None:
@@ -139,7 +157,12 @@ def write_and_print(
     if outputs.plots:
         draw.append(lambda folder: write_plots(results, folder))
     if outputs.report:
-        page = partial(write_report, results, columns=columns, mask_threshold=mask_threshold)
+        page = partial(
+            write_report,
+            results,
+            columns=columns,
+            mask_threshold=mask_threshold,
+        )
         draw.append(lambda folder: page(folder / "report.html", differences=shown, command=outputs.command))
     texts = [tables.format_table(results, columns, expected)]
     if shown:
@@ -150,16 +173,16 @@ def write_and_print(
 
 def make_contents(
     results: Sequence[MethodResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
-) -> dict[str, bytes]:
+) -> dict[str, Content]:
     """Returns the content of each file by name, without plots and report."""
     comparison = comparison_tables.to_json_dict(differences) if differences else None
-    contents = {
+    texts = {
         **make_paper_tables(results, columns, METRICS, differences),
         "table.csv": csv_files.csv_table(results, columns),
-        "per_image.csv": csv_files.per_image_csv(results),
         "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
-    return {name: text.encode() for name, text in contents.items()}
+    contents: dict[str, Content] = {name: text.encode() for name, text in texts.items()}
+    return contents | {"per_image.csv": map(str.encode, csv_files.per_image_csv(results, outputs.workers))}
 
 
 def make_paper_tables(
@@ -181,7 +204,7 @@ def make_paper_tables(
 
 def publish(
     outputs: ScoreOutputs,
-    make_contents: Callable[[], Mapping[str, bytes]],
+    make_contents: Callable[[], Mapping[str, Content]],
     draw: Sequence[Callable[[Path], object]],
     texts: Sequence[str],
 ) -> None:
@@ -200,13 +223,13 @@ def publish(
         print_line(f"in {outputs.folder}: {', '.join(names)}")
 
 
-def write_files(target: Path, contents: Mapping[str, bytes], draw: Sequence[Callable[[Path], object]]) -> list[str]:
+def write_files(target: Path, contents: Mapping[str, Content], draw: Sequence[Callable[[Path], object]]) -> list[str]:
     """Writes all files or none. Returns their names."""
     failed = None
     with write_together(target) as folder:
         for name, content in contents.items():
             with write_atomic(folder / name) as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
         try:
             for function in draw:
                 function(folder)

@@ -1,33 +1,31 @@
 """Scores folders of maps on several processes. Only the numbers of each image are kept."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from ..classes import Classes
-from ..data.check import refuse_constant
-from ..data.pairs import list_images, pair_names
+from ..data.check import refuse_constant_masks
+from ..data.packed import Packed
+from ..data.packed_files import cut, take
 from ..data.reading import FOREGROUND, WAY_OUT
-from ..data.slices import list_slice_pairs, list_slices
-from ..data.volumes import is_volume
-from ..errors import UserError, shortlist, warn
-from ..slice_view import SliceView
+from ..errors import UserError, print_line, shortlist, warn
 from .aggregate import MethodResult, average_scores
+from .chunks import ChunkJob, ChunkScores, choose_block, gather_scores, score_chunk
 from .columns import METRICS
-from .pixels.histograms import reuse_freed_memory
+from .match import Entry, match_predictions
+from .parts import Parts, list_share, read_parts, save_part
 from .pixels.medical_scores import SurfaceOptions
+from .pool import pool_map
 from .score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
 
-T = TypeVar("T")
+Score = Callable[[ScoreJob], ImageScore]
+Problems = dict[str, list[tuple[str, Any]]]  # problem -> the names of the masks, and the details
 WORST = "have the score 0, and as distance the diagonal of the image"
 EMPTY_RULES = {  # value of --empty_masks -> what happens if both are empty, and if one is
     "worst": ("are left out", WORST),
@@ -36,30 +34,27 @@ EMPTY_RULES = {  # value of --empty_masks -> what happens if both are empty, and
 }
 BOUNDS = {"Fw": 1e-5}  # of `verify`; if several foreground pixels are equally near, the library may use any of them
 BOUND = 1e-6  # of the other scores
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The maps of one method for one data set. `photographs` are for the report."""
-
-    dataset: str
-    method: str
-    predictions: Path
-    masks: Path
-    photographs: Path | None = None
-    slices: SliceView | None = None  # score each slice of a volume by itself. None: score volumes in 3D.
+JOBS, LARGEST = 128, 256  # a list has at least so many jobs, if they have one pair; a job has at most so many pairs
 
 
 def score_entries(
-    entries: Sequence[Entry], how: ScoreOptions, missing: str = "error", workers: int | None = None
+    entries: Sequence[Entry],
+    how: ScoreOptions,
+    missing: str = "error",
+    workers: int | None = None,
+    parts: Parts | None = None,
 ) -> list[MethodResult]:
     """Returns the scores of each entry, in order. `workers` is the number of processes; None or 0: one for each core.
 
     A mask without prediction is an error, or counts as a black map (`zero`), or is left out (`skip`). Raises UserError
-    if names do not match, before the first file is opened, or if files cannot be scored.
+    if names do not match, before the first file is opened, or if files cannot be scored. With a shard in `parts`,
+    writes the part of the shard and returns an empty list. Without a shard, reads the scores from `parts`.
     """
     results = [match_predictions(entry, missing) for entry in entries]
-    with score_pairs(score_job, results, how, workers) as scores:
+    if parts and parts.shard:
+        score_share(score_job, results, how, workers, parts, refuse_problems)
+        return []
+    with score_pairs(score_job, results, how, workers, parts) as scores:
         for result in results:
             add_scores_(result, scores, how)
     return results
@@ -67,138 +62,129 @@ def score_entries(
 
 @contextmanager
 def score_pairs(
-    score: Callable[[ScoreJob], T], results: Sequence[MethodResult], how: ScoreOptions, workers: int | None
-) -> Iterator[Iterator[T]]:
-    """Gives an iterator over the scores of all pairs of all `results`, in order."""
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or more")
-    jobs = [ScoreJob(p, m, how) for result in results for p, m in zip(result.predictions, result.masks, strict=True)]
-    with pool_map(workers or os.cpu_count() or 1) as run:
-        yield iter(tqdm(run(score, jobs), total=len(jobs), unit="img", disable=None))
+    score: Score,
+    results: Sequence[MethodResult],
+    how: ScoreOptions,
+    workers: int | None,
+    parts: Parts | None = None,
+    blocks: Sequence[int] = (),
+) -> Iterator[Iterator[ChunkScores]]:
+    """Gives an iterator over the scores of all pairs of all `results`, in order; from `parts` if there are any.
 
-
-@contextmanager
-def pool_map(workers: int) -> Iterator[Callable]:
-    """Gives a `map` that uses several processes, or this process if `workers` is 1. An error cancels waiting jobs."""
-    if workers == 1:
-        yield map
+    `blocks` has the length of a block for each result; default: `choose_block`.
+    """
+    if parts:
+        yield read_parts(parts, results)
         return
-    cv2.setNumThreads(1)  # ends OpenCV's threads; a process that is forked while they run would wait for them forever
-    pool = ProcessPoolExecutor(workers, initializer=prepare_worker)
-    try:
-        yield lambda function, jobs: pool.map(function, jobs, chunksize=4)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    blocks = blocks or [choose_block(len(result.images)) for result in results]
+    jobs = (job for pair in zip(results, blocks, strict=True) for job in make_jobs(*pair, how))
+    with pool_map(workers) as run:
+        yield show_progress(run(partial(score_chunk, score), jobs), sum(len(result.images) for result in results))
 
 
-def prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends the pool
-    cv2.setNumThreads(1)  # each process uses one core
-    reuse_freed_memory()
+def make_jobs(result: MethodResult, block: int, how: ScoreOptions) -> Iterator[ChunkJob]:
+    """Yields jobs with whole blocks of pairs."""
+    count = len(result.masks)
+    step = block * max(1, min(LARGEST, count // JOBS) // block)
+    for start in range(0, count, step):
+        maps, masks = (cut(files, start, start + step) for files in (result.predictions, result.masks))
+        yield ChunkJob(maps, masks, how, block)  # type: ignore[arg-type]  # mypy takes the two for one type
 
 
-def match_predictions(entry: Entry, missing: str) -> MethodResult:
-    """Which files belong together, by stem, before any is opened."""
-    if entry.predictions.resolve() == entry.masks.resolve():
-        raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
-    masks, predictions = (list_images(folder, volumes=True) for folder in (entry.masks, entry.predictions))
-    photographs = list_images(entry.photographs) if entry.photographs else {}
-    _, spare, lonely = pair_names(predictions, masks)
-    if lonely:
-        text = f"{len(lonely)} of {len(masks)} masks have no prediction: {shortlist(lonely)}"
-        if missing == "error":
-            where = f"predictions looked for in {entry.predictions}"
-            raise UserError(f"{text} ({where}; --missing zero or skip goes on without)")
-        warn(f"{text}; {'scored as black maps' if missing == 'zero' else 'left out'}")
-        if missing == "skip":
-            masks = {stem: path for stem, path in masks.items() if stem in predictions}
-    if not masks:
-        raise UserError(f"no prediction in {entry.predictions} has the name of a mask in {entry.masks}")
-    if spare:
-        warn(f"{len(spare)} predictions have no mask in {entry.masks} and are left out: {shortlist(spare)}")
-    files = [predictions.get(stem) for stem in masks], list(masks.values()), [photographs.get(stem) for stem in masks]
-    rows = list(zip(masks, *files, strict=True))
-    if entry.slices:
-        rows = [part for row in rows for part in cut_row(row, entry.slices)]
-    names, maps, truths, pictures = map(list, zip(*rows, strict=True))
-    return MethodResult(entry.dataset, entry.method, names, maps, truths, pictures)
+def show_progress(scores: Iterator[ChunkScores], count: int) -> Iterator[ChunkScores]:
+    with tqdm(total=count, unit="img", disable=None) as bar:
+        for chunk in scores:
+            bar.update(chunk.length)
+            yield chunk
 
 
-def cut_row(row: tuple[str, Path | None, Path, Path | None], view: SliceView) -> list[tuple]:
-    """Returns a name, map, mask and photograph for each slice of a volume; for images the row itself."""
-    _, prediction, mask, _ = row
-    if not is_volume(mask):
-        return [row]
-    if prediction is None:
-        return [(part.stem, None, part, None) for part in list_slices(mask, view)]
-    return [(part.stem, map_, part, None) for map_, part in list_slice_pairs(prediction, mask, view)]
+def score_share(
+    score: Score,
+    results: Sequence[MethodResult],
+    how: ScoreOptions,
+    workers: int | None,
+    parts: Parts,
+    refuse: Callable[[Problems, MethodResult, int], None],
+) -> None:
+    """Scores the share of a shard, and writes its part."""
+    blocks = [choose_block(len(result.images)) for result in results]
+    shares = []
+    for result, block in zip(results, blocks, strict=True):
+        places, _ = list_share(len(result.images), block, parts.shard)
+        shares.append(take_pairs(result, places))
+    with score_pairs(score, shares, how, workers, blocks=blocks) as scores:
+        rows = [gather_scores(share, scores, refuse, keep_sums=True) for share in shares]
+    path = save_part(parts, results, rows)
+    pairs, total = sum(row.length for row in rows), sum(len(result.images) for result in results)
+    print_line(f"in {path.parent}: {path.name}, the scores of {pairs:,} of {total:,} pairs")
 
 
-def add_scores_(result: MethodResult, scores: Iterator[ImageScore], how: ScoreOptions) -> None:
+def take_pairs(result: MethodResult, places: np.ndarray) -> MethodResult:
+    """Returns the pairs at `places`, without scores and photographs."""
+    names, maps, masks = (take(cast("Packed", x), places) for x in (result.images, result.predictions, result.masks))
+    return MethodResult(result.dataset, result.method, names, maps, masks)
+
+
+def add_scores_(result: MethodResult, scores: Iterator[ChunkScores], how: ScoreOptions) -> None:
     """Adds the next `scores` to `result` and warns about unusual files. UserError for masks that are all constant."""
     notes = fill_(result, scores)
     if how.mask_threshold is not None and not isinstance(how.mask_threshold, Classes):
-        empty, full = (set(notes.pop(name, ())) for name in ("empty", "full"))
-        masks = zip(result.images, result.masks, strict=True)
-        refuse_constant({mask: (image in full, image not in empty) for image, mask in masks}, how.mask_threshold)
-    for note, images in notes.items():
-        warn_about(note, images, result, how.medical)
+        constant = (notes.pop(name, np.array([], int)) for name in ("empty", "full"))
+        empty, full = ([result.masks[int(i)] for i in places] for places in constant)
+        refuse_constant_masks(empty, full, len(result.masks), how.mask_threshold)
+    for note, places in notes.items():
+        warn_about(note, places, result, how.medical)
     warn_undefined(result)
 
 
-def fill_(result: MethodResult, scores: Iterator[ImageScore]) -> dict[str, list[str]]:
-    """Puts the next `scores` into `result`, in order. Returns the names of images by note."""
-    rows = []
-    sums: dict[str, np.ndarray] = {}
-    problems: dict[str, list[tuple[str, str]]] = {}
-    notes: dict[str, list[str]] = {}
-    for image, mask in zip(result.images, result.masks, strict=True):
-        score = next(scores)
-        rows.append(score.numbers)
-        if score.problem:
-            problems.setdefault(score.problem, []).append((mask.name, score.detail))
-        for note in score.notes:
-            notes.setdefault(note, []).append(image)
-        for name, curve in score.curves.items():
-            sums[name] = sums.get(name, 0) + curve  # summed at once, to save memory
-    refuse_problems(problems, result)
-    result.per_image = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    result.curves = {name: total / len(rows) for name, total in sums.items()}
+def fill_(result: MethodResult, scores: Iterator[ChunkScores]) -> dict[str, np.ndarray]:
+    """Puts the next `scores` into `result`, in order. Returns the places of images by note."""
+    gathered = gather_scores(result, scores, refuse_problems)
+    result.per_image = gathered.values
+    result.curves = {name: rows[0] / gathered.length for name, rows in gathered.sums.items()}
     result.table = average_scores(result.per_image, result.curves)
-    return notes
+    return gathered.notes
 
 
 def warn_undefined(result: MethodResult) -> None:
     for key, values in result.per_image.items():
         if key in METRICS and METRICS[key].group == "medical":
             continue  # the notes on empty masks say it once for all columns
-        if undefined := [result.images[i] for i in np.flatnonzero(np.isnan(values))]:
-            count = f"{len(undefined)} images ({shortlist(undefined)})"
+        if len(undefined := np.flatnonzero(np.isnan(values))):
+            count = f"{len(undefined)} images ({name_images(result, undefined)})"
             warn(f"{label(result)}: {key} is not defined for {count}; its mean leaves them out")
+
+
+def name_images(result: MethodResult, places: np.ndarray) -> str:
+    """Returns the first names of the images at `places`, and the number of the others."""
+    return shortlist([result.images[int(i)] for i in places[:5]], count=len(places))
 
 
 def label(result: MethodResult) -> str:
     return f"{result.dataset} {result.method}".strip()
 
 
-def refuse_problems(problems: dict[str, list[tuple[str, str]]], result: MethodResult) -> None:
-    folder = result.masks[0].parent
+def refuse_problems(problems: Problems, result: MethodResult, checked: int) -> None:
+    """Raises UserError if one of the problems is known here. `checked` pairs have been read."""
+    folder, others = result.masks[0].parent, len(result.masks) - checked
+    rest = f"; the other {others:,} pairs were not checked" if others else ""
     if files := problems.get("unreadable"):
-        raise UserError(files[0][1] + (f" ({len(files) - 1} more files have an error)" if len(files) > 1 else ""))
+        more = f" ({len(files) - 1} more files have an error)" if len(files) > 1 else ""
+        raise UserError(f"{files[0][1]}{more}{rest}")
     if files := problems.get("coding"):
         names = shortlist([name for name, _ in files])
         raise UserError(
-            f"{len(files)} of {len(result.masks)} masks are not 0/255: {names} ({files[0][1]}; in {folder}); {WAY_OUT}"
+            f"{len(files)} of {checked} masks are not 0/255: {names} ({files[0][1]}; in {folder}); {WAY_OUT}{rest}"
         )
     if files := problems.get("size"):
         raise UserError(
             f"{len(files)} predictions have another size than their mask: {shortlist([d for _, d in files])}; "
-            "predict with --test_gt_path, which gives each map the size of its mask, or score with --resize"
+            f"predict with --test_gt_path, which gives each map the size of its mask, or score with --resize{rest}"
         )
 
 
-def warn_about(note: str, images: list[str], result: MethodResult, medical: SurfaceOptions | None) -> None:
-    count, names = len(images), shortlist(images)
+def warn_about(note: str, places: np.ndarray, result: MethodResult, medical: SurfaceOptions | None) -> None:
+    count, names = len(places), name_images(result, places)
     if note == "binary" and count < len(result.images):
         return  # a few maps may have two grey levels by chance; a whole folder may not
     rule = EMPTY_RULES[medical.empty_masks if medical else "worst"]
@@ -217,11 +203,13 @@ def warn_about(note: str, images: list[str], result: MethodResult, medical: Surf
 
 def verify(results: Sequence[MethodResult], how: ScoreOptions, count: int) -> str:
     """Scores `count` pairs again with py-sod-metrics. Returns the largest difference. UserError if it is large."""
-    pairs = [(result, i) for result in results for i in range(len(result.images))]
-    sample = np.random.default_rng(0).permutation(len(pairs))[:count]
+    starts = np.cumsum([0, *(len(result.images) for result in results)])
+    sample = np.random.default_rng(0).permutation(starts[-1])[:count]
     library = replace(how, library=True)
     largest, where = 0.0, ""
-    for result, i in (pairs[j] for j in sample):
+    for place in sample:
+        number = int(np.searchsorted(starts, place, side="right")) - 1
+        result, i = results[number], int(place - starts[number])
         theirs = score_job(ScoreJob(result.predictions[i], result.masks[i], library)).numbers
         for key, value in theirs.items():
             ours = result.per_image[key][i]

@@ -61,12 +61,12 @@ class ScoreJob(NamedTuple):
 class ImageScore(NamedTuple):
     """The scores of a pair."""
 
-    numbers: dict[str, float]
-    curves: dict[str, ndarray]  # (256,) each, by name
+    numbers: dict[str, Any]  # float, or an array
+    curves: dict[str, ndarray]  # what is added over the pairs, by name, for example curves (256,)
     notes: tuple[str, ...] = ()  # names of unusual properties, see `score_folders.warn_about`
     # problem and detail: why the pair has no scores; empty if it has scores
     problem: str = ""
-    detail: str = ""
+    detail: Any = ""  # a text for most problems
 
 
 def score_job(job: ScoreJob) -> ImageScore:

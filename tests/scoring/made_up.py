@@ -11,6 +11,15 @@ from tests.conftest import save
 HOSTILE = "</script><b>\"'é&amp;<!--"
 COLUMNS = ("IoU_05", "MAE")
 COUNT = 40  # more than the gallery draws at once
+FOUR = [("A", "good"), ("A", "bad"), ("B", "good"), ("B", "bad")]  # of the fixture `sets`
+
+
+def flags(sets, *pairs):
+    """The flags of eval.py for pairs of a data set and a method of the fixture `sets`."""
+    predictions = [sets / dataset / method for dataset, method in pairs]
+    masks = [sets / dataset / "masks" for dataset, _ in pairs]
+    words = ["--dataset_name", *(dataset for dataset, _ in pairs), "--pred_path", *predictions, "--gt_path", *masks]
+    return [*words, "--method", *(method for _, method in pairs)]
 
 
 def scored(map_path: Path, mask_path: Path) -> dict[str, float]:

@@ -13,32 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, save
-
-
-@pytest.fixture
-def sets(tmp_path):
-    """Two data sets, A and B, of smooth blobs, with a good and a bad method's maps."""
-    rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:40, :50]
-    for dataset, count in (("A", 6), ("B", 4)):
-        for index in range(count):
-            y, x = rng.uniform(12, 28), rng.uniform(15, 35)
-            distance = np.hypot(rows - y, columns - x)
-            save(tmp_path / dataset / f"masks/{index}.png", np.where(distance < 9, 255, 0).astype(np.uint8))
-            for method, noise in (("good", 10), ("bad", 90)):
-                grey = 255 / (1 + np.exp(distance - 9)) + rng.normal(0, noise, distance.shape)
-                save(tmp_path / dataset / method / f"{index}.png", grey.clip(0, 255).astype(np.uint8))
-    return tmp_path
-
-
-def flags(sets, *pairs):
-    predictions = [sets / dataset / method for dataset, method in pairs]
-    masks = [sets / dataset / "masks" for dataset, _ in pairs]
-    words = ["--dataset_name", *(dataset for dataset, _ in pairs), "--pred_path", *predictions, "--gt_path", *masks]
-    return [*words, "--method", *(method for _, method in pairs)]
-
-
-FOUR = [("A", "good"), ("A", "bad"), ("B", "good"), ("B", "bad")]
+from tests.scoring.made_up import FOUR, flags
 
 
 def test_several_data_sets_and_methods_in_one_call(evaluate, sets):

@@ -130,7 +130,7 @@ def random_results(seed=0):
 def test_per_image_csv_read_back_gives_the_same_table(tmp_path):
     path = tmp_path / "per_image.csv"
     results = random_results()
-    path.write_text(per_image_csv(results))
+    path.write_text("".join(per_image_csv(results)))
     found = read_per_image_csv(path)
     for old, new in zip(results, found, strict=True):
         assert (old.dataset, old.method, old.images) == (new.dataset, new.method, new.images)

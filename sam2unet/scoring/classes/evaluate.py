@@ -12,16 +12,20 @@ from ..comparison_tables import format_comparison, to_json_dict
 from ..evaluate import (
     FILES,
     PACKAGES,
+    Content,
     ScoreOutputs,
     check_names,
     choose_surfaces,
     make_paper_tables,
     prepare_outputs,
+    prepare_parts,
     publish,
 )
+from ..match import Entry
+from ..parts import Parts
 from ..pixels.medical_scores import SurfaceOptions
 from ..report.page import write_report
-from ..score_folders import Entry
+from ..score_pair import ScoreOptions
 from . import files
 from .columns import CLASS_PROTOCOLS, SURFACE_CLASS, define_class_columns, list_columns
 from .compare import compare_classes
@@ -36,19 +40,24 @@ def run(
     resize: bool = False,
     workers: int | None = None,
     surfaces: SurfaceOptions | None = None,
+    parts: Parts | None = None,
 ) -> None:
     """Scores, writes the files and prints the tables. Raises UserError before it prints or writes anything.
 
     Args:
-        missing, resize, workers: see `score_class_folders`. Maps are resized by nearest neighbour.
+        missing, resize, workers, parts: see `score_class_folders`. Maps are resized by nearest neighbour.
         surfaces: how surfaces are compared, if the protocol has their columns.
     """
     check_names(entries)
     columns = list_columns(outputs.protocol, classes.names)
     surfaces = choose_surfaces(surfaces, not set(columns) <= set(define_class_columns(classes.names)))
     metrics = define_class_columns(classes.names, surfaces is not None)
-    prepare_outputs(outputs, [*FILES, "classes.csv", "confusion.csv"])
-    results = score_class_folders(entries, classes, missing, resize, workers, surfaces)
+    how = ScoreOptions(classes, resize, medical=surfaces)
+    parts = prepare_parts(parts, entries, how, missing)
+    prepare_outputs(outputs, () if parts and parts.shard else [*FILES, "classes.csv", "confusion.csv"])
+    results = score_class_folders(entries, how, missing, workers, parts)
+    if parts and parts.shard:
+        return
     summary = [key for key in CLASS_PROTOCOLS[outputs.protocol] if "{}" not in key]
     texts = [
         tables.format_table(results, summary, metrics=metrics),
@@ -59,7 +68,13 @@ def run(
         texts.append(format_comparison(differed))
     shown = [key for key in SURFACES if SURFACE_CLASS.format(key, "{}") in CLASS_PROTOCOLS[outputs.protocol]]
     texts.append(tables.format_legend([*summary, *shown], metrics | SURFACES))
-    page = partial(write_report, results, columns=columns, mask_threshold=classes, metrics=metrics)
+    page = partial(
+        write_report,
+        results,
+        columns=columns,
+        mask_threshold=classes,
+        metrics=metrics,
+    )
     draw = [lambda folder: page(folder / "report.html", differences=differed, command=outputs.command)]
     contents = partial(make_class_contents, results, columns, outputs, differences)
     publish(outputs, contents, draw if outputs.report else [], texts)
@@ -67,16 +82,17 @@ def run(
 
 def make_class_contents(
     results: list[ClassResult], columns: Sequence[str], outputs: ScoreOutputs, differences: list[Difference]
-) -> dict[str, bytes]:
+) -> dict[str, Content]:
     """Returns the content of each file by name, without the report."""
     metrics = results[0].define_columns()
     comparison = to_json_dict(differences) if differences else None
-    contents = {
+    texts = {
         **make_paper_tables(results, columns, metrics, differences),
         "table.csv": csv_files.csv_table(results, list(metrics)),
         "classes.csv": files.class_table_csv(results),
-        "per_image.csv": files.per_image_class_csv(results),
         "confusion.csv": files.confusion_csv(results),
         "results.json": csv_files.results_json(results, dict(outputs.arguments), versions(PACKAGES), comparison),
     }
-    return {name: text.encode() for name, text in contents.items()} | files.confusion_pictures(results)
+    contents: dict[str, Content] = {name: text.encode() for name, text in texts.items()}
+    contents["per_image.csv"] = map(str.encode, files.per_image_class_csv(results, outputs.workers))
+    return contents | files.confusion_pictures(results)

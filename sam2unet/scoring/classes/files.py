@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...data.packed_files import cut
 from ...errors import UserError, printable
 from ..columns import SURFACES, Metric
-from ..csv_files import NAMES, csv_text, format_number
+from ..csv_files import NAMES, ROWS, csv_text, format_number, list_cells
+from ..pool import pool_map
 from ..tables import align_columns, format_value
 from .columns import CLASS_PROTOCOLS
 from .confusion import divide, score_pixels
@@ -53,22 +56,46 @@ def class_rows(results: list[ClassResult]) -> Iterator[list]:
             yield [r.dataset, r.method, name, int(count), float(share), *scores]
 
 
-def per_image_class_csv(results: list[ClassResult]) -> str:
-    """Returns a row for each image and class. A score of a class in neither mask nor map is empty."""
+class ClassRowsJob(NamedTuple):
+    """The names and the scores of consecutive images. `counts` and `surfaces` are those of a `ClassResult`."""
+
+    dataset: str
+    method: str
+    classes: list[str]
+    images: Sequence[str]
+    counts: np.ndarray
+    surfaces: np.ndarray | None
+
+
+def per_image_class_csv(results: list[ClassResult], workers: int | None = 1) -> Iterator[str]:
+    """Yields the text of a table with a row for each image and class, some rows at a time.
+
+    A score of a class in neither mask nor map is empty. `workers` is that of `pool_map`.
+    """
     titles = [*NAMES, "class", "IoU", "Dice", "intersection", "union", "mask_pixels", "map_pixels"]
-    titles += SURFACES if results[0].surfaces is not None else ()
-    return csv_text([titles, *(row for r in results for row in image_rows(r))])
+    yield csv_text([[*titles, *(SURFACES if results[0].surfaces is not None else ())]])
+    jobs = (
+        ClassRowsJob(r.dataset, r.method, r.classes.names, cut(r.images, i, i + ROWS), *parts)
+        for r in results
+        for i in range(0, len(r.images), ROWS)
+        for parts in [(r.counts[i : i + ROWS], None if r.surfaces is None else r.surfaces[i : i + ROWS])]
+    )
+    with pool_map(workers if any(len(r.images) > ROWS for r in results) else 1) as run:
+        yield from run(format_class_rows, jobs)
 
 
-def image_rows(r: ClassResult) -> Iterator[list]:
-    iou, dice = score_pixels(r.counts)
-    for i, image in enumerate(r.images):
-        for c, name in enumerate(r.classes.names):
-            both, mask, prediction = r.counts[i, :, c].tolist()
-            scores = format_number(iou[i, c]), format_number(dice[i, c])
+def format_class_rows(job: ClassRowsJob) -> str:
+    return csv_text(image_rows(job))
+
+
+def image_rows(job: ClassRowsJob) -> Iterator[list]:
+    iou, dice = score_pixels(job.counts)
+    for i, image in enumerate(job.images):
+        surfaces = [[]] * len(job.classes) if job.surfaces is None else map(list_cells, job.surfaces[i].T)
+        columns = list_cells(iou[i]), list_cells(dice[i]), job.counts[i].T.tolist(), surfaces
+        for name, iou_score, dice_score, (both, mask, prediction), distances in zip(job.classes, *columns, strict=True):
             pixels = both, mask + prediction - both, mask, prediction
-            surfaces = () if r.surfaces is None else map(format_number, r.surfaces[i, :, c])
-            yield [r.dataset, r.method, image, name, *scores, *pixels, *surfaces]
+            yield [job.dataset, job.method, image, name, iou_score, dice_score, *pixels, *distances]
 
 
 def confusion_csv(results: list[ClassResult]) -> str:

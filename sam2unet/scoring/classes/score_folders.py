@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,14 +10,17 @@ import numpy as np
 from ...classes import IGNORED, Classes, UnknownValues
 from ...data.check import describe_unknown_values
 from ...data.reading import read_indices
-from ...data.slices import Slice, Source, measure_pixel
+from ...data.slices import Slice, measure_pixel
 from ...data.volumes import is_volume
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
+from ..chunks import ChunkScores, gather_scores
 from ..columns import Metric
+from ..match import Entry, match_predictions
+from ..parts import Parts
 from ..pixels.medical_scores import SURFACE, SurfaceOptions, compare_surfaces
-from ..score_folders import EMPTY_RULES, Entry, label, match_predictions, refuse_problems, score_pairs
-from ..score_pair import ScoreJob, ScoreOptions, describe_sizes
+from ..score_folders import EMPTY_RULES, Problems, label, name_images, refuse_problems, score_pairs, score_share
+from ..score_pair import ImageScore, ScoreJob, ScoreOptions, describe_sizes
 from ..score_volume import find_indices, read_volume_pair, use_spacing
 from .columns import define_class_columns
 from .confusion import count_confusion, count_pixels, divide, score_classes, score_pixels
@@ -54,41 +57,36 @@ class ClassResult(MethodResult):
         return define_class_columns(self.classes.names, self.surfaces is not None)
 
 
-class PairCounts(NamedTuple):
-    """The confusion matrix of a pair; None if there is a problem, see `score_pair.ImageScore`."""
-
-    confusion: np.ndarray | None
-    surfaces: np.ndarray | None = None  # (7, C)
-    resized: bool = False
-    problem: str = ""
-    detail: str = ""
-    unknown: tuple[dict[int, int], Source] | None = None  # the first arguments of `UnknownValues`
-
-
 def score_class_folders(
     entries: Sequence[Entry],
-    classes: Classes,
+    how: ScoreOptions,
     missing: str = "error",
-    resize: bool = False,
     workers: int | None = None,
-    surfaces: SurfaceOptions | None = None,
+    parts: Parts | None = None,
 ) -> list[ClassResult]:
     """Returns the scores of each entry, in order. Arguments and errors are those of `score_entries`.
 
-    A missing prediction counts as a map of the first class if `missing` is `zero`. `surfaces` says how surfaces are
-    compared; None to leave them out.
+    `how.mask_threshold` has the classes. A missing prediction counts as a map of the first class if `missing` is
+    `zero`. `how.medical` says how surfaces are compared; None to leave them out.
     """
+    assert isinstance(how.mask_threshold, Classes)
     matches = [match_predictions(entry, missing) for entry in entries]
-    with score_pairs(count_pair, matches, ScoreOptions(classes, resize, medical=surfaces), workers) as pairs:
-        results = [collect_counts(match, pairs, classes) for match in matches]
-    if surfaces:
+    if parts and parts.shard:
+        score_share(count_pair, matches, how, workers, parts, partial(refuse_class_problems, how.mask_threshold))
+        return []
+    with score_pairs(count_pair, matches, how, workers, parts) as scores:
+        results = [collect_counts(match, scores, how.mask_threshold) for match in matches]
+    if how.medical:
         for result in results:
-            warn_empty(result, surfaces.empty_masks)
+            warn_empty(result, how.medical.empty_masks)
     return results
 
 
-def count_pair(job: ScoreJob) -> PairCounts:
-    """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception."""
+def count_pair(job: ScoreJob) -> ImageScore:
+    """Reads the files of a pair and counts. A file that cannot be scored is a `problem`, not an exception.
+
+    The result has the numbers `counts` and `surfaces` of a `ClassResult`, and the confusion matrix as a curve.
+    """
     classes, how = job.how.mask_threshold, job.how.medical
     assert isinstance(classes, Classes)
     try:
@@ -105,13 +103,13 @@ def count_pair(job: ScoreJob) -> PairCounts:
         if resized := prediction.shape != mask.shape:
             if not job.how.resize:
                 name = (job.prediction or job.mask).name
-                return PairCounts(None, problem="size", detail=describe_sizes(name, prediction, mask))
+                return ImageScore({}, {}, problem="size", detail=describe_sizes(name, prediction, mask))
             prediction = cv2.resize(prediction, mask.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         return count_arrays(prediction, mask, job, len(classes.items), how, resized)
     except UnknownValues as e:
-        return PairCounts(None, problem="unknown", unknown=(e.counts, e.path))
+        return ImageScore({}, {}, problem="unknown", detail=(e.counts, e.path))
     except UserError as e:
-        return PairCounts(None, problem="unreadable", detail=str(e))
+        return ImageScore({}, {}, problem="unreadable", detail=str(e))
 
 
 def count_arrays(
@@ -121,11 +119,14 @@ def count_arrays(
     count: int,
     how: SurfaceOptions | None,
     resized: bool = False,
-) -> PairCounts:
+) -> ImageScore:
     """Counts, and compares surfaces if `how` says how. The arrays are uint8 indices of images or of volumes."""
     row = mask.shape[-1]
     confusion = count_confusion(prediction.reshape(-1, row), mask.reshape(-1, row), count, job.prediction)
-    return PairCounts(confusion, measure_surfaces(prediction, mask, count, how) if how else None, resized)
+    numbers = {"counts": count_pixels(confusion)}
+    if how:
+        numbers["surfaces"] = measure_surfaces(prediction, mask, count, how)
+    return ImageScore(numbers, {"confusion": confusion}, ("resized",) * resized)
 
 
 def measure_surfaces(prediction: np.ndarray, mask: np.ndarray, count: int, how: SurfaceOptions) -> np.ndarray:
@@ -143,34 +144,30 @@ def warn_empty(result: ClassResult, rule: str) -> None:
             warn(f"{label(result)}: a class is in {what} {pairs} times; for surfaces, these {EMPTY_RULES[rule][count]}")
 
 
-def collect_counts(match: MethodResult, pairs: Iterator[PairCounts], classes: Classes) -> ClassResult:
-    """Adds the next pairs up, one for each image of `match`. Warns about maps of another size and absent classes."""
-    pixels: list[np.ndarray] = []
-    surfaces: list[np.ndarray] = []
-    resized: list[str] = []
-    problems: dict[str, list[tuple[str, str]]] = {}
-    bad: dict[Source, UnknownValues] = {}
-    confusion = np.zeros((len(classes.items), len(classes.items)), np.int64)
-    for image, mask in zip(match.images, match.masks, strict=True):
-        pair = next(pairs)
-        if pair.unknown:
-            bad[pair.unknown[1]] = UnknownValues(*pair.unknown, classes)
-        if pair.problem:
-            problems.setdefault(pair.problem, []).append((mask.name, pair.detail))
-        elif not problems and pair.confusion is not None:
-            confusion += pair.confusion
-            pixels.append(count_pixels(pair.confusion))
-            surfaces += [] if pair.surfaces is None else [pair.surfaces]
-        resized += [image] * pair.resized
-    refuse_problems(problems, match)
-    if bad:
-        folders = " and ".join(sorted({str(path.parent) for path in bad}))
-        raise UserError(f"{len(bad)} files in {folders} {describe_unknown_values(bad, classes)}")
-    counts, stacked = np.stack(pixels), np.stack(surfaces) if surfaces else None
-    result = ClassResult(**vars(match), classes=classes, counts=counts, confusion=confusion, surfaces=stacked)
-    if resized:
-        count = f"{len(resized)} predictions were resized to the size of their mask"
-        warn(f"{label(result)}: {count}, nearest neighbour: {shortlist(resized)}")
+def collect_counts(match: MethodResult, scores: Iterator[ChunkScores], classes: Classes) -> ClassResult:
+    """Joins the next scores, one for each image of `match`. Warns about maps of another size and absent classes."""
+    gathered = gather_scores(match, scores, partial(refuse_class_problems, classes))
+    result = ClassResult(
+        **vars(match),
+        classes=classes,
+        counts=gathered.values["counts"],
+        confusion=gathered.sums["confusion"][0],
+        surfaces=gathered.values.get("surfaces"),
+    )
+    if "resized" in gathered.notes:
+        places = gathered.notes["resized"]
+        count = f"{len(places)} predictions were resized to the size of their mask"
+        warn(f"{label(result)}: {count}, nearest neighbour: {name_images(result, places)}")
     if absent := [name for name in classes.names if np.isnan(result.table[f"IoU_{name}"])]:
         warn(f"{label(result)}: no mask and no map has {shortlist(absent)}; such a class has no score")
     return result
+
+
+def refuse_class_problems(classes: Classes, problems: Problems, result: MethodResult, checked: int) -> None:
+    """Raises UserError. `checked` pairs have been read."""
+    refuse_problems(problems, result, checked)
+    bad = {path: UnknownValues(counts, path, classes) for _, (counts, path) in problems["unknown"]}
+    folders = " and ".join(sorted({str(path.parent) for path in bad}))
+    others = len(result.masks) - checked
+    rest = f"; the other {others:,} pairs were not checked" if others else ""
+    raise UserError(f"{len(bad)} files in {folders} {describe_unknown_values(bad, classes)}{rest}")
