@@ -30,7 +30,7 @@ FLAGS = {
     "eval.py": """
         --axis --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path
         --image_path --legend --mask_threshold --merge --method --missing --nsd_tolerance --plots --pred_path --protocol
-        --report --resize --save_dir --shard --slices --spacing --verify --workers
+        --report --report_images --resize --save_dir --shard --slices --spacing --verify --workers
     """,
 }
 NAMES = """

@@ -108,6 +108,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--report", action="store_true", help="write a page with tables, curves and a gallery into --save_dir"
     )
+    out.add_argument(
+        "--report_images",
+        type=int,
+        metavar="N",
+        help="the gallery of the report shows the N worst images; default: as many as 60 MB can hold",
+    )
     return p
 
 
@@ -121,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
     args.protocol = args.protocol or next(iter(protocols))
     arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
-    files = (args.save_dir, args.plots, args.report)
+    files = (args.save_dir, args.plots, args.report, args.report_images)
     command = format_command(sys.argv)
     outputs = evaluate.ScoreOutputs(
         args.protocol, args.expect, *files, arguments, tuple(protocols), command, args.workers

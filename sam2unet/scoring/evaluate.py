@@ -37,6 +37,7 @@ class ScoreOutputs:
     # plots and report: also write the plots, or the HTML report
     plots: bool = False
     report: bool = False
+    report_images: int | None = None  # the largest number of images in the gallery of the report
     # the flags of the run, which are written into results.json
     arguments: Mapping[str, object] = field(default_factory=dict)
     protocols: Sequence[str] = tuple(PROTOCOLS)
@@ -48,6 +49,8 @@ class ScoreOutputs:
             raise UserError(f"no protocol named {self.protocol}; give one of {', '.join(self.protocols)}")
         if self.folder is None and (self.plots or self.report):
             raise UserError("--plots and --report need --save_dir, the folder for their files")
+        if self.report_images is not None and self.report_images < 1:
+            raise UserError(f"--report_images is {self.report_images}; it must be 1 or more")
 
 
 def run(
@@ -158,10 +161,7 @@ def write_and_print(
         draw.append(lambda folder: write_plots(results, folder))
     if outputs.report:
         page = partial(
-            write_report,
-            results,
-            columns=columns,
-            mask_threshold=mask_threshold,
+            write_report, results, columns=columns, mask_threshold=mask_threshold, limit=outputs.report_images
         )
         draw.append(lambda folder: page(folder / "report.html", differences=shown, command=outputs.command))
     texts = [tables.format_table(results, columns, expected)]

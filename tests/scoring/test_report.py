@@ -16,6 +16,8 @@ from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.classes.columns import define_class_columns
 from sam2unet.scoring.columns import METRICS
 from sam2unet.scoring.compare import Difference, compare
+from sam2unet.scoring.csv_files import PER_IMAGE
+from sam2unet.scoring.report.gallery import choose_galleries, count_room
 from sam2unet.scoring.report.html_tables import rank_classes
 from sam2unet.scoring.report.page import write_report
 from sam2unet.scoring.report.pictures import (
@@ -213,6 +215,34 @@ def test_2000_images_stay_under_60_MB(shared, tmp_path):
 
     print(f"bytes per image: {pictures:.0f} of pictures, {numbers:.0f} of numbers and the page")
     assert 10_000 < pictures + numbers < 30_000  # well under would be thumbnails smaller than they could be
+
+
+def test_the_gallery_shows_the_worst_images_and_the_rest_of_the_page_counts_all(results, tmp_path):
+    write_report(results[:2], tmp_path / "report.html", COLUMNS, limit=6)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "The gallery shows the worst 6 of 40 images, by IoU.5." in text
+    dataset = Elements(text).data()["datasets"][0]
+    values = [result.per_image["IoU_05"] for result in results[:2]]
+    worst = {results[0].images[i] for column in values for i in np.argsort(column)[:3]}
+    assert worst <= set(dataset["images"]) and len(dataset["images"]) == 6
+    for m, result in enumerate(results[:2]):
+        counted = dataset["distributions"]["IoU_05"]["methods"][m]
+        assert counted["counts"] == np.histogram(values[m], 25, (0, 1))[0].tolist()
+        assert counted["defined"] + counted["undefined"] == COUNT and counted["undefined"] == np.isnan(values[m]).sum()
+        for name, value in zip(dataset["images"], dataset["methods"][m]["values"]["MAE"], strict=True):
+            assert value is None or value == pytest.approx(result.per_image["MAE"][result.images.index(name)], rel=1e-5)
+    assert set(Elements(text).scripts) == {"data", *(f"pictures-0-{i}" for i in range(6))}
+
+
+def test_the_room_of_the_page_does_not_depend_on_the_number_of_images():
+    names = [f"image {i}" for i in range(50_000)]
+    method = MethodResult("A", "", names, names, names, names, {"S": np.random.default_rng(0).random(50_000)})
+    keys = [key for key in METRICS if key in PER_IMAGE]
+    assert 5_000 < count_room([method], len(keys)) < 12_000 and count_room([method] * 4, len(keys)) > 2_000
+    (gallery,) = choose_galleries([[method]], keys, ["S"], METRICS, None)
+    assert len(gallery.rows) == count_room([method], len(keys)) and gallery.total == 50_000
+    worst = np.sort(method.per_image["S"])[len(gallery.rows) - 1]
+    assert (method.per_image["S"][gallery.places[0]] <= worst).all()
 
 
 def test_even_noise_fits_its_room():

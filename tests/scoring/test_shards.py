@@ -136,6 +136,7 @@ def test_a_part_does_not_overwrite_another_file(evaluate, parts):
         (["--shard", "3/2", "--save_dir", "parts"], "--shard is 3/2; wanted I/N"),
         (["--shard", "1/2"], "--shard needs --save_dir"),
         (["--shard", "1/2", "--merge", "parts"], "--shard does not go with --merge"),
+        (["--report_images", 0, "--save_dir", "parts", "--report"], "--report_images is 0; it must be 1 or more"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(words, text, evaluate, sets, tmp_path, monkeypatch):

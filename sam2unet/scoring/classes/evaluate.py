@@ -69,11 +69,7 @@ def run(
     shown = [key for key in SURFACES if SURFACE_CLASS.format(key, "{}") in CLASS_PROTOCOLS[outputs.protocol]]
     texts.append(tables.format_legend([*summary, *shown], metrics | SURFACES))
     page = partial(
-        write_report,
-        results,
-        columns=columns,
-        mask_threshold=classes,
-        metrics=metrics,
+        write_report, results, columns=columns, mask_threshold=classes, metrics=metrics, limit=outputs.report_images
     )
     draw = [lambda folder: page(folder / "report.html", differences=differed, command=outputs.command)]
     contents = partial(make_class_contents, results, columns, outputs, differences)

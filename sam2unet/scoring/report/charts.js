@@ -120,7 +120,7 @@ function drawCurves() {
   byId("curves").hidden = !byId("curves").querySelector("figure");
 }
 
-const BINS = 25;
+const BINS = 25; // as in page.py
 
 // Shows a text beside the pointer, inside the window.
 function showTooltip(event, text) {
@@ -136,18 +136,12 @@ function hideTooltip() {
   byId("tooltip").hidden = true;
 }
 
-function histogramFigure(key, methods) {
+// `distribution` has the numbers of all images, also of those that are not in the gallery.
+function histogramFigure(key, methods, distribution) {
   const [width, height, bottom] = [220, 100, 16];
-  const series = methods.map(method => method.values[key].filter(value => value != null));
-  const largest = series.flat().reduce((a, b) => Math.max(a, b), 0);
-  const top = largest <= 1 ? 1 : largest;
+  const { top, methods: series } = distribution;
   const x = value => (value / top) * width;
-  const counts = series.map(values => {
-    const count = Array(BINS).fill(0);
-    for (const value of values) count[Math.min(BINS - 1, Math.floor((value / top) * BINS))]++;
-    return count;
-  });
-  const shares = counts.map((count, m) => count.map(n => n / Math.max(1, series[m].length)));
+  const shares = series.map(({ counts, defined }) => counts.map(n => n / Math.max(1, defined)));
   const highest = shares.flat().reduce((a, b) => Math.max(a, b), 1e-9);
   const y = share => height - bottom - (share / highest) * (height - bottom - 4);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `distribution of ${key}` });
@@ -157,15 +151,15 @@ function histogramFigure(key, methods) {
     const steps = shares[m].map((share, bin) => `V${y(share).toFixed(1)}H${right(bin)}`).join("");
     const paint = { stroke: colour(method.name), fill: colour(method.name), "stroke-dasharray": dash(method.name) };
     svg.append(make("path", { class: "area", d: `M0 ${y(0)}${steps}V${y(0)}Z`, ...paint }));
-    if (!series[m].length) return;
-    const mean = x(series[m].reduce((a, b) => a + b) / series[m].length);
+    if (!series[m].defined) return;
+    const mean = x(series[m].mean);
     svg.append(make("line", { class: "mean", x1: mean, x2: mean, y1: 0, y2: y(0), stroke: paint.stroke }));
   });
   for (let bin = 0; bin < BINS; bin++) {
     const place = { x: (bin * width) / BINS, width: width / BINS, y: 0, height: height - bottom };
     const range = `${metrics[key].title} ${shown((bin * top) / BINS)} to ${shown(((bin + 1) * top) / BINS)}`;
     const lines = methods.map((method, m) =>
-      `${method.name}: ${counts[m][bin]} of ${series[m].length} images (${(100 * shares[m][bin]).toFixed(1)} %)`);
+      `${method.name}: ${series[m].counts[bin]} of ${series[m].defined} images (${(100 * shares[m][bin]).toFixed(1)} %)`);
     const hit = make("rect", { class: "hit", ...place });
     hit.addEventListener("pointermove", event => showTooltip(event, [range, ...lines].join("\n")));
     svg.append(hit);
@@ -175,7 +169,7 @@ function histogramFigure(key, methods) {
     make("text", { x: 0, y: height - 2 }, "0"),
     make("text", { x: width, y: height - 2, "text-anchor": "end" }, top === 1 ? "1" : shown(top)),
   );
-  const undefinedCount = methods.reduce((sum, method, m) => sum + method.values[key].length - series[m].length, 0);
+  const undefinedCount = series.reduce((sum, row) => sum + row.undefined, 0);
   const note = undefinedCount ? ` ${undefinedCount} undefined` : "";
   const more = make("span", {}, ` ${arrow(key)}${note}`);
   return make("figure", {}, make("figcaption", { title: metrics[key].legend }, metrics[key].title, more), svg);
@@ -187,7 +181,7 @@ function drawDistributions() {
     const figures = shownKeys()
       .map(key => [key, set.methods.filter(method => method.values[key])])
       .filter(([, methods]) => methods.length)
-      .map(([key, methods]) => histogramFigure(key, methods));
+      .map(([key, methods]) => histogramFigure(key, methods, set.distributions[key]));
     const legend = make("ul", { class: "methods" }, ...set.methods.map(method => methodKey("li", method.name)));
     const body = [make("summary", {}, set.name), legend, make("div", { class: "charts small" }, ...figures)];
     byId("distributions").append(make("details", { class: "set", ...(s ? {} : { open: "" }) }, ...body));

@@ -47,7 +47,9 @@ function refresh() {
   gallery.order = sortedImages();
   gallery.drawn = 0;
   byId("rows").replaceChildren(...(gallery.order.length ? [] : [make("p", { class: "hint" }, noMatch())]));
-  byId("count").value = `${gallery.order.length} of ${gallery.set.images.length} images`;
+  const { images, total } = gallery.set;
+  const rest = total > images.length ? `, the worst of ${total}` : "";
+  byId("count").value = `${gallery.order.length} of ${images.length} images${rest}`;
   drawMore();
 }
 

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from string import Template
 
+import numpy as np
+
 from ...atomic import write_atomic
 from ...classes import Classes
 from ...data.slices import Source
@@ -15,9 +17,11 @@ from ...recipe import MaskRule
 from ..aggregate import MethodResult, name_folders
 from ..columns import METRICS, SURFACES, Metric
 from ..compare import Difference
+from .gallery import Gallery, choose_galleries
 from .html_tables import escape, report_tables
-from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING, Row, thumbnails
+from .pictures import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, NOTHING, thumbnails
 
+BINS = 25  # of a distribution
 TEMPLATE = Path(__file__).with_name("report")  # with .html and .css
 SCRIPTS = ("charts.js", "gallery.js")
 COLOR_NAMES = {
@@ -49,6 +53,7 @@ def write_report(
     metrics: Mapping[str, Metric] = METRICS,
     differences: Sequence[Difference] = (),
     command: str = "",
+    limit: int | None = None,
 ) -> None:
     """Writes the page with tables of `columns`, completely or not at all. It has at most 60 MB.
 
@@ -59,26 +64,30 @@ def write_report(
         metrics: the meaning of `columns` and of the scores of images.
         differences: of methods in `columns`. Without methods, there are none.
         command: the command line that made the scores.
+        limit: the largest number of images in the gallery. None: as many as fit into 60 MB.
     """
     datasets: dict[str, list[MethodResult]] = {}
     for result in name_methods(results):
         datasets.setdefault(result.dataset, []).append(result)
-    galleries = [list_rows(methods) for methods in datasets.values()]
+    keys, owners = list_image_metrics(results, columns, metrics, mask_threshold)
+    whole = [key for key in keys if key not in owners]  # metrics of whole images, not of one class
+    galleries = choose_galleries(list(datasets.values()), keys, whole[:1], metrics, limit)
     head, tail = TEMPLATE.with_suffix(".html").read_text("utf-8").split("<!-- pictures -->")
     head = Template(head).substitute(
         CLASS_TEXTS if isinstance(mask_threshold, Classes) else BINARY_TEXTS,
         title=escape(", ".join(datasets)),
         summary=describe_counts(galleries, results),
+        selection=describe_selection(galleries, [metrics[key].title for key in whole[:1]]),
         tables=report_tables(datasets, columns, metrics, differences),
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        facts=report_facts(datasets, command),
-        data=script_json(page_data(datasets, galleries, columns, metrics, mask_threshold)),
+        facts=report_facts(datasets, galleries, command),
+        data=script_json(page_data(datasets, galleries, keys, metrics, owners, mask_threshold)),
         style=TEMPLATE.with_suffix(".css").read_text("utf-8"),
         **{name: f"rgb{color}" for name, color in COLOR_NAMES.items()},
     )
     tail = Template(tail).substitute(script="".join(TEMPLATE.with_name(name).read_text("utf-8") for name in SCRIPTS))
-    ids = [f"pictures-{d}-{i}" for d, rows in enumerate(galleries) for i in range(len(rows))]
-    pictures = thumbnails([row for rows in galleries for row in rows], mask_threshold)
+    ids = [f"pictures-{d}-{i}" for d, gallery in enumerate(galleries) for i in range(len(gallery.rows))]
+    pictures = thumbnails([row for gallery in galleries for row in gallery.rows], mask_threshold)
     with write_atomic(path) as file:
         file.write(head.encode())
         for row_id, row in zip(ids, pictures, strict=True):
@@ -94,50 +103,66 @@ def name_methods(results: Sequence[MethodResult]) -> list[MethodResult]:
     return [r if r.method else replace(r, method=name) for r, name in zip(results, names, strict=True)]
 
 
-def list_rows(methods: Sequence[MethodResult]) -> list[Row]:
-    """Returns a gallery row for each image that any method was scored on. Predictions are in the order of `methods`."""
-    rows: dict[str, Row] = {}
-    for m, method in enumerate(methods):
-        files = zip(method.images, method.masks, method.photographs, method.predictions, strict=True)
-        for name, mask, photograph, prediction in files:
-            row = rows.setdefault(name, Row(name, mask, photograph, [None] * len(methods)))
-            row.predictions[m] = prediction
-    return list(rows.values())
+def list_image_metrics(
+    results: Sequence[MethodResult], columns: Sequence[str], metrics: Mapping[str, Metric], mask_threshold: MaskRule
+) -> tuple[list[str], dict[str, int]]:
+    """Returns the metrics of images, `columns` first. For those of one class, also the index of the class."""
+    used = {key for result in results for key in result.per_image}
+    keys = [*(key for key in columns if key in used), *(key for key in metrics if key in used - set(columns))]
+    items = mask_threshold.items if isinstance(mask_threshold, Classes) else ()
+    return keys, {f"{key}_{item.name}": i for i, item in enumerate(items) for key in ("IoU", "Dice", *SURFACES)}
 
 
 def page_data(
     datasets: Mapping[str, Sequence[MethodResult]],
-    galleries: Sequence[Sequence[Row]],
-    columns: Sequence[str],
+    galleries: Sequence[Gallery],
+    keys: Sequence[str],
     metrics: Mapping[str, Metric],
+    owners: Mapping[str, int],
     mask_threshold: MaskRule,
 ) -> dict:
     """Returns the data that the script of the page draws, without pictures. Values are in the order of the gallery."""
-    used = {key for methods in datasets.values() for method in methods for key in method.per_image}
-    keys = [*(key for key in columns if key in used), *(key for key in metrics if key in used - set(columns))]
     items = mask_threshold.items if isinstance(mask_threshold, Classes) else ()
-    owners = {f"{key}_{item.name}": {"owner": i} for i, item in enumerate(items) for key in ("IoU", "Dice", *SURFACES)}
     return {
-        "metrics": {key: metrics[key]._asdict() | owners.get(key, {}) for key in keys},
+        "metrics": {key: metrics[key]._asdict() | ({"owner": owners[key]} if key in owners else {}) for key in keys},
         "classes": [{"name": item.name, "color": item.color} for item in items],
         "datasets": [
-            {"name": name, "images": [row.name for row in rows], "photographs": any(row.photograph for row in rows)}
-            | {"methods": [method_data(method, rows) for method in methods]}
-            for (name, methods), rows in zip(datasets.items(), galleries, strict=True)
+            {"name": name, "images": [row.name for row in gallery.rows], "total": gallery.total}
+            | {"photographs": any(row.photograph for row in gallery.rows)}
+            | {"methods": [method_data(*pair) for pair in zip(methods, gallery.places, strict=True)]}
+            | {"distributions": {key: count_values(methods, key, gallery.total) for key in keys}}
+            for (name, methods), gallery in zip(datasets.items(), galleries, strict=True)
         ],
     }
 
 
-def method_data(method: MethodResult, rows: Sequence[Row]) -> dict:
-    """Returns the name, the values in the order of `rows`, and the curves of a method."""
-    indices = {name: i for i, name in enumerate(method.images)}
-    order = [indices.get(row.name) for row in rows]
+def method_data(method: MethodResult, places: np.ndarray) -> dict:
+    """Returns the name of a method, its values for the images at `places`, and its curves. At -1, there is no value."""
     values = {
-        key: [None if i is None else format_report_number(numbers[i]) for i in order]
+        key: [None if i < 0 else format_report_number(numbers[i]) for i in places.tolist()]
         for key, numbers in method.per_image.items()
     }
     curves = {name: [format_report_number(value) for value in curve] for name, curve in method.curves.items()}
     return {"name": method.method, "values": values, "curves": curves}
+
+
+def count_values(methods: Sequence[MethodResult], key: str, total: int) -> dict:
+    """Returns the distribution of a metric over all images, of the methods that have it, in bins from 0 to `top`.
+
+    `total` is the number of images of the data set. For each method: the images of each bin, the mean, and the numbers
+    of images with and without a value.
+    """
+    columns = [method.per_image[key] for method in methods if key in method.per_image]
+    series = [column[np.isfinite(column)] for column in columns]
+    largest = max((float(values.max()) for values in series if len(values)), default=0.0)
+    top = largest if largest > 1 else 1.0
+    counts = [np.bincount((values / top * BINS).astype(int).clip(0, BINS - 1), minlength=BINS) for values in series]
+    rows = [
+        {"counts": count.tolist(), "mean": float(values.mean()) if len(values) else 0.0}
+        | {"defined": len(values), "undefined": total - len(values)}
+        for count, values in zip(counts, series, strict=True)
+    ]
+    return {"top": top, "methods": rows}
 
 
 def format_report_number(value: float) -> float | None:
@@ -150,22 +175,40 @@ def script_json(data: object) -> str:
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def describe_counts(galleries: Sequence[Sequence[Row]], results: Sequence[MethodResult]) -> str:
+def describe_counts(galleries: Sequence[Gallery], results: Sequence[MethodResult]) -> str:
     """Returns text such as `2 data sets, 1 method, 43 images`."""
-    counts = {"data set": len(galleries), "method": len({r.method for r in results}), "image": sum(map(len, galleries))}
+    counts = {"data set": len(galleries), "method": len({r.method for r in results})}
+    counts["image"] = sum(gallery.total for gallery in galleries)
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
 
 
-def report_facts(datasets: Mapping[str, Sequence[MethodResult]], command: str) -> str:
-    """Returns HTML: the command and the folders."""
+def describe_selection(galleries: Sequence[Gallery], titles: Sequence[str]) -> str:
+    """Returns HTML that says which images the gallery shows, if it does not show all."""
+    shown, total = sum(len(gallery.rows) for gallery in galleries), sum(gallery.total for gallery in galleries)
+    if shown == total:
+        return ""
+    by = f", by {titles[0]}" if titles else ""
+    return (
+        f'<p class="hint">The gallery shows the worst {shown:,} of {total:,} images{escape(by)}. '
+        "The tables, the curves and the distributions count all images.</p>"
+    )
+
+
+def report_facts(datasets: Mapping[str, Sequence[MethodResult]], galleries: Sequence[Gallery], command: str) -> str:
+    """Returns HTML: the command and the folders of the images in the galleries."""
     facts = [("Command", command)] * bool(command)
-    for name, methods in datasets.items():
-        facts += [(f"{name}: maps of {m.method}", folder) for m in methods for folder in list_parents(m.predictions)]
+    for (name, methods), gallery in zip(datasets.items(), galleries, strict=True):
+        pairs = list(zip(methods, gallery.places, strict=True))
+        facts += [
+            (f"{name}: maps of {m.method}", folder) for m, p in pairs for folder in list_parents(m.predictions, p)
+        ]
         for title in ("masks", "photographs"):
-            folders = dict.fromkeys(folder for m in methods for folder in list_parents(getattr(m, title)))
+            folders = dict.fromkeys(folder for m, p in pairs for folder in list_parents(getattr(m, title), p))
             facts += [(f"{name}: {title}", folder) for folder in folders]
     return "".join(f"<dt>{escape(title)}<dd><code>{escape(text)}</code>" for title, text in facts)
 
 
-def list_parents(paths: Sequence[Source | None]) -> list[str]:
-    return list(dict.fromkeys(str(path.parent) for path in paths if path))
+def list_parents(paths: Sequence[Source | None], places: np.ndarray) -> list[str]:
+    """Returns the folders of the files at `places`. There is no file at -1."""
+    files = (paths[i] for i in places.tolist() if i >= 0)
+    return list(dict.fromkeys(str(path.parent) for path in files if path))
