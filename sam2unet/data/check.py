@@ -1,8 +1,7 @@
 """Checks files before a long run, so that a bad file ends the run in seconds."""
 
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from typing import Literal, NamedTuple, TypeVar
 
@@ -10,14 +9,15 @@ import numpy as np
 
 from ..classes import Classes, UnknownValues
 from ..errors import UserError, print_line, shortlist, warn
-from ..recipe import ForegroundRule, MaskRule, to_foreground_flags
+from ..recipe import MaskRule
 from ..runtime.parallel import iterate_files
 from ..runtime.processes import ALONE, Processes
 from .check_memory import CheckMemory
+from .mask_values import describe_unknown_values, refuse_constant
 from .order import choose_evenly
 from .packed import LazySequence
 from .pairs import Pair
-from .reading import WAY_OUT, MaskCoding, list_values, open_image, read_mask, rotate_upright, upright_size
+from .reading import WAY_OUT, MaskCoding, open_image, read_mask, upright_size
 from .slices import Source
 
 T = TypeVar("T")
@@ -160,45 +160,6 @@ def check_masks(
     if threshold is not None:
         refuse_constant(dict(zip(paths, facts.tolist(), strict=True)), threshold)
     return sizes, None
-
-
-def describe_unknown_values(bad: Mapping[Source, UnknownValues], classes: Classes) -> str:
-    """Returns text such as `have values of no class: 11 (1,204 pixels in 2 files: a.png, b.png); add the line ...`."""
-    counts: Counter[int] = Counter()
-    files = defaultdict(list)
-    for path, error in bad.items():
-        counts.update(error.counts)
-        for code in error.counts:
-            files[code].append(path.name)
-    return f"have values of no class: {classes.describe_unknown(counts, files)}"
-
-
-def refuse_constant(masks: Mapping[Source, Sequence[float]], rule: ForegroundRule) -> None:
-    """Raises UserError for a rule that leaves all masks empty or all masks full. Warns if it does so for some masks.
-
-    `masks` has the lowest and the highest value of each mask; 0 is background, other values are foreground.
-    """
-    empty, full = (
-        [path for path, (_, high) in masks.items() if not high],
-        [path for path, (low, _) in masks.items() if low],
-    )
-    refuse_constant_masks(empty, full, len(masks), rule)
-
-
-def refuse_constant_masks(empty: Sequence[Source], full: Sequence[Source], count: int, rule: ForegroundRule) -> None:
-    """Does the same, if the masks without foreground, the masks without background and the number of all are known."""
-    flags = " ".join(to_foreground_flags(rule))
-    for what, names in (("no foreground", empty), ("nothing but foreground", full)):
-        if names and len(names) == count:
-            with open_image(names[0]) as image:
-                values = list_values(rotate_upright(image), names[0])
-            raise UserError(
-                f"{flags} leaves {what} in all {count} masks of {names[0].parent} ({values} in {names[0].name}); "
-                "give other values"
-            )
-        if names:
-            text = shortlist([path.name for path in names])
-            warn(f"{flags} leaves {what} in {len(names)} of {count} masks of {names[0].parent}: {text}")
 
 
 def check_sources(

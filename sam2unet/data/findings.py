@@ -11,7 +11,8 @@ from ..classes import Classes, UnknownValues
 from ..errors import UserError, shortlist
 from ..limits import shorten
 from ..recipe import MaskRule
-from .check import Size, describe_mismatch, describe_unknown_values, have_same_shape
+from .check import Size, describe_mismatch, have_same_shape
+from .mask_values import describe_unknown_values
 from .pairs import Pair, find_duplicates, pair_names
 from .reading import WAY_OUT, MaskCoding
 from .slices import Source

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..atomic import read_json, write_atomic
-from ..data.check import check_sources, measure_sizes, refuse_constant
+from ..data.check import check_sources, measure_sizes
 from ..data.index.table import ImageMasks
+from ..data.mask_values import refuse_constant
 from ..data.pairs import Pair
 from ..data.slices import Source, find_file
 from ..errors import UserError, shortlist

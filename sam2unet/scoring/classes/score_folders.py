@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ...classes import IGNORED, Classes, UnknownValues
-from ...data.check import describe_unknown_values
+from ...data.mask_values import describe_unknown_values
 from ...data.reading import read_indices
 from ...data.slices import Slice, measure_pixel
 from ...data.volumes import is_volume
