@@ -22,6 +22,8 @@ try:
 except ImportError:
     from zlib import decompressobj
 
+from ..runtime.compiled import compile_cached
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -78,13 +80,9 @@ def split_chunks(content: bytes) -> tuple[int, int, bytes]:
 def compile_undo_filters() -> Callable[[ndarray], ndarray] | None:
     """Returns `undo_filters`, compiled, or None without numba."""
     try:
-        from numba import njit
+        return compile_cached(undo_filters)
     except ImportError:
         return None
-    try:
-        return njit(cache=True, nogil=True)(undo_filters)
-    except RuntimeError:  # numba found no folder that it can write to
-        return njit(nogil=True)(undo_filters)
 
 
 def undo_filters(lines: ndarray) -> ndarray:

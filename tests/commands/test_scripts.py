@@ -289,7 +289,7 @@ def test_kernels_are_compiled_without_a_cache_where_there_is_no_place_for_one(mo
     numba = pytest.importorskip("numba", reason="numba is not installed: pip install -e .[fast]")
     from numba.core.caching import CacheImpl
 
-    from sam2unet.scoring.pixels.kernels_numba import compile_cached
+    from sam2unet.runtime.compiled import compile_cached
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache function"):

@@ -1,23 +1,13 @@
 """The steps of `kernels`, compiled by numba (the extra `fast`). Sums add their terms in another order."""
 
-from collections.abc import Callable
-
 import numpy as np
-from numba import njit
 from numpy import ndarray
 
+from ...runtime.compiled import compile_cached
 from .kernels import CLOSENESS, REACH, RINGS, window_band
 
 # Numba would compile a second version for arrays that are not contiguous. This is why the functions below copy crops.
 STEPS = np.concatenate(RINGS)
-
-
-def compile_cached(function: Callable) -> Callable:
-    """Compiles a function and keeps the result on disk for the next run, if numba finds a folder for it."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # numba found no folder that it can write to
-        return njit(function)
 
 
 def fill_band(short: ndarray, fg: ndarray) -> ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy import ndarray
 
-from .kernels_numba import compile_cached
+from ...runtime.compiled import compile_cached
 
 FAR = np.iinfo(np.int32).max  # the gap in a row without any point
 
