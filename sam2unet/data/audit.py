@@ -15,7 +15,8 @@ from ..recipe import MaskRule
 from ..runtime.parallel import map_files
 from ..slice_view import DEFAULT_VIEW, SliceView
 from .check import Size
-from .findings import BITS, NEAR, PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
+from .findings import PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
+from .near_duplicates import find_near_duplicates
 from .pairs import Pair, list_files
 from .reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
 from .slices import Source, list_all_slices, refuse_other_place
@@ -192,22 +193,3 @@ def perceptual_bits() -> Bits | None:
         return np.concatenate([imagehash.dhash(grey, 16).hash, imagehash.dhash_vertical(grey, 16).hash], axis=None)
 
     return bits
-
-
-def find_near_duplicates(images: Mapping[Source, ImageFacts], others: Mapping[Source, ImageFacts]) -> list[Twin]:
-    """Returns the nearest of `images` for each of `others`, if at most NEAR bits differ. The nearest pairs come first.
-
-    Images with equal pixels are left out.
-    """
-    known = {look.pixels for look in images.values()}
-    others = {path: look for path, look in others.items() if look.pixels not in known}
-    if not images or not others:
-        return []
-    # With bits as -1 and 1, the product of two rows is the number of equal bits minus the number of different bits.
-    rows, columns = (np.array([look.bits for look in looks.values()], np.float32) * 2 - 1 for looks in (others, images))
-    paths, twins = list(images), []
-    for start in range(0, len(rows), 256):  # all distances at once would need much memory
-        distances = (BITS - rows[start : start + 256] @ columns.T) / 2
-        nearest = zip(list(others)[start : start + 256], distances.argmin(1), distances.min(1), strict=True)
-        twins += [Twin(other, paths[index], int(least)) for other, index, least in nearest if least <= NEAR]
-    return sorted(twins, key=lambda twin: twin.distance)

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from ..data.audit import audit_files, audit_image, find_near_duplicates, perceptual_bits
+from ..data.audit import audit_files, audit_image, perceptual_bits
 from ..data.findings import BITS, NOT_SEARCHED, Twin, find_equal
+from ..data.near_duplicates import find_near_duplicates
 from ..data.reading import open_image
 from ..data.slices import Source
 from ..errors import print_line, shortlist, warn
