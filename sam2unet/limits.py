@@ -27,6 +27,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "workers": (0, 1024),
     "save_minutes": (0, 10**6),
     "minutes": (1, 10**5),
+    "keep": (1, 10**6),
     "val_every": (1, 100_000),
     "tile": (1, 65_536),
     "components": (0, 2**31 - 1),

@@ -14,7 +14,7 @@ FLAGS = {
         --mask_threshold --metrics --model --model_type --multi_scale --multimask --on_bad_image --point_list
         --repeat --resume --rgb --run_name --sam_checkpoint --save --save_minutes --save_path --seed --size --sync_bn
         --tensorboard --train_image_path --train_mask_path --train_points --use_amp --val_data_path --val_every
-        --balance --index --split --where
+        --balance --index --keep --split --where
         --val_fraction --val_image_path --val_mask_path --warmup --weight_decay --weights_from --window --work_dir
         --sam3_path --workers
     """,

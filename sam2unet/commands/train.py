@@ -74,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
         help="save last.pt, which --resume needs, at least every M minutes; default: 10",
     )
     weights.add_argument(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="keep only the N newest numbered checkpoints and validation pictures of this run; default: all",
+    )
+    weights.add_argument(
         "--resume",
         metavar="auto|FILE",
         help="continue from a file, or with auto from last.pt in --save_path if it exists",
@@ -167,6 +173,7 @@ def run(args: argparse.Namespace) -> None:
             folder=args.save_path,
             save=args.save,
             save_minutes=args.save_minutes,
+            keep=args.keep,
             resume=args.resume,
             val_every=args.val_every,
             best_metric=args.best_metric,

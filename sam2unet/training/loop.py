@@ -24,6 +24,7 @@ from ..runtime.signals import Signals
 from ..scoring.columns import Metric, is_better
 from ..task import Task
 from .metrics_log import MetricsLog
+from .numbered_files import NumberedFiles
 from .state import get_random_state, set_random_state, write_run_state
 from .trainer import Trainer
 
@@ -62,6 +63,7 @@ class CheckpointWriter:
     names: Sequence[str]
     facts: Mapping[str, object]  # inputs of the run for `last.pt`. A run that resumes must have the same facts.
     write: Callable[[str], Path]  # writes a checkpoint with this stem and returns its path
+    numbered: NumberedFiles
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Loop:
         self.progress = Progress(**state["progress"])
         if not self.processes.first:  # the sums of all processes go on in the first one
             self.progress.sums = dict.fromkeys(self.progress.sums, 0.0)
+        self.writer.numbered.times.update(state.get("files", {}))
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank])
 
@@ -212,7 +215,7 @@ class Loop:
         if self.processes.first:
             state = self.trainer.state(self.writer.names)
             progress = vars(self.progress) | {"sums": dict(zip(self.sums, totals, strict=True))}
-            more = {"progress": progress, "random": random, "order": ORDER}
+            more = {"progress": progress, "random": random, "order": ORDER, "files": self.writer.numbered.times}
             write_run_state(self.writer.folder / "last.pt", dict(self.writer.facts) | state | more)
         self.saved = time.monotonic()
 
@@ -224,7 +227,9 @@ class Loop:
             self.save()
         with self.trainer.averaged():
             if self.processes.first and (epoch % 5 == 0 or last):
-                print_line(f"saved {self.writer.write(f'{self.trainer.family.title}-{epoch}')}")
+                path = self.writer.write(f"{self.trainer.family.title}-{epoch}")
+                print_line(f"saved {path}")
+                self.writer.numbered.add(path)
             if validation:
                 with self.signals.stop_now():
                     self.validate(validation)
@@ -254,6 +259,7 @@ class Loop:
         picture = self.writer.folder / f"validation/epoch-{epoch:03}.png"
         make_folder(picture.parent)
         task.draw(model, picture)
+        self.writer.numbered.add(picture)
         self.log.write("validation", self.trainer.steps, epoch=epoch, **scores[epoch])
         self.log.picture("validation", picture, self.trainer.steps)
 

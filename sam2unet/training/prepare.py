@@ -41,6 +41,7 @@ class RunFolder:
     # are unchanged in the files that the run starts from.
     save: str = "full"
     save_minutes: float = 10  # the longest time between two versions of `last.pt`
+    keep: int | None = None  # number of numbered checkpoints, and of validation pictures, that stay. None keeps all.
     # "auto" continues from `last.pt` of this folder if it exists, a path from that file. None starts a new run.
     resume: str | None = None
     val_every: int = 1  # number of epochs between validations

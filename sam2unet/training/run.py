@@ -22,6 +22,7 @@ from ..task import RunData
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .loop import CheckpointWriter, Loop, Progress, Validation
 from .metrics_log import MetricsLog
+from .numbered_files import NumberedFiles
 from .prepare import Hardware, PreparedRun, RunFolder, prepare_run
 from .run_record import build_run_record, find_differences, write_run_record
 from .state import check_state, lock_run_folder, read_run_state, refuse_other_files, restart_old_epoch_
@@ -186,7 +187,8 @@ def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
         return path
 
     names = list_saved_names(run.family, run.model, run.weight_files)
-    return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write)
+    numbered = NumberedFiles(folder, run.run_folder.keep)
+    return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write, numbered)
 
 
 def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:

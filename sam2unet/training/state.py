@@ -22,9 +22,9 @@ from ..weights.formats import RUN_FORMAT, write_pickle
 # The content of `last.pt`. Older files without `NEWER` fields can be resumed too.
 FIELDS = (
     *("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average"),
-    *("step", "progress", "random", "order"),
+    *("step", "progress", "random", "order", "files"),
 )
-NEWER = ("validation_set", "order")
+NEWER = ("validation_set", "order", "files")
 MODELS = (".pth", ".safetensors")
 RELEASED_CHECKPOINT = (
     "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
