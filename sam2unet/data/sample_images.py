@@ -1,11 +1,10 @@
 """Makes sample images with exact masks from the photographs in scikit-image and scikit-learn."""
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import skimage
-import sklearn.datasets
 from PIL import Image
 
 from ..atomic import write_atomic
@@ -17,7 +16,9 @@ COUNTS = {"train": 200, "test": 40}
 
 
 def read_photographs(names: tuple[str, ...]) -> list[Image.Image]:
-    folders = Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"
+    packages = {"skimage": "data", "sklearn": "datasets/images"}  # are not imported, because that takes seconds
+    specs = {name: find_spec(name) for name in packages}
+    folders = [Path(spec.origin).parent / packages[name] for name, spec in specs.items() if spec and spec.origin]
     files = {name: folder / name for name in names for folder in folders if (folder / name).is_file()}
     if missing := [name for name in names if name not in files]:
         raise UserError(f"scikit-image and scikit-learn do not have {', '.join(missing)}; install scikit-image 0.25")
