@@ -1,6 +1,6 @@
-"""Scripts as processes of their own, forked from one that has imported what takes seconds to import.
+"""Scripts as processes of their own, forked from a server that has imported what takes seconds to import.
 
-started = Forked().start([script, *flags], folder); started.finish() -> subprocess.CompletedProcess
+started = Forked(address).start([script, *flags], folder); started.finish() -> subprocess.CompletedProcess
 """
 
 import atexit
@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,38 +46,63 @@ class Started:
         return subprocess.CompletedProcess(self.words, status, out, err)
 
 
+def serve(address: Path) -> None:
+    """Starts the server for all test processes, and returns when it is ready. It ends after the process above them."""
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    words = [sys.executable, "-m", "tests.forked", str(address), str(owner)]
+    subprocess.run(words, cwd=ROOT, env=os.environ | ONE_THREAD, stdin=subprocess.DEVNULL, check=True)
+
+
 class Forked:
-    def __init__(self):
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        words = [sys.executable, "-m", "tests.forked"]
-        self.server = subprocess.Popen(words, cwd=ROOT, env=os.environ | ONE_THREAD, **pipes)
+    def __init__(self, address: Path):
+        self.address = str(address)
 
     def start(self, words: list[str], folder: Path, variables: dict[str, str]) -> Started:
         files = [tempfile.NamedTemporaryFile("r") for _ in range(3)]
         job = {"words": words, "folder": str(folder), "files": [file.name for file in files]}
         job["environment"] = os.environ | ONE_THREAD | variables
-        print(json.dumps(job), file=self.server.stdin, flush=True)
-        return Started(words, int(self.server.stdout.readline()), files)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(self.address)
+            with server.makefile("rw") as lines:
+                print(json.dumps(job), file=lines, flush=True)
+                return Started(words, int(lines.readline()), files)
 
-    def close(self):
-        self.server.stdin.close()
-        self.server.wait()
 
-
-def next_job() -> dict:
-    """In a new process the job it is for; this one goes on until there are no more."""
+def next_job(address: str, owner: int) -> dict:
+    """Returns the job in a new process for it. This process goes on in the background, as long as its owner."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those between
-    for line in sys.stdin:
-        if not os.fork():
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            return with_someone_waiting(json.loads(line))
-    sys.exit()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        listener.settimeout(1)
+        if os.fork():
+            os._exit(0)  # it is ready
+        while True:
+            try:
+                client, _ = listener.accept()
+            except TimeoutError:
+                end_without(owner)
+                continue
+            with client:
+                if not os.fork():
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    return with_someone_waiting(client)
 
 
-def with_someone_waiting(job: dict) -> dict:
-    """In a new process the job; this one writes its exit status when that has ended."""
-    if number := os.fork():
-        os.write(1, f"{number}\n".encode())
+def end_without(owner: int) -> None:
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        sys.exit()
+
+
+def with_someone_waiting(client: socket.socket) -> dict:
+    """Returns the job in a new process. This process writes its exit status when that has ended."""
+    with client.makefile("rw") as lines:
+        job = json.loads(lines.readline())
+        if number := os.fork():
+            print(number, file=lines, flush=True)
+    if number:
         _, status = os.waitpid(number, 0)
         Path(job["files"][2]).write_text(f"{os.waitstatus_to_exitcode(status)}\n")
         os._exit(0)
@@ -94,7 +120,7 @@ if __name__ == "__main__":
 
     add_sizes()
     os.fsync = lambda number: None  # as in conftest.py
-    job = next_job()
+    job = next_job(sys.argv[1], int(sys.argv[2]))
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it
     for number, path in enumerate((os.devnull, *job["files"][:2])):
@@ -102,6 +128,7 @@ if __name__ == "__main__":
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
+    tempfile.tempdir = None  # the folder can be another one in this environment
     sys.argv = job["words"]
     sys.path[0] = os.path.dirname(sys.argv[0])
     status = 0

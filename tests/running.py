@@ -9,19 +9,18 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.forked import ROOT, Forked, Started
+from tests.forked import ROOT, Forked, Started, serve
 
 
 @pytest.fixture(scope="session")
-def start():
+def start(make_once):
     """Start a script of the project as a process: `start("train.py", "--size", 64).finish()`."""
-    forked = Forked()
+    forked = Forked(make_once("server", lambda folder: serve(folder / "socket")) / "socket")
 
     def call(name: str, *flags: object, cwd: Path = ROOT, **variables: str) -> Started:
         return forked.start([str(ROOT / name), *map(str, flags)], cwd, variables)
 
-    yield call
-    forked.close()
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,52 +1,50 @@
-"""Starts the server of a page as a process. Does in a browser what a visitor does on both pages."""
+"""Starts the server of a page in another process. Does in a browser what a visitor does on both pages."""
 
 import http.client
 import json
 import os
 import re
-import subprocess
-import sys
+import signal
 import time
 import urllib.request
 import uuid
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.forked import Started
 
 
 class Server(NamedTuple):
     port: int
-    process: subprocess.Popen
+    process: Started
     around: Path  # its working directory, its home and the folder for temporary files
+
+    def read_errors(self) -> str:
+        return Path(self.process.files[1].name).read_text()
 
 
 @contextmanager
-def served(around: Path, script: str, *words: object, **env: str) -> Iterator[Server]:
+def served(start: Callable[..., Started], around: Path, script: str, *words: object, **env: str) -> Iterator[Server]:
     """The script as it serves a page, in folders of `around` and with these variables of the environment."""
     pytest.importorskip("gradio", reason="gradio is not installed: pip install -e .[demo]")
     for name in ("cwd", "home", "tmp"):
         (around / name).mkdir()
-    places = {"HOME": str(around / "home"), "TMPDIR": str(around / "tmp"), "XDG_CACHE_HOME": str(around / "home")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.networks", str(ROOT / script), *map(str, words)],
-        cwd=around / "cwd",
-        env=os.environ | places | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | env,
-        stdout=subprocess.PIPE,
-        stderr=open(around / "errors", "w"),
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("demo at http://127.0.0.1:"), line + (around / "errors").read_text()
-    yield Server(int(re.search(r":(\d+) ", line)[1]), process, around)
-    process.kill()
-    process.wait()
+    env |= {"HOME": str(around / "home"), "TMPDIR": str(around / "tmp"), "XDG_CACHE_HOME": str(around / "home")}
+    process = start(script, *words, cwd=around / "cwd", **env)
+    output = Path(process.files[0].name)
+    until(lambda: process.poll() is not None or output.read_text().endswith("\n"), seconds=60)
+    server = Server(0, process, around)
+    address = re.match(r"demo at http://127.0.0.1:(\d+) ", output.read_text())
+    assert address, output.read_text() + server.read_errors()
+    yield server._replace(port=int(address[1]))
+    with suppress(ProcessLookupError):  # a test ended it
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def ask(server: Server, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:

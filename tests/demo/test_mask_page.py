@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import time
 import zipfile
@@ -45,10 +46,10 @@ def second(fill, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint, second, tmp_path_factory):
+def server(start, checkpoint, second, tmp_path_factory):
     words = ["--checkpoint", checkpoint, second, "--size", 64, "--device", "cpu", "--port", 0]
     words += ["--max_images", 3, "--max_megapixels", 0.5, "--max_mb", 1]
-    with served(tmp_path_factory.mktemp("around"), "scripts/demo.py", *words) as server:
+    with served(start, tmp_path_factory.mktemp("around"), "scripts/demo.py", *words) as server:
         yield server
 
 
@@ -294,6 +295,6 @@ def test_leaves_nothing_behind(server, page, pairs):
     page.get("about:blank")
     home = home_of(server)
     assert [path for name in ("cwd", "home") for path in (server.around / name).rglob("*")] == []
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(timeout=30) == 128 + signal.SIGTERM
+    os.kill(server.process.pid, signal.SIGTERM)
+    assert server.process.finish().returncode == 128 + signal.SIGTERM
     assert not home.exists() and list((server.around / "tmp").iterdir()) == []

@@ -45,9 +45,10 @@ def outside():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, outside):
+def server(start, tmp_path_factory, outside):
     port = str(outside[0].getsockname()[1])
-    with served(tmp_path_factory.mktemp("around"), "tests/demo/prompt_server.py", NAME_SERVER=port) as server:
+    around = tmp_path_factory.mktemp("around")
+    with served(start, around, "tests/demo/prompt_server.py", NAME_SERVER=port) as server:
         yield server
 
 
@@ -361,7 +362,7 @@ def test_no_visitor_makes_the_page_send_a_request(server, outside):
 
 
 def test_a_bad_request_is_one_line_in_the_terminal(server):
-    before, number = (server.around / "errors").read_text(), functions_of(server)
+    before, number = server.read_errors(), functions_of(server)
     events = [
         {"data": [], "fn_index": number["on_prompt"]},
         {"data": [None, 7], "fn_index": number["on_prompt"], "event_data": {"point": [1, 1]}},
@@ -374,7 +375,7 @@ def test_a_bad_request_is_one_line_in_the_terminal(server):
         status, answer = run_event(server, **fields)
         assert status == 400 or not answer["success"]
     ask(server, "/gradio_api/queue/data?session_hash=nobody")
-    lines = (server.around / "errors").read_text().removeprefix(before).splitlines()
+    lines = server.read_errors().removeprefix(before).splitlines()
     assert len(lines) == len(events) + 1 and all(line.startswith("warning: ") for line in lines)
     for name, event in (("on_choice", [1]), ("on_prompt", 5), ("on_images", None)):  # the page says what is wrong
         data = [None, 1] if name == "on_prompt" else [None, None]
@@ -387,6 +388,7 @@ def test_leaves_nothing_behind(server, page, tmp_path):
     page.get("about:blank")
     threads = [int(path.name) for path in Path(f"/proc/{server.process.pid}/task").iterdir()]
     ctypes.CDLL(None).tgkill(server.process.pid, max(threads), signal.SIGTERM)
-    assert max(threads) != server.process.pid and server.process.wait(timeout=30) == 128 + signal.SIGTERM
+    ended = server.process.finish()
+    assert max(threads) != server.process.pid and ended.returncode == 128 + signal.SIGTERM
     assert [path for name in ("cwd", "home", "tmp") for path in (server.around / name).iterdir()] == []
-    assert "Traceback" not in (server.around / "errors").read_text()
+    assert "Traceback" not in ended.stderr
