@@ -87,6 +87,12 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish(session):
+    """Removes what `make_once` made, some of which is large."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(session.config._tmp_path_factory.getbasetemp() / "made_once", ignore_errors=True)
+
+
 @pytest.fixture(autouse=True)
 def seed_torch():
     """Every test draws the same random numbers, alone or after others."""
@@ -264,11 +270,16 @@ def convert():
 
 
 @pytest.fixture(scope="session")
-def sam_med2d_b(fill) -> SAMMed2D:
-    """SAM-Med2D of the released size with generated weights; not to be changed."""
+def sam_med2d_b(fill, make_once) -> SAMMed2D:
+    """SAM-Med2D of the released size with generated weights; not to be changed. The processes share their memory."""
     with torch.device("meta"):
         model = sam2unet.create_model("sam_med2d")
-    model.load_state_dict(fill.fill_state_dict(model.state_dict(), 0), assign=True)
+
+    def write(folder: Path) -> None:
+        torch.save(fill.fill_state_dict(model.state_dict(), 0), folder / "weights.pth")
+
+    weights = torch.load(make_once("sam_med2d_b", write) / "weights.pth", mmap=True, weights_only=True)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
