@@ -21,6 +21,7 @@ from sam2unet.runtime.device import can_compile, pick_device
 MARKED_TABLE = re.compile(r"<!-- gpu: (.+) -->\n\n((?:\|.*\n)+)")  # in the docs: the name of a table of results
 TOGETHER = ("models", "compile", "losses", "resume", "options")  # they run at the same time, and so do their commands
 PAIRS = "--train_image_path {images} --train_mask_path {masks}"
+SIZES = re.compile(r" --(encoder|dino|size|batch_size|count|steps|warm_up|pairs) \S+")  # flags that `shrink_` replaces
 WORDS = {  # what a word in braces stands for, beside the folders of `make_data` and the folder `results`
     "pairs": PAIRS,
     "train": f"train {PAIRS} --rounds 1 --warm_up 3 --steps 6",
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
             lines = [
                 (name, line) for name in names for line in list_lines(name, data | {"results": args.results.folder})
             ]
+            if args.quick:  # commands that differ only in sizes are one command then
+                lines = list(dict.fromkeys((name, SIZES.sub("", line)) for name, line in lines))
             if not machine["compiles"]:
                 lines = [(name, line) for name, line in lines if name != "compile"]
             limit = min(deadline, begin + 60 * args.minutes)
@@ -130,7 +133,8 @@ def shrink_(command: argparse.Namespace) -> None:
     """Makes a command quick: tiny models and few steps."""
     few = dict(encoder="micro", batch_size=2, warm_up=1, steps=2, count=2, megapixels=0.01, pairs=2, workers=0)
     rows = getattr(command, "rows", ())
-    vars(command).update(few, rows=[row for row in rows if row in ("ours", "fast")] or rows, peaks={"fp32": 1e12})
+    rows = [row for row in rows if row in ("ours", "fast")] or rows[:2]
+    vars(command).update(few, rows=rows, peaks={"fp32": 1e12})
     if hasattr(command, "model"):
         family = find_family(command.model)
         command.size, command.dino = round_size(64, family.stride), "micro" if "dino" in family.options else None
