@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,6 +21,7 @@ from sam2unet.weights.weight_files import WeightFile
 from tests.conftest import ROOT, write_pairs
 
 FAMILY = FAMILIES["sam2unext"]
+SMALL = ["--model", "sam2unext", "--encoder", "micro"]
 
 
 def meta_model(**sizes):
@@ -40,6 +40,8 @@ def small(fill):
 @pytest.fixture(scope="module")
 def dino_file(fill, tmp_path_factory):
     """A file as timm publishes it, of the small DINOv2 at 518x518."""
+    import timm
+
     with torch.device("meta"):
         shapes = timm.create_model(SIZES["small"], num_classes=0).state_dict()
     path = tmp_path_factory.mktemp("dino") / "model.safetensors"
@@ -80,6 +82,8 @@ def test_every_trunk_goes_with_every_dino(encoder, dino, channels):
 
 def test_dino_sees_the_image_at_448_without_its_last_norm(fill):
     """Against timm's own way to a list of feature maps."""
+    import timm
+
     ours = Dino("small")
     theirs = timm.create_model(SIZES["small"], features_only=True, img_size=(SIDE, SIDE))
     state = fill.fill_state_dict(ours.state_dict(), 0)
@@ -92,6 +96,8 @@ def test_dino_sees_the_image_at_448_without_its_last_norm(fill):
 
 
 def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill, files):
+    import timm
+
     own = dict(pretrained=True, pretrained_cfg_overlay={"file": str(dino_file)})
     theirs = timm.create_model(SIZES["small"], num_classes=0, img_size=SIDE, **own)
     model = sam2unet.create_model("sam2unext", encoder="micro", dinov2_path=str(dino_file))
@@ -105,6 +111,8 @@ def test_published_weights_arrive_as_timm_itself_would_load_them(dino_file, fill
 
 
 def test_dinov3_computes_its_positions_also_when_loaded(fill, tmp_path):
+    import timm
+
     with torch.device("meta"):
         shapes = timm.create_model(SIZES["v3_small"], num_classes=0).state_dict()
     save_file(fill.fill_state_dict(shapes, 1), tmp_path / "v3.safetensors")
@@ -186,11 +194,11 @@ def test_trained_weights_alone_need_both_files_again(sam2_micro, dino_micro, tmp
     "flags, line",
     [
         (["--model", "sam2unet", "--dino", "small"], "SAM2-UNet takes no --dino; it takes --encoder"),
-        (["--model", "sam2unext", "--dino", "giant"], "no dino named giant; there are small, base, large, v3_small"),
-        (["--model", "sam2unext", "--dinov2_path", "sam2.pt"], "is a SAM 2 checkpoint, which belongs to --hiera_path"),
+        ([*SMALL, "--dino", "giant"], "no dino named giant; there are small, base, large, v3_small"),
+        ([*SMALL, "--dinov2_path", "sam2.pt"], "is a SAM 2 checkpoint, which belongs to --hiera_path"),
         (["--model", "sam2unext", "--hiera_path", "d.pth"], "is a DINOv2 checkpoint, which belongs to --dinov2_path"),
-        (["--model", "sam2unext", "--dinov2_path", "d.pth", "--dino", "base"], "d.pth is DINOv2 small, but the req"),
-        (["--model", "sam2unext", "--dinov2_path", "r.pth"], "r.pth is DINOv2 with registers; give the"),
+        ([*SMALL, "--dinov2_path", "d.pth", "--dino", "base"], "d.pth is DINOv2 small, but the req"),
+        ([*SMALL, "--dinov2_path", "r.pth"], "r.pth is DINOv2 with registers; give the"),
     ],
 )
 def test_what_does_not_fit_is_one_line(flags, line, train_py, files, tmp_path, monkeypatch):
