@@ -1,11 +1,15 @@
 """Writes files completely or not at all, never overwrites files of the user, and reads text, JSON and YAML."""
 
+import ctypes
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,23 +23,86 @@ PART = ".sam2unet.part"  # the end of the names of unfinished files
 MARKER = ".sam2unet"  # a file that marks a folder which a script of this project made
 
 
+class FileGroup:
+    """Files in a folder that wait for their names until the disk has their bytes, so that it is asked once for many.
+
+    A file with its own name is complete, also after a power failure. If the process is killed, the files that wait are
+    lost: those of about the last second. Several threads can share a group.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.waiting = folder, list[tuple[Path, Path]]()
+        self.lock, self.time = threading.Lock(), time.monotonic()
+        self.wait = 1.0  # seconds; asking the disk after each file takes longer than writing small files
+
+    def add(self, part: Path, path: Path) -> None:
+        with self.lock:
+            self.waiting.append((part, path))
+
+    def close(self) -> None:
+        """Finishes all files. A file that a thread adds later does not wait."""
+        self.wait = 0.0
+        self.finish()
+
+    def finish(self) -> None:
+        """Gives the files that wait their names, if `wait` seconds have passed since the last time."""
+        with self.lock:
+            if not self.waiting or time.monotonic() - self.time < self.wait:
+                return
+            files, self.waiting, self.time = self.waiting, [], time.monotonic()
+        try:
+            sync_disk(self.folder)
+            while files:
+                os.replace(*files[-1])
+                files.pop()
+        except OSError as e:
+            raise UserError(f"cannot write {files[-1][1]}: {e.strerror or e}") from e
+        finally:
+            for part, _ in files:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+
+
+def sync_disk(folder: Path) -> None:
+    """Waits until the disk of `folder` has all bytes that were written. Raises OSError if it cannot store them."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:  # not on Linux
+        os.sync()
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(number):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(number)
+
+
 @contextmanager
-def write_atomic(path: Path) -> Iterator[BinaryIO]:
-    """Yields a file to write to. It becomes `path` when it is complete. Raises UserError if it cannot be written."""
-    # The temporary name is longer than `path`, which may be as long as the file system allows.
+def write_atomic(path: Path, group: FileGroup | None = None) -> Iterator[BinaryIO]:
+    """Yields a file to write to. It becomes `path` when it is complete, or when its group finishes.
+
+    Raises UserError if it cannot be written.
+    """
+    # The temporary name is longer than `path`, which may be as long as the file system allows. Several machines may
+    # share the folder, and their processes may have the same number.
     name = path.name if len(os.fsencode(path.name)) < 100 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
-    part = path.with_name(f".{name}.{os.getpid()}{PART}")
+    part = path.with_name(f".{name}.{platform.node()[:64]}.{os.getpid()}{PART}")
     try:
         with open(part, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror or e}") from e
-    finally:
+            if group is None:
+                os.fsync(file.fileno())
+        if group is None:
+            os.replace(part, path)
+        else:
+            group.add(part, path)
+    except BaseException as e:
         with suppress(OSError):  # the first error is the one to report
             part.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            raise UserError(f"cannot write {path}: {e.strerror or e}") from e
+        raise
 
 
 @contextmanager
@@ -106,9 +173,12 @@ def refuse_unmarked(folder: Path, paths: Iterable[Path]) -> None:
 
 
 @contextmanager
-def create_folder(path: Path, content: str | None = None) -> Iterator[None]:
-    """Makes the folder `path`, with a marker for `content`. After an error, removes it if it is new and empty."""
-    new, marker = not path.exists(), path / MARKER
+def create_folder(path: Path, content: str | None = None, is_shared: bool = False) -> Iterator[None]:
+    """Makes the folder `path`, with a marker for `content`. After an error, removes it if it is new and empty.
+
+    It stays if it `is_shared`: other processes may be about to write into it.
+    """
+    new, marker = not is_shared and not path.exists(), path / MARKER
     make_folder(path)
     if content and not marker.exists():
         with write_atomic(marker) as file:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..atomic import make_folder, write_atomic
+from ..atomic import FileGroup, make_folder, write_atomic
 from .reading import FOREGROUND
 
 T = TypeVar("T")
@@ -78,9 +78,9 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, group: FileGroup | None = None) -> None:
     make_folder(path.parent)
-    with write_atomic(path) as file:
+    with write_atomic(path, group) as file:
         file.write(data)
 
 

@@ -20,6 +20,7 @@ from .unreadable import FORMATS, explain_unreadable
 FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts
 EDGE_LEVELS = 128  # a mask with more grey levels has soft edges, even if it has flat areas
 FEW_LEVELS = 16
+LARGEST_TILED = 10**9  # pixels of the largest image that test.py --tile opens
 LOSSY = ("JPEG", "MPO", "WEBP")
 VALUES_NOTE = "Class values"  # a text in a PNG with a palette: the value of each index, if values need more than 8 bits
 TURNS = {
@@ -71,8 +72,11 @@ def open_image(path: Source) -> Iterator[Image.Image]:
     except (UserError, Stopped):
         raise
     except Image.DecompressionBombError as e:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"{path} is too large: images have at most {limit} million pixels here; make it smaller") from e
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        more = f" (sam2unet test --tile takes up to {LARGEST_TILED // 10**6} million)" if limit < LARGEST_TILED else ""
+        raise UserError(
+            f"{path} is too large: images have at most {limit // 10**6} million pixels here; make it smaller{more}"
+        ) from e
     except FileNotFoundError as e:
         raise UserError(f"no such file: {path}") from e
     except PermissionError as e:

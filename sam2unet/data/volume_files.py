@@ -36,29 +36,32 @@ def name_map_file(source: Source) -> str:
 
 
 def write_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, str] | None = None) -> None:
-    """Writes values (X, Y, Z) or (X, Y, Z, C), with axes as `open_volume(source)` has them.
-
-    A NIfTI file gets the shape, the affine and the header of `source`. A DICOM file is a segmentation that refers to
-    `source`; `names` has the names of its labels. The file is complete or absent.
-    """
-    volume = open_volume(source)
+    """Writes what `encode_volume` returns. The file is complete or absent."""
+    content = encode_volume(path, values, source, names)
     make_folder(path.parent)
-    if path.name.lower().endswith(".dcm"):
-        from .dicom import write_segmentation
-
-        write_segmentation(path, source, values, names or {})
-        return
-    if isinstance(volume, PageVolume):
-        content = encode_pages(values)
-    elif path.name.lower().endswith(".npy"):
-        buffer = BytesIO()
-        np.save(buffer, values)
-        content = buffer.getvalue()
-    else:
-        content = encode_nifti(values, volume)
-        content = gzip.compress(content, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else content
     with write_atomic(path) as file:
         file.write(content)
+
+
+def encode_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, str] | None = None) -> bytes:
+    """Encodes values (X, Y, Z) or (X, Y, Z, C), with axes as `open_volume(source)` has them, in the format of `path`.
+
+    A NIfTI file gets the shape, the affine and the header of `source`. A DICOM file is a segmentation that refers to
+    `source`; `names` has the names of its labels.
+    """
+    volume = open_volume(source)
+    if path.name.lower().endswith(".dcm"):
+        from .dicom import encode_segmentation
+
+        return encode_segmentation(path, source, values, names or {})
+    if isinstance(volume, PageVolume):
+        return encode_pages(values)
+    if path.name.lower().endswith(".npy"):
+        buffer = BytesIO()
+        np.save(buffer, values)
+        return buffer.getvalue()
+    content = encode_nifti(values, volume)
+    return gzip.compress(content, compresslevel=6, mtime=0) if path.name.lower().endswith(".gz") else content
 
 
 def encode_nifti(values: ndarray, volume: VolumeFile) -> bytes:

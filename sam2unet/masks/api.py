@@ -70,7 +70,7 @@ def predict_many(
     view = get_settings(model).slice_view
     named: Iterable[tuple[str, Picture | Source]]
     if isinstance(images, (str, Path)):
-        named = [(item.name, item.path) for item in find_inputs(Path(images), view=view)]
+        named = ((item.name, item.path) for item in find_inputs(Path(images), view=view))
     elif not isinstance(images, Iterable):
         raise UserError(f"images are a path or an iterable of images, not {type(images).__name__}; give [image]")
     else:

@@ -1,6 +1,8 @@
 """Writes the files of an image: its map, overlay, contours and probabilities."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..atomic import make_folder, write_atomic
 from ..classes import Classes
 from ..data.class_pictures import add_legend, encode_index_png, find_foreground_classes, outline_classes_, tint_classes_
 from ..data.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
@@ -21,6 +22,8 @@ from ..limits import check_numbers
 from .probability import pick_classes, stretch_range, to_uint8
 from .volume_maps import VolumeMaps
 
+BAND = 1 << 24  # pixels of a map that are converted at once
+Files = Mapping[Path, bytes | memoryview]  # path -> content
 # Kind of a picture -> the functions that draw a map on a photograph: of grey levels, of classes.
 DRAWINGS = {"overlay": (tint_, tint_classes_), "contours": (outline_, outline_classes_)}
 
@@ -72,11 +75,17 @@ def to_map_pixels(probability: Tensor, minmax: bool, outputs: PredictOutputs) ->
     """
     if probability.ndim == 3:
         return pick_classes(probability)
-    if minmax:
-        probability = stretch_range(probability)
-    if outputs.threshold is not None:
-        probability = (probability > outputs.threshold).to(torch.float32)
-    return to_uint8(probability)
+    limits = (probability.min(), probability.max()) if minmax else None
+    pixels = np.empty(probability.shape, np.uint8)
+    rows = max(1, BAND // probability.shape[1])
+    for top in range(0, len(pixels), rows):  # a large map needs little more memory than its own
+        part = probability[top : top + rows]
+        if limits:
+            part = stretch_range(part, limits)
+        if outputs.threshold is not None:
+            part = (part > outputs.threshold).to(torch.float32)
+        pixels[top : top + rows] = to_uint8(part)
+    return pixels
 
 
 def remove_small_parts(pixels: np.ndarray, minimum: int, has_classes: bool = False) -> np.ndarray:
@@ -105,6 +114,11 @@ def draw_map(kind: str, photo: np.ndarray, pixels: np.ndarray, classes: Classes 
     return draw_grey(photo, pixels) if classes is None else add_legend(draw_classes(photo, pixels, classes), classes)
 
 
+def write_map_files(files: Files) -> None:
+    for path, content in files.items():
+        write_bytes(path, content)
+
+
 def write_outputs(
     folder: Path,
     name: str,
@@ -115,8 +129,9 @@ def write_outputs(
     classes: Classes | None = None,
     uncertainty: np.ndarray | None = None,
     volumes: VolumeMaps | None = None,
+    write: Callable[[Files], None] = write_map_files,
 ) -> None:
-    """Writes every file of `PredictOutputs.paths`. Each file is complete or absent.
+    """Makes every file of `PredictOutputs.paths`, and writes them together.
 
     Args:
         pixels: from `to_map_pixels`.
@@ -124,27 +139,29 @@ def write_outputs(
         probability: for the folder `prob`, as `Predictor.predict` yields it.
         classes: what the pixels are the indices of. None: they are grey levels.
         uncertainty: for the folder `uncertainty`, uint8 (height, width).
-        volumes: receives the maps and the probabilities of slices, and writes the volumes.
+        volumes: receives the maps and the probabilities of slices, and returns complete volumes.
+        write: writes the files. Each file is complete or absent.
     """
     paths = outputs.paths(folder, name, photo)
+    files: dict[Path, bytes | memoryview] = {}
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
     piece = photo if isinstance(photo, Slice) and photo.index is not None else None
     if piece:
         assert volumes is not None
-        volumes.add(piece, paths, pixels, probability)
+        files |= volumes.add(piece, paths, pixels, probability)
     if png := paths.get("slices") if piece else paths["map"]:
-        write_bytes(png, encode_png(pixels) if classes is None else encode_index_png(pixels, classes))
+        files[png] = encode_png(pixels) if classes is None else encode_index_png(pixels, classes)
     if outputs.overlay or outputs.contours:
         assert photo is not None
         picture, size = read_image(photo), pixels.shape[::-1]
         picture = picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR)
-        for kind in paths.keys() & DRAWINGS:
-            write_bytes(paths[kind], encode_jpeg(draw_map(kind, np.array(picture), pixels, classes)))
+        for kind in filter(paths.get, DRAWINGS):
+            files[paths[kind]] = encode_jpeg(draw_map(kind, np.array(picture), pixels, classes))
     if "uncertainty" in paths:
         assert uncertainty is not None
-        write_bytes(paths["uncertainty"], encode_png(uncertainty))
+        files[paths["uncertainty"]] = encode_png(uncertainty)
     if "prob" in paths and not piece:
         assert probability is not None
-        make_folder(paths["prob"].parent)
-        with write_atomic(paths["prob"]) as file:
-            np.savez(file, probability=probability.astype(outputs.probability))
+        np.savez(buffer := BytesIO(), probability=probability.astype(outputs.probability))
+        files[paths["prob"]] = buffer.getbuffer()
+    write(files)

@@ -1,13 +1,17 @@
 """Reads the photographs of a prediction in threads, and notes what the user should know about them."""
 
+import heapq
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from ..data.check import warn_rotated
-from ..data.reading import open_image, read_image
+from ..data.reading import LARGEST_TILED, open_image, read_image, upright_size
+from ..data.slices import Source
 from ..errors import UserError, print_line, shortlist, warn
 from .inputs import Input
 from .predictor import Photo, Predictor
@@ -16,10 +20,9 @@ SHOWN_DOUBTS = 5  # images that --uncertainty names
 LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time
 
 
-@dataclass(frozen=True)
-class MapJob:
+class MapJob(NamedTuple):
     item: Input
-    size: tuple[int, int] | None  # (height, width) of the map; None: the size of the image
+    mask: Source | None = None  # the map gets the size of this mask; None: the size of the image
 
 
 class ImageNotes(NamedTuple):
@@ -30,18 +33,42 @@ class ImageNotes(NamedTuple):
     several: bool
 
 
+class FirstNames(Sequence[str]):
+    """Names for a message. It counts all names and keeps the first ones, because there may be millions."""
+
+    KEPT = 20
+
+    def __init__(self) -> None:
+        self.total, self.kept = 0, list[str]()
+
+    def append(self, name: str) -> None:
+        self.total += 1
+        if self.total <= self.KEPT:
+            self.kept.append(name)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.kept[index]
+
+
 @dataclass
 class PredictNotes:
     """What the run reports at the end."""
 
-    bad: list[str] = field(default_factory=list)  # for each image that was left out, the reason
+    bad: FirstNames = field(default_factory=FirstNames)  # for each image that was left out, the reason
     # rotated and several: names of images that were rotated, and of images with several frames or pages
-    rotated: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
+    rotated: FirstNames = field(default_factory=FirstNames)
+    several: FirstNames = field(default_factory=FirstNames)
     stopped_by: UserError | None = None  # the error of the image that stops the run
-    doubts: list[tuple[float, str]] = field(default_factory=list)  # with --uncertainty: its number, name of the image
+    # with --uncertainty: the largest numbers with the names of their images
+    doubts: list[tuple[float, str]] = field(default_factory=list)
     # names of images without a probability above 0.5; not of slices, most of which show no object
-    objectless: list[str] = field(default_factory=list)
+    objectless: FirstNames = field(default_factory=FirstNames)
+
+    def add_doubt(self, doubt: float, name: str) -> None:
+        self.doubts = heapq.nlargest(SHOWN_DOUBTS, [*self.doubts, (doubt, name)])
 
     def report(self, share: str, several_models: bool, count: int) -> None:
         """Prints the warnings about images, and what the user should know about their maps.
@@ -56,10 +83,27 @@ class PredictNotes:
             warn(f"{len(names)} images have several frames or pages, of which the first is used: {shortlist(names)}")
         if self.doubts:
             what = "the models disagree most on" if several_models else "the model is most uncertain on"
-            worst = sorted(self.doubts, reverse=True)[:SHOWN_DOUBTS]
-            print_line(f"{share}{what} {', '.join(f'{name} ({doubt:.3f})' for doubt, name in worst)}")
+            print_line(f"{share}{what} {', '.join(f'{name} ({doubt:.3f})' for doubt, name in self.doubts)}")
         if names := self.objectless:
             print_line(f"{share}no object above 0.5 in {len(names)} of {count} images: {shortlist(names)}")
+
+
+def read_size(path: Source) -> tuple[int, int]:
+    """Returns (height, width) of an image file, after its EXIF rotation."""
+    with open_image(path) as image:
+        return upright_size(image)[::-1]
+
+
+@contextmanager
+def allow_large_images(is_on: bool) -> Iterator[None]:
+    """Inside, images may have up to `LARGEST_TILED` pixels. Tiles need little memory for each pixel."""
+    before = Image.MAX_IMAGE_PIXELS
+    if is_on:
+        Image.MAX_IMAGE_PIXELS = LARGEST_TILED // 2  # Pillow refuses images with more than twice this number
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
@@ -69,6 +113,7 @@ def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
     def read(job: MapJob) -> Photo | UserError:
         path = job.item.path
         try:
+            map_size = None if job.mask is None else read_size(job.mask)
             with open_image(path) as image:
                 width, height = image.size
                 # An MPO file of a camera has previews beside the photograph.
@@ -76,12 +121,12 @@ def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
             with one_large_at_a_time if width * height > LARGE else nullcontext():
                 picture = read_image(path)
                 size = picture.height, picture.width
-                if predictor.tile is not None and job.size is not None and job.size != size:
+                if predictor.tile is not None and map_size is not None and map_size != size:
                     raise UserError(
-                        f"{path} is {size[1]}x{size[0]}, its mask {job.size[1]}x{job.size[0]}; --tile needs equal sizes"
+                        f"{path} is {size[1]}x{size[0]}, its mask {map_size[1]}x{map_size[0]}; --tile needs equal sizes"
                     )
                 notes = ImageNotes(job.item, rotated=size != (height, width), several=several)
-                return predictor.prepare(picture, job.size, path, notes)
+                return predictor.prepare(picture, map_size, path, notes)
         except UserError as e:
             return e
 

@@ -242,14 +242,20 @@ class Predictor:
         assert self.tile is not None
         channels = logits[0].shape[2]
         total = torch.zeros(size if channels == 1 else (channels, *size), device=self.device)
-        weight = torch.zeros(size, device=self.device)
-        for index, (left, top, right, bottom) in enumerate(list_tiles(size[1], size[0], self.tile)):
+        tiles = list_tiles(size[1], size[0], self.tile)
+        weight = torch.zeros(min(self.tile.side, size[0]), size[1], device=self.device)  # of the rows of one tile
+        for index, (left, top, right, bottom) in enumerate(tiles):
             probability = average_logits(logits, index, (bottom - top, right - left))
             rows, columns = (fade_weights(n, self.tile.overlap) for n in (bottom - top, right - left))
             fade = (rows[:, None] * columns).to(self.device)
             total[..., top:bottom, left:right] += probability.mul_(fade)
-            weight[top:bottom, left:right] += fade
-        return total.div_(weight)
+            weight[:, left:right] += fade
+            next_top = tiles[index + 1][1] if index + 1 < len(tiles) else bottom
+            if step := next_top - top:  # the rows above the next tiles are complete
+                total[..., top:next_top, :].div_(weight[:step])
+                weight = weight.roll(-step, 0)
+                weight[-step:] = 0
+        return total
 
 
 def average_logits(logits: list[Tensor], tile: int, size: tuple[int, int]) -> Tensor:

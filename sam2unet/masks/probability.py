@@ -16,9 +16,12 @@ def to_probability_(logits: Tensor) -> Tensor:
     return weights.div_(weights.sum(0))
 
 
-def stretch_range(probability: Tensor) -> Tensor:
-    """Stretches a map to the full range [0, 1], as in the released test script."""
-    low, high = probability.min(), probability.max()
+def stretch_range(probability: Tensor, limits: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Stretches a map to the full range [0, 1], as in the released test script.
+
+    `limits` are its lowest and highest value, if `probability` is a part of it.
+    """
+    low, high = limits or (probability.min(), probability.max())
     return (probability - low).div_(high - low + 1e-8)
 
 

@@ -1,4 +1,4 @@
-"""Puts the maps of slices together, and writes one file for each volume."""
+"""Puts the maps of slices together, and makes one file for each volume."""
 
 import threading
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..classes import Classes
 from ..data.slices import Slice, restore_plane
-from ..data.volume_files import write_volume
+from ..data.volume_files import encode_volume
 from ..data.volumes import open_volume
 
 HALF = 127  # a map above it is foreground: a probability above 0.5
@@ -29,8 +29,10 @@ class VolumeMaps:
         self.volumes: dict[Path, dict[str, np.ndarray]] = {}  # kind of file -> values, of each unfinished volume
         self.missing: dict[Path, int] = {}  # number of slices that are not there yet
 
-    def add(self, source: Slice, paths: Mapping[str, Path], pixels: np.ndarray, probability: np.ndarray | None) -> None:
-        """Adds a map, uint8 (H, W), and its probabilities, (H, W) or (C, H, W). Writes the volume if it is complete.
+    def add(
+        self, source: Slice, paths: Mapping[str, Path], pixels: np.ndarray, probability: np.ndarray | None
+    ) -> dict[Path, bytes]:
+        """Adds a map, uint8 (H, W), and its probabilities, (H, W) or (C, H, W). Returns the files of a complete volume.
 
         `paths` has the files `map` and, for probabilities, `prob`; see `PredictOutputs.paths`.
         """
@@ -54,11 +56,13 @@ class VolumeMaps:
                 self.volumes[source.volume][kind][place] = restore_plane(picture, volume)
             self.missing[source.volume] -= 1
             if self.missing[source.volume]:
-                return
+                return {}
             complete = self.volumes.pop(source.volume)
             del self.missing[source.volume]
-        for kind, values in complete.items():
-            write_volume(paths[kind], values, source.volume, self.names)
+        return {
+            paths[kind]: encode_volume(paths[kind], values, source.volume, self.names)
+            for kind, values in complete.items()
+        }
 
     def describe_unfinished(self) -> list[str]:
         """Returns a line for each volume that is not written, because slices of it could not be read."""

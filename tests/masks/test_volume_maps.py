@@ -11,10 +11,10 @@ import sam2unet
 from sam2unet.data.reading import read_image
 from sam2unet.data.slices import list_slices
 from sam2unet.families.table import find_family_of
-from sam2unet.masks.predict_folder import PredictFiles, find_jobs, share_jobs
+from sam2unet.masks.jobs import PredictFiles, find_jobs
 from sam2unet.masks.task import MaskTask
 from sam2unet.recipe import Recipe
-from sam2unet.runtime.processes import Processes
+from sam2unet.runtime.shards import Shard
 from sam2unet.slice_view import SliceView
 from sam2unet.task import RunData
 from tests.conftest import load_script, save
@@ -154,7 +154,7 @@ def test_a_volume_is_written_whole_or_not_at_all(checkpoint, test_py, scans, tmp
 
 def test_one_process_predicts_all_slices_of_a_volume(scans, tmp_path):
     jobs = find_jobs(PredictFiles(scans / "images", tmp_path / "out"))
-    shares = [share_jobs(jobs, Processes(rank=rank, world=2, local_rank=rank, local_world=2)) for rank in (0, 1)]
+    shares = [jobs.share(Shard(number, 2)) for number in (1, 2)]
     cases = [{job.item.path.case for job in share} for share in shares]
     assert cases == [{"a", "c"}, {"b.1"}] and sum(map(len, shares)) == len(jobs) == 24
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,17 @@ def describe_grid(volume: VolumeFile) -> str:
 
 
 def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping[int, str]) -> None:
-    """Writes labels as a DICOM SEG object (BINARY, one segment for each label) that refers to the images in `source`.
+    """Writes what `encode_segmentation` returns."""
+    content = encode_segmentation(path, source, labels, names)
+    with write_atomic(path) as file:
+        file.write(content)
+
+
+def encode_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping[int, str]) -> bytes:
+    """Encodes labels as a DICOM SEG object (BINARY, one segment for each label) that refers to the images in `source`.
 
     Args:
+        path: for messages.
         labels: (x, y, z), whole numbers from 0 (background), in the order of `open_dicom(source)`.
         names: the name of each label. The segments are 1, 2, ... up to the largest label, also if one is absent.
 
@@ -129,8 +138,8 @@ def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping
         raise
     except Exception as e:  # highdicom raises errors of many classes for attributes that are missing or not valid
         raise UserError(f"cannot write a SEG object for {source}: {shorten(' '.join(str(e).split()), 200)}") from e
-    with write_atomic(path) as file:
-        segmentation.save_as(file)
+    segmentation.save_as(buffer := BytesIO())
+    return buffer.getvalue()
 
 
 def read_sources(volume: DicomVolume) -> "tuple[Sequence[Dataset], ndarray]":

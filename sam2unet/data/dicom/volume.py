@@ -1,5 +1,6 @@
 """Reads DICOM as a volume: a file, a multi-frame file, a folder with one series, or a SEG object (labels)."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,10 @@ TYPE = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "Bits
 def is_dicom(path: Path) -> bool:
     """Returns whether a file is DICOM by its content or its ending. Of a folder, looks at the first file by name."""
     if path.is_dir():
-        return any(is_dicom(file) for file in list_visible_files(path)[:1])
+        with os.scandir(path) as entries:  # there may be millions
+            names = (e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            first = min(names, default=None)
+        return first is not None and is_dicom(path / first)
     return path.suffix.lower() == ".dcm" or (path.is_file() and read_start(path, 132)[128:] == b"DICM")
 
 
