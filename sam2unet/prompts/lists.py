@@ -5,17 +5,19 @@ The formats are those of the released code. Letters: N points per mask.
 
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy import ndarray
 
 from ..atomic import read_json, write_atomic
 from ..data.check import check_sources, measure_sizes
 from ..data.index.table import ImageMasks
 from ..data.mask_values import refuse_constant
+from ..data.packed import Mapped, find_positions, hash_all
 from ..data.pairs import Pair
 from ..data.slices import Source, find_file
 from ..errors import UserError, shortlist
@@ -149,19 +151,41 @@ def find_problems(
     return problems
 
 
-def make_unique_names(masks: Sequence[Source]) -> list[str]:
+def find_repeated(hashes: ndarray) -> ndarray:
+    """Returns for each value whether it occurs more than once, bool (N,)."""
+    first = find_positions(hashes, hashes)
+    return np.bincount(first, minlength=len(first))[first] > 1
+
+
+def make_unique_names(masks: Sequence[Source]) -> Sequence[str]:
     """Returns the name of each mask in files of prompts: its file name, or its path if two masks have the file name."""
-    counts = Counter(mask.name for mask in masks)
-    return [mask.name if counts[mask.name] == 1 else find_file(mask).as_posix() for mask in masks]
+    is_repeated = find_repeated(hash_all(mask.name for mask in masks))
+
+    def read_name(index: int) -> str:
+        mask = masks[index]
+        return find_file(mask).as_posix() if is_repeated[index] else mask.name
+
+    return Mapped(read_name, range(len(masks)))
 
 
 def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
     """Writes {name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [label, ...]}}."""
-    entries = {}
-    for name, (boxes, (coords, labels)) in prompts.items():
-        points = {"point_coords": coords[0].tolist(), "point_labels": labels[0].tolist()}
-        entries[name] = {"boxes": boxes.tolist()} | points
-    write_object(path, entries)
+    values = (
+        {"boxes": boxes.tolist(), "point_coords": coords[0].tolist(), "point_labels": labels[0].tolist()}
+        for boxes, (coords, labels) in prompts.values()
+    )
+    write_entries(path, zip(prompts, values, strict=True))
+
+
+def write_entries(path: Path, entries: Iterable[tuple[str, object]]) -> None:
+    """Writes the text of `json.dumps(dict(entries), indent=2)`. The entries are not all in memory."""
+    start = "{\n  "
+    with write_atomic(path) as file:
+        for name, value in entries:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+            file.write(f"{start}{json.dumps(name)}: {text}".encode())
+            start = ",\n  "
+        file.write(b"{}" if start.startswith("{") else b"\n}")
 
 
 def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
@@ -207,8 +231,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_object(path: Path, entries: Mapping[str, object]) -> None:
-    with write_atomic(path) as file:
-        file.write(json.dumps(entries, indent=2).encode())
+    write_entries(path, entries.items())
 
 
 def is_list_of_paths(value: object) -> bool:

@@ -1,11 +1,10 @@
 """The test of SAM-Med2D: reads a list of masks, and writes scores, prompts and predicted masks."""
 
-import re
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..atomic import create_folder, refuse_other_results
+from ..atomic import create_folder, sha256
 from ..classes import Classes
-from ..data.pairs import Pair
+from ..data.packed import Mapped
 from ..data.pictures import encode_png, write_bytes
-from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist, warn
+from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint, open_model, resize_checkpoint
 from ..families.settings import find_recipe
 from ..limits import check_numbers
@@ -29,37 +28,19 @@ from ..runtime.processes import Processes
 from ..runtime.signals import Signals
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .framing import Framing
-from .groups import group_by_image
-from .lists import BoxAndPoints, find_problems, make_unique_names, read_prompts, read_test_list, refuse_bad_masks
-from .modes import PromptMode, PromptTestFlags
-from .results import group_prompts_by_file, list_mask_paths, write_prompt_results
-from .scores import Answer, PromptTestOptions, answer_all, compute_means, format_means, gather_answers
-
-
-@dataclass(frozen=True)
-class PromptTestFiles:
-    """The files of a test."""
-
-    lists: Path  # the folder with label2image_test.json
-    target: Path  # the folder for all results
-    # files with the first prompts, one for each number of points. Empty: draw the prompts.
-    prompts: Sequence[Path] = ()
-    save_masks: bool = False  # write the predicted masks as PNG files
-    on_bad_image: str = "stop"  # `stop`, or `skip` to leave out masks that cannot be used
-
-
-@dataclass(frozen=True)
-class PromptTest:
-    """A test that can start."""
-
-    pairs: Sequence[Pair]  # the list of masks with their images
-    indices: Sequence[int]  # the positions of the masks that can be used
-    modes: Sequence[PromptMode]
-    framing: Framing
-    options: PromptTestOptions  # the options, with the prompts of the files
-    # the files of the predicted masks, by mode and position. Empty: they are not written.
-    mask_paths: Mapping[tuple[PromptMode, int], Path]
-    draws_prompts: bool  # there are no files of prompts, so the test draws prompts and writes them
+from .lists import TEST_LIST
+from .modes import PromptTestFlags
+from .parts import (
+    AnswerTable,
+    find_answer_parts,
+    lock_answer_parts,
+    name_answer_part,
+    read_part_facts,
+    write_answer_part,
+)
+from .prepare import PromptTest, PromptTestFiles, is_in_share, name_share, prepare_test
+from .results import write_prompt_results
+from .scores import Answer, PromptTestOptions, answer_all, format_means
 
 
 def run(
@@ -99,100 +80,88 @@ def run(
     framing = Framing(side, rgb=settings.rgb, mask_threshold=rule)
     decoding = (settings.seed, settings.multimask, settings.mask_prompt)
     options = PromptTestOptions(*decoding, amp, batch_size, skip_bad=files.on_bad_image == "skip")
-    with processes.silence_other_ranks():
-        test = prepare_test(files, flags, framing, options)
-    model = open_model(checkpoint, weight_paths, target, settings)
-    start = time.perf_counter()
-    with hold_run(processes, target, files.target, batch_size):
-        images = {test.pairs[index].image for index in test.indices}
-        print_line(f"{len(test.indices)} masks on {len(images)} images at {side}x{side} on {target}")
-        answers = answer_list(model, test, processes)
-        if not answers:
-            raise UserError(f"none of {len(test.pairs)} masks of {files.lists} could be used")
-        if processes.first:
-            write_prompt_test(files, test, answers, describe_prompt_test(checkpoint, settings, amp))
-            print_line(f"{len(answers)} answers, {time.perf_counter() - start:.1f} s")
-    refuse_missing_answers(test.pairs, answers)
+    with hold_run(processes, target, batch_size):
+        with processes.end_together():
+            processes.connect(target)
+            with processes.silence_other_ranks():
+                test = prepare_test(files, flags, framing, options, processes)
+            model = open_model(checkpoint, weight_paths, target, settings)
+        facts = describe_prompt_test(checkpoint, settings, amp)
+        print_line(f"{test.describe(files.shard)} at {side}x{side} on {target}")
+        with create_folder(files.target, is_shared=test.share.count > 1):
+            missing, count = answer_and_join(model, test, files, checkpoint, facts, processes)
+    if len(missing):
+        names = shortlist(Mapped(lambda index: test.pairs[int(index)].mask.name, missing), limit=20)
+        raise SomeFailed(f"{len(missing)} of {count} masks were left out: {names}")
 
 
 @contextmanager
-def hold_run(processes: Processes, device: torch.device, folder: Path, batch_size: int) -> Iterator[None]:
-    """Connects the processes and makes the folder. A signal stops the test inside at once."""
+def hold_run(processes: Processes, device: torch.device, batch_size: int) -> Iterator[None]:
+    """Ends the connection of the processes at the end. A signal stops the test inside at once."""
     with ExitStack() as stack:
         stack.enter_context(stack.enter_context(Signals()).stop_now())
         stack.enter_context(explain_map_memory(device, batch_size))
-        stack.enter_context(create_folder(folder))
         stack.callback(processes.close)
-        processes.connect(device)
         yield
 
 
-def prepare_test(
-    files: PromptTestFiles, flags: PromptTestFlags, framing: Framing, options: PromptTestOptions
-) -> PromptTest:
-    """Reads the list, checks all masks, and reads the files of prompts. Raises UserError if the test cannot start."""
-    pairs = read_test_list(files.lists)
-    indices = find_usable(pairs, framing, options.skip_bad)
-    prompts = read_prompt_files(files.prompts, pairs, indices, framing.size)
-    modes = flags.choose_modes(sorted(prompts))
-    options = replace(options, prompts=assign_prompts(modes, prompts))
-    mask_paths = list_mask_paths(pairs, modes, files.target) if files.save_masks else {}
-    refuse_other_results(files.target, ("results.json", "per_mask.csv"))
-    return PromptTest(pairs, indices, modes, framing, options, mask_paths, draws_prompts=not prompts)
+def answer_and_join(
+    model: nn.Module,
+    test: PromptTest,
+    files: PromptTestFiles,
+    checkpoint: Checkpoint,
+    facts: Mapping[str, object],
+    processes: Processes,
+) -> tuple[np.ndarray, int]:
+    """Writes the parts of this run, and the results if all parts are there.
+
+    Returns the positions of the masks without answer, and the number of masks: of the whole list if the results are
+    written, otherwise of the share.
+    """
+    start, part_facts = time.perf_counter(), describe_answer_part(checkpoint, files, test, facts)
+    is_missing = is_in_share(test.numbers, files.shard)
+    count = int(is_missing.sum())
+    is_missing[answer_share(model, test, files.target, part_facts, processes)] = False
+    missing = np.flatnonzero(is_missing)
+    if processes.first and (table := join_answer_parts(files, test, part_facts, facts)):
+        missing, count = np.setdiff1d(np.arange(len(test.pairs)), table.indices), len(test.pairs)
+    answers = (count - len(missing)) * len(test.modes)
+    print_line(f"{name_share(files.shard)}{answers} answers, {time.perf_counter() - start:.1f} s")
+    return missing, count
 
 
-def find_usable(pairs: Sequence[Pair], framing: Framing, skip_bad: bool) -> list[int]:
-    """Returns the positions of usable masks. Warns about the others, or raises UserError without `skip_bad`."""
-    if not skip_bad:
-        refuse_bad_masks(pairs, framing, strict=True)
-        return list(range(len(pairs)))
-    problems = find_problems(pairs, framing, strict=True)
-    for problem in filter(None, problems):
-        warn(f"left out: {problem}")
-    return [index for index, problem in enumerate(problems) if not problem]
+def answer_share(
+    model: nn.Module, test: PromptTest, folder: Path, facts: Mapping[str, object], processes: Processes
+) -> np.ndarray:
+    """Writes the part of this process, if an earlier run has not written it.
+
+    Returns the positions of the masks that the processes of this run have answered. A UserError of one process is
+    raised in all of them.
+    """
+    path, error, indices = folder / name_answer_part(test.share), None, np.empty(0, np.int64)
+    try:
+        if read_part_facts(path) == facts:
+            print_line(f"{path} has the answers of an earlier run; remove it to answer again")
+        else:
+            answers = answer_list(model, test, show=processes.first)
+            write_answer_part(path, facts, test.modes, test.draws_prompts, answers)
+        indices = AnswerTable([path], test.modes, test.draws_prompts).indices
+    except UserError as e:
+        error = str(e)
+    parts = processes.gather((error, indices))
+    if errors := [error for error, _ in parts if error]:
+        path.unlink(missing_ok=True)
+        raise UserError(errors[0])
+    return np.concatenate([indices for _, indices in parts])
 
 
-def read_prompt_files(
-    paths: Sequence[Path], pairs: Sequence[Pair], indices: Sequence[int], side: int
-) -> dict[int, dict[int, BoxAndPoints]]:
-    """Reads files of prompts. Returns the prompts by their number of points, then by the position of their mask."""
-    names = make_unique_names([pair.mask for pair in pairs])
-    by_count: dict[int, dict[int, BoxAndPoints]] = {}
-    for path in paths:
-        number = re.match(r"(\d+)_prompt", path.name)  # the released names start with the side
-        prompts = read_prompts(path, [names[index] for index in indices])
-        largest = max((entry.boxes.max().item() for entry in prompts), default=0)
-        if (number and int(number[1]) != side) or largest > side:
-            sides = f"{number[1]}x{number[1]}" if number else f"at least {largest:.0f} pixels"
-            raise UserError(f"{path} is for images of {sides}, but the model takes {side}x{side}; give --image_size")
-        count = prompts[0].points.labels.shape[1] if prompts else 1
-        if count in by_count:
-            raise UserError(f"{path} is the second --prompt_path with {count} points for each mask; give one")
-        by_count[count] = dict(zip(indices, prompts, strict=True))
-    return by_count
-
-
-def assign_prompts(
-    modes: Sequence[PromptMode], prompts: Mapping[int, Mapping[int, BoxAndPoints]]
-) -> dict[PromptMode, Mapping[int, BoxAndPoints]]:
-    """Returns the first prompts of each mode. Raises UserError if no file has the number of points of a mode."""
-    if not prompts:
-        return {}
-    if missing := [mode.title for mode in modes if not mode.box and mode.points not in prompts]:
-        counts = shortlist(sorted(prompts))
-        raise UserError(f"no --prompt_path for {shortlist(missing)}; the files have these numbers of points: {counts}")
-    first = next(iter(prompts.values()))
-    return {mode: prompts.get(mode.points, first) for mode in modes}
-
-
-def answer_list(model: nn.Module, test: PromptTest, processes: Processes) -> list[Answer]:
-    """Returns the answers of all processes, without logits, and writes the predicted masks that have a path.
+def answer_list(model: nn.Module, test: PromptTest, show: bool) -> Iterator[Answer]:
+    """Yields the answers of this process, without logits, and writes the predicted masks that have a path.
 
     Modes with the same number of points have the same prompts. Only the answers of the first such mode keep them.
     """
     assert isinstance(model, SAMMed2D)
-    groups = group_by_image(test.pairs, test.indices)
-    indices = [index for group in groups[processes.rank :: processes.world] for index in group]
+    indices = test.indices[is_in_share(test.numbers, test.share)[test.indices]]
     owners = {mode.points: mode for mode in reversed(test.modes)}
 
     def write_mask(answer: Answer) -> Answer:
@@ -202,27 +171,57 @@ def answer_list(model: nn.Module, test: PromptTest, processes: Processes) -> lis
         is_owner = owners[answer.mode.points] == answer.mode
         return answer._replace(logits=None, prompts=answer.prompts if is_owner else None)
 
-    def answer_part() -> Iterator[Answer]:
-        answers = answer_all(model, test.pairs, test.modes, test.framing, test.options, indices)
-        total, threads = len(indices) * len(test.modes), default_workers()
-        progress = tqdm(total=total, unit="mask", disable=None if processes.first else True)
-        with ThreadPoolExecutor(threads) as writers, progress:
-            for answer in prefetch(writers, write_mask, answers, 2 * threads):
-                progress.update()
-                yield answer
-
-    return gather_answers(processes, answer_part())
+    answers = answer_all(model, test.pairs, test.modes, test.framing, test.options, indices)
+    total, threads = len(indices) * len(test.modes), default_workers()
+    progress = tqdm(total=total, unit="mask", disable=None if show else True)
+    with ThreadPoolExecutor(threads) as writers, progress:
+        for answer in prefetch(writers, write_mask, answers, 2 * threads):
+            progress.update()
+            yield answer
 
 
-def write_prompt_test(
-    files: PromptTestFiles, test: PromptTest, answers: Sequence[Answer], facts: Mapping[str, object]
-) -> None:
-    """Writes the results, and prints the table and the names of the files."""
-    prompts = group_prompts_by_file(test.pairs, answers, test.framing.size) if test.draws_prompts else {}
-    names = write_prompt_results(files.target, test.pairs, answers, prompts, facts)
-    names += sorted({mode.folder for mode in test.modes}) if files.save_masks else []
-    print_lines(f"{format_means(compute_means(answers))}\n")
-    print_line(f"in {files.target}: {', '.join(names)}")
+def join_answer_parts(
+    files: PromptTestFiles, test: PromptTest, part_facts: Mapping[str, object], facts: Mapping[str, object]
+) -> AnswerTable | None:
+    """Writes the results, prints them and removes the parts, if the parts of all shares are there.
+
+    Returns the answers. Returns None if parts are missing, or if another process joins them. Raises UserError if no
+    mask has an answer.
+    """
+    folder, count = files.target, test.share.count
+    if (there := len(find_answer_parts(folder, count, part_facts))) < count:
+        print_line(f"{there} of {count} parts are in {folder}; the share that ends last joins them")
+        return None
+    with lock_answer_parts(folder):
+        if len(paths := find_answer_parts(folder, count, part_facts)) < count:
+            print_line(f"another process has joined the parts in {folder}")
+            return None
+        table = AnswerTable(paths, test.modes, test.draws_prompts)
+        if len(table):
+            side = test.framing.size if test.draws_prompts else None
+            names, means = write_prompt_results(folder, test.pairs, table, side, facts)
+            names += sorted({mode.folder for mode in test.modes}) if files.save_masks else []
+            print_lines(f"{format_means(means)}\n")
+            print_line(f"in {folder}: {', '.join(names)}")
+        for path in paths:
+            path.unlink()
+    if not len(table):
+        raise UserError(f"none of {len(test.pairs)} masks of {files.lists} could be used")
+    return table
+
+
+def describe_answer_part(
+    checkpoint: Checkpoint, files: PromptTestFiles, test: PromptTest, facts: Mapping[str, object]
+) -> dict[str, object]:
+    """Returns what must be equal in all parts of a test."""
+    status = checkpoint.path.stat()
+    own = {
+        "checkpoint_file": [status.st_size, status.st_mtime_ns],
+        "list": sha256(files.lists / TEST_LIST),
+        "prompts": [sha256(path) for path in files.prompts],
+        "modes": [mode.title for mode in test.modes],
+    }
+    return json.loads(json.dumps({**facts, **own}))
 
 
 def describe_prompt_test(checkpoint: Checkpoint, settings: Recipe, amp: str) -> dict[str, object]:
@@ -230,9 +229,3 @@ def describe_prompt_test(checkpoint: Checkpoint, settings: Recipe, amp: str) -> 
     names = ("seed", "multimask", "rgb", "mask_prompt", "mask_threshold", *["foreground"] * bool(settings.foreground))
     values = checkpoint.shape.to_facts() | {name: getattr(settings, name) for name in names} | {"amp": amp}
     return {"checkpoint": str(checkpoint.path), "model": checkpoint.family.title, "settings": values}
-
-
-def refuse_missing_answers(pairs: Sequence[Pair], answers: Sequence[Answer]) -> None:
-    answered = {answer.index for answer in answers}
-    if missing := [pair.mask.name for index, pair in enumerate(pairs) if index not in answered]:
-        raise SomeFailed(f"{len(missing)} of {len(pairs)} masks were left out: {shortlist(missing, limit=20)}")

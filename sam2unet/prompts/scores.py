@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def answer_all(
     modes: Sequence[PromptMode],
     framing: Framing,
     options: PromptTestOptions = PromptTestOptions(),
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[Answer]:
     """Yields the answers for all pairs, or for those at `indices`, image by image, in every mode.
 
@@ -74,7 +75,7 @@ def answer_all(
 
     def read(indices: Sequence[int]) -> ImageGroup | UserError:
         try:
-            return read_group(pairs, indices, framing)
+            return read_group(pairs, indices, framing, options.skip_bad)
         except UserError as e:
             return e
 
@@ -89,6 +90,8 @@ def answer_all(
                     raise group
                 warn(f"left out: {group}")
                 continue
+            for problem in group.problems:
+                warn(f"left out: {problem}")
             if embedding is None or pairs[group.indices[0]].image != image:
                 image = pairs[group.indices[0]].image
                 with autocast(device, options.amp):
@@ -169,12 +172,16 @@ def compute_means(answers: Sequence[Answer]) -> dict[PromptMode, dict[str, float
     groups: dict[PromptMode, list[Answer]] = {}
     for answer in answers:
         groups.setdefault(answer.mode, []).append(answer)
-    means = {}
-    for mode, group in groups.items():
-        dice, iou = sum(round(answer.dice, 4) for answer in group), sum(round(answer.iou, 4) for answer in group)
-        sums = {"Dice": dice, "IoU": iou, "loss": sum(answer.loss for answer in group)}
-        means[mode] = {"masks": len(group)} | {name: total / len(group) for name, total in sums.items()}
-    return means
+    return {
+        mode: average_answers(len(group), (a.dice for a in group), (a.iou for a in group), (a.loss for a in group))
+        for mode, group in groups.items()
+    }
+
+
+def average_answers(count: int, dice: Iterable[float], iou: Iterable[float], loss: Iterable[float]) -> dict[str, float]:
+    """Returns the row of `compute_means` for the scores of `count` answers in one mode, in the order of the list."""
+    rounded = {name: sum(round(value, 4) for value in values) for name, values in (("Dice", dice), ("IoU", iou))}
+    return {"masks": count} | {name: total / count for name, total in (rounded | {"loss": sum(loss)}).items()}
 
 
 def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:
