@@ -148,6 +148,7 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --tta flip,scale --tile 48,8 --calibrated --no_minmax --skip_existing",
     f"{MASKS} {UNET} --amp bf16 --window full --axis 0 --context 0 --save_slices --dicom_seg",
     f"--save_path {{new}} --data {{images}}/.. {UNET} --exact",
+    f"{MASKS} {UNET} --archive --shard 1/2",
     f"{MASKS} {UNET} --compile",
     f"{MASKS} {UNET} --fast",
     f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera_path --weights_from meta",
@@ -156,7 +157,7 @@ TEST_LINES = (  # together they have every option of test.py
     f"{PROMPTS} --boxes_prompt True --point_num 1 3 --iter_point 2 --save_pred True --seed 1",
     f"{PROMPTS} --image_size 96 --encoder_adapter False --multimask False --rgb True",
     f"{PROMPTS} --mask_prompt logits --mask_threshold 127 --model_type vit_b --lr_scheduler none",
-    f"{PROMPTS} --foreground 255 --use_amp True",
+    f"{PROMPTS} --foreground 255 --use_amp True --shard 1/1",
     f"{PROMPTS} --prompt_path {{prompts}}",
     "--sam_checkpoint {files}/sam_med2d.pth --data_path {lists} --work_dir {new} --run_name a --metrics iou",
 )

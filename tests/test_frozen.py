@@ -19,13 +19,13 @@ FLAGS = {
         --sam3_path --workers
     """,
     "test.py": """
-        --amp --axis --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --context --contours
-        --data --data_path --device --dicom_seg --dinov2_path --encoder_adapter --exact --fast --foreground --hiera_path
-        --image_size --iter_point --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type
+        --amp --archive --axis --batch_size --boxes_prompt --calibrated --checkpoint --compile --components --context
+        --contours --data --data_path --device --dicom_seg --dinov2_path --encoder_adapter --exact --fast --foreground
+        --hiera_path --image_size --iter_point --lr_scheduler --mask_prompt --mask_threshold --metrics --model_type
         --multimask --no_minmax --on_bad_image --overlay --point_num --prompt_path --recursive --rgb --run_name
-        --sam_checkpoint --save_path --save_pred --save_prob --save_slices --seed --size --skip_existing --test_gt_path
-        --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --window --work_dir
-        --sam3_path --workers
+        --sam_checkpoint --save_path --save_pred --save_prob --save_slices --seed --shard --size --skip_existing
+        --test_gt_path --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --window
+        --work_dir --sam3_path --workers
     """,
     "eval.py": """
         --axis --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path

@@ -9,6 +9,7 @@ from ..cli import Parser, add_boolean, add_data_flag, add_mask_values, add_recip
 from ..errors import UserError
 from ..recipe import CHOICES
 from ..released_flags import add_released_flags, translate_test_flags
+from ..runtime.shards import Shard
 from ..weights.weight_files import add_weight_flags, read_weight_flags
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
@@ -27,6 +28,7 @@ OF_MAPS = (
     "context",
     "recursive",
     "skip_existing",
+    "archive",
     "workers",
     "fast",
     "exact",
@@ -63,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         "--amp", choices=PRECISIONS, help="half precision in the model; default: off, or what --fast chooses"
     )
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
+    p.add_argument(
+        "--shard", metavar="I/N", help="do the share I of N, for example in a job array; all jobs have one --save_path"
+    )
     maps = p.add_argument_group("maps of images")
     maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
     maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
@@ -98,6 +103,9 @@ def parser() -> argparse.ArgumentParser:
         "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
     )
     maps.add_argument("--skip_existing", action="store_true", help="leave out images whose map is there")
+    maps.add_argument(
+        "--archive", action="store_true", help="write maps into tar files of up to 10,000 members, maps-00000.tar, ..."
+    )
     maps.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
     maps.add_argument(
         "--fast", action="store_true", help="turn on what suits the device of --amp, --compile and more, and say so"
@@ -189,6 +197,8 @@ def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespac
             recursive=args.recursive,
             skip_existing=args.skip_existing,
             on_bad_image=args.on_bad_image,
+            shard=Shard.read(args.shard) if args.shard else Shard(),
+            archive=args.archive,
             view={"axis": args.axis, "window": args.window, "context": args.context},
         ),
         PredictOptions(
@@ -230,6 +240,7 @@ def score_answers(checkpoint: "Checkpoint", args: argparse.Namespace) -> None:
             prompts=args.prompt_path,
             save_masks=bool(args.save_pred),
             on_bad_image=args.on_bad_image,
+            shard=Shard.read(args.shard) if args.shard else Shard(),
         ),
         score_list.PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point),
         {name: tuple(value) if isinstance(value := getattr(args, name), list) else value for name in OF_RECIPE},
