@@ -3,13 +3,14 @@
 import os
 import pickle
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy import ndarray
 
-from .packed import OTHER, PATH, Packed, pack, pack_source, pack_texts, unpack_source
+from .packed import OTHER, Packed, pack, pack_source, pack_texts, unpack_source
 from .pairs import EXTENSIONS, is_path_list, list_file_names, list_images
 from .slices import Source
 
@@ -26,12 +27,17 @@ def pack_images(folder: Path, volumes: bool = False) -> tuple[Packed[str], Packe
             with os.scandir(folder) as entries:
                 folders = {entry.name for entry in entries if entry.is_dir()}
         stems = pack_texts(name if name in folders else name.rpartition(".")[0] for name in names)
-        prefix = PATH + os.fsencode(folder / "x")[:-1]
         endings = {name.rpartition(".")[2] for name in names}
         if len(endings) == 1 and folders.isdisjoint(names) or len(np.unique(hash_elements(stems))) == len(stems):
-            return stems, Packed(*pack(prefix + os.fsencode(name) for name in names), unpack_source)
+            prefix = str(folder / "x")[:-1]
+            return stems, Packed(*pack(map(os.fsencode, names)), partial(unpack_name, prefix))
     files = list_images(folder, volumes)
     return pack_texts(files), Packed(*pack(map(pack_source, files.values())), unpack_source)
+
+
+def unpack_name(prefix: str, packed: bytes) -> Source:
+    """Returns the path of a file from its name. `prefix` is its folder with a slash. A file can be missing: None."""
+    return unpack_source(packed) if packed == NOTHING else Path(prefix + os.fsdecode(packed))
 
 
 def pack_optional(sources: Iterable[Source | None]) -> Packed[Source | None]:

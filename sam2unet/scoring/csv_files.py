@@ -25,7 +25,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOREC
 # E divides by the number of pixels minus one. For a map of one pixel, it divides by nearly 0.
 ABOVE_1, LARGEST = ("E_adaptive", "E_mean", "dichotomous_HCE", *DISTANCES), 1e16
 ROUNDING = 1e-6
-ROWS = 4096  # rows that are formatted in one step
+ROWS = 1024  # rows that are formatted in one step
 FORMULA = re.compile(r"'*[=+\-@＝＋－＠]")  # a spreadsheet executes a cell that starts like this
 
 
