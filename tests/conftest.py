@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import sam2unet
+from sam2unet import atomic
 from sam2unet.classes import Classes
 from sam2unet.data.layouts.table import COUNTS
 from sam2unet.data.pairs import Pair
@@ -70,6 +71,7 @@ def no_fsync():
     """Tests need not wait until a disk has their files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
+        patch.setattr(atomic, "sync_disk", lambda folder: None)
         yield
 
 

@@ -3,8 +3,11 @@
 import json
 import random
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from sam2unet.data import check
 from sam2unet.prompts.groups import group_by_image
 from sam2unet.prompts.lists import make_unique_names, write_entries, write_test_list
 from sam2unet.weights.formats import save_state
@@ -95,3 +98,18 @@ def test_files_of_prompts_are_the_text_of_json(tmp_path, lists):
         *(mask.name for mask in masks[3::3]),
         (masks[2].parent / "x/i0_0.png").as_posix(),
     ]
+
+
+def test_of_a_long_list_a_sample_is_checked_and_a_bad_mask_is_left_out_alone(
+    words, lists, test_py, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(check, "SAMPLE", 2)
+    bad = lists[1].masks[1]
+    Image.fromarray(np.zeros_like(Image.open(bad))).save(bad)
+    ended = test_py(*words, "--save_path", tmp_path / "out", "--boxes_prompt", "--on_bad_image", "skip")
+    assert "check: 2 of 9 pairs now, the others when they are read" in ended.out
+    assert ended.status == 1 and ended.err[-1] == "error: 1 of 9 masks were left out: i1_1.png"
+    assert f"warning: left out: {bad} is empty, so there is nothing to point at" in ended.err[0]
+    monkeypatch.undo()
+    again = test_py(*words, "--save_path", tmp_path / "again", "--boxes_prompt", "--on_bad_image", "skip")
+    assert again.status == 1 and contents(tmp_path / "again") == contents(tmp_path / "out")
