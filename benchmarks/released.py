@@ -8,7 +8,7 @@
 """
 
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from unittest import mock
 
 import cv2
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
-from torchvision import transforms
 
 from sam2unet.data.batches import Draw
 from sam2unet.data.pairs import Pair
@@ -102,8 +101,10 @@ ORDERS = {  # class of a layer -> its methods that change
 }
 
 
-def make_image_transform(side: int) -> transforms.Compose:
+def make_image_transform(side: int) -> Callable:
     """Returns a function from a photograph to the input (3, S, S)."""
+    from torchvision import transforms  # imports much of PyTorch, which takes seconds
+
     normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     return transforms.Compose([transforms.Resize((side, side)), transforms.ToTensor(), normalise])
 
@@ -114,6 +115,8 @@ class ReleasedMaskFolder(Dataset):
     collate = staticmethod(default_collate)
 
     def __init__(self, pairs: Sequence[Pair], recipe: Recipe):
+        from torchvision import transforms
+
         self.pairs, self.to_image, size = pairs, make_image_transform(recipe.size), (recipe.size, recipe.size)
         bicubic = transforms.InterpolationMode.BICUBIC
         self.to_mask = transforms.Compose([transforms.Resize(size, bicubic), transforms.ToTensor()])

@@ -20,7 +20,7 @@ from tests.conftest import write_pairs
 
 def test_the_table_has_numbers_and_both_ways_start_from_the_same_loss(capsys, tmp_path):
     images, masks = map(str, write_pairs(tmp_path, count=4))
-    flags = "--encoder tiny --size 64 --batch_size 2 --steps 2 --rounds 1 --device cpu --workers 1".split()
+    flags = "--encoder tiny --size 64 --batch_size 2 --warm_up 1 --steps 1 --rounds 1 --device cpu --workers 1".split()
     folders = ["--train_image_path", images, "--train_mask_path", masks]
     (table,) = run_here(["train", *folders, *flags, "--rows", "released", "ours"]).values()
     # At 64 a window of 14 on a grid of 4 is mostly padding, which the released way computes.
