@@ -53,7 +53,7 @@ from tests.running import (  # noqa: F401
 
 # The files that take longest start first, so that all processes are busy until the end.
 NAMES = "contract docs graphs masks scripts resume same_result processes options training sam3unet sam2unext tour "
-NAMES += "prompt_page mask_page clients reproduce cross_validate"
+NAMES += "prompt_page mask_page clients reproduce cross_validate sam_med2d train gpu pixel_scores console manual"
 LONG = [f"test_{name}.py" for name in NAMES.split()]
 
 
@@ -83,8 +83,9 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def pytest_collection_finish():
-    """Python's collector no longer looks at what the imports made. imageio collects after each video."""
+@pytest.fixture(scope="module", autouse=True)
+def freeze_objects():
+    """Python's collector no longer looks at what imports and earlier tests made. imageio collects after each video."""
     gc.collect()
     gc.freeze()
 

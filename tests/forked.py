@@ -4,6 +4,7 @@ started = Forked(address).start([script, *flags], folder); started.finish() -> s
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -120,6 +121,8 @@ if __name__ == "__main__":
 
     add_sizes()
     os.fsync = lambda number: None  # as in conftest.py
+    gc.collect()
+    gc.freeze()  # the collector of a script does not look at what was imported before
     job = next_job(sys.argv[1], int(sys.argv[2]))
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and theirs, ignore it
