@@ -14,18 +14,20 @@ from PIL import Image
 
 from benchmarks.harness import Numbers, measure_rows
 from benchmarks.models import describe_versions, name_device
+from sam2unet.data.grey_png import compile_undo_filters
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.columns import COLUMNS as INDEX_COLUMNS
 from sam2unet.data.index.columns import FACTS, load
 from sam2unet.data.index.select import IndexQuery
 from sam2unet.recipe import Recipe
+from sam2unet.runtime.processes import ALONE
 from sam2unet.task import RunData
 from sam2unet.training.prepare import Hardware, RunFolder, prepare_run
 from sam2unet.training.run import make_loader
 
 CPU = torch.device("cpu")
 ROWS = ("1e3", "1e5", "1e6", "1e7")
-CASES, MASKS, SIDE = 250, 4, 256  # of the archive whose entries the indexes repeat
+CASES, MASKS, SIDE = 2000, 4, 256  # of the archive whose entries the indexes repeat
 STEPS = 200  # batches until the memory of a worker is read
 
 
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     """Start-up time and memory of training for indexes of different lengths, and the speed of a build.
 
     A row is the number of masks. All indexes repeat the entries of one archive, so that there are few files and many
-    entries. A worker is a process that reads images; its memory is what it does not share with others.
+    entries. A worker is a process that reads images; its memory is what it alone holds, without files.
     """
     print(f"{name_device(CPU)}; {describe_versions(('numpy', 'torch'))}", flush=True)
     folder = args.results.folder
@@ -63,6 +65,7 @@ def write_archive(path: Path) -> None:
 
 
 def measure_build(folder: Path, args: argparse.Namespace, row: str) -> Numbers:
+    compile_undo_filters()
     start = time.perf_counter()
     index = build_index([folder / "SAMed2Dv1.zip"], folder / "index")
     return {"rate": len(index.order) / (time.perf_counter() - start)}
@@ -94,7 +97,7 @@ def measure_start(folder: Path, model: str, args: argparse.Namespace, row: str) 
     recipe = Recipe.read(model=model, encoder="micro", size=64, batch_size=2, mask_threshold=0)
     memory, cpu, start = read_memory("self", "Rss"), time.process_time(), time.perf_counter()
     data = RunData(index=IndexQuery(index, split="case:0.9"))
-    run = prepare_run(recipe, data, RunFolder(folder / "run"), Hardware("cpu"), {}, None, None)
+    run = prepare_run(recipe, data, RunFolder(folder / "run"), Hardware("cpu"), {}, None, None, ALONE, CPU)
     assert run.facts
     dataset = run.task.dataset("off", folder, run.processes)
     batches = iter(make_loader(dataset, run.batches, 1, CPU))
@@ -110,6 +113,12 @@ def measure_start(folder: Path, model: str, args: argparse.Namespace, row: str) 
 
 
 def read_memory(process: object, kind: str) -> float:
-    """Returns the resident memory ("Rss") or the memory that it does not share ("Private") of a process, in MiB."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
+    """Returns a kind of memory of a process in MiB: "Rss", resident, or "Private", what it alone holds without files."""
+    total, is_file = 0, False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        name, *words = line.split()
+        if "-" in name:
+            is_file = words[3] != "0"  # the inode of a mapping
+        elif name.startswith(kind) and not (is_file and kind == "Private"):
+            total += int(words[0])
+    return total / 1024

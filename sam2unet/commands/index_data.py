@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from ..cli import Parser
-from ..data.index.build import build_index, describe_index
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,4 +28,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    from ..data.index.build import build_index, describe_index
+
     describe_index(build_index(args.sources, args.save_path, args.sample, args.workers))

@@ -18,7 +18,7 @@ from ...atomic import read_json
 from ...errors import UserError
 from ..archives.member import Member
 from ..check import Size, check_image
-from ..grey_png import SIGNATURE, decode_grey_png
+from ..grey_png import SIGNATURE, compile_undo_filters, decode_grey_png
 from ..reading import open_image, rotate_upright, to_8_bit
 from ..slices import Slice, Source
 from .columns import COLUMNS, PLAN, Index, load, open_table
@@ -47,6 +47,7 @@ def check_files(index: Index, sample: float, workers: int | None) -> None:
         rows = rows[(rows * sample).astype(np.int64) != ((rows + 1) * sample).astype(np.int64)]
     rows = rows[columns["image_fault"][rows] & Fault.CHECKED == 0]
     count = len(index.items.reorder(rows).masks)
+    compile_undo_filters()  # once, before the processes start
     bar = tqdm(total=count, desc="checking", unit="mask", leave=False, disable=None)
     with ProcessPoolExecutor(workers or os.cpu_count(), initializer=ignore_interrupts) as pool, bar:
         for facts in run_bounded(pool, index.folder, rows):
