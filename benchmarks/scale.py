@@ -113,8 +113,9 @@ def measure_start(folder: Path, model: str, args: argparse.Namespace, row: str) 
 
 
 def read_memory(process: object, kind: str) -> float:
-    """Returns a kind of memory of a process in MiB: "Rss", resident, or "Private", what it alone holds without files."""
-    total, is_file = 0, False
+    """Returns the memory of a process in MiB: "Rss", resident, or "Private", what it alone holds, without files."""
+    total: float = 0
+    is_file = False
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
         name, *words = line.split()
         if "-" in name:

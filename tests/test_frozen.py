@@ -26,6 +26,7 @@ FLAGS = {
         --sam_checkpoint --save_path --save_pred --save_prob --save_slices --seed --shard --size --skip_existing
         --test_gt_path --test_image_path --threshold --tile --tta --uncertainty --use_amp --weights_from --window
         --work_dir --sam3_path --workers
+        --index --split --where
     """,
     "eval.py": """
         --axis --backend --classes --config --dataset_name --empty_masks --expect --foreground --from --gt_path

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.source is None) == (args.index is None):
         raise UserError("give SOURCE or --index")
     import_extra("ray.data", 'predict-ray needs Ray: pip install "sam2unet[ray]"')
-    images = list_images_to_predict(args.source, read_index_flags(args))
+    images = list_images_to_predict(args.source, read_index_flags(args), args.checkpoint)
     options = BlockOptions(
         args.checkpoint.resolve(),
         args.save_path.resolve(),

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..choices import FLOAT_TYPES, PRECISIONS
-from ..cli import Parser, add_boolean, add_data_flag, add_mask_values, add_recipe_flags, replace_data_flag
+from ..cli import (
+    Parser,
+    add_boolean,
+    add_data_flag,
+    add_index_flags,
+    add_mask_values,
+    add_recipe_flags,
+    read_index_flags,
+    replace_data_flag,
+)
 from ..errors import UserError
 from ..recipe import CHOICES
 from ..released_flags import add_released_flags, translate_test_flags
@@ -72,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
     maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
     add_data_flag(maps, "testing")
+    add_index_flags(maps)
     maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
     maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
     maps.add_argument(
@@ -165,6 +175,11 @@ def run(args: argparse.Namespace) -> None:
     if takes_lists and len(checkpoints) > 1:
         raise UserError("several checkpoints are averaged only for maps of images; give one checkpoint for prompts")
     replace_data_flag(args, "test", takes_lists)
+    args.query = read_index_flags(args)
+    if args.query and (args.test_image_path or args.test_gt_path or args.data_path):
+        raise UserError("--index takes the place of --test_image_path, --test_gt_path and --data_path; leave them out")
+    if args.query:
+        args.data_path, args.test_image_path = (args.index, None) if takes_lists else (None, args.index)
     if isinstance(checkpoint, Checkpoint) and takes_lists:
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
         score_answers(checkpoint, args)
@@ -198,6 +213,7 @@ def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespac
             skip_existing=args.skip_existing,
             on_bad_image=args.on_bad_image,
             shard=Shard.read(args.shard) if args.shard else Shard(),
+            index=args.query,
             archive=args.archive,
             view={"axis": args.axis, "window": args.window, "context": args.context},
         ),
@@ -241,6 +257,7 @@ def score_answers(checkpoint: "Checkpoint", args: argparse.Namespace) -> None:
             save_masks=bool(args.save_pred),
             on_bad_image=args.on_bad_image,
             shard=Shard.read(args.shard) if args.shard else Shard(),
+            index=args.query,
         ),
         score_list.PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point),
         {name: tuple(value) if isinstance(value := getattr(args, name), list) else value for name in OF_RECIPE},

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from ..data.archives.member import Member
+from ..data.index.columns import Index
+from ..data.index.table import ImageSequence, Items
 from ..data.packed import LazySequence, Mapped, Packed, find_positions, hash_all, pack_texts, read_all, sort_paths
 from ..data.pairs import EXTENSIONS, explain_no_folder
 from ..data.slices import Slice, Source, find_file, list_slices
@@ -108,6 +111,43 @@ class Inputs(LazySequence[Input]):
         return (part for item in self.list_files() for part in cut_input(item, self.view))
 
 
+class IndexInputs(Inputs):
+    """The images of an index."""
+
+    def __init__(self, opened: Index, items: Items, view: SliceView):
+        self.opened, self.items, self.view = opened, items, view
+
+    def take(self, positions: ndarray | slice) -> "IndexInputs":
+        chosen = np.arange(len(self.items))[positions] if isinstance(positions, slice) else positions
+        return IndexInputs(self.opened, self.items.reorder(chosen), self.view)
+
+    @cached_property
+    def files(self) -> Sequence[Input]:
+        return Mapped(lambda image: Input(image, self.opened.name_image(image)), ImageSequence(self.items))
+
+    @cached_property
+    def volumes(self) -> list[int]:
+        return []
+
+    def list_files(self) -> Iterator[Input]:
+        return iter(self.files)
+
+    def list_names(self) -> Iterator[str]:
+        return (item.name for item in self.files)
+
+    def list_folders(self) -> Iterator[Input]:
+        return iter(self.files[:1])  # `find_jobs` refuses targets inside the folders of an index
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, index: int) -> Input:
+        return self.files[index]
+
+    def __iter__(self) -> Iterator[Input]:
+        return iter(self.files)
+
+
 def find_inputs(source: Path, recursive: bool = False, view: SliceView = DEFAULT_VIEW) -> Inputs:
     """Returns the images of `source`, sorted; of a volume all slices. Warns about videos, which it leaves out.
 
@@ -178,7 +218,7 @@ def refuse_unpaired(names: Sequence[str], count: int, mask_folder: Path) -> None
 
 def cut_input(item: Input, view: SliceView) -> list[Input]:
     """Returns the slices of a volume. For an image, and for a volume that cannot be opened, returns the item."""
-    if is_picture(item.path.name) and not view.window:
+    if isinstance(item.path, Member) or is_picture(item.path.name) and not view.window:
         return [item]
     try:
         path = find_file(item.path)

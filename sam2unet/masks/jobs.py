@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..atomic import MARKER, refuse_unmarked
+from ..data.index.select import IndexQuery, open_index_test
 from ..data.slices import Slice
 from ..errors import UserError, print_line
+from ..recipe import Recipe
 from ..runtime.shards import Shard
 from ..slice_view import DEFAULT_VIEW, SliceView
-from .inputs import Inputs, cut_input, find_inputs, find_masks, refuse_unpaired
+from .inputs import IndexInputs, Inputs, cut_input, find_inputs, find_masks, refuse_unpaired
 from .outputs import PredictOutputs
 from .photo_reader import FirstNames, MapJob
 from .targets import MapArchive, MapFolder
@@ -32,6 +34,7 @@ class PredictFiles:
     view: Mapping[str, Any] = field(default_factory=dict)  # fields of `SliceView` that the recipe does not decide
     shard: Shard = Shard()  # the share of the files that this run predicts
     archive: bool = False  # write tar archives
+    index: IndexQuery | None = None  # a part of an index, whose folder is then `source`
 
 
 class MapJobs:
@@ -78,8 +81,19 @@ class MapJobs:
         refuse_unpaired(missing, len(self.inputs), mask_folder)
 
 
-def find_jobs(files: PredictFiles, view: SliceView = DEFAULT_VIEW) -> MapJobs:
-    """Returns every image with its mask. UserError if the maps would be written among the inputs."""
+def find_jobs(files: PredictFiles, view: SliceView = DEFAULT_VIEW, seed: int = Recipe.seed) -> MapJobs:
+    """Returns every image with its mask. UserError if the maps would be written among the inputs.
+
+    `seed` is that of the training, which decides what `--split` of an index holds out.
+    """
+    if files.index:
+        test = open_index_test(files.index, seed)
+        for source in test.opened.facts["sources"]:
+            if files.target.resolve().is_relative_to(source["path"]):
+                raise UserError(
+                    f"--save_path {files.target} is inside {source['path']}, which has inputs; give another"
+                )
+        return MapJobs(IndexInputs(test.opened, test.items, view))
     for folder in filter(None, (files.source, files.masks)):
         if files.target.resolve() == folder.resolve():
             raise UserError(

@@ -16,20 +16,21 @@ from tqdm import tqdm
 
 from ..atomic import claim_folder, write_atomic
 from ..data.class_pictures import encode_index_png
-from ..data.index.columns import Index
 from ..data.index.listing import hash_text
-from ..data.index.select import IndexQuery, open_index_parts
+from ..data.index.select import IndexQuery, open_index_test
 from ..data.packed import Packed, pack_texts
 from ..data.pairs import EXTENSIONS
 from ..data.photos import to_photo
 from ..data.pictures import encode_png, write_bytes
 from ..data.unreadable import FORMATS
 from ..errors import SomeFailed, UserError, print_line, shortlist
+from ..families.settings import find_recipe
+from ..recipe import Recipe
 from ..runtime.device import pick_device
 from ..runtime.parallel import prefetch
 from ..scoring.csv_files import csv_text
 from ..weights.weight_files import WeightPaths
-from .open import open_predictor
+from .open import open_predictor, read_model_file
 from .outputs import PredictOutputs, to_map_pixels
 from .predictor import Photo, PredictOptions
 
@@ -80,6 +81,7 @@ class IndexedImages:
     """A part of an index. A process opens the index itself, because its columns are files."""
 
     query: IndexQuery
+    seed: int  # of the training, which decides what `--split` holds out
     opened: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -88,12 +90,12 @@ class IndexedImages:
     @property
     def items(self) -> Any:
         if not self.opened:
-            parts = open_index_parts(self.query, seed=0)
-            self.opened.update(index=Index.open(self.query.index), items=parts.held_out or parts.training.items)
+            test = open_index_test(self.query, self.seed)
+            self.opened.update(index=test.opened, items=test.items)
         return self.opened["items"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"query": self.query, "opened": {}}
+        return {"query": self.query, "seed": self.seed, "opened": {}}
 
     def describe(self, number: int) -> tuple[str, str]:
         source = self.items[number].image
@@ -103,10 +105,11 @@ class IndexedImages:
         return to_photo(self.items[number].image)
 
 
-def list_images_to_predict(source: str | None, query: IndexQuery | None) -> ImagesToPredict:
+def list_images_to_predict(source: str | None, query: IndexQuery | None, checkpoint: Path) -> ImagesToPredict:
     """Lists a folder, a text file, or an index. Raises UserError if there is no image, or two have one name."""
     if query is not None:
-        return IndexedImages(query)
+        model_file = read_model_file(checkpoint)
+        return IndexedImages(query, Recipe.seed if isinstance(model_file, Path) else find_recipe(model_file).seed)
     assert source is not None
     addresses = pack_texts(list_addresses(source))
     if not len(addresses):

@@ -18,6 +18,7 @@ from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint
 from ..families.settings import find_recipe
 from ..limits import check_numbers
+from ..recipe import Recipe
 from ..runtime.cpu import describe_fast_linear, use_fast_linear
 from ..runtime.device import explain_map_memory, pick_device
 from ..runtime.parallel import default_workers, prefetch
@@ -83,7 +84,9 @@ def run(
             with hold_folder(files.target), memory:
                 predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
         return
-    everything = find_jobs(files, find_view(checkpoints[0], options.size, files.view))
+    first = checkpoints[0]
+    seed = Recipe.seed if isinstance(first, Path) else find_recipe(first, size=options.size).seed
+    everything = find_jobs(files, find_view(first, options.size, files.view), seed)
     share, label = choose_share(files.shard, processes)
     jobs = everything.share(share)
     if files.masks is not None:

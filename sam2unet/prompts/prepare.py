@@ -7,18 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import refuse_other_results
+from ..atomic import refuse_other_results, sha256
 from ..data.check import Column, choose_checked
+from ..data.index.select import IndexQuery, open_index_test
 from ..data.index.table import Pairs
 from ..data.order import choose_evenly
 from ..data.packed import Mapped
 from ..data.pairs import Pair
 from ..errors import UserError, shortlist, warn
+from ..recipe import Recipe
 from ..runtime.processes import Processes
 from ..runtime.shards import Shard
 from .framing import Framing
 from .groups import number_images
-from .lists import BoxAndPoints, find_problems, make_unique_names, read_prompts, read_test_list, refuse_bad_masks
+from .lists import (
+    TEST_LIST,
+    BoxAndPoints,
+    find_problems,
+    make_unique_names,
+    read_prompts,
+    read_test_list,
+    refuse_bad_masks,
+)
 from .modes import PromptMode, PromptTestFlags
 from .parts import name_answer_part, refuse_other_file
 from .results import list_mask_paths
@@ -29,13 +39,14 @@ from .scores import PromptTestOptions
 class PromptTestFiles:
     """The files of a test."""
 
-    lists: Path  # the folder with label2image_test.json
+    lists: Path  # the folder with label2image_test.json, or an index
     target: Path  # the folder for all results
     # files with the first prompts, one for each number of points. Empty: draw the prompts.
     prompts: Sequence[Path] = ()
     save_masks: bool = False  # write the predicted masks as PNG files
     on_bad_image: str = "stop"  # `stop`, or `skip` to leave out masks that cannot be used
     shard: Shard = Shard()  # the share of the images that this run answers
+    index: IndexQuery | None = None  # a part of the index `lists`
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class PromptTest:
     """A test that can start."""
 
     pairs: Sequence[Pair]  # the list of masks with their images
+    facts: Mapping[str, object]  # what identifies the list
     share: Shard  # the share of the images that this process answers
     numbers: np.ndarray  # int64 (N,), the number of the image of each pair
     indices: np.ndarray  # int64, the positions of the masks of this run that can be used
@@ -69,15 +81,23 @@ def prepare_test(
     framing: Framing,
     options: PromptTestOptions,
     processes: Processes,
+    seed: int = Recipe.seed,
 ) -> PromptTest:
     """Reads the list, checks the masks of the run, and reads the files of prompts.
 
-    Raises UserError if the test cannot start.
+    `seed` is that of the training, which decides what `--split` of an index holds out. Raises UserError if the test
+    cannot start.
     """
-    pairs = Pairs.pack(read_test_list(files.lists))
-    numbers = number_images(pairs, range(len(pairs)))
-    indices = np.flatnonzero(is_in_share(numbers, files.shard))
-    indices = find_usable(pairs, indices, framing, options.skip_bad, processes)
+    if files.index:
+        test = open_index_test(files.index, seed, framing.mask_threshold)
+        pairs, facts = test.items.pairs, test.facts
+        numbers = pairs.numbers
+        indices = np.flatnonzero(is_in_share(numbers, files.shard))  # the masks were checked when the index was made
+    else:
+        pairs, facts = Pairs.pack(read_test_list(files.lists)), {"list": sha256(files.lists / TEST_LIST)}
+        numbers = number_images(pairs, range(len(pairs)))
+        indices = np.flatnonzero(is_in_share(numbers, files.shard))
+        indices = find_usable(pairs, indices, framing, options.skip_bad, processes)
     if not len(indices) and files.shard.count == 1:
         raise UserError(f"none of {len(pairs)} masks of {files.lists} could be used")
     prompts = read_prompt_files(files.prompts, pairs, indices, framing.size)
@@ -87,7 +107,9 @@ def prepare_test(
     refuse_other_results(files.target, ("results.json", "per_mask.csv"))
     share = Shard(files.shard.number + files.shard.count * processes.rank, files.shard.count * processes.world)
     refuse_other_file(files.target / name_answer_part(share))
-    return PromptTest(pairs, share, numbers, indices, modes, framing, options, mask_paths, draws_prompts=not prompts)
+    return PromptTest(
+        pairs, facts, share, numbers, indices, modes, framing, options, mask_paths, draws_prompts=not prompts
+    )
 
 
 def is_in_share(numbers: np.ndarray, share: Shard) -> np.ndarray:

@@ -28,7 +28,6 @@ from ..runtime.processes import Processes
 from ..runtime.signals import Signals
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .framing import Framing
-from .lists import TEST_LIST
 from .modes import PromptTestFlags
 from .parts import (
     AnswerTable,
@@ -84,7 +83,7 @@ def run(
         with processes.end_together():
             processes.connect(target)
             with processes.silence_other_ranks():
-                test = prepare_test(files, flags, framing, options, processes)
+                test = prepare_test(files, flags, framing, options, processes, settings.seed)
             model = open_model(checkpoint, weight_paths, target, settings)
         facts = describe_prompt_test(checkpoint, settings, amp)
         print_line(f"{test.describe(files.shard)} at {side}x{side} on {target}")
@@ -217,7 +216,7 @@ def describe_answer_part(
     status = checkpoint.path.stat()
     own = {
         "checkpoint_file": [status.st_size, status.st_mtime_ns],
-        "list": sha256(files.lists / TEST_LIST),
+        **test.facts,
         "prompts": [sha256(path) for path in files.prompts],
         "modes": [mode.title for mode in test.modes],
     }

@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
-from sam2unet.commands import index_data, train
+from sam2unet.commands import index_data, test, train
 from sam2unet.data.index.columns import Index
+from sam2unet.data.index.select import IndexQuery, open_index_parts
 from sam2unet.data.index.table import Items
 from sam2unet.prompts.lists import write_train_list
 from tests.med2d import pack_zip, split_zip, write_med2d
@@ -102,3 +103,38 @@ def test_flags_that_do_not_fit_are_refused(flags, words, tmp_path, run_main):
     status, _, message = run_main(train, *SMALL, *flags, "--save_path", tmp_path / "run")
     assert status == 2 and words in message
     assert not (tmp_path / "run").exists()
+
+
+def read_maps(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_maps_of_an_archive_are_those_of_its_files_also_in_shares(checkpoint, index, tmp_path, succeed):
+    unpacked = tmp_path / "unpacked/SAMed2Dv1/images"
+    unpacked.mkdir(parents=True)
+    for item in Items.all(Index.open(index).table):
+        if "mr_00" in item.image.name:
+            (unpacked / item.image.name).write_bytes(item.image.read_bytes())
+    flags = "--checkpoint", checkpoint, "--size", 64, "--exact", "--workers", 1
+    succeed(test, *flags, "--test_image_path", tmp_path / "unpacked", "--recursive", "--save_path", tmp_path / "a")
+    for share in ("1/2", "2/2"):
+        part = "--where", "modality=mr", "--shard", share
+        succeed(test, *flags, "--index", index, *part, "--save_path", tmp_path / "b")
+    assert len(read_maps(tmp_path / "a")) == 8 and read_maps(tmp_path / "a") == read_maps(tmp_path / "b")
+
+
+def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, succeed, run_main):
+    training = "--index", index, "--split", "case:0.6"
+    flags = "--model", "sam_med2d", *SMALL, "--mask_num", 2, "--iter_point", 2, "--seed", 5
+    succeed(train, *training, *flags, "--save_path", tmp_path / "run")
+    flags = "--checkpoint", tmp_path / "run/SAM-Med2D-1.pth", *training, "--device", "cpu"
+    succeed(test, *flags, "--save_path", tmp_path / "whole")
+    for share in ("2/2", "1/2"):
+        succeed(test, *flags, "--shard", share, "--save_path", tmp_path / "shares")
+    files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "shares")]
+    assert files[0] == files[1] and {"per_mask.csv", "results.json"} < files[0].keys()
+    held_out = open_index_parts(IndexQuery(index, split="case:0.6"), seed=5).held_out
+    rows = (tmp_path / "whole/per_mask.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[1].rpartition("/")[2] for row in rows} == {mask.name for _, mask in held_out.pairs}
+    status, _, message = run_main(test, *flags, "--data_path", tmp_path, "--save_path", tmp_path / "other")
+    assert status == 2 and "--index takes the place" in message

@@ -44,7 +44,7 @@ def predict_blocks(images, options, blocks):
 def test_blocks_give_the_maps_of_predict(checkpoint, tmp_path):
     source = write_images(tmp_path / "images", 70)
     (source / "i0003.png").write_bytes(b"no image")
-    images = list_images_to_predict(str(source), None)
+    images = list_images_to_predict(str(source), None, checkpoint)
     options = BlockOptions(checkpoint, tmp_path / "maps", 32, True, 2, {})
     predict_blocks(images, options, [1, 0])
     kept = (options.folder / "i0069.png").stat().st_mtime_ns
@@ -65,7 +65,7 @@ def test_blocks_give_the_maps_of_predict(checkpoint, tmp_path):
 def test_an_index_is_predicted_from_its_archive(checkpoint, tmp_path):
     archive = pack_zip(write_med2d(tmp_path), tmp_path / "a.zip")
     build_index([archive], tmp_path / "index", workers=1)
-    images = list_images_to_predict(None, IndexQuery(tmp_path / "index", where="modality=mr"))
+    images = list_images_to_predict(None, IndexQuery(tmp_path / "index", where="modality=mr"), checkpoint)
     options = BlockOptions(checkpoint, tmp_path / "maps", 32, True, 1, {})
     predict_blocks(images, options, [0])
     merge_rows(options.folder, len(images))
@@ -85,7 +85,7 @@ def test_lists_of_images_that_cannot_work_are_refused(tmp_path):
         ("nothing://x", "cannot list|Protocol not known"),
     ):
         with pytest.raises((UserError, ValueError), match=words):
-            list_images_to_predict(str(source), None)
+            list_images_to_predict(str(source), None, tmp_path)
 
 
 def find_workers(marker: str) -> list[int]:

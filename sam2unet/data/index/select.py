@@ -80,11 +80,13 @@ def parse_split(text: str) -> float:
     return float(match[1])
 
 
-def select_items(index: Index, query: IndexQuery, seed: int, held_out: bool, rule: object = None) -> IndexPart:
+def select_items(
+    index: Index, query: IndexQuery, seed: int, held_out: bool, rule: object = None, strict: bool = False
+) -> IndexPart:
     """Returns the images for training, or those that `--split` holds out. Prints how many masks are left out.
 
-    `rule` is the rule for the foreground, if there is one. Then the check of the values does not count, because it was
-    made without the rule. Raises UserError if no image is left.
+    With `strict`, masks with soft edges are left out too. `rule` is the rule for the foreground, if there is one. Then
+    the check of the values does not count, because it was made without the rule. Raises UserError if no image is left.
     """
     ends, order = index.table.ends, index.order
     counts = np.diff(ends, prepend=0)  # of the masks of each image
@@ -95,7 +97,7 @@ def select_items(index: Index, query: IndexQuery, seed: int, held_out: bool, rul
     if query.split:
         is_kept &= is_held_out(index.column("image_case"), parse_split(query.split), seed) == held_out
     bad = BAD if rule is None else BAD & ~(Fault.CODING | Fault.EMPTY)
-    bad |= Fault.SOFT if held_out else Fault(0)
+    bad |= Fault.SOFT if strict and rule is None else Fault(0)
     chosen = np.repeat(is_kept, counts) & is_mask_kept[order]
     faults = index.column("mask_fault")[order] | np.repeat(index.column("image_fault"), counts)
     report_faults(faults[chosen], bad)
@@ -159,6 +161,21 @@ def report_faults(faults: ndarray, bad: Fault) -> None:
         print_line(f"{total} of {len(faults)} masks are left out ({reasons})")
 
 
+class IndexTest(NamedTuple):
+    """The images of an index for a test."""
+
+    opened: Index
+    items: Items
+    facts: dict[str, object]  # what decides which images these are
+
+
+def open_index_test(query: IndexQuery, seed: int, rule: object = None) -> IndexTest:
+    """Opens an index and returns the images that `--split` holds out, or all without split."""
+    index = Index.open(query.index)
+    part = select_items(index, query, seed, held_out=query.split is not None, rule=rule, strict=True)
+    return IndexTest(index, part.items, {"index_sha256": index.facts["digest"], "seed": seed} | query.facts)
+
+
 class IndexParts(NamedTuple):
     """The images of an index for training and for validation."""
 
@@ -174,5 +191,5 @@ def open_index_parts(query: IndexQuery, seed: int, rule: object = None) -> Index
     facts = {"count": len(training.items), "index_sha256": index.facts["digest"]} | query.facts
     if not query.split:
         return IndexParts(training, None, facts)
-    held_out = select_items(index, replace(query, balance=None), seed, held_out=True, rule=rule).items
+    held_out = select_items(index, replace(query, balance=None), seed, held_out=True, rule=rule, strict=True).items
     return IndexParts(training, held_out, facts)

@@ -107,6 +107,11 @@ class Pairs(LazySequence[Pair]):
                 items.append(ImageMasks(image, (mask,)))
         return cls(Items.pack(items))
 
+    @property
+    def numbers(self) -> ndarray:
+        """The position of the image of each pair in `items`, int64 (m,)."""
+        return np.repeat(np.arange(len(self.items)), np.diff(self.items.ends, prepend=0))
+
     def __len__(self) -> int:
         return len(self.items.masks)
 
@@ -118,7 +123,7 @@ class Pairs(LazySequence[Pair]):
     def choose(self, is_kept: ndarray) -> "Pairs":
         """Returns the pairs for which `is_kept`, bool (m,), is true."""
         items = self.items
-        owners = np.repeat(np.arange(len(items)), np.diff(items.ends, prepend=0))[is_kept]
+        owners = self.numbers[is_kept]
         counts = np.bincount(owners, minlength=len(items))
         kept = counts > 0
         return Pairs(Items(items.table, items.rows[kept], items.masks[is_kept], np.cumsum(counts[kept])))
