@@ -88,6 +88,7 @@ def freeze_objects():
     """Python's collector no longer looks at what imports and earlier tests made. imageio collects after each video."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # it looks less often than after 700 new objects, of which an export makes many
 
 
 def pytest_sessionfinish(session):
