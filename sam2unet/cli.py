@@ -104,6 +104,17 @@ def read_recipe_flags(args: argparse.Namespace) -> dict[str, typing.Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
 
 
+def list_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, typing.Any]:
+    """Returns the flags with a value for the record of a run. 0 is a value if it is not the default."""
+
+    def has_value(name: str, value: object) -> bool:
+        if value == 0:
+            return value is not False and value != parser.get_default(name)
+        return value is not None and value != []
+
+    return {name: value for name, value in vars(args).items() if has_value(name, value)}
+
+
 def add_mask_values(group: argparse._ActionsContainer) -> None:
     """Adds `--mask_threshold` and `--foreground`, which exclude each other; see `recipe.make_foreground_rule`."""
     add_recipe_flags(group.add_mutually_exclusive_group(), "mask values")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..classes import Classes
-from ..cli import Parser, add_mask_values, add_recipe_flags
+from ..cli import Parser, add_mask_values, add_recipe_flags, list_arguments
 from ..errors import UserError, print_lines, shortlist
 from ..recipe import FIELDS, make_foreground_rule
 from ..run_command import format_command
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         args = repeat_flags(args)
     protocols = CLASS_PROTOCOLS if args.classes else PROTOCOLS
     args.protocol = args.protocol or next(iter(protocols))
-    arguments = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
+    arguments = list_arguments(args, parser())
     files = (args.save_dir, args.plots, args.report, args.report_images)
     command = format_command(sys.argv)
     outputs = evaluate.ScoreOutputs(

@@ -10,6 +10,7 @@ from ..cli import (
     add_index_flags,
     add_mask_values,
     add_recipe_flags,
+    list_arguments,
     locate_recipe_file,
     read_index_flags,
     read_recipe_flags,
@@ -151,7 +152,6 @@ def run(args: argparse.Namespace) -> None:
     from ..training.speed import Speed
 
     translate_train_flags(args)
-    flags = vars(args)
     speed = Speed(args.compile, args.channels_last, args.fused, args.grad_checkpointing, args.cache)
     train(
         Recipe.read(args.config, **read_recipe_flags(args)),
@@ -178,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
             val_every=args.val_every,
             best_metric=args.best_metric,
             tensorboard=args.tensorboard,
-            arguments={name: value for name, value in flags.items() if value not in (None, False, [])},
+            arguments=list_arguments(args, parser()),
         ),
         Hardware(args.device, args.workers, args.deterministic, speed, args.fast),
         weight_paths=read_weight_flags(args),

@@ -9,15 +9,13 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import UserError
-from ..layers.sync_norm import sync_batchnorm_
+
+if TYPE_CHECKING:  # torch takes seconds to import, and one process alone does not need it to check files
+    import torch
+    from torch import nn
 
 T = TypeVar("T")
 CONNECTING = timedelta(minutes=30)  # the longest time until all processes are connected
@@ -74,6 +72,9 @@ class Processes:
         """
         if self.world == 1:
             return
+        import torch
+        import torch.distributed as dist
+
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -115,6 +116,9 @@ class Processes:
 
     def report(self, error: Exception) -> None:
         """Sends an error to all processes. They raise SharedError, this one only if the error is a UserError."""
+        import torch
+        import torch.distributed as dist
+
         if not dist.is_initialized():
             self.connect(torch.device("cpu"))
         is_user_error = isinstance(error, UserError)
@@ -136,7 +140,11 @@ class Processes:
 
     def close(self) -> None:
         """Ends the connection to the other processes, if there is one."""
-        if self.world > 1 and dist.is_initialized():
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        if dist.is_initialized():
             dist.destroy_process_group()
 
     def wait(self) -> None:
@@ -147,6 +155,9 @@ class Processes:
         """Returns the maximum of each flag over all processes, so that all processes take the same decision."""
         if self.world == 1:
             return [int(flag) for flag in flags]
+        import torch
+        import torch.distributed as dist
+
         values = torch.tensor([int(flag) for flag in flags])
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return values.tolist()
@@ -155,6 +166,9 @@ class Processes:
         """Returns the sum of each value over all processes, computed in float64."""
         if self.world == 1:
             return list(values)
+        import torch
+        import torch.distributed as dist
+
         total = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(total)
         return total.tolist()
@@ -166,6 +180,8 @@ class Processes:
         """
         if self.world == 1:
             return [value]
+        import torch.distributed as dist
+
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         if failures := [value for value in values if isinstance(value, Failure)]:
@@ -205,6 +221,10 @@ class Processes:
         """
         if self.world == 1:
             return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        from ..layers.sync_norm import sync_batchnorm_
+
         self.wait()  # raises the error of a process that does not come here
         for parameter in idle:
             parameter.requires_grad_(False)

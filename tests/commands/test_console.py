@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sam2unet import __main__ as console
-from sam2unet.cli import locate_recipe_file
-from sam2unet.commands import COMMANDS, doctor
+from sam2unet.cli import list_arguments, locate_recipe_file
+from sam2unet.commands import COMMANDS, doctor, train
 from sam2unet.scoring.pixels import library
 from tests.conftest import ROOT, load_script
 
@@ -115,3 +115,10 @@ def test_the_wheel_has_all_files_and_its_commands_work_outside_the_checkout(tmp_
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 0 and line in done.stdout, done.stderr
+
+
+def test_the_record_of_a_run_has_zeros_that_the_user_gave():
+    parser = train.parser()
+    args = parser.parse_args(["--mask_threshold", "0", "--lr", "0.5", "--save_minutes", "0"])
+    assert list_arguments(args, parser).items() >= {"mask_threshold": 0, "lr": 0.5, "save_minutes": 0.0}.items()
+    assert "val_fraction" not in list_arguments(args, parser) and "rgb" not in list_arguments(args, parser)
