@@ -18,7 +18,8 @@ def record(self, group):
     names = [self.images[index].name for indices in counted for index in indices]
     with open({folder!r} + "/" + str(os.getpid()), "a") as file:
         print(self.progress.epoch, self.progress.seen, *names, file=file)
-    time.sleep({pause})
+    if os.path.exists({folder!r} + "/../slow"):
+        time.sleep({pause})
     return images, shares
 Loop.compute_shares = record
 runpy.run_path({root!r} + "/train.py", run_name="__main__")
@@ -26,11 +27,12 @@ runpy.run_path({root!r} + "/train.py", run_name="__main__")
 
 
 class Recording:
-    """A script in `folder`, and what its processes write down there."""
+    """A script in `folder`, and what its processes write down there. It pauses after each batch while `slow` exists."""
 
     def __init__(self, folder: Path, pause: float):
-        self.records, self.script = folder / "records", folder / "record.py"
+        self.records, self.script, self.slow = (folder / name for name in ("records", "record.py", "slow"))
         self.records.mkdir()
+        self.slow.touch()
         self.script.write_text(SCRIPT.format(root=str(ROOT), folder=str(self.records), pause=pause))
 
     def read(self) -> dict[tuple[int, int], set[str]]:

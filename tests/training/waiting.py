@@ -9,8 +9,8 @@ import torch
 from tests.forked import Started
 
 
-def wait_for(process: Started, happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 100
+def wait_for(process: Started, happened: Callable[[], bool], seconds: float = 100) -> None:
+    deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline and process.poll() is None, "it never happened"
         time.sleep(0.001)
