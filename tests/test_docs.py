@@ -154,7 +154,7 @@ def test_flags_of_commands_that_are_not_run_exist(page, monkeypatch, capsys):
             continue
         if words[0] == "pip":
             check_extras(words)
-        elif words[0] not in ("source", "uvx", "docker", "ray", "sbatch") and "=" not in words[0]:
+        elif words[0] not in ("source", "uvx", "docker", "ray", "sbatch", "export") and "=" not in words[0]:
             script, flags = split_command(words)
             assert (ROOT / script).is_file(), f"{block.where}: there is no {script}"
             if script.endswith(".py"):
