@@ -21,6 +21,7 @@ from benchmarks.models import build_model, complete_flags
 from benchmarks.train import make_task
 from sam2unet.atomic import sha256
 from sam2unet.commands import test, train
+from sam2unet.data.index.build import build_index
 from sam2unet.data.pairs import Pair
 from sam2unet.families.load import save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
@@ -149,6 +150,7 @@ TEST_LINES = (  # together they have every option of test.py
     f"{MASKS} {UNET} --amp bf16 --window full --axis 0 --context 0 --save_slices --dicom_seg",
     f"--save_path {{new}} --data {{images}}/.. {UNET} --exact",
     f"{MASKS} {UNET} --archive --shard 1/2",
+    f"--save_path {{new}} --index {{index}} --where width>1 --split case:0.01 {UNET}",
     f"{MASKS} {UNET} --compile",
     f"{MASKS} {UNET} --fast",
     f"{MASKS} --checkpoint {{files}}/sam2unet.safetensors --hiera_path {{files}}/hiera_path --weights_from meta",
@@ -168,6 +170,7 @@ def check_options(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = make_data(folder / "data", 2, (60, 80)) | {"files": write_checkpoints(folder)}
+        data["index"] = build_index([folder / "data"], folder / "index", workers=1).folder
         for number, line in enumerate(TEST_LINES):
             new, row = folder / str(number), " ".join(word for word in line.split() if word.startswith("--"))
             prompts = next(folder.glob("*/64_prompt.json"), "")  # an earlier command wrote it

@@ -114,10 +114,12 @@ def build_loop(run: PreparedRun, state: dict[str, Any] | None, stack: ExitStack)
         stack.callback(log.close)
     speed = run.hardware.speed
     dataset = task.dataset(speed.cache, run_folder.folder, processes)
+    loader = make_loader(dataset, run.batches, 0 if speed.cache != "off" else run.hardware.workers, device)
+    stack.callback(stop_readers, loader)
     loop = Loop(
         Trainer(run.family, task.step, run.model.to(device), run.recipe, speed, device, processes),
         run.batches,
-        make_loader(dataset, run.batches, 0 if speed.cache != "off" else run.hardware.workers, device),
+        loader,
         make_checkpoint_writer(run),
         Validation(task, run_folder.val_every, run.metric) if task.held_out else None,
         log,
@@ -204,6 +206,15 @@ def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device:
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # without it, each epoch would draw from the random state of the process
     )
+
+
+def stop_readers(loader: DataLoader) -> None:
+    """Ends the processes that read images.
+
+    Otherwise Python ends them with a signal at its exit, and PyTorch sometimes reports this signal as an error.
+    """
+    if (iterator := loader._iterator) is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public function for this
 
 
 def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:

@@ -9,7 +9,13 @@ from sam2unet.commands import index_data, test, train
 from sam2unet.data.index.columns import Index
 from sam2unet.data.index.select import IndexQuery, open_index_parts
 from sam2unet.data.index.table import Items
+from sam2unet.families.table import find_family
+from sam2unet.masks.task import MaskTask
 from sam2unet.prompts.lists import write_train_list
+from sam2unet.prompts.task import PromptTask
+from sam2unet.recipe import Recipe
+from sam2unet.runtime.processes import ALONE
+from sam2unet.task import RunData
 from tests.med2d import pack_zip, split_zip, write_med2d
 
 SMALL = "--encoder", "micro", "--size", 64, "--epoch", 1, "--batch_size", 4, "--workers", 0, "--device", "cpu"
@@ -138,3 +144,14 @@ def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, 
     assert {row.split(",")[1].rpartition("/")[2] for row in rows} == {mask.name for _, mask in held_out.pairs}
     status, _, message = run_main(test, *flags, "--data_path", tmp_path, "--save_path", tmp_path / "other")
     assert status == 2 and "--index takes the place" in message
+
+
+def test_balance_draws_every_data_set_equally_often(tmp_path, index):
+    query = IndexQuery(index, where="dataset!=Brain_PTM and case!=BraTS/Case_000|BraTS/Case_001", balance="dataset")
+    for model, task_type in (("sam2unet", MaskTask), ("sam_med2d", PromptTask)):
+        recipe = Recipe.read(model=model, mask_threshold=0, batch_size=3)
+        task = task_type(find_family(model), recipe, RunData(index=query))
+        draws = [draw.index for batch in task.batches(ALONE) for draw in batch]
+        names = [task.pairs[i].image.name.split("--")[1] for i in draws]
+        assert len(draws) == 12 and names.count("AMOS") == names.count("BraTS") == 6
+        assert len({i for i in draws if "BraTS" in task.pairs[i].image.name}) == 4  # each once before one comes again

@@ -39,7 +39,7 @@ def test_a_run_learns_says_its_scores_and_keeps_its_classes(train_py, words, tmp
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["losses"]["main"] for line in lines if line["kind"] == "train"]
     (scores,) = [line for line in lines if line["kind"] == "validation"]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
     model = sam2unet.load_model(tmp_path / "run/best.pth", device="cpu")
     classes = Classes.read(tmp_path / "classes.yaml")

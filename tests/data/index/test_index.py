@@ -148,8 +148,12 @@ def test_balance_sorts_by_group(index):
 
 def test_a_killed_build_goes_on(tmp_path):
     folder = write_med2d(tmp_path, cases=30, masks=4)
-    words = "import sys; from pathlib import Path; from sam2unet.data.index import check_files, build\n"
-    words += "check_files.CHUNK = 4\nbuild.build_index([Path(sys.argv[1])], Path(sys.argv[2]), workers=1)\n"
+    words = "import sys, time; from pathlib import Path; from sam2unet.data.index import build\n"
+    words += "import importlib; check_files = importlib.import_module('sam2unet.data.index.check_files')\n"
+    words += "check_chunk = check_files.check_chunk\n"
+    words += "def check_slowly(*chunk):\n    time.sleep(0.05)\n    return check_chunk(*chunk)\n"
+    words += "check_files.check_chunk, check_files.CHUNK = check_slowly, 4\n"
+    words += "build.build_index([Path(sys.argv[1])], Path(sys.argv[2]), workers=1)\n"
     command = [sys.executable, "-c", words, str(folder), str(tmp_path / "killed")]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     deadline, faults = time.monotonic() + 60, tmp_path / "killed/image_fault.npy"
