@@ -32,14 +32,14 @@ def words(tmp_path):
 
 def test_a_run_learns_says_its_scores_and_keeps_its_classes(train_py, words, tmp_path):
     held = ["--val_image_path", tmp_path / "images", "--val_mask_path", tmp_path / "masks"]
-    ended = train_py(*words, *held, "--epoch", 8, "--val_every", 8, "--lr", 0.01, "--save_path", tmp_path / "run")
+    ended = train_py(*words, *held, "--epoch", 20, "--val_every", 20, "--lr", 0.01, "--save_path", tmp_path / "run")
     assert ended.status == 0, ended.err
     assert "validation" in ended.out and "mIoU_fg" in ended.out and "lowest IoU" in ended.out
     assert "saved" in ended.out and "the best mIoU_fg so far" in ended.out
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["losses"]["main"] for line in lines if line["kind"] == "train"]
     (scores,) = [line for line in lines if line["kind"] == "validation"]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
     model = sam2unet.load_model(tmp_path / "run/best.pth", device="cpu")
     classes = Classes.read(tmp_path / "classes.yaml")
@@ -52,7 +52,7 @@ def test_a_run_learns_says_its_scores_and_keeps_its_classes(train_py, words, tmp
     for key, value in score_classes(np.stack(counts), classes.names).items():
         assert scores[key] == pytest.approx(value, abs=1e-9), key
 
-    picture = np.asarray(Image.open(tmp_path / "run/validation/epoch-008.png"))
+    picture = np.asarray(Image.open(tmp_path / "run/validation/epoch-020.png"))
     masks = picture[:, 160:320].reshape(-1, 3)
     assert all((masks == color).all(1).sum() > 100 for color in classes.palette[:3])
 
