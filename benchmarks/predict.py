@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import models, released
 from benchmarks.harness import Numbers, measure_rows, time_call, time_calls
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import list_images
-from sam2unet.data.reading import read_image
 from sam2unet.families.table import find_family_of
 from sam2unet.masks.open import build_predictor, choose_fast_options
 from sam2unet.masks.outputs import PredictOutputs, to_map_pixels, write_outputs

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from sam2unet.data.batches import Draw
+from sam2unet.data.images.reading import read_image, read_mask
 from sam2unet.data.pairs import Pair
-from sam2unet.data.reading import read_image, read_mask
 from sam2unet.layers.sam3_vit import RotaryAttention, Sam3ViT
 from sam2unet.layers.sam_mask import Attention, split_heads
 from sam2unet.layers.sam_vit import Adapter, LayerNorm2d, RelativePositionAttention

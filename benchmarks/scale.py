@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.harness import Numbers, measure_rows
 from benchmarks.models import describe_versions, name_device
-from sam2unet.data.grey_png import compile_undo_filters
+from sam2unet.data.images.grey_png import compile_undo_filters
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.columns import COLUMNS as INDEX_COLUMNS
 from sam2unet.data.index.columns import FACTS, load

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .data.batches import Batches
-from .data.check import Sizes
+from .data.checks.check import Sizes
 from .data.index.select import IndexQuery
 from .data.pairs import Pair
 from .errors import UserError

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sam2unet.atomic import read_start, refuse_existing, write_atomic
 from sam2unet.cli import Parser, main
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.errors import UserError, print_line
 
 # Facts about the released files. The files do not contain them.

@@ -180,7 +180,7 @@ def test_a_process_ends_with_one_line_and_status_2_too(line, clean, script):
 def test_an_image_that_goes_bad_during_training_is_one_line_too(script, tmp_path):
     """The error comes out of a worker process."""
     images, masks = write_pairs(tmp_path)
-    hidden = "import sam2unet.masks.task as t; from sam2unet.data.check import CheckedPairs as C; "
+    hidden = "import sam2unet.masks.task as t; from sam2unet.data.checks.check import CheckedPairs as C; "
     hidden += "t.check_pairs = lambda *a: C(frozenset([(60, 50)]), None)"
     (tmp_path / "train_unchecked.py").write_text(
         f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); {hidden}\n"

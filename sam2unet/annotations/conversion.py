@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..classes import IGNORED, Classes, MaskClass, pick_color
+from ..data.images.reading import open_image, upright_size
 from ..data.pairs import explain_no_folder
-from ..data.reading import open_image, upright_size
 from ..errors import UserError, shortlist, warn
 from ..recipe import ForegroundRule
 from .outlines import LARGEST

@@ -8,7 +8,7 @@ import yaml
 
 from ..atomic import read_json, read_yaml, write_atomic
 from ..classes import pick_color
-from ..data.pictures import write_bytes
+from ..data.images.pictures import write_bytes
 from .conversion import Conversion, base_name, explain_malformed, list_sources
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, slice_region

@@ -13,7 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 from ..atomic import read_json, write_atomic
 from ..classes import pick_color
-from ..data.pictures import write_bytes
+from ..data.images.pictures import write_bytes
 from ..errors import printable
 from .conversion import Conversion, base_name, explain_malformed, parse_score
 from .outlines import close_parts

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import read_json, write_atomic
-from ..data.pictures import encode_png
+from ..data.images.pictures import encode_png
 from .conversion import Conversion, base_name, explain_malformed, list_sources, parse_score
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from ..classes import IGNORED, Classes
-from ..data.class_pictures import find_foreground_classes
+from ..data.images.class_pictures import find_foreground_classes
+from ..data.images.pictures import encode_image, encode_png, write_bytes
+from ..data.images.reading import FOREGROUND, read_indices, read_mask
 from ..data.pairs import Pair, list_images
-from ..data.pictures import encode_image, encode_png, write_bytes
-from ..data.reading import FOREGROUND, read_indices, read_mask
 from ..errors import UserError
 from ..prompts.lists import ImageMasks, group_masks, write_test_list, write_train_list
 from .conversion import IGNORE_NAME, Conversion

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..atomic import read_text
 from ..classes import Classes
+from ..data.images.reading import FOREGROUND, open_image, read_indices, read_mask
 from ..data.pairs import Pair, list_images
-from ..data.reading import FOREGROUND, open_image, read_indices, read_mask
-from ..data.slices import Source
+from ..data.volumes.slices import Source
 from ..errors import UserError
 from ..prompts.modes import PromptMode
 from ..prompts.results import list_mask_paths

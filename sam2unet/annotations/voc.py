@@ -8,9 +8,9 @@ import numpy as np
 
 from ..atomic import read_text
 from ..classes import IGNORED, Classes, MaskClass, pack_color
+from ..data.images.pictures import write_bytes
+from ..data.images.reading import has_palette, open_image, read_indices
 from ..data.pairs import list_images
-from ..data.pictures import write_bytes
-from ..data.reading import has_palette, open_image, read_indices
 from ..errors import UserError
 from .conversion import IGNORE_NAME, Conversion, explain_malformed
 from .masks import paint_indices, split_indices, write_palette_png

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from ..atomic import make_folder, read_text, read_yaml, write_atomic
-from ..data.pictures import write_bytes
+from ..data.images.pictures import write_bytes
 from ..errors import UserError
 from .conversion import IGNORE_NAME, Conversion, explain_malformed, list_sources, read_image_size
 from .outlines import join_rings

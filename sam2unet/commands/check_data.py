@@ -10,9 +10,9 @@ from pathlib import Path
 from ..atomic import make_folder, refuse_existing, write_atomic
 from ..classes import Classes
 from ..cli import Parser, add_mask_values, add_recipe_flags
-from ..data.audit import Audit, audit_folders, find_classes
-from ..data.contact_sheet import SHEET, refuse_other_picture, write_contact_sheet
-from ..data.findings import PROBLEM, WARNING, describe_shares
+from ..data.checks.audit import Audit, audit_folders, find_classes
+from ..data.checks.contact_sheet import SHEET, refuse_other_picture, write_contact_sheet
+from ..data.checks.findings import PROBLEM, WARNING, describe_shares
 from ..errors import UserError, print_line, printable
 from ..recipe import MaskRule, make_foreground_rule
 from ..slice_view import SliceView

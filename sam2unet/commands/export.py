@@ -111,8 +111,8 @@ def read_pictures(source: Path | None) -> "list[Image.Image]":
     """Returns photographs of the user's `source`, or sample pictures, on which the exported file is checked."""
     import numpy as np
 
-    from ..data.pictures import pick_evenly
-    from ..data.reading import read_image
+    from ..data.images.pictures import pick_evenly
+    from ..data.images.reading import read_image
     from ..data.sample_images import OBJECTS, SCENES, paste, read_photographs
     from ..masks.inputs import find_inputs
 

@@ -10,9 +10,9 @@ from ..classes import Classes
 from ..errors import UserError, shortlist
 from ..recipe import MaskRule
 from ..runtime.parallel import map_files
-from .audit import audit_image, audit_mask
+from .checks.audit import audit_image, audit_mask
 from .pairs import Pair
-from .slices import list_cases
+from .volumes.slices import list_cases
 
 BINS = 5  # of the foreground share: empty masks, and four quarters of the others
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from ..classes import Classes, UnknownValues
 from ..errors import UserError, shortlist, warn
 from ..recipe import ForegroundRule, to_foreground_flags
-from .reading import list_values, open_image, rotate_upright
-from .slices import Source
+from .images.reading import list_values, open_image, rotate_upright
+from .volumes.slices import Source
 
 
 def describe_unknown_values(bad: Mapping[Source, UnknownValues], classes: Classes) -> str:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 from numpy import ndarray
 
-from .slices import Source
+from .volumes.slices import Source
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from .packed import OTHER, Packed, pack, pack_source, pack_texts, unpack_source
 from .pairs import EXTENSIONS, is_path_list, list_file_names, list_images
-from .slices import Source
+from .volumes.slices import Source
 
 T = TypeVar("T")
 NOTHING = OTHER + pickle.dumps(None)  # a source that is missing

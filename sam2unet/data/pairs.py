@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 from ..errors import UserError, shortlist, warn
 from ..slice_view import DEFAULT_VIEW, SliceView
 from .archives.member import Member
-from .slices import Slice, Source, find_file, list_slice_pairs
-from .volumes import VOLUMES, is_volume, name_case
+from .volumes.open import VOLUMES, is_volume, name_case
+from .volumes.slices import Slice, Source, find_file, list_slice_pairs
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # also in upper case
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from ..data.pictures import encode_image
+from ..data.images.pictures import encode_image
 
 VIEW = 900  # longest side of the pictures on the page, in pixels; small pictures let sliders react at once
 THUMBNAIL = 180  # longest side of a thumbnail, in pixels

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..data.reading import open_image, read_image
+from ..data.images.reading import open_image, read_image
 from ..errors import UserError
 
 

@@ -9,8 +9,8 @@ import gradio as gr
 import numpy as np
 from gradio.blocks import BlockFunction
 
+from ..data.images.reading import read_image
 from ..data.pairs import EXTENSIONS
-from ..data.reading import read_image
 from ..errors import UserError
 from .access import report
 from .files import Example, Limits

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from ..data.photos import Picture, to_photo
-from ..data.slices import Source
+from ..data.images.photos import Picture, to_photo
+from ..data.volumes.slices import Source
 from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import find_family_of

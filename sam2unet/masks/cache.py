@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..atomic import write_atomic
 from ..data.pairs import Pair
-from ..data.slices import Slice
+from ..data.volumes.slices import Slice
 from ..errors import UserError, print_line
 from ..recipe import MaskRule
 from ..runtime.parallel import prefetch

@@ -11,7 +11,7 @@ from ..classes import Classes
 from ..data.batches import Draw
 from ..data.index.table import ImageSequence
 from ..data.pairs import Pair
-from ..data.slices import Source
+from ..data.volumes.slices import Source
 from ..errors import UserError, shortlist
 from ..recipe import MaskRule
 from .augment import jitter_pair

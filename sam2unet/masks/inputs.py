@@ -15,8 +15,8 @@ from ..data.index.columns import Index
 from ..data.index.table import ImageSequence, Items
 from ..data.packed import LazySequence, Mapped, Packed, find_positions, hash_all, pack_texts, read_all, sort_paths
 from ..data.pairs import EXTENSIONS, explain_no_folder
-from ..data.slices import Slice, Source, find_file, list_slices
-from ..data.volumes import STACKS, VOLUMES, is_volume, open_volume
+from ..data.volumes.open import STACKS, VOLUMES, is_volume, open_volume
+from ..data.volumes.slices import Slice, Source, find_file, list_slices
 from ..errors import UserError, shortlist, warn
 from ..runtime.shards import Shard
 from ..slice_view import DEFAULT_VIEW, SliceView

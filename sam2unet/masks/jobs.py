@@ -10,7 +10,7 @@ import numpy as np
 
 from ..atomic import MARKER, refuse_unmarked
 from ..data.index.select import IndexQuery, open_index_test
-from ..data.slices import Slice
+from ..data.volumes.slices import Slice
 from ..errors import UserError, print_line
 from ..recipe import Recipe
 from ..runtime.shards import Shard

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..data.check import warn_rotated
-from ..data.reading import LARGEST_TILED, open_image, read_image, upright_size
-from ..data.slices import Source
+from ..data.checks.check import warn_rotated
+from ..data.images.reading import LARGEST_TILED, open_image, read_image, upright_size
+from ..data.volumes.slices import Source
 from ..errors import UserError, print_line, shortlist, warn
 from .inputs import Input
 from .predictor import Photo, Predictor

@@ -15,14 +15,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import claim_folder, write_atomic
-from ..data.class_pictures import encode_index_png
+from ..data.images.class_pictures import encode_index_png
+from ..data.images.photos import to_photo
+from ..data.images.pictures import encode_png, write_bytes
+from ..data.images.unreadable import FORMATS
 from ..data.index.listing import hash_text
 from ..data.index.select import IndexQuery, open_index_test
 from ..data.packed import Packed, pack_texts
 from ..data.pairs import EXTENSIONS
-from ..data.photos import to_photo
-from ..data.pictures import encode_png, write_bytes
-from ..data.unreadable import FORMATS
 from ..errors import SomeFailed, UserError, print_line, shortlist
 from ..families.settings import find_recipe
 from ..recipe import Recipe

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..atomic import create_folder
-from ..data.slices import Slice
+from ..data.volumes.slices import Slice
 from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint
 from ..families.settings import find_recipe

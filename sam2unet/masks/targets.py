@@ -13,8 +13,8 @@ from types import TracebackType
 import numpy as np
 
 from ..atomic import FileGroup, refuse_unmarked, write_atomic
+from ..data.images.pictures import write_bytes
 from ..data.packed import hash_all
-from ..data.pictures import write_bytes
 from ..errors import UserError
 from ..runtime.shards import Shard
 from .outputs import Files

@@ -11,12 +11,12 @@ from torch import nn
 
 from ..classes import Classes
 from ..data.batches import Batches
-from ..data.check import SAMPLE, Sizes, check_pairs, choose_checked, readable_pairs
+from ..data.checks.check import SAMPLE, Sizes, check_pairs, choose_checked, readable_pairs
 from ..data.folds import assign_folds
 from ..data.index.select import IndexQuery, open_index_parts
 from ..data.index.table import Pairs
 from ..data.pairs import Pair, match
-from ..data.slices import list_cases
+from ..data.volumes.slices import list_cases
 from ..errors import UserError, warn
 from ..families.table import Family
 from ..recipe import PROMPT_FIELDS, Recipe, Study

@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..classes import Classes
-from ..data.check import describe_mismatch, have_same_shape
+from ..data.checks.check import describe_mismatch, have_same_shape
+from ..data.images.reading import read_image, read_mask
 from ..data.pairs import Pair
-from ..data.reading import read_image, read_mask
 from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule
 

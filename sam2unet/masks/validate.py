@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..classes import Classes
+from ..data.images.pictures import draw_overview, pick_evenly
+from ..data.images.reading import read_image, read_mask
 from ..data.pairs import Pair
-from ..data.pictures import draw_overview, pick_evenly
-from ..data.reading import read_image, read_mask
 from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule
 from ..runtime.device import evaluation_copy

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..atomic import create_folder, refuse_unmarked, write_atomic
-from ..data.class_pictures import paint_classes
+from ..data.images.class_pictures import paint_classes
 from ..errors import SomeFailed, UserError, print_line
 from ..runtime.parallel import prefetch
 from ..runtime.versions import import_extra

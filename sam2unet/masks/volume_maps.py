@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ..classes import Classes
-from ..data.slices import Slice, restore_plane
-from ..data.volume_files import encode_volume
-from ..data.volumes import open_volume
+from ..data.volumes.open import open_volume
+from ..data.volumes.slices import Slice, restore_plane
+from ..data.volumes.write import encode_volume
 
 HALF = 127  # a map above it is foreground: a probability above 0.5
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ..data.batches import Batches, make_generator
 from ..data.index.table import ImageMasks, ImageSequence
-from ..data.slices import Source
+from ..data.volumes.slices import Source
 from ..errors import UserError, shortlist
 from .clicks import Points, draw_first_points, find_box, jitter_box, join_points
 from .framing import Frame, Framing, normalise_square

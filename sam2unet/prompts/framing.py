@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data import reading
-from ..data.reading import MaskCoding, open_image, read_image, read_mask
-from ..data.slices import Source
+from ..data.images import reading
+from ..data.images.reading import MaskCoding, open_image, read_image, read_mask
+from ..data.volumes.slices import Source
 from ..errors import UserError
 from ..recipe import ForegroundRule, to_foreground_flags
 

@@ -14,12 +14,12 @@ import torch
 from numpy import ndarray
 
 from ..atomic import read_json, write_atomic
-from ..data.check import check_sources, measure_sizes
+from ..data.checks.check import check_sources, measure_sizes
 from ..data.index.table import ImageMasks
 from ..data.mask_values import refuse_constant
 from ..data.packed import Mapped, find_positions, hash_all
 from ..data.pairs import Pair
-from ..data.slices import Source, find_file
+from ..data.volumes.slices import Source, find_file
 from ..errors import UserError, shortlist
 from ..runtime.processes import ALONE, Processes
 from .clicks import Points

@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import claim_folder, make_folder, refuse_existing, write_atomic
-from ..data.check import check_masks
-from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
-from ..data.pictures import encode_png, write_bytes
-from ..data.reading import (
+from ..data.checks.check import check_masks
+from ..data.images.pictures import encode_png, write_bytes
+from ..data.images.reading import (
     MaskCoding,
     is_colour_mask,
     open_image,
@@ -21,8 +20,9 @@ from ..data.reading import (
     rotate_upright,
     stored_values,
 )
-from ..data.slices import Slice, Source, find_white
-from ..data.volumes import is_volume
+from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
+from ..data.volumes.open import is_volume
+from ..data.volumes.slices import Slice, Source, find_white
 from ..errors import UserError, print_line, shortlist, warn
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import refuse_other_results, sha256
-from ..data.check import Column, choose_checked
+from ..data.checks.check import Column, choose_checked
 from ..data.index.select import IndexQuery, open_index_test
 from ..data.index.table import Pairs
 from ..data.order import choose_evenly

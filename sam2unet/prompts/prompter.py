@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.photos import Picture, to_photo
+from ..data.images.photos import Picture, to_photo
 from ..errors import UserError
 from ..families.settings import get_settings
 from ..families.table import find_family_of

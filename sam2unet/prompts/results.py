@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import write_atomic, write_together
-from ..data.check import Column
+from ..data.checks.check import Column
+from ..data.images.pictures import write_bytes
 from ..data.packed import Mapped, find_positions, hash_all
 from ..data.pairs import Pair
-from ..data.pictures import write_bytes
-from ..data.slices import Source, find_file
+from ..data.volumes.slices import Source, find_file
 from ..errors import UserError, shortlist
 from ..runtime.parallel import batched
 from ..runtime.versions import versions

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ..atomic import create_folder, sha256
 from ..classes import Classes
+from ..data.images.pictures import encode_png, write_bytes
 from ..data.packed import Mapped
-from ..data.pictures import encode_png, write_bytes
 from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
 from ..families.load import Checkpoint, open_model, resize_checkpoint
 from ..families.settings import find_recipe

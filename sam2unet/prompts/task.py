@@ -8,12 +8,12 @@ from PIL import Image
 from torch import nn
 
 from ..classes import Classes
-from ..data.check import Sizes, choose_checked, list_sizes, measure_sizes
+from ..data.checks.check import Sizes, choose_checked, list_sizes, measure_sizes
+from ..data.images.pictures import draw_overview, pick_evenly
+from ..data.images.reading import read_image
 from ..data.index.select import open_index_parts
 from ..data.index.table import Items, Pairs
 from ..data.pairs import Pair
-from ..data.pictures import draw_overview, pick_evenly
-from ..data.reading import read_image
 from ..errors import UserError
 from ..families.table import Family
 from ..models.sam_med2d import SAMMed2D

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..data.images.reading import FOREGROUND, read_mask
 from ..data.pairs import Pair
-from ..data.reading import FOREGROUND, read_mask
 from ..errors import shortlist
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import write_atomic
-from ..data.pictures import CYAN, outline_
-from ..data.reading import read_image, read_mask
+from ..data.images.pictures import CYAN, outline_
+from ..data.images.reading import read_image, read_mask
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files
 from ..runtime.versions import versions

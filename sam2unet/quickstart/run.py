@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..atomic import claim_folder, make_folder, write_together
+from ..data.images.pictures import draw_overview, pick_evenly
+from ..data.images.reading import read_image, read_mask
 from ..data.pairs import Pair, match
-from ..data.pictures import draw_overview, pick_evenly
-from ..data.reading import read_image, read_mask
 from ..errors import SomeFailed, UserError, print_line
 from ..recipe import ForegroundRule, Recipe, to_foreground_flags
 from ..run_command import run_command

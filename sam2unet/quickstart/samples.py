@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from ..atomic import claim_folder
+from ..data.images.pictures import draw_overview, pick_evenly
+from ..data.images.reading import FOREGROUND, read_image, read_mask
 from ..data.pairs import Pair, match
-from ..data.pictures import draw_overview, pick_evenly
-from ..data.reading import FOREGROUND, read_image, read_mask
 from ..errors import UserError, print_line
 from ..recipe import ForegroundRule, to_foreground_flags
 from ..run_command import CONFIGS, run_command

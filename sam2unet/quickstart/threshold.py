@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..data.images.reading import FOREGROUND, read_mask
 from ..data.pairs import Pair
-from ..data.reading import FOREGROUND, read_mask
-from ..data.slices import find_file
+from ..data.volumes.slices import find_file
 from ..families.load import load_model
 from ..masks.api import predict_many
 from ..recipe import ForegroundRule

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import read_json, sha256, write_atomic
-from ..data.slices import Source, find_file
+from ..data.volumes.slices import Source, find_file
 from ..errors import UserError
 from ..recipe import PROMPT_FIELDS, Study
 from ..run_command import ROOT

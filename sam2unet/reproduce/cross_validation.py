@@ -10,9 +10,9 @@ from ..atomic import claim_folder, read_json, write_atomic
 from ..classes import Classes
 from ..data.folds import assign_folds
 from ..data.pairs import Pair, list_files, match, read_path_list
-from ..data.slices import Slice, find_file
-from ..data.volume_files import name_map_file
-from ..data.volumes import is_volume
+from ..data.volumes.open import is_volume
+from ..data.volumes.slices import Slice, find_file
+from ..data.volumes.write import name_map_file
 from ..errors import print_line, print_lines
 from ..recipe import MaskRule, Recipe, to_foreground_flags
 from ..run_command import run_command

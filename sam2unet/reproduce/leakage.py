@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from ..data.audit import audit_files, audit_image, perceptual_bits
-from ..data.findings import BITS, NOT_SEARCHED, Twin, find_equal
-from ..data.near_duplicates import find_near_duplicates
-from ..data.reading import open_image
-from ..data.slices import Source
+from ..data.checks.audit import audit_files, audit_image, perceptual_bits
+from ..data.checks.findings import BITS, NOT_SEARCHED, Twin, find_equal
+from ..data.checks.near_duplicates import find_near_duplicates
+from ..data.images.reading import open_image
+from ..data.volumes.slices import Source
 from ..errors import print_line, shortlist, warn
 
 

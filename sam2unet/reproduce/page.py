@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from ..atomic import write_atomic
-from ..data.findings import BITS
+from ..data.checks.findings import BITS
 from ..scoring.columns import METRICS
 from ..scoring.report.page import TEMPLATE, escape
 from .digests import combine_digests, format_digests

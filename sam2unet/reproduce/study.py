@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.check import check_masks
+from ..data.checks.check import check_masks
 from ..data.pairs import Pair, list_images, match
-from ..data.slices import Source
-from ..data.volume_files import name_map_file
+from ..data.volumes.slices import Source
+from ..data.volumes.write import name_map_file
 from ..errors import UserError, print_line, shortlist, warn
 from ..families.table import find_family
 from ..recipe import ForegroundRule, Recipe, Study, to_foreground_flags

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.slices import Source
+from ..data.volumes.slices import Source
 from .columns import METRICS
 from .pixels.calibration import measure_ece
 from .pixels.histograms import f_measure

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from ..data.slices import Source
+from ..data.volumes.slices import Source
 from .aggregate import MethodResult
 from .pool import is_stopped
 from .score_pair import ImageScore, ScoreJob, ScoreOptions

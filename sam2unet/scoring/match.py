@@ -8,8 +8,8 @@ import numpy as np
 
 from ..data.packed import Packed, pack_texts
 from ..data.packed_files import find_places, pack_images, pack_optional, take
-from ..data.slices import Source, list_slice_pairs, list_slices
-from ..data.volumes import is_volume
+from ..data.volumes.open import is_volume
+from ..data.volumes.slices import Source, list_slice_pairs, list_slices
 from ..errors import UserError, shortlist, warn
 from ..slice_view import SliceView
 from .aggregate import MethodResult

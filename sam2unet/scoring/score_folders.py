@@ -10,10 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..classes import Classes
+from ..data.images.reading import FOREGROUND, WAY_OUT
 from ..data.mask_values import refuse_constant_masks
 from ..data.packed import Packed
 from ..data.packed_files import cut, take
-from ..data.reading import FOREGROUND, WAY_OUT
 from ..errors import UserError, print_line, shortlist, warn
 from .aggregate import MethodResult, average_scores
 from .chunks import ChunkJob, ChunkScores, choose_block, gather_scores, score_chunk

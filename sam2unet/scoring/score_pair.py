@@ -10,9 +10,9 @@ from numpy import ndarray
 from PIL import Image
 
 from ..classes import Classes
-from ..data.reading import FOREGROUND, MaskCoding, read_grey, read_mask
-from ..data.slices import Slice, Source, measure_pixel
-from ..data.volumes import is_volume
+from ..data.images.reading import FOREGROUND, MaskCoding, read_grey, read_mask
+from ..data.volumes.open import is_volume
+from ..data.volumes.slices import Slice, Source, measure_pixel
 from ..errors import UserError
 from ..recipe import MaskRule
 from .aggregate import to_curves, to_numbers

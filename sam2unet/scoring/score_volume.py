@@ -6,9 +6,9 @@ import numpy as np
 from numpy import ndarray
 
 from ..classes import Classes
-from ..data.reading import MaskCoding
-from ..data.slices import Source, choose_white, find_file, refuse_other_place
-from ..data.volumes import Volume, open_volume, read_volume
+from ..data.images.reading import MaskCoding
+from ..data.volumes.open import Volume, open_volume, read_volume
+from ..data.volumes.slices import Source, choose_white, find_file, refuse_other_place
 from ..errors import UserError
 from ..recipe import ForegroundRule
 from .pixels.medical_scores import SurfaceOptions

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..atomic import read_json, write_atomic
-from ..data.check import Sizes, list_sizes, measure_sizes, take_sample
+from ..data.checks.check import Sizes, list_sizes, measure_sizes, take_sample
 from ..data.pairs import Pair
 from ..errors import UserError
 from ..runtime.device import describe_device

@@ -8,9 +8,9 @@ from PIL import Image
 
 from sam2unet.classes import Classes
 from sam2unet.commands import check_data
-from sam2unet.data import contact_sheet as sheets
-from sam2unet.data.audit import audit_folders, find_classes
-from sam2unet.data.findings import PROBLEM, WARNING
+from sam2unet.data.checks import contact_sheet as sheets
+from sam2unet.data.checks.audit import audit_folders, find_classes
+from sam2unet.data.checks.findings import PROBLEM, WARNING
 from tests.conftest import save, write_class_pairs, write_pairs
 
 INDICES = np.tile(np.repeat(np.array([0, 1, 2, 3], np.uint8), [20, 20, 15, 5]), (50, 1))  # 50 x 60 pixels

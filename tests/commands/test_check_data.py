@@ -8,12 +8,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from sam2unet.commands import check_data
-from sam2unet.data import contact_sheet as sheets
-from sam2unet.data.audit import audit_folders
-from sam2unet.data.check import check_pairs
-from sam2unet.data.findings import NEAR, PROBLEM, WARNING
+from sam2unet.data.checks import contact_sheet as sheets
+from sam2unet.data.checks.audit import audit_folders
+from sam2unet.data.checks.check import check_pairs
+from sam2unet.data.checks.findings import NEAR, PROBLEM, WARNING
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import read_image
 from sam2unet.errors import UserError
 from tests.conftest import save, write_pairs
 

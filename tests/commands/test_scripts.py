@@ -18,7 +18,7 @@ import sam2unet
 from sam2unet.cli import check_installation
 from sam2unet.commands import make_sample_data, quickstart
 from sam2unet.data import sample_images
-from sam2unet.data.check import check_pairs
+from sam2unet.data.checks.check import check_pairs
 from sam2unet.data.pairs import match
 from sam2unet.quickstart.judge import judge_maps
 from sam2unet.quickstart.plan import divide_updates

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sam2unet.classes import Classes
-from sam2unet.data.check import check_masks, check_pairs
+from sam2unet.data.checks.check import check_masks, check_pairs
 from sam2unet.data.class_counts import inverse_weights, keep_all_classes, warn_missing_classes
 from sam2unet.data.pairs import list_files, match
 from sam2unet.errors import UserError

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2unet.data.audit import audit_folders
-from sam2unet.data.check import check_pairs
+from sam2unet.data.checks.audit import audit_folders
+from sam2unet.data.checks.check import check_pairs
+from sam2unet.data.images.reading import MaskCoding, read_image, read_mask
 from sam2unet.data.pairs import Pair, match
-from sam2unet.data.reading import MaskCoding, read_image, read_mask
 from sam2unet.errors import UserError
 from sam2unet.masks.transforms import pair_bytes
 from sam2unet.prompts.framing import Framing, read_label

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sam2unet.data.packed import pack_sources, pack_texts
-from sam2unet.data.slices import Slice
+from sam2unet.data.volumes.slices import Slice
 from sam2unet.slice_view import SliceView
 
 

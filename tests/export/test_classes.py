@@ -11,7 +11,7 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.classes import Classes
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint
 from sam2unet.families.table import FAMILIES

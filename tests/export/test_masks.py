@@ -16,7 +16,7 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.atomic import sha256
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint
 from sam2unet.families.table import FAMILIES

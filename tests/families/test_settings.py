@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import sam2unet
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.demo import serve
 from sam2unet.demo.files import Limits
 from sam2unet.demo.masks.bundle import bundle

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision import transforms
 
 import sam2unet
+from sam2unet.data.images.photos import to_photo
 from sam2unet.data.pairs import match
-from sam2unet.data.photos import to_photo
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.settings import find_recipe
 from sam2unet.families.shape import NetworkShape

@@ -13,14 +13,14 @@ from PIL.PngImagePlugin import PngInfo
 
 import sam2unet
 from sam2unet.classes import Classes, MaskClass
-from sam2unet.data.class_pictures import (
+from sam2unet.data.images.class_pictures import (
     add_legend,
     draw_class_legend,
     encode_index_png,
     outline_classes_,
     tint_classes_,
 )
-from sam2unet.data.reading import VALUES_NOTE, read_mask
+from sam2unet.data.images.reading import VALUES_NOTE, read_mask
 from sam2unet.masks.outputs import remove_small_parts
 from sam2unet.masks.predictor import Averaging, Predictor
 from sam2unet.masks.probability import pick_classes

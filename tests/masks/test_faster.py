@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sam2unet
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.errors import UserError
 from sam2unet.masks import predictor as predictor_module
 from sam2unet.masks.faster import MergedRFB, fold_, halve_, pack_, pad_batches

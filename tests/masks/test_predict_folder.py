@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import sam2unet
+from sam2unet.data.images.pictures import outline_
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import list_images
-from sam2unet.data.pictures import outline_
-from sam2unet.data.reading import read_image
 from sam2unet.masks.outputs import remove_small_parts
 from sam2unet.masks.predictor import Predictor
 from sam2unet.masks.tiles import Tile, list_tiles

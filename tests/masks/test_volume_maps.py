@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 
 import sam2unet
-from sam2unet.data.reading import read_image
-from sam2unet.data.slices import list_slices
+from sam2unet.data.images.reading import read_image
+from sam2unet.data.volumes.slices import list_slices
 from sam2unet.families.table import find_family_of
 from sam2unet.masks.jobs import PredictFiles, find_jobs
 from sam2unet.masks.task import MaskTask

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2unet.data import check
+from sam2unet.data.checks import check
 from sam2unet.prompts.groups import group_by_image
 from sam2unet.prompts.lists import make_unique_names, write_entries, write_test_list
 from sam2unet.weights.formats import save_state

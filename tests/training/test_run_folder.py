@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sam2unet.atomic import PART, claim_folder, refuse_existing, refuse_other_results, write_together
-from sam2unet.data.contact_sheet import make_origin_note, refuse_other_picture
+from sam2unet.data.checks.contact_sheet import make_origin_note, refuse_other_picture
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe
 from sam2unet.scoring.evaluate import FILES

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from ...atomic import read_json
 from ...errors import UserError
 from ..archives.member import Member
-from ..check import Size, check_image
-from ..grey_png import SIGNATURE, compile_undo_filters, decode_grey_png
-from ..reading import open_image, rotate_upright, to_8_bit
-from ..slices import Slice, Source
+from ..checks.check import Size, check_image
+from ..images.grey_png import SIGNATURE, compile_undo_filters, decode_grey_png
+from ..images.reading import open_image, rotate_upright, to_8_bit
+from ..volumes.slices import Slice, Source
 from .columns import COLUMNS, PLAN, Index, load, open_table
 from .faults import Fault
 

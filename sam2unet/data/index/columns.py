@@ -20,7 +20,7 @@ from ...errors import UserError
 from ..archives.contents import describe_archive
 from ..archives.member import DEFLATED, PLAIN, STORED, Member
 from ..packed import Packed
-from ..slices import Source, find_file
+from ..volumes.slices import Source, find_file
 from .table import ImageTable, Items, pick_type
 
 FORMAT = 1

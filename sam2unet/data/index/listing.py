@@ -17,7 +17,7 @@ from ...errors import UserError, warn
 from ..archives.contents import list_members
 from ..archives.member import PLAIN, Member
 from ..pairs import explain_no_folder
-from ..slices import Source
+from ..volumes.slices import Source
 from .columns import COLUMNS, KINDS, pack_place
 from .faults import Fault, find_known_fault
 from .naming import IMAGE, MASK, FileRole, explain_names, find_role

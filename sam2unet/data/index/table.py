@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from ..packed import LazySequence, Packed, pack_sources
 from ..pairs import Pair
-from ..slices import Source
+from ..volumes.slices import Source
 
 
 class ImageMasks(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.class_pictures import add_legend, encode_index_png, tint_classes_
-from ...data.pictures import encode_png
+from ...data.images.class_pictures import add_legend, encode_index_png, tint_classes_
+from ...data.images.pictures import encode_png
 from ...errors import UserError
 from ...masks.probability import to_uint8
 from ...scoring.columns import METRICS, RELEASED

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...classes import IGNORED
-from ...data.class_pictures import paint_classes, tint_classes_
-from ...data.reading import FOREGROUND
+from ...data.images.class_pictures import paint_classes, tint_classes_
+from ...data.images.reading import FOREGROUND
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import (
     BOTH,

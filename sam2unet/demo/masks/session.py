@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ...classes import Classes
+from ...data.images.reading import read_mask
 from ...data.pairs import EXTENSIONS
-from ...data.reading import read_mask
 from ...errors import UserError
 from ...masks.inputs import is_video
 from ...masks.predictor import Predictor, predict_grey

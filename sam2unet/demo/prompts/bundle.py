@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.pictures import encode_png
+from ...data.images.pictures import encode_png
 from ...errors import UserError
 from .label_map import encode_label_map
 from .session import PromptSession

@@ -10,7 +10,7 @@ from numpy import ndarray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ...data.reading import open_image
+from ...data.images.reading import open_image
 from ...errors import UserError, printable
 from .state import Object
 

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from ...classes import IGNORED, Classes, UnknownValues
+from ...data.images.reading import read_indices
 from ...data.mask_values import describe_unknown_values
-from ...data.reading import read_indices
-from ...data.slices import Slice, measure_pixel
-from ...data.volumes import is_volume
+from ...data.volumes.open import is_volume
+from ...data.volumes.slices import Slice, measure_pixel
 from ...errors import UserError, shortlist, warn
 from ..aggregate import MethodResult
 from ..chunks import ChunkScores, gather_scores

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...atomic import write_atomic
 from ...classes import Classes
-from ...data.slices import Source
+from ...data.volumes.slices import Source
 from ...recipe import MaskRule
 from ..aggregate import MethodResult, name_folders
 from ..columns import METRICS, SURFACES, Metric

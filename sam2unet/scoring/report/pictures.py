@@ -12,8 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...classes import Classes
-from ...data.reading import FOREGROUND, read_grey, read_image, read_mask
-from ...data.slices import Source
+from ...data.images.reading import FOREGROUND, read_grey, read_image, read_mask
+from ...data.volumes.slices import Source
 from ...recipe import MaskRule
 
 BUDGET = 56_000_000  # bytes of all pictures as base64; 4 MB of the 60 MB are for the numbers

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
+from sam2unet.data.images.reading import read_mask
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.columns import Index
 from sam2unet.data.index.select import IndexQuery, open_index_parts
-from sam2unet.data.reading import read_mask
 from sam2unet.errors import UserError
 from tests.conftest import ROOT
 from tests.med2d import pack_zip, write_med2d

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sam2unet
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from tests.export.prompts.files import export, write_released
 
 

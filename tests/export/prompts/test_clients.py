@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import sam2unet
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.prompts.framing import SAM_MEAN, SAM_STD, Framing
 from tests.conftest import ROOT, load_script
 from tests.export.prompts.files import session

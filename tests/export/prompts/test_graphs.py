@@ -11,7 +11,7 @@ from torch import nn
 
 import sam2unet
 from sam2unet.atomic import sha256
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.export import prompts as prompt_export
 from sam2unet.export.prompt_graphs import Decoder, GraphOptions, approximate_gelu_
 from sam2unet.families.build import build_sam_med2d

@@ -15,7 +15,7 @@ from onnx import load
 from PIL import Image
 
 import sam2unet
-from sam2unet.data.reading import read_image
+from sam2unet.data.images.reading import read_image
 from sam2unet.export import prompts as prompt_export
 from sam2unet.export.prompt_graphs import GraphOptions
 from sam2unet.families.load import read_checkpoint

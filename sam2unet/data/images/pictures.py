@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..atomic import FileGroup, make_folder, write_atomic
+from ...atomic import FileGroup, make_folder, write_atomic
 from .reading import FOREGROUND
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ..errors import UserError
-from ..slice_view import MEASURED_WINDOWS, PERCENTILES, SliceView, parse_window
-from .archives.member import Member
-from .volumes import (
+from ...errors import UserError
+from ...slice_view import MEASURED_WINDOWS, PERCENTILES, SliceView, parse_window
+from ..archives.member import Member
+from .open import (
     STACKS,
     VolumeFile,
     check_values,

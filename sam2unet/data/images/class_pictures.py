@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from ..classes import IGNORED, Classes
-from ..errors import printable
-from ..limits import shorten
+from ...classes import IGNORED, Classes
+from ...errors import printable
+from ...limits import shorten
 from .pictures import BAND
 from .reading import VALUES_NOTE
 

@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..classes import Classes, UnknownValues
-from ..errors import UserError, shortlist
-from ..limits import shorten
-from ..recipe import MaskRule
+from ...classes import Classes, UnknownValues
+from ...errors import UserError, shortlist
+from ...limits import shorten
+from ...recipe import MaskRule
+from ..images.reading import WAY_OUT, MaskCoding
+from ..mask_values import describe_unknown_values
+from ..pairs import Pair, find_duplicates, pair_names
+from ..volumes.slices import Source
 from .check import Size, describe_mismatch, have_same_shape
-from .mask_values import describe_unknown_values
-from .pairs import Pair, find_duplicates, pair_names
-from .reading import WAY_OUT, MaskCoding
-from .slices import Source
 
 WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wrong
 

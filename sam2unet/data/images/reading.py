@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..classes import Classes
-from ..errors import Stopped, UserError
-from ..recipe import MaskRule
-from .archives.member import Member
-from .archives.sparse_rows import read_row
+from ...classes import Classes
+from ...errors import Stopped, UserError
+from ...recipe import MaskRule
+from ..archives.member import Member
+from ..archives.sparse_rows import read_row
+from ..volumes.slices import Slice, Source, apply_window, find_white
 from .grey_png import decode_grey_png
-from .slices import Slice, Source, apply_window, find_white
 from .unreadable import FORMATS, explain_unreadable
 
 FOREGROUND = 128  # a grey value of a mask above this is foreground, as in the released scripts

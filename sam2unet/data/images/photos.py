@@ -6,11 +6,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UserError
-from ..slice_view import DEFAULT_VIEW, SliceView
-from .archives.member import Member
+from ...errors import UserError
+from ...slice_view import DEFAULT_VIEW, SliceView
+from ..archives.member import Member
+from ..volumes.slices import Slice, Source, list_slices
 from .reading import read_image, rotate_upright, to_8_bit
-from .slices import Slice, Source, list_slices
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 

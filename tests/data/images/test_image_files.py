@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from sam2unet.atomic import write_atomic
-from sam2unet.data.audit import audit_folders
+from sam2unet.data.checks.audit import audit_folders
+from sam2unet.data.images.reading import TURNS, open_image, orientation, read_image, upright_size
 from sam2unet.data.pairs import list_images, match
-from sam2unet.data.reading import TURNS, open_image, orientation, read_image, upright_size
 from sam2unet.errors import Stopped, UserError
 from sam2unet.masks.inputs import find_inputs
 from sam2unet.masks.outputs import PredictOutputs, write_outputs

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2unet.data import volumes
+from sam2unet.data.images.reading import read_image, read_mask
 from sam2unet.data.pairs import match
-from sam2unet.data.reading import read_image, read_mask
-from sam2unet.data.slices import list_slices
-from sam2unet.data.volume_files import write_volume
+from sam2unet.data.volumes import open as volumes
+from sam2unet.data.volumes.slices import list_slices
+from sam2unet.data.volumes.write import write_volume
 from sam2unet.errors import UserError
 from sam2unet.slice_view import SliceView
 from tests.conftest import save

@@ -16,11 +16,11 @@ from numpy import ndarray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..atomic import read_start
-from ..errors import UserError
-from ..limits import MAX_VOXELS
-from ..runtime.versions import import_extra
-from .whole_volumes import VolumeFile, read_whole
+from ...atomic import read_start
+from ...errors import UserError
+from ...limits import MAX_VOXELS
+from ...runtime.versions import import_extra
+from ..whole_volumes import VolumeFile, read_whole
 
 VOLUMES = (".nii", ".nii.gz", ".npy", ".dcm")  # also in upper case; also TIFF files with pages, and DICOM folders
 STACKS = (".tif", ".tiff")
@@ -58,7 +58,7 @@ def is_volume(path: object) -> bool:
         return True
     if not os.path.isdir(path):
         return False
-    from .dicom import is_dicom
+    from ..dicom import is_dicom
 
     try:
         return is_dicom(path)
@@ -114,7 +114,7 @@ def open_once(path: Path, grid: Path | None, change: tuple[int, int], process: i
             return NiftiVolume(path)
         if name.endswith(STACKS):
             return PageVolume(path)
-        from .dicom import align_segmentation, open_dicom
+        from ..dicom import align_segmentation, open_dicom
 
         volume = open_dicom(path)
         return align_segmentation(volume, open_volume(grid)) if grid and volume.modality == "SEG" else volume

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sam2unet.classes import Classes
-from sam2unet.data import check
-from sam2unet.data.check import (
+from sam2unet.data.checks import check
+from sam2unet.data.checks.check import (
     check_pairs,
     check_sources,
     choose_checked,
@@ -17,7 +17,7 @@ from sam2unet.data.check import (
     readable_pairs,
     take_sample,
 )
-from sam2unet.data.check_memory import CheckMemory
+from sam2unet.data.checks.check_memory import CheckMemory
 from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
 from sam2unet.masks.dataset import MaskFolder
@@ -137,7 +137,7 @@ def test_a_new_file_is_not_remembered_because_it_may_change_within_a_tick_of_the
 
 
 def test_the_memory_has_a_limit_and_needs_no_cache_folder(cache, monkeypatch):
-    monkeypatch.setattr("sam2unet.data.check_memory.ROWS", 3)
+    monkeypatch.setattr("sam2unet.data.checks.check_memory.ROWS", 3)
     memory = CheckMemory("a")
     for number in range(5):
         memory.add(bytes([number]) * 16, (number, 7))

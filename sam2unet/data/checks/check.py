@@ -7,18 +7,18 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..classes import Classes, UnknownValues
-from ..errors import UserError, print_line, shortlist, warn
-from ..recipe import MaskRule
-from ..runtime.parallel import iterate_files
-from ..runtime.processes import ALONE, Processes
+from ...classes import Classes, UnknownValues
+from ...errors import UserError, print_line, shortlist, warn
+from ...recipe import MaskRule
+from ...runtime.parallel import iterate_files
+from ...runtime.processes import ALONE, Processes
+from ..images.reading import WAY_OUT, MaskCoding, open_image, read_mask, upright_size
+from ..mask_values import describe_unknown_values, refuse_constant
+from ..order import choose_evenly
+from ..packed import LazySequence
+from ..pairs import Pair
+from ..volumes.slices import Source
 from .check_memory import CheckMemory
-from .mask_values import describe_unknown_values, refuse_constant
-from .order import choose_evenly
-from .packed import LazySequence
-from .pairs import Pair
-from .reading import WAY_OUT, MaskCoding, open_image, read_mask, upright_size
-from .slices import Source
 
 T = TypeVar("T")
 SAMPLE = 20_000  # pairs that are checked at the start. Of more pairs, a sample is checked.

@@ -9,18 +9,18 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, read_color, unpack_color
-from ..errors import UserError, shortlist, warn
-from ..recipe import MaskRule
-from ..runtime.parallel import map_files
-from ..slice_view import DEFAULT_VIEW, SliceView
+from ...classes import IGNORED, LIMIT, Classes, MaskClass, pick_color, read_color, unpack_color
+from ...errors import UserError, shortlist, warn
+from ...recipe import MaskRule
+from ...runtime.parallel import map_files
+from ...slice_view import DEFAULT_VIEW, SliceView
+from ..images.reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
+from ..pairs import Pair, list_files
+from ..volumes.open import is_volume, name_case, open_volume
+from ..volumes.slices import Source, list_all_slices, refuse_other_place
 from .check import Size
 from .findings import PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
 from .near_duplicates import find_near_duplicates
-from .pairs import Pair, list_files
-from .reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
-from .slices import Source, list_all_slices, refuse_other_place
-from .volumes import is_volume, name_case, open_volume
 
 T = TypeVar("T")
 Bits = Callable[[Image.Image], np.ndarray]

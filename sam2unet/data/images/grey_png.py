@@ -15,14 +15,14 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from .archives.member import Member
+from ..archives.member import Member
 
 try:
     from zlib_ng.zlib_ng import decompressobj
 except ImportError:
     from zlib import decompressobj
 
-from ..runtime.compiled import compile_cached
+from ...runtime.compiled import compile_cached
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ..atomic import make_folder, write_atomic
-from ..runtime.versions import import_extra
+from ...atomic import make_folder, write_atomic
+from ...runtime.versions import import_extra
+from .open import ArrayVolume, NiftiVolume, PageVolume, VolumeFile, name_case, open_volume
 from .slices import Slice, Source
-from .volumes import ArrayVolume, NiftiVolume, PageVolume, VolumeFile, name_case, open_volume
 
 
 def choose_ending(source: Path, dicom_seg: bool = False) -> str:
@@ -51,7 +51,7 @@ def encode_volume(path: Path, values: ndarray, source: Path, names: Mapping[int,
     """
     volume = open_volume(source)
     if path.name.lower().endswith(".dcm"):
-        from .dicom import encode_segmentation
+        from ..dicom import encode_segmentation
 
         return encode_segmentation(path, source, values, names or {})
     if isinstance(volume, PageVolume):

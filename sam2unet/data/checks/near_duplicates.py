@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy import ndarray
 
+from ..volumes.slices import Source
 from .findings import BITS, NEAR, ImageFacts, Twin
-from .slices import Source
 
 PARTS = 13
 FEW = 2**29  # pairs; for fewer, all distances take less time

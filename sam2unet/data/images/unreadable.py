@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ..atomic import read_start
-from ..errors import UserError
-from .archives.member import Member
-from .pairs import EXTENSIONS
-from .slices import Slice, Source, find_file
-from .volumes import is_volume, open_volume
+from ...atomic import read_start
+from ...errors import UserError
+from ..archives.member import Member
+from ..pairs import EXTENSIONS
+from ..volumes.open import is_volume, open_volume
+from ..volumes.slices import Slice, Source, find_file
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # the content counts, not the name; Pillow has many more decoders
 OTHERS = {

@@ -8,16 +8,16 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from ..atomic import write_atomic
-from ..classes import Classes
-from ..errors import UserError, printable
-from ..recipe import MaskRule
-from ..runtime.parallel import map_files
+from ...atomic import write_atomic
+from ...classes import Classes
+from ...errors import UserError, printable
+from ...recipe import MaskRule
+from ...runtime.parallel import map_files
+from ..images.class_pictures import draw_class_legend, tint_classes_
+from ..images.reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
+from ..volumes.slices import Source
 from .audit import Audit
-from .class_pictures import draw_class_legend, tint_classes_
 from .findings import MaskFacts
-from .reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
-from .slices import Source
 
 SPREAD, ODD, TWINS = 48, 120, 24  # largest number of other pairs, odd pairs and near duplicates on the contact sheet
 COLUMNS, WIDTH, HEIGHT, LINE, GAP = 6, 256, 192, 16, 10  # pixels, except COLUMNS, which is even

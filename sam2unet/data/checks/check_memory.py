@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from ..atomic import make_folder, write_atomic
-from ..errors import UserError
-from ..runtime.versions import version
-from ..weights.named import get_cache_folder
-from .packed import pack_source
-from .slices import Source
+from ...atomic import make_folder, write_atomic
+from ...errors import UserError
+from ...runtime.versions import version
+from ...weights.named import get_cache_folder
+from ..packed import pack_source
+from ..volumes.slices import Source
 
 ROWS = 100_000  # results that a file keeps, the newest ones
 FILES = 20  # files that stay in the cache folder

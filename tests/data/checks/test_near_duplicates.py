@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sam2unet.data import near_duplicates
-from sam2unet.data.findings import BITS, NEAR
-from sam2unet.data.near_duplicates import find_nearest
+from sam2unet.data.checks import near_duplicates
+from sam2unet.data.checks.findings import BITS, NEAR
+from sam2unet.data.checks.near_duplicates import find_nearest
 
 
 def flip(bits, counts, random):
