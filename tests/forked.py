@@ -113,7 +113,7 @@ def with_someone_waiting(client: socket.socket) -> dict:
 if __name__ == "__main__":
     import torch._dynamo  # noqa: F401, which the first optimizer imports
 
-    import sam2unet.masks.predict_folder  # noqa: F401
+    import sam2unet.masks.files.predict_folder  # noqa: F401
     import sam2unet.masks.transforms  # noqa: F401
     import sam2unet.scoring.evaluate  # noqa: F401
     import sam2unet.training.run  # noqa: F401

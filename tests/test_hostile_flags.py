@@ -15,9 +15,9 @@ from sam2unet.atomic import read_json
 from sam2unet.errors import UserError, printable
 from sam2unet.families.table import check_size, find_family
 from sam2unet.limits import check_numbers
-from sam2unet.masks.outputs import PredictOutputs
-from sam2unet.masks.predictor import Averaging
-from sam2unet.masks.tiles import Tile
+from sam2unet.masks.files.outputs import PredictOutputs
+from sam2unet.masks.prediction.predictor import Averaging
+from sam2unet.masks.prediction.tiles import Tile
 from sam2unet.prompts.modes import PromptTestFlags
 from sam2unet.recipe import Recipe, Study
 from sam2unet.released_flags import translate_test_flags, translate_train_flags

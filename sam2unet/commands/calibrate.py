@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from ..families.settings import find_recipe
-    from ..masks.calibration import HIGHEST, LOWEST, fit_temperature, write_temperature
-    from ..masks.open import open_predictor, read_model_file
+    from ..masks.prediction.calibration import HIGHEST, LOWEST, fit_temperature, write_temperature
+    from ..masks.prediction.open import open_predictor, read_model_file
     from ..runtime.device import pick_device
 
     file = read_model_file(args.checkpoint)

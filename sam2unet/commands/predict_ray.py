@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..masks.predict_blocks import BlockOptions, list_images_to_predict, merge_rows, run_blocks
+    from ..masks.files.predict_blocks import BlockOptions, list_images_to_predict, merge_rows, run_blocks
 
     if (args.source is None) == (args.index is None):
         raise UserError("give SOURCE or --index")

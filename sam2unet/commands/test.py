@@ -166,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from ..families.load import Checkpoint
-    from ..masks.open import read_model_file
+    from ..masks.prediction.open import read_model_file
 
     translate_test_flags(args)
     checkpoints = [read_model_file(path) for path in args.checkpoint]
@@ -198,10 +198,10 @@ def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple
 
 
 def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespace) -> None:
-    from ..masks import predict_folder
-    from ..masks.outputs import PredictOutputs
-    from ..masks.predictor import Averaging, PredictOptions
-    from ..masks.tiles import Tile
+    from ..masks.files import predict_folder
+    from ..masks.files.outputs import PredictOutputs
+    from ..masks.prediction.predictor import Averaging, PredictOptions
+    from ..masks.prediction.tiles import Tile
 
     predict_folder.run(
         checkpoints,

@@ -16,8 +16,8 @@ from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
 from ..families.settings import find_recipe
 from ..families.table import Family, check_size
-from ..masks.onnx_file import FORMAT, VERSION, OnnxForward
-from ..masks.probability import stretch_range, to_probability_, to_uint8
+from ..masks.prediction.onnx_file import FORMAT, VERSION, OnnxForward
+from ..masks.prediction.probability import stretch_range, to_probability_, to_uint8
 from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD, image_bytes, normalise_image
 from ..runtime.versions import import_extra
 from ..weights.weight_files import NO_FILES, WeightFiles, WeightPaths, weight_files_to_facts

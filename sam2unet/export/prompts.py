@@ -18,7 +18,7 @@ from ..errors import UserError, print_line
 from ..families.load import Checkpoint, assemble
 from ..families.settings import get_settings
 from ..layers.sam_mask import MASKS
-from ..masks.onnx_file import open_session
+from ..masks.prediction.onnx_file import open_session
 from ..models.sam_med2d import SAMMed2D
 from ..prompts.framing import SAM_MEAN, SAM_STD, Framing, normalise_square
 from ..prompts.rounds import to_mask_prompt

@@ -14,9 +14,9 @@ from ..families.settings import get_settings
 from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
-from .inputs import find_inputs
-from .predictor import Photo, Predictor
-from .probability import pick_classes, stretch_range
+from .files.inputs import find_inputs
+from .prediction.predictor import Photo, Predictor
+from .prediction.probability import pick_classes, stretch_range
 
 
 def predict(

@@ -24,8 +24,8 @@ from ..scoring.chunks import choose_block, join_scores
 from ..scoring.classes.confusion import count_confusion, count_pixels
 from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
-from .predictor import Photo, Predictor
-from .probability import stretch_range, to_uint8
+from .prediction.predictor import Photo, Predictor
+from .prediction.probability import stretch_range, to_uint8
 
 Score = TypeVar("Score")
 THREADS = 4  # threads that read and score; with one thread, a GPU would wait

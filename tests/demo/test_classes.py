@@ -14,7 +14,7 @@ from sam2unet.demo.masks.bundle import bundle
 from sam2unet.demo.masks.panel import gallery_html, hide_classes, panel_html
 from sam2unet.demo.masks.session import Bench, Method, Session
 from sam2unet.errors import UserError
-from sam2unet.masks.predictor import Predictor
+from sam2unet.masks.prediction.predictor import Predictor
 from tests.conftest import save
 
 CLASSES = Classes((MaskClass("none", 7, (0, 0, 0)), MaskClass("<red>", 1, (255, 0, 0)), MaskClass("b", 0, (0, 0, 255))))

@@ -21,7 +21,7 @@ from sam2unet.demo.masks.panel import find_best, gallery_html, panel_html, score
 from sam2unet.demo.masks.session import Bench, Method, Session
 from sam2unet.demo.thumbnails import encode_source
 from sam2unet.errors import UserError
-from sam2unet.masks.predictor import Predictor, predict_grey
+from sam2unet.masks.prediction.predictor import Predictor, predict_grey
 from sam2unet.scoring.columns import RELEASED
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 from tests.conftest import save

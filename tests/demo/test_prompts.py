@@ -19,7 +19,7 @@ from sam2unet.errors import UserError
 from sam2unet.families.load import Checkpoint
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import FAMILIES
-from sam2unet.masks.predictor import Predictor
+from sam2unet.masks.prediction.predictor import Predictor
 from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.prompter import PromptResult
 from tests.demo.prompt_server import SIDE, photo

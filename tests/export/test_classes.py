@@ -15,8 +15,8 @@ from sam2unet.data.images.reading import read_image
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint, save_checkpoint
 from sam2unet.families.table import FAMILIES
-from sam2unet.masks.onnx_file import OnnxForward, read_classes
-from sam2unet.masks.open import open_predictor
+from sam2unet.masks.prediction.onnx_file import OnnxForward, read_classes
+from sam2unet.masks.prediction.open import open_predictor
 from sam2unet.masks.transforms import image_bytes, normalise_image
 from sam2unet.recipe import Recipe
 

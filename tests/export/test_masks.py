@@ -20,10 +20,10 @@ from sam2unet.data.images.reading import read_image
 from sam2unet.export import masks as mask_export
 from sam2unet.families.load import read_checkpoint
 from sam2unet.families.table import FAMILIES
-from sam2unet.masks import onnx_file as onnx_model
-from sam2unet.masks.open import open_predictor
-from sam2unet.masks.predictor import Averaging, PredictOptions
-from sam2unet.masks.probability import stretch_range, to_uint8
+from sam2unet.masks.prediction import onnx_file as onnx_model
+from sam2unet.masks.prediction.open import open_predictor
+from sam2unet.masks.prediction.predictor import Averaging, PredictOptions
+from sam2unet.masks.prediction.probability import stretch_range, to_uint8
 from sam2unet.masks.transforms import image_bytes, normalise_image
 from tests.conftest import ROOT
 from tests.exported import SIDE

@@ -13,7 +13,7 @@ import sam2unet
 from sam2unet.classes import Classes
 from sam2unet.data.images.reading import read_mask
 from sam2unet.data.pairs import match
-from sam2unet.masks.predictor import Predictor
+from sam2unet.masks.prediction.predictor import Predictor
 from sam2unet.recipe import Recipe
 from sam2unet.scoring.classes.confusion import count_confusion, count_pixels, score_classes
 from tests.conftest import write_class_pairs, write_pairs

@@ -21,10 +21,10 @@ from sam2unet.data.images.class_pictures import (
     tint_classes_,
 )
 from sam2unet.data.images.reading import VALUES_NOTE, read_mask
-from sam2unet.masks.outputs import remove_small_parts
-from sam2unet.masks.predictor import Averaging, Predictor
-from sam2unet.masks.probability import pick_classes
-from sam2unet.masks.tiles import Tile
+from sam2unet.masks.files.outputs import remove_small_parts
+from sam2unet.masks.prediction.predictor import Averaging, Predictor
+from sam2unet.masks.prediction.probability import pick_classes
+from sam2unet.masks.prediction.tiles import Tile
 from sam2unet.masks.transforms import image_bytes, normalise_image
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_flips_and_scales_are_means_of_probabilities():
 
 
 def test_large_maps_leave_memory_for_fewer_batches_at_a_time(monkeypatch):
-    monkeypatch.setattr("sam2unet.masks.predictor.free_memory", lambda: 2**30)
+    monkeypatch.setattr("sam2unet.masks.prediction.predictor.free_memory", lambda: 2**30)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     predictor = Predictor(forward, 64, CPU, classes=Classes.number(4))
     predictor.in_parallel = True

@@ -14,7 +14,7 @@ from sam2unet.families.load import load_model, save_checkpoint
 from sam2unet.families.table import FAMILIES
 from sam2unet.layers.sam3_vit import make_rotations
 from sam2unet.losses import structure_loss
-from sam2unet.masks.faster import fold_, pack_
+from sam2unet.masks.prediction.faster import fold_, pack_
 from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes

@@ -13,7 +13,7 @@ from sam2unet.atomic import sha256
 from sam2unet.export.hub_folder import format_scores, front_matter, read_scores
 from sam2unet.families.load import save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
-from sam2unet.masks.open import open_predictor
+from sam2unet.masks.prediction.open import open_predictor
 from sam2unet.weights.formats import same_bits, save_state
 from sam2unet.weights.hub import locate_weights
 from tests.conftest import write_pairs

@@ -14,7 +14,7 @@ import torch
 from ...data.images.class_pictures import add_legend, encode_index_png, tint_classes_
 from ...data.images.pictures import encode_png
 from ...errors import UserError
-from ...masks.probability import to_uint8
+from ...masks.prediction.probability import to_uint8
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import draw_overlay
 from ..files import safe_stem

@@ -15,9 +15,9 @@ from ...classes import Classes
 from ...data.images.reading import read_mask
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError
-from ...masks.inputs import is_video
-from ...masks.predictor import Predictor, predict_grey
-from ...masks.probability import pick_classes, stretch_range, to_uint8
+from ...masks.files.inputs import is_video
+from ...masks.prediction.predictor import Predictor, predict_grey
+from ...masks.prediction.probability import pick_classes, stretch_range, to_uint8
 from ...recipe import ForegroundRule
 from ...scoring.columns import RELEASED
 from ...scoring.score_pair import ScoreOptions, score_arrays

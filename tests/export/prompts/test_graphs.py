@@ -19,7 +19,7 @@ from sam2unet.families.load import read_checkpoint
 from sam2unet.families.settings import find_recipe
 from sam2unet.families.shape import NetworkShape
 from sam2unet.layers import sam_vit
-from sam2unet.masks.open import open_predictor
+from sam2unet.masks.prediction.open import open_predictor
 from sam2unet.models.sam_med2d import SAMMed2D
 from sam2unet.prompts.framing import Framing
 from tests.conftest import ROOT

@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..classes import Classes
-from ..errors import UserError
-from ..families.settings import get_settings
-from ..families.table import check_size, find_family_of
-from ..limits import round_size, shorten
-from ..runtime.cpu import compute_in_parallel, use_fast_linear
-from ..runtime.device import autocast, check_output
-from ..runtime.parallel import batched
-from .cache import free_memory
+from ...classes import Classes
+from ...errors import UserError
+from ...families.settings import get_settings
+from ...families.table import check_size, find_family_of
+from ...limits import round_size, shorten
+from ...runtime.cpu import compute_in_parallel, use_fast_linear
+from ...runtime.device import autocast, check_output
+from ...runtime.parallel import batched
+from ..cache import free_memory
+from ..transforms import image_bytes, normalise_image
 from .probability import measure_disagreement, stretch_range, to_probability_, to_uint8
 from .tiles import Tile, fade_weights, list_tiles
-from .transforms import image_bytes, normalise_image
 
 MEMORY_PER_PIXEL = 4096  # bytes that a forward pass needs for a pixel of the input; 3300 in SAM2-UNeXT large
 SCALES = (0.75, 1.0, 1.25)  # factors of the input side for test-time averaging

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2unet.masks import video
+from sam2unet.masks.files import video
 
 pytest.importorskip("av")
 RATE = 30000 / 1001

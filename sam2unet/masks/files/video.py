@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..atomic import create_folder, refuse_unmarked, write_atomic
-from ..data.images.class_pictures import paint_classes
-from ..errors import SomeFailed, UserError, print_line
-from ..runtime.parallel import prefetch
-from ..runtime.versions import import_extra
+from ...atomic import create_folder, refuse_unmarked, write_atomic
+from ...data.images.class_pictures import paint_classes
+from ...errors import SomeFailed, UserError, print_line
+from ...runtime.parallel import prefetch
+from ...runtime.versions import import_extra
+from ..prediction.predictor import Photo, Predictor
 from .outputs import DRAWINGS, PredictOutputs, draw_map, remove_small_parts, to_map_pixels
-from .predictor import Photo, Predictor
 
 THREADS = 2  # threads that resize frames
 QUALITY = {"": "8", "overlay": "18", "contours": "18"}  # crf of libx264; 8 keeps maps within a few grey levels

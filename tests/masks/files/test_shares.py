@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from sam2unet.errors import UserError
-from sam2unet.masks.inputs import find_inputs
-from sam2unet.masks.targets import MapArchive
+from sam2unet.masks.files.inputs import find_inputs
+from sam2unet.masks.files.targets import MapArchive
 from sam2unet.runtime.shards import Shard
 from tests.conftest import save
 

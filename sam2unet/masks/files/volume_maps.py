@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..classes import Classes
-from ..data.volumes.open import open_volume
-from ..data.volumes.slices import Slice, restore_plane
-from ..data.volumes.write import encode_volume
+from ...classes import Classes
+from ...data.volumes.open import open_volume
+from ...data.volumes.slices import Slice, restore_plane
+from ...data.volumes.write import encode_volume
 
 HALF = 127  # a map above it is foreground: a probability above 0.5
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..data.checks.check import warn_rotated
-from ..data.images.reading import LARGEST_TILED, open_image, read_image, upright_size
-from ..data.volumes.slices import Source
-from ..errors import UserError, print_line, shortlist, warn
+from ...data.checks.check import warn_rotated
+from ...data.images.reading import LARGEST_TILED, open_image, read_image, upright_size
+from ...data.volumes.slices import Source
+from ...errors import UserError, print_line, shortlist, warn
+from ..prediction.predictor import Photo, Predictor
 from .inputs import Input
-from .predictor import Photo, Predictor
 
 SHOWN_DOUBTS = 5  # images that --uncertainty names
 LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time

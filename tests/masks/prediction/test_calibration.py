@@ -70,8 +70,8 @@ def test_the_temperature_follows_the_scale_of_the_logits(sharpened, data, run_py
 
 
 def test_the_temperature_has_the_lowest_likelihood(sharpened, data):
-    from sam2unet.masks.calibration import collect_pixels, fit_temperature
-    from sam2unet.masks.predictor import Predictor
+    from sam2unet.masks.prediction.calibration import collect_pixels, fit_temperature
+    from sam2unet.masks.prediction.predictor import Predictor
 
     model = sam2unet.load_model(sharpened / "sharp.pth", device="cpu")
     predictor, pairs = Predictor.from_model(model, SIDE), match(data / "images", data / "masks")

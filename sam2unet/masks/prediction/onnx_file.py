@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..atomic import read_start
-from ..classes import Classes
-from ..errors import UserError, warn
-from ..limits import check_numbers, shorten
-from ..runtime.versions import import_extra
-from ..weights.weight_files import WeightPaths
+from ...atomic import read_start
+from ...classes import Classes
+from ...errors import UserError, warn
+from ...limits import check_numbers, shorten
+from ...runtime.versions import import_extra
+from ...weights.weight_files import WeightPaths
 from .predictor import Predictor
 
 if TYPE_CHECKING:

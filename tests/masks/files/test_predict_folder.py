@@ -15,9 +15,9 @@ import sam2unet
 from sam2unet.data.images.pictures import outline_
 from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import list_images
-from sam2unet.masks.outputs import remove_small_parts
-from sam2unet.masks.predictor import Predictor
-from sam2unet.masks.tiles import Tile, list_tiles
+from sam2unet.masks.files.outputs import remove_small_parts
+from sam2unet.masks.prediction.predictor import Predictor
+from sam2unet.masks.prediction.tiles import Tile, list_tiles
 from tests.conftest import save
 
 CPU = torch.device("cpu")

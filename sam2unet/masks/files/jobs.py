@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import MARKER, refuse_unmarked
-from ..data.index.select import IndexQuery, open_index_test
-from ..data.volumes.slices import Slice
-from ..errors import UserError, print_line
-from ..recipe import Recipe
-from ..runtime.shards import Shard
-from ..slice_view import DEFAULT_VIEW, SliceView
+from ...atomic import MARKER, refuse_unmarked
+from ...data.index.select import IndexQuery, open_index_test
+from ...data.volumes.slices import Slice
+from ...errors import UserError, print_line
+from ...recipe import Recipe
+from ...runtime.shards import Shard
+from ...slice_view import DEFAULT_VIEW, SliceView
 from .inputs import IndexInputs, Inputs, cut_input, find_inputs, find_masks, refuse_unpaired
 from .outputs import PredictOutputs
 from .photo_reader import FirstNames, MapJob

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..limits import check_numbers, shorten
+from ...errors import UserError
+from ...limits import check_numbers, shorten
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..layers.decoder import RFB, ConvBN
-from ..layers.hiera import Hiera, HieraMLP
-from ..runtime.device import TYPES, can_use_onednn, to_channels_last_
+from ...layers.decoder import RFB, ConvBN
+from ...layers.hiera import Hiera, HieraMLP
+from ...runtime.device import TYPES, can_use_onednn, to_channels_last_
 
 
 class MergedRFB(nn.Module):

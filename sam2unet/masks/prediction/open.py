@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import UserError, print_line
-from ..families.load import Checkpoint, open_model, read_checkpoint
-from ..families.settings import find_recipe
-from ..families.table import check_size
-from ..layers.windows import use_padded_windows_
-from ..runtime.device import can_compile, pick_half_type
-from ..weights.weight_files import NO_FILES, WeightPaths
+from ...errors import UserError, print_line
+from ...families.load import Checkpoint, open_model, read_checkpoint
+from ...families.settings import find_recipe
+from ...families.table import check_size
+from ...layers.windows import use_padded_windows_
+from ...runtime.device import can_compile, pick_half_type
+from ...weights.weight_files import NO_FILES, WeightPaths
 from .calibration import read_temperature
 from .faster import cache_positions_, can_pack, fold_, halve_, pack_, pad_batches
 from .onnx_file import onnx_predictor

@@ -14,25 +14,25 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..atomic import claim_folder, write_atomic
-from ..data.images.class_pictures import encode_index_png
-from ..data.images.photos import to_photo
-from ..data.images.pictures import encode_png, write_bytes
-from ..data.images.unreadable import FORMATS
-from ..data.index.listing import hash_text
-from ..data.index.select import IndexQuery, open_index_test
-from ..data.packed import Packed, pack_texts
-from ..data.pairs import EXTENSIONS
-from ..errors import SomeFailed, UserError, print_line, shortlist
-from ..families.settings import find_recipe
-from ..recipe import Recipe
-from ..runtime.device import pick_device
-from ..runtime.parallel import prefetch
-from ..scoring.csv_files import csv_text
-from ..weights.weight_files import WeightPaths
-from .open import open_predictor, read_model_file
+from ...atomic import claim_folder, write_atomic
+from ...data.images.class_pictures import encode_index_png
+from ...data.images.photos import to_photo
+from ...data.images.pictures import encode_png, write_bytes
+from ...data.images.unreadable import FORMATS
+from ...data.index.listing import hash_text
+from ...data.index.select import IndexQuery, open_index_test
+from ...data.packed import Packed, pack_texts
+from ...data.pairs import EXTENSIONS
+from ...errors import SomeFailed, UserError, print_line, shortlist
+from ...families.settings import find_recipe
+from ...recipe import Recipe
+from ...runtime.device import pick_device
+from ...runtime.parallel import prefetch
+from ...scoring.csv_files import csv_text
+from ...weights.weight_files import WeightPaths
+from ..prediction.open import open_predictor, read_model_file
+from ..prediction.predictor import Photo, PredictOptions
 from .outputs import PredictOutputs, to_map_pixels
-from .predictor import Photo, PredictOptions
 
 BLOCK = 64  # images that are done again if a process fails
 ROWS = "maps.csv"

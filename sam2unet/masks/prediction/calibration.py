@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..atomic import read_text, read_yaml, write_atomic
-from ..classes import IGNORED, Classes
-from ..data.images.reading import FOREGROUND, read_image, read_mask
-from ..data.pairs import Pair
-from ..errors import UserError
-from ..recipe import MaskRule
+from ...atomic import read_text, read_yaml, write_atomic
+from ...classes import IGNORED, Classes
+from ...data.images.reading import FOREGROUND, read_image, read_mask
+from ...data.pairs import Pair
+from ...errors import UserError
+from ...recipe import MaskRule
+from ..transforms import mask_bytes
 from .predictor import Predictor
-from .transforms import mask_bytes
 
 NAME = "calibration.yaml"
 HEADER = "# Temperatures of checkpoints, from scripts/calibrate.py"

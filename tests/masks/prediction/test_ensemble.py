@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import sam2unet
-from sam2unet.masks.probability import measure_entropy
+from sam2unet.masks.prediction.probability import measure_entropy
 from tests.conftest import save
 
 SIDE = 64

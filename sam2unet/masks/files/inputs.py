@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from ..data.archives.member import Member
-from ..data.index.columns import Index
-from ..data.index.table import ImageSequence, Items
-from ..data.packed import LazySequence, Mapped, Packed, find_positions, hash_all, pack_texts, read_all, sort_paths
-from ..data.pairs import EXTENSIONS, explain_no_folder
-from ..data.volumes.open import STACKS, VOLUMES, is_volume, open_volume
-from ..data.volumes.slices import Slice, Source, find_file, list_slices
-from ..errors import UserError, shortlist, warn
-from ..runtime.shards import Shard
-from ..slice_view import DEFAULT_VIEW, SliceView
+from ...data.archives.member import Member
+from ...data.index.columns import Index
+from ...data.index.table import ImageSequence, Items
+from ...data.packed import LazySequence, Mapped, Packed, find_positions, hash_all, pack_texts, read_all, sort_paths
+from ...data.pairs import EXTENSIONS, explain_no_folder
+from ...data.volumes.open import STACKS, VOLUMES, is_volume, open_volume
+from ...data.volumes.slices import Slice, Source, find_file, list_slices
+from ...errors import UserError, shortlist, warn
+from ...runtime.shards import Shard
+from ...slice_view import DEFAULT_VIEW, SliceView
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 IMAGES = (*EXTENSIONS, *VOLUMES, "/")  # the ends of names of images; a slash ends the name of a folder

@@ -11,7 +11,7 @@ import sam2unet
 from sam2unet.data.images.reading import read_image
 from sam2unet.data.volumes.slices import list_slices
 from sam2unet.families.table import find_family_of
-from sam2unet.masks.jobs import PredictFiles, find_jobs
+from sam2unet.masks.files.jobs import PredictFiles, find_jobs
 from sam2unet.masks.task import MaskTask
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.shards import Shard

@@ -11,21 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..classes import Classes
-from ..data.images.class_pictures import (
+from ...classes import Classes
+from ...data.images.class_pictures import (
     add_legend,
     encode_index_png,
     find_foreground_classes,
     outline_classes_,
     tint_classes_,
 )
-from ..data.images.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
-from ..data.images.reading import FOREGROUND, read_image
-from ..data.volumes.slices import Slice, Source
-from ..data.volumes.write import choose_ending
-from ..errors import UserError
-from ..limits import check_numbers
-from .probability import pick_classes, stretch_range, to_uint8
+from ...data.images.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
+from ...data.images.reading import FOREGROUND, read_image
+from ...data.volumes.slices import Slice, Source
+from ...data.volumes.write import choose_ending
+from ...errors import UserError
+from ...limits import check_numbers
+from ..prediction.probability import pick_classes, stretch_range, to_uint8
 from .volume_maps import VolumeMaps
 
 BAND = 1 << 24  # pixels of a map that are converted at once

@@ -17,7 +17,7 @@ import sam2unet
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.select import IndexQuery
 from sam2unet.errors import SomeFailed, UserError
-from sam2unet.masks.predict_blocks import BlockOptions, BlockPredictor, list_images_to_predict, merge_rows
+from sam2unet.masks.files.predict_blocks import BlockOptions, BlockPredictor, list_images_to_predict, merge_rows
 from tests.conftest import ROOT
 from tests.med2d import pack_zip, write_med2d
 

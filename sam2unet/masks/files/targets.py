@@ -12,11 +12,11 @@ from types import TracebackType
 
 import numpy as np
 
-from ..atomic import FileGroup, refuse_unmarked, write_atomic
-from ..data.images.pictures import write_bytes
-from ..data.packed import hash_all
-from ..errors import UserError
-from ..runtime.shards import Shard
+from ...atomic import FileGroup, refuse_unmarked, write_atomic
+from ...data.images.pictures import write_bytes
+from ...data.packed import hash_all
+from ...errors import UserError
+from ...runtime.shards import Shard
 from .outputs import Files
 
 ARCHIVE = re.compile(r"maps(?:-(\d+)of(\d+))?-(\d{5,})\.tar")  # share, number of shares, number of the archive

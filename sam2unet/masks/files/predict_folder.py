@@ -12,28 +12,28 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..atomic import create_folder
-from ..data.volumes.slices import Slice
-from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
-from ..families.load import Checkpoint
-from ..families.settings import find_recipe
-from ..limits import check_numbers
-from ..recipe import Recipe
-from ..runtime.cpu import describe_fast_linear, use_fast_linear
-from ..runtime.device import explain_map_memory, pick_device
-from ..runtime.parallel import default_workers, prefetch
-from ..runtime.processes import Processes
-from ..runtime.shards import Shard
-from ..runtime.signals import Signals
-from ..slice_view import DEFAULT_VIEW, SliceView
-from ..weights.weight_files import NO_FILES, WeightPaths
+from ...atomic import create_folder
+from ...data.volumes.slices import Slice
+from ...errors import SomeFailed, UserError, print_line, print_lines, shortlist
+from ...families.load import Checkpoint
+from ...families.settings import find_recipe
+from ...limits import check_numbers
+from ...recipe import Recipe
+from ...runtime.cpu import describe_fast_linear, use_fast_linear
+from ...runtime.device import explain_map_memory, pick_device
+from ...runtime.parallel import default_workers, prefetch
+from ...runtime.processes import Processes
+from ...runtime.shards import Shard
+from ...runtime.signals import Signals
+from ...slice_view import DEFAULT_VIEW, SliceView
+from ...weights.weight_files import NO_FILES, WeightPaths
+from ..prediction.open import choose_fast_options, open_predictors
+from ..prediction.predictor import Photo, PredictOptions, Predictor
+from ..prediction.probability import measure_entropy, to_uint8
 from .inputs import Input, is_video
 from .jobs import MapJobs, PredictFiles, check_targets, find_jobs, leave_out_written
-from .open import choose_fast_options, open_predictors
 from .outputs import Files, PredictOutputs, to_map_pixels, write_outputs
 from .photo_reader import LARGE, PredictNotes, allow_large_images, drop_unreadable, make_reader
-from .predictor import Photo, PredictOptions, Predictor
-from .probability import measure_entropy, to_uint8
 from .targets import MapArchive, MapFolder
 from .video import predict_video
 from .volume_maps import VolumeMaps
