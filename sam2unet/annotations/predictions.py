@@ -13,8 +13,8 @@ from ..data.images.reading import FOREGROUND, open_image, read_indices, read_mas
 from ..data.pairs import Pair, list_images
 from ..data.volumes.slices import Source
 from ..errors import UserError
+from ..prompts.files.results import list_mask_paths
 from ..prompts.modes import PromptMode
-from ..prompts.results import list_mask_paths
 from .conversion import Conversion, explain_malformed
 from .masks import parse_class_name, split_indices
 from .record import AnnotatedImage, Region, crop_region, slice_region, split_parts

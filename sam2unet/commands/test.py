@@ -246,7 +246,7 @@ def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespac
 
 
 def score_answers(checkpoint: "Checkpoint", args: argparse.Namespace) -> None:
-    from ..prompts import score_list
+    from ..prompts.files import score_list
 
     score_list.run(
         checkpoint,

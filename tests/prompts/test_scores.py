@@ -13,10 +13,10 @@ from sam2unet.families.build import build_sam_med2d
 from sam2unet.families.load import open_model, read_checkpoint, resize_checkpoint, save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape
 from sam2unet.families.table import find_family
+from sam2unet.prompts.files.results import list_mask_paths
 from sam2unet.prompts.framing import Framing
 from sam2unet.prompts.lists import make_unique_names, read_prompts, read_test_list, write_test_list, write_train_list
 from sam2unet.prompts.modes import BOX, PAPER, PromptMode, PromptTestFlags
-from sam2unet.prompts.results import list_mask_paths
 from sam2unet.prompts.scores import PromptTestOptions, answer_all, compute_means, format_means
 from sam2unet.prompts.task import PromptTask
 from sam2unet.recipe import Recipe

@@ -12,23 +12,24 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..atomic import create_folder, sha256
-from ..classes import Classes
-from ..data.images.pictures import encode_png, write_bytes
-from ..data.packed import Mapped
-from ..errors import SomeFailed, UserError, print_line, print_lines, shortlist
-from ..families.load import Checkpoint, open_model, resize_checkpoint
-from ..families.settings import find_recipe
-from ..limits import check_numbers
-from ..models.sam_med2d import SAMMed2D
-from ..recipe import Recipe
-from ..runtime.device import explain_map_memory, pick_device
-from ..runtime.parallel import default_workers, prefetch
-from ..runtime.processes import Processes
-from ..runtime.signals import Signals
-from ..weights.weight_files import NO_FILES, WeightPaths
-from .framing import Framing
-from .modes import PromptTestFlags
+from ...atomic import create_folder, sha256
+from ...classes import Classes
+from ...data.images.pictures import encode_png, write_bytes
+from ...data.packed import Mapped
+from ...errors import SomeFailed, UserError, print_line, print_lines, shortlist
+from ...families.load import Checkpoint, open_model, resize_checkpoint
+from ...families.settings import find_recipe
+from ...limits import check_numbers
+from ...models.sam_med2d import SAMMed2D
+from ...recipe import Recipe
+from ...runtime.device import explain_map_memory, pick_device
+from ...runtime.parallel import default_workers, prefetch
+from ...runtime.processes import Processes
+from ...runtime.signals import Signals
+from ...weights.weight_files import NO_FILES, WeightPaths
+from ..framing import Framing
+from ..modes import PromptTestFlags
+from ..scores import Answer, PromptTestOptions, answer_all, format_means
 from .parts import (
     AnswerTable,
     find_answer_parts,
@@ -39,7 +40,6 @@ from .parts import (
 )
 from .prepare import PromptTest, PromptTestFiles, is_in_share, name_share, prepare_test
 from .results import write_prompt_results
-from .scores import Answer, PromptTestOptions, answer_all, format_means
 
 
 def run(

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ..atomic import write_atomic
-from ..errors import UserError
-from ..runtime.shards import Shard
-from .modes import PromptMode
-from .scores import Answer
+from ...atomic import write_atomic
+from ...errors import UserError
+from ...runtime.shards import Shard
+from ..modes import PromptMode
+from ..scores import Answer
 
 CHUNK = 4096  # rows in memory
 MAGIC = "answers of sam2unet test"  # the first value in a part

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import refuse_other_results, sha256
-from ..data.checks.check import Column, choose_checked
-from ..data.index.select import IndexQuery, open_index_test
-from ..data.index.table import Pairs
-from ..data.order import choose_evenly
-from ..data.packed import Mapped
-from ..data.pairs import Pair
-from ..errors import UserError, shortlist, warn
-from ..recipe import Recipe
-from ..runtime.processes import Processes
-from ..runtime.shards import Shard
-from .framing import Framing
-from .groups import number_images
-from .lists import (
+from ...atomic import refuse_other_results, sha256
+from ...data.checks.check import Column, choose_checked
+from ...data.index.select import IndexQuery, open_index_test
+from ...data.index.table import Pairs
+from ...data.order import choose_evenly
+from ...data.packed import Mapped
+from ...data.pairs import Pair
+from ...errors import UserError, shortlist, warn
+from ...recipe import Recipe
+from ...runtime.processes import Processes
+from ...runtime.shards import Shard
+from ..framing import Framing
+from ..groups import number_images
+from ..lists import (
     TEST_LIST,
     BoxAndPoints,
     find_problems,
@@ -29,10 +29,10 @@ from .lists import (
     read_test_list,
     refuse_bad_masks,
 )
-from .modes import PromptMode, PromptTestFlags
+from ..modes import PromptMode, PromptTestFlags
+from ..scores import PromptTestOptions
 from .parts import name_answer_part, refuse_other_file
 from .results import list_mask_paths
-from .scores import PromptTestOptions
 
 
 @dataclass(frozen=True)

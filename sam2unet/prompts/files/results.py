@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..atomic import write_atomic, write_together
-from ..data.checks.check import Column
-from ..data.images.pictures import write_bytes
-from ..data.packed import Mapped, find_positions, hash_all
-from ..data.pairs import Pair
-from ..data.volumes.slices import Source, find_file
-from ..errors import UserError, shortlist
-from ..runtime.parallel import batched
-from ..runtime.versions import versions
-from ..scoring.csv_files import csv_text
-from .lists import find_repeated, make_unique_names, write_entries
-from .modes import PromptMode
+from ...atomic import write_atomic, write_together
+from ...data.checks.check import Column
+from ...data.images.pictures import write_bytes
+from ...data.packed import Mapped, find_positions, hash_all
+from ...data.pairs import Pair
+from ...data.volumes.slices import Source, find_file
+from ...errors import UserError, shortlist
+from ...runtime.parallel import batched
+from ...runtime.versions import versions
+from ...scoring.csv_files import csv_text
+from ..lists import find_repeated, make_unique_names, write_entries
+from ..modes import PromptMode
+from ..scores import average_answers
 from .parts import CHUNK, AnswerTable, list_point_counts
-from .scores import average_answers
 
 PACKAGES = ("sam2unet", "torch", "numpy", "opencv-python-headless", "Pillow")
 COLUMNS = ("image", "mask", "prompt", "dice", "iou", "quality", "loss")
