@@ -23,7 +23,7 @@ from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.device import pick_device, tune_malloc
 from sam2unet.runtime.processes import Processes
-from sam2unet.scoring.plots import COLOURS, STYLE
+from sam2unet.scoring.tables.plots import COLOURS, STYLE
 from sam2unet.task import RunData, Task
 from sam2unet.training.loop import read_peak_memory
 from sam2unet.training.prepare import TASKS

@@ -18,7 +18,7 @@ from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.match import Entry
 from ..scoring.parts import Parts, list_part_files, read_header
 from ..scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
-from ..scoring.tables import format_legend
+from ..scoring.tables.score_tables import format_legend
 from ..slice_view import SliceView
 
 

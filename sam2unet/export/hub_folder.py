@@ -18,7 +18,7 @@ from ..masks.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..prompts import framing
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from ..scoring.columns import METRICS, PROTOCOLS, Metric
-from ..scoring.tables import markdown_code, markdown_table, markdown_text
+from ..scoring.tables.score_tables import markdown_code, markdown_table, markdown_text
 from ..weights.hub import CONFIG, WEIGHTS
 from ..weights.weight_files import WeightFiles, weight_files_to_facts
 

@@ -21,9 +21,9 @@ from ..errors import UserError, warn
 from ..families.table import Family
 from ..recipe import PROMPT_FIELDS, Recipe, Study
 from ..runtime.processes import Processes
-from ..scoring import tables
 from ..scoring.aggregate import MethodResult
 from ..scoring.columns import METRICS, PROTOCOLS, RELEASED
+from ..scoring.tables import score_tables as tables
 from ..task import RunData, draw_held_out
 from .cache import open_cache
 from .dataset import MaskFolder

@@ -15,7 +15,7 @@ from ..recipe import PROMPT_FIELDS, Study
 from ..run_command import ROOT
 from ..runtime.versions import versions
 from ..scoring import evaluate
-from ..scoring.csv_files import json_number
+from ..scoring.tables.csv_files import json_number
 from ..training import run_record
 from ..training.metrics_log import read_kept_lines
 from ..weights.weight_files import WEIGHT_FLAGS

@@ -16,11 +16,12 @@ from ..data.volumes.write import name_map_file
 from ..errors import print_line, print_lines
 from ..recipe import MaskRule, Recipe, to_foreground_flags
 from ..run_command import run_command
-from ..scoring import csv_files, tables
 from ..scoring.aggregate import MethodResult
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.evaluate import ScoreOutputs
+from ..scoring.tables import csv_files
+from ..scoring.tables import score_tables as tables
 from .study import find_checkpoint, is_complete
 
 CONTENT = "a cross-validation"  # the marker of the folder

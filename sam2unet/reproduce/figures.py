@@ -11,12 +11,12 @@ from ..recipe import ForegroundRule
 from ..scoring.aggregate import CURVE_METRICS, MethodResult, average_scores
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.compare import RESAMPLES, bootstrap_intervals, compute_percentiles, draw_weights
-from ..scoring.csv_files import read_per_image_csv
 from ..scoring.expected import Figures, find_figures
 from ..scoring.match import Entry, match_predictions
 from ..scoring.score_folders import fill_, score_pairs
 from ..scoring.score_pair import ImageScore, ScoreJob, ScoreOptions, score_job
-from ..scoring.tables import format_value
+from ..scoring.tables.csv_files import read_per_image_csv
+from ..scoring.tables.score_tables import format_value
 from .study import SeedRun, StudyInputs
 
 FEW = 20  # with fewer images, a bootstrap interval is too narrow

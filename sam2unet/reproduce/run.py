@@ -10,7 +10,7 @@ from ..limits import check_numbers
 from ..recipe import Recipe
 from ..scoring.columns import METRICS
 from ..scoring.expected import read_figures
-from ..scoring.tables import align_columns
+from ..scoring.tables.score_tables import align_columns
 from .certificate import NAME, PAGE, build_certificate, refuse_other_certificate, write_certificate
 from .digests import digest_set
 from .figures import Figure, explain_figures, read_results, summarize

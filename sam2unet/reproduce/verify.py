@@ -15,7 +15,7 @@ from ..runtime.parallel import map_files
 from ..scoring.columns import METRICS, PROTOCOLS
 from ..scoring.expected import read_figures
 from ..scoring.match import Entry
-from ..scoring.tables import align_columns
+from ..scoring.tables.score_tables import align_columns
 from ..weights.weight_files import WeightPaths
 from .certificate import VERSION, describe_environment
 from .digests import digest_code

@@ -9,7 +9,7 @@ import numpy as np
 
 from .aggregate import MethodResult
 from .columns import METRICS, Metric
-from .csv_files import PER_IMAGE
+from .tables.csv_files import PER_IMAGE
 
 RESAMPLES, SEED = 10_000, 0
 BLOCK = 2_000_000  # random images in one step, which need 16 MB per array

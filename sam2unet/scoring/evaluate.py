@@ -9,7 +9,6 @@ from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic,
 from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
 from ..runtime.versions import import_extra, versions
-from . import comparison_tables, csv_files, tables
 from .aggregate import CURVE_METRICS, MethodResult, name_folders
 from .columns import METRICS, PROTOCOLS, Metric
 from .compare import Difference, compare
@@ -17,10 +16,12 @@ from .expected import Figures, read_figures
 from .match import Entry
 from .parts import Parts, describe_settings
 from .pixels.medical_scores import SurfaceOptions
-from .plots import write_plots
 from .report.page import write_report
 from .score_folders import score_entries, verify
 from .score_pair import ScoreOptions
+from .tables import comparison_tables, csv_files
+from .tables import score_tables as tables
+from .tables.plots import write_plots
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")

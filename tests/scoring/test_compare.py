@@ -11,7 +11,7 @@ import pytest
 
 from sam2unet.scoring.aggregate import MethodResult, name_folders
 from sam2unet.scoring.compare import bootstrap_intervals, compare, correct_holm, permute_methods
-from sam2unet.scoring.comparison_tables import format_comparison, to_json_dict
+from sam2unet.scoring.tables.comparison_tables import format_comparison, to_json_dict
 
 
 def result(method, per_image, images=None, dataset="CAMO"):

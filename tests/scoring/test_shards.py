@@ -12,8 +12,8 @@ from sam2unet.scoring.chunks import BLOCKS, choose_block, gather_scores, join_sc
 from sam2unet.scoring.parts import list_share
 from sam2unet.scoring.score_pair import ImageScore
 from tests.conftest import save
+from tests.scoring.classes.test_eval_classes import make_arrays, save_values, write_classes
 from tests.scoring.made_up import FOUR, flags
-from tests.scoring.test_eval_classes import make_arrays, save_values, write_classes
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from ...families.settings import find_recipe
 from ...recipe import Recipe
 from ...runtime.device import pick_device
 from ...runtime.parallel import prefetch
-from ...scoring.csv_files import csv_text
+from ...scoring.tables.csv_files import csv_text
 from ...weights.weight_files import WeightPaths
 from ..prediction.open import open_predictor, read_model_file
 from ..prediction.predictor import Photo, PredictOptions

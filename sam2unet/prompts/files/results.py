@@ -16,7 +16,7 @@ from ...data.volumes.slices import Source, find_file
 from ...errors import UserError, shortlist
 from ...runtime.parallel import batched
 from ...runtime.versions import versions
-from ...scoring.csv_files import csv_text
+from ...scoring.tables.csv_files import csv_text
 from ..lists import find_repeated, make_unique_names, write_entries
 from ..modes import PromptMode
 from ..scores import average_answers

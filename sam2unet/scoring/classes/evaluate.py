@@ -5,10 +5,8 @@ from functools import partial
 
 from ...classes import Classes
 from ...runtime.versions import versions
-from .. import csv_files, tables
 from ..columns import SURFACES
 from ..compare import Difference
-from ..comparison_tables import format_comparison, to_json_dict
 from ..evaluate import (
     FILES,
     PACKAGES,
@@ -26,6 +24,9 @@ from ..parts import Parts
 from ..pixels.medical_scores import SurfaceOptions
 from ..report.page import write_report
 from ..score_pair import ScoreOptions
+from ..tables import csv_files
+from ..tables import score_tables as tables
+from ..tables.comparison_tables import format_comparison, to_json_dict
 from . import files
 from .columns import CLASS_PROTOCOLS, SURFACE_CLASS, define_class_columns, list_columns
 from .compare import compare_classes

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from ...data.packed_files import cut
 from ...errors import UserError, printable
 from ..columns import SURFACES, Metric
-from ..csv_files import NAMES, ROWS, csv_text, format_number, list_cells
 from ..pool import pool_map
-from ..tables import align_columns, format_value
+from ..tables.csv_files import NAMES, ROWS, csv_text, format_number, list_cells
+from ..tables.score_tables import align_columns, format_value
 from .columns import CLASS_PROTOCOLS
 from .confusion import divide, score_pixels
 from .score_folders import ClassResult

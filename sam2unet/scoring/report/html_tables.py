@@ -10,7 +10,7 @@ from ...errors import printable
 from ..aggregate import MethodResult
 from ..columns import Metric
 from ..compare import Difference
-from ..comparison_tables import explain_comparison, format_interval, format_p, format_signed
+from ..tables.comparison_tables import explain_comparison, format_interval, format_p, format_signed
 from .words import describe_scores, judge_difference
 
 DIFFERENCE_TITLES = ("Difference", "Metric", "Images", "Mean", "95 % interval", "p (Holm)", "In words")

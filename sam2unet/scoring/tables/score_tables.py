@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..errors import printable
-from .aggregate import MethodResult
-from .columns import METRICS, Metric
-from .expected import Figures, find_figures
+from ...errors import printable
+from ..aggregate import MethodResult
+from ..columns import METRICS, Metric
+from ..expected import Figures, find_figures
 
 Column = tuple[str, list[str]]  # title, a cell per row
 

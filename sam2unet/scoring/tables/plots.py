@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..atomic import make_folder, write_atomic
-from ..errors import UserError, printable
-from ..runtime.versions import import_extra
-from .aggregate import CURVES, MethodResult
+from ...atomic import make_folder, write_atomic
+from ...errors import UserError, printable
+from ...runtime.versions import import_extra
+from ..aggregate import CURVES, MethodResult
+from ..pixels.histograms import f_measure
 from .csv_files import csv_text, format_number
-from .pixels.histograms import f_measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

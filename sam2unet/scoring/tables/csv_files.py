@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.packed_files import cut
-from ..errors import UserError, printable, shortlist
-from .aggregate import CURVE_METRICS, MethodResult, average_scores
-from .columns import METRICS
-from .pixels.surface import DISTANCES
-from .pool import pool_map
+from ...data.packed_files import cut
+from ...errors import UserError, printable, shortlist
+from ..aggregate import CURVE_METRICS, MethodResult, average_scores
+from ..columns import METRICS
+from ..pixels.surface import DISTANCES
+from ..pool import pool_map
 
 PER_IMAGE = [key for key in METRICS if key not in CURVE_METRICS]
 NAMES = ("dataset", "method", "image")

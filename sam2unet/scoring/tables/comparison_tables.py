@@ -2,10 +2,10 @@
 
 import math
 
-from ..errors import printable
-from .compare import RESAMPLES, SEED, Difference
+from ...errors import printable
+from ..compare import RESAMPLES, SEED, Difference
 from .csv_files import json_number
-from .tables import Column, align_columns, escape_latex, latex_table, markdown_table, markdown_text
+from .score_tables import Column, align_columns, escape_latex, latex_table, markdown_table, markdown_text
 
 NOTE = (
     f"95 % interval: paired bootstrap over images, {RESAMPLES} resamples. If it contains 0, the difference may be\n"

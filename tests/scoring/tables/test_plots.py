@@ -9,7 +9,7 @@ from PIL import Image
 
 from sam2unet.errors import UserError
 from sam2unet.scoring.aggregate import MethodResult
-from sam2unet.scoring.plots import draw_plot, line_style, write_plots
+from sam2unet.scoring.tables.plots import draw_plot, line_style, write_plots
 
 
 def result(dataset, method, shift=0.0):

@@ -16,7 +16,6 @@ from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.classes.columns import define_class_columns
 from sam2unet.scoring.columns import METRICS
 from sam2unet.scoring.compare import Difference, compare
-from sam2unet.scoring.csv_files import PER_IMAGE
 from sam2unet.scoring.report.gallery import choose_galleries, count_room
 from sam2unet.scoring.report.html_tables import rank_classes
 from sam2unet.scoring.report.page import write_report
@@ -33,6 +32,7 @@ from sam2unet.scoring.report.pictures import (
     read_map,
 )
 from sam2unet.scoring.report.words import describe_scores, judge_difference
+from sam2unet.scoring.tables.csv_files import PER_IMAGE
 from tests.conftest import save
 from tests.scoring.made_up import COLUMNS, COUNT, HOSTILE
 

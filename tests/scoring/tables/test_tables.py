@@ -11,9 +11,9 @@ import yaml
 from sam2unet.errors import UserError
 from sam2unet.scoring.aggregate import CURVE_METRICS, MethodResult
 from sam2unet.scoring.columns import METRICS, RELEASED
-from sam2unet.scoring.csv_files import csv_table, per_image_csv, read_per_image_csv, results_json
 from sam2unet.scoring.expected import find_figures, read_figures
-from sam2unet.scoring.tables import format_latex, format_legend, format_markdown, format_table
+from sam2unet.scoring.tables.csv_files import csv_table, per_image_csv, read_per_image_csv, results_json
+from sam2unet.scoring.tables.score_tables import format_latex, format_legend, format_markdown, format_table
 
 
 def result(dataset="CAMO", method="", images=3, per_image=None, **table):
