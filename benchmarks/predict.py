@@ -24,7 +24,8 @@ from sam2unet.families.table import find_family_of
 from sam2unet.masks.files.outputs import PredictOutputs, to_map_pixels, write_outputs
 from sam2unet.masks.files.predict_folder import PredictFiles, find_jobs, write_maps
 from sam2unet.masks.prediction.open import build_predictor, choose_fast_options
-from sam2unet.masks.prediction.predictor import PredictOptions, average_logits
+from sam2unet.masks.prediction.options import PredictOptions
+from sam2unet.masks.prediction.predictor import average_logits
 from sam2unet.prompts.framing import Framing, normalise_square
 from sam2unet.prompts.lists import read_train_list
 from sam2unet.prompts.prompter import Prompter

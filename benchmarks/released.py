@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from sam2unet.data.batches import Draw
-from sam2unet.data.images.reading import read_image, read_mask
+from sam2unet.data.images.masks import read_mask
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import Pair
 from sam2unet.layers.sam3_vit import RotaryAttention, Sam3ViT
 from sam2unet.layers.sam_mask import Attention, split_heads

@@ -17,7 +17,7 @@ from scipy import ndimage
 from benchmarks.harness import Numbers, measure_rows, time_call
 from benchmarks.models import describe_versions, name_device
 from sam2unet.classes import IGNORED, Classes
-from sam2unet.data.images.reading import FOREGROUND, read_grey, read_indices
+from sam2unet.data.images.masks import FOREGROUND, read_grey, read_indices
 from sam2unet.data.pairs import match
 from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.chunks import score_chunk

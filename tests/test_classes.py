@@ -9,7 +9,7 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.classes import IGNORED, Classes, UnknownValues
-from sam2unet.data.images.reading import read_mask
+from sam2unet.data.images.masks import read_mask
 from sam2unet.errors import UserError
 from sam2unet.families.load import save_checkpoint, start_model
 from sam2unet.families.shape import NetworkShape

@@ -16,7 +16,7 @@ from sam2unet.errors import UserError, printable
 from sam2unet.families.table import check_size, find_family
 from sam2unet.limits import check_numbers
 from sam2unet.masks.files.outputs import PredictOutputs
-from sam2unet.masks.prediction.predictor import Averaging
+from sam2unet.masks.prediction.options import Averaging
 from sam2unet.masks.prediction.tiles import Tile
 from sam2unet.prompts.modes import PromptTestFlags
 from sam2unet.recipe import Recipe, Study

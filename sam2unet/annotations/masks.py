@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..classes import IGNORED, Classes
 from ..data.images.class_pictures import find_foreground_classes
+from ..data.images.masks import FOREGROUND, read_indices, read_mask
 from ..data.images.pictures import encode_image, encode_png, write_bytes
-from ..data.images.reading import FOREGROUND, read_indices, read_mask
 from ..data.pairs import Pair, list_images
 from ..errors import UserError
 from ..prompts.lists import ImageMasks, group_masks, write_test_list, write_train_list

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..atomic import read_text
 from ..classes import Classes
-from ..data.images.reading import FOREGROUND, open_image, read_indices, read_mask
+from ..data.images.masks import FOREGROUND, read_indices, read_mask
+from ..data.images.reading import open_image
 from ..data.pairs import Pair, list_images
 from ..data.volumes.slices import Source
 from ..errors import UserError

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..atomic import read_text
 from ..classes import IGNORED, Classes, MaskClass, pack_color
+from ..data.images.masks import has_palette, read_indices
 from ..data.images.pictures import write_bytes
-from ..data.images.reading import has_palette, open_image, read_indices
+from ..data.images.reading import open_image
 from ..data.pairs import list_images
 from ..errors import UserError
 from .conversion import IGNORE_NAME, Conversion, explain_malformed

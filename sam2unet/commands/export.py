@@ -114,7 +114,7 @@ def read_pictures(source: Path | None) -> "list[Image.Image]":
     from ..data.images.pictures import pick_evenly
     from ..data.images.reading import read_image
     from ..data.sample_images import OBJECTS, SCENES, paste, read_photographs
-    from ..masks.files.inputs import find_inputs
+    from ..masks.files.find_inputs import find_inputs
 
     if source is not None:
         return [read_image(item.path) for item in pick_evenly(find_inputs(source), COUNT)]

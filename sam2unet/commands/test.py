@@ -200,7 +200,7 @@ def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple
 def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespace) -> None:
     from ..masks.files import predict_folder
     from ..masks.files.outputs import PredictOutputs
-    from ..masks.prediction.predictor import Averaging, PredictOptions
+    from ..masks.prediction.options import Averaging, PredictOptions
     from ..masks.prediction.tiles import Tile
 
     predict_folder.run(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from ..classes import Classes, UnknownValues
 from ..errors import UserError, shortlist, warn
 from ..recipe import ForegroundRule, to_foreground_flags
-from .images.reading import list_values, open_image, rotate_upright
+from .images.masks import list_values
+from .images.reading import open_image, rotate_upright
 from .volumes.slices import Source
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UserError, print_line, warn
 from ..families.load import Checkpoint, open_model
 from ..masks.prediction.open import open_predictor, read_model_file
-from ..masks.prediction.predictor import PredictOptions
+from ..masks.prediction.options import PredictOptions
 from ..models.sam_med2d import SAMMed2D
 from ..recipe import ForegroundRule
 from ..runtime.device import pick_device

@@ -14,7 +14,7 @@ from ..families.settings import get_settings
 from ..families.table import find_family_of
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import prefetch
-from .files.inputs import find_inputs
+from .files.find_inputs import find_inputs
 from .prediction.predictor import Photo, Predictor
 from .prediction.probability import pick_classes, stretch_range
 

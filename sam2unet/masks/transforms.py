@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..classes import Classes
 from ..data.checks.check import describe_mismatch, have_same_shape
-from ..data.images.reading import read_image, read_mask
+from ..data.images.masks import read_mask
+from ..data.images.reading import read_image
 from ..data.pairs import Pair
 from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule

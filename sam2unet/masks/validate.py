@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..classes import Classes
+from ..data.images.masks import read_mask
 from ..data.images.pictures import draw_overview, pick_evenly
-from ..data.images.reading import read_image, read_mask
+from ..data.images.reading import read_image
 from ..data.pairs import Pair
 from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule

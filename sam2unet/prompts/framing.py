@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import reading
-from ..data.images.reading import MaskCoding, open_image, read_image, read_mask
+from ..data.images.masks import MaskCoding, check_coding, read_mask, refuse_lost_values
+from ..data.images.reading import open_image, read_image, rotate_upright, to_8_bit
 from ..data.volumes.slices import Source
 from ..errors import UserError
 from ..recipe import ForegroundRule, to_foreground_flags
@@ -150,11 +150,11 @@ def read_label(path: Source, threshold: ForegroundRule = None, strict: bool = Fa
     if threshold is not None:
         return np.asarray(read_mask(path, threshold)) > 0
     with open_image(path) as image:
-        image = reading.rotate_upright(image)
-        reading.refuse_lost_values(image, path)
-        values = np.asarray(reading.to_8_bit(image, path).convert("L"))
+        image = rotate_upright(image)
+        refuse_lost_values(image, path)
+        values = np.asarray(to_8_bit(image, path).convert("L"))
         if (top := int(values.max())) > 1:
-            reading.check_coding(image, path)
+            check_coding(image, path)
         if top not in (0, 1, 255):
             raise MaskCoding.of(path, f"its highest value is {top}")
         if strict and (between := values[(values > 0) & (values < top)]).size:

@@ -10,16 +10,9 @@ from PIL import Image
 
 from ..atomic import claim_folder, make_folder, refuse_existing, write_atomic
 from ..data.checks.check import check_masks
+from ..data.images.masks import MaskCoding, is_colour_mask, read_mask, stored_values
 from ..data.images.pictures import encode_png, write_bytes
-from ..data.images.reading import (
-    MaskCoding,
-    is_colour_mask,
-    open_image,
-    read_image,
-    read_mask,
-    rotate_upright,
-    stored_values,
-)
+from ..data.images.reading import open_image, read_image, rotate_upright
 from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
 from ..data.volumes.open import is_volume
 from ..data.volumes.slices import Slice, Source, find_white

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..data.images.reading import FOREGROUND, read_mask
+from ..data.images.masks import FOREGROUND, read_mask
 from ..data.pairs import Pair
 from ..errors import shortlist
 from ..recipe import ForegroundRule

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import write_atomic
+from ..data.images.masks import read_mask
 from ..data.images.pictures import CYAN, outline_
-from ..data.images.reading import read_image, read_mask
+from ..data.images.reading import read_image
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files
 from ..runtime.versions import versions

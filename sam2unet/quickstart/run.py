@@ -9,8 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..atomic import claim_folder, make_folder, write_together
+from ..data.images.masks import read_mask
 from ..data.images.pictures import draw_overview, pick_evenly
-from ..data.images.reading import read_image, read_mask
+from ..data.images.reading import read_image
 from ..data.pairs import Pair, match
 from ..errors import SomeFailed, UserError, print_line
 from ..recipe import ForegroundRule, Recipe, to_foreground_flags

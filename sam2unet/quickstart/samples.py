@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from ..atomic import claim_folder
+from ..data.images.masks import FOREGROUND, read_mask
 from ..data.images.pictures import draw_overview, pick_evenly
-from ..data.images.reading import FOREGROUND, read_image, read_mask
+from ..data.images.reading import read_image
 from ..data.pairs import Pair, match
 from ..errors import UserError, print_line
 from ..recipe import ForegroundRule, to_foreground_flags

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.images.reading import FOREGROUND, read_mask
+from ..data.images.masks import FOREGROUND, read_mask
 from ..data.pairs import Pair
 from ..data.volumes.slices import find_file
 from ..families.load import load_model

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..classes import Classes
-from ..data.images.reading import FOREGROUND, WAY_OUT
+from ..data.images.masks import FOREGROUND, WAY_OUT
 from ..data.mask_values import refuse_constant_masks
 from ..data.packed import Packed
 from ..data.packed_files import cut, take

@@ -10,7 +10,7 @@ from numpy import ndarray
 from PIL import Image
 
 from ..classes import Classes
-from ..data.images.reading import FOREGROUND, MaskCoding, read_grey, read_mask
+from ..data.images.masks import FOREGROUND, MaskCoding, read_grey, read_mask
 from ..data.volumes.open import is_volume
 from ..data.volumes.slices import Slice, Source, measure_pixel
 from ..errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from ..classes import Classes
-from ..data.images.reading import MaskCoding
+from ..data.images.masks import MaskCoding
 from ..data.volumes.open import Volume, open_volume, read_volume
 from ..data.volumes.slices import Source, choose_white, find_file, refuse_other_place
 from ..errors import UserError

@@ -11,7 +11,8 @@ from torchvision import transforms
 from sam2unet import load_pair
 from sam2unet.data.batches import JITTER, Batches, Draw
 from sam2unet.data.checks.check import check_pairs
-from sam2unet.data.images.reading import read_image, read_mask
+from sam2unet.data.images.masks import read_mask
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
 from sam2unet.masks.augment import jitter_pair

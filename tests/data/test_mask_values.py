@@ -6,7 +6,8 @@ from PIL import Image
 
 from sam2unet.data.checks.audit import audit_folders
 from sam2unet.data.checks.check import check_pairs
-from sam2unet.data.images.reading import MaskCoding, read_image, read_mask
+from sam2unet.data.images.masks import MaskCoding, read_mask
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import Pair, match
 from sam2unet.errors import UserError
 from sam2unet.masks.transforms import pair_bytes

@@ -22,7 +22,7 @@ from sam2unet.families.load import read_checkpoint
 from sam2unet.families.table import FAMILIES
 from sam2unet.masks.prediction import onnx_file as onnx_model
 from sam2unet.masks.prediction.open import open_predictor
-from sam2unet.masks.prediction.predictor import Averaging, PredictOptions
+from sam2unet.masks.prediction.options import Averaging, PredictOptions
 from sam2unet.masks.prediction.probability import stretch_range, to_uint8
 from sam2unet.masks.transforms import image_bytes, normalise_image
 from tests.conftest import ROOT

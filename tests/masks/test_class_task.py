@@ -11,7 +11,7 @@ from PIL import Image
 
 import sam2unet
 from sam2unet.classes import Classes
-from sam2unet.data.images.reading import read_mask
+from sam2unet.data.images.masks import read_mask
 from sam2unet.data.pairs import match
 from sam2unet.masks.prediction.predictor import Predictor
 from sam2unet.recipe import Recipe

@@ -20,9 +20,10 @@ from sam2unet.data.images.class_pictures import (
     outline_classes_,
     tint_classes_,
 )
-from sam2unet.data.images.reading import VALUES_NOTE, read_mask
+from sam2unet.data.images.masks import VALUES_NOTE, read_mask
 from sam2unet.masks.files.outputs import remove_small_parts
-from sam2unet.masks.prediction.predictor import Averaging, Predictor
+from sam2unet.masks.prediction.options import Averaging
+from sam2unet.masks.prediction.predictor import Predictor
 from sam2unet.masks.prediction.probability import pick_classes
 from sam2unet.masks.prediction.tiles import Tile
 from sam2unet.masks.transforms import image_bytes, normalise_image

@@ -14,7 +14,8 @@ from ...errors import UserError, shortlist, warn
 from ...recipe import MaskRule
 from ...runtime.parallel import map_files
 from ...slice_view import DEFAULT_VIEW, SliceView
-from ..images.reading import FOREGROUND, is_colour_mask, open_image, orientation, read_codes, read_image, read_mask
+from ..images.masks import FOREGROUND, is_colour_mask, read_codes, read_mask
+from ..images.reading import open_image, orientation, read_image
 from ..pairs import Pair, list_files
 from ..volumes.open import is_volume, name_case, open_volume
 from ..volumes.slices import Source, list_all_slices, refuse_other_place

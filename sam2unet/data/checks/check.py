@@ -12,7 +12,8 @@ from ...errors import UserError, print_line, shortlist, warn
 from ...recipe import MaskRule
 from ...runtime.parallel import iterate_files
 from ...runtime.processes import ALONE, Processes
-from ..images.reading import WAY_OUT, MaskCoding, open_image, read_mask, upright_size
+from ..images.masks import WAY_OUT, MaskCoding, read_mask
+from ..images.reading import open_image, upright_size
 from ..mask_values import describe_unknown_values, refuse_constant
 from ..order import choose_evenly
 from ..packed import LazySequence

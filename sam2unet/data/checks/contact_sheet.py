@@ -14,7 +14,8 @@ from ...errors import UserError, printable
 from ...recipe import MaskRule
 from ...runtime.parallel import map_files
 from ..images.class_pictures import draw_class_legend, tint_classes_
-from ..images.reading import FOREGROUND, MaskCoding, open_image, read_image, read_mask
+from ..images.masks import FOREGROUND, MaskCoding, read_mask
+from ..images.reading import open_image, read_image
 from ..volumes.slices import Source
 from .audit import Audit
 from .findings import MaskFacts

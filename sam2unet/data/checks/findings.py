@@ -11,7 +11,7 @@ from ...classes import Classes, UnknownValues
 from ...errors import UserError, shortlist
 from ...limits import shorten
 from ...recipe import MaskRule
-from ..images.reading import WAY_OUT, MaskCoding
+from ..images.masks import WAY_OUT, MaskCoding
 from ..mask_values import describe_unknown_values
 from ..pairs import Pair, find_duplicates, pair_names
 from ..volumes.slices import Source

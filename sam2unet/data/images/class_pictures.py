@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from ...classes import IGNORED, Classes
 from ...errors import printable
 from ...limits import shorten
+from .masks import VALUES_NOTE
 from .pictures import BAND
-from .reading import VALUES_NOTE
 
 NAME_LENGTH = 40  # of a longer name, a legend shows the start
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...atomic import FileGroup, make_folder, write_atomic
-from .reading import FOREGROUND
+from .masks import FOREGROUND
 
 T = TypeVar("T")
 GAP, LINE = 4, 20  # pixels between pictures, and the height of a line of text

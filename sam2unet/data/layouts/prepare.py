@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...atomic import MARKER, PART, claim_folder, make_folder, read_text, write_atomic
 from ...errors import UserError, print_line, printable, warn
 from ...runtime.parallel import default_workers, prefetch
-from ..images.reading import FOREGROUND, MaskCoding, read_mask
+from ..images.masks import FOREGROUND, MaskCoding, read_mask
 from .find import DataCopy
 from .listing import DAMAGES, Archive, ListedFolder
 from .table import EXACT

@@ -8,7 +8,7 @@ import gradio as gr
 from ...classes import Classes
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError, printable
-from ...masks.files.inputs import VIDEOS
+from ...masks.files.find_inputs import VIDEOS
 from ..files import Example
 from ..parts import (
     CHOOSE,

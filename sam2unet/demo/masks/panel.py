@@ -9,7 +9,7 @@ import numpy as np
 
 from ...classes import IGNORED
 from ...data.images.class_pictures import paint_classes, tint_classes_
-from ...data.images.reading import FOREGROUND
+from ...data.images.masks import FOREGROUND
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import (
     BOTH,

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from ...classes import Classes
-from ...data.images.reading import read_mask
+from ...data.images.masks import read_mask
 from ...data.pairs import EXTENSIONS
 from ...errors import UserError
-from ...masks.files.inputs import is_video
+from ...masks.files.find_inputs import is_video
 from ...masks.prediction.predictor import Predictor, predict_grey
 from ...masks.prediction.probability import pick_classes, stretch_range, to_uint8
 from ...recipe import ForegroundRule

@@ -15,7 +15,8 @@ from ...errors import UserError, print_line
 from ...recipe import Recipe
 from ...runtime.shards import Shard
 from ...slice_view import DEFAULT_VIEW, SliceView
-from .inputs import IndexInputs, Inputs, cut_input, find_inputs, find_masks, refuse_unpaired
+from .find_inputs import find_inputs
+from .inputs import IndexInputs, Inputs, cut_input, find_masks, refuse_unpaired
 from .outputs import PredictOutputs
 from .photo_reader import FirstNames, MapJob
 from .targets import MapArchive, MapFolder

@@ -19,8 +19,9 @@ from ...data.images.class_pictures import (
     outline_classes_,
     tint_classes_,
 )
+from ...data.images.masks import FOREGROUND
 from ...data.images.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
-from ...data.images.reading import FOREGROUND, read_image
+from ...data.images.reading import read_image
 from ...data.volumes.slices import Slice, Source
 from ...data.volumes.write import choose_ending
 from ...errors import UserError

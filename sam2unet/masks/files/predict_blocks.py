@@ -31,7 +31,8 @@ from ...runtime.parallel import prefetch
 from ...scoring.tables.csv_files import csv_text
 from ...weights.weight_files import WeightPaths
 from ..prediction.open import open_predictor, read_model_file
-from ..prediction.predictor import Photo, PredictOptions
+from ..prediction.options import PredictOptions
+from ..prediction.predictor import Photo
 from .outputs import PredictOutputs, to_map_pixels
 
 BLOCK = 64  # images that are done again if a process fails

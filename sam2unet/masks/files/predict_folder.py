@@ -28,9 +28,11 @@ from ...runtime.signals import Signals
 from ...slice_view import DEFAULT_VIEW, SliceView
 from ...weights.weight_files import NO_FILES, WeightPaths
 from ..prediction.open import choose_fast_options, open_predictors
-from ..prediction.predictor import Photo, PredictOptions, Predictor
+from ..prediction.options import PredictOptions
+from ..prediction.predictor import Photo, Predictor
 from ..prediction.probability import measure_entropy, to_uint8
-from .inputs import Input, is_video
+from .find_inputs import is_video
+from .inputs import Input
 from .jobs import MapJobs, PredictFiles, check_targets, find_jobs, leave_out_written
 from .outputs import Files, PredictOutputs, to_map_pixels, write_outputs
 from .photo_reader import LARGE, PredictNotes, allow_large_images, drop_unreadable, make_reader

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...atomic import read_text, read_yaml, write_atomic
 from ...classes import IGNORED, Classes
-from ...data.images.reading import FOREGROUND, read_image, read_mask
+from ...data.images.masks import FOREGROUND, read_mask
+from ...data.images.reading import read_image
 from ...data.pairs import Pair
 from ...errors import UserError
 from ...recipe import MaskRule

@@ -21,7 +21,7 @@ from .predictor import Predictor
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from .predictor import PredictOptions
+    from .options import PredictOptions
 
 FORMAT, VERSION = "sam2unet-export", "1"
 

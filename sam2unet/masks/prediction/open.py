@@ -20,7 +20,8 @@ from ...weights.weight_files import NO_FILES, WeightPaths
 from .calibration import read_temperature
 from .faster import cache_positions_, can_pack, fold_, halve_, pack_, pad_batches
 from .onnx_file import onnx_predictor
-from .predictor import PredictOptions, Predictor
+from .options import PredictOptions
+from .predictor import Predictor
 
 
 def read_model_file(path: Path) -> Path | Checkpoint:

@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,40 +21,18 @@ from ...classes import Classes
 from ...errors import UserError
 from ...families.settings import get_settings
 from ...families.table import check_size, find_family_of
-from ...limits import round_size, shorten
+from ...limits import round_size
 from ...runtime.cpu import compute_in_parallel, use_fast_linear
 from ...runtime.device import autocast, check_output
 from ...runtime.parallel import batched
 from ..cache import free_memory
 from ..transforms import image_bytes, normalise_image
+from .options import Averaging
 from .probability import measure_disagreement, stretch_range, to_probability_, to_uint8
 from .tiles import Tile, fade_weights, list_tiles
 
 MEMORY_PER_PIXEL = 4096  # bytes that a forward pass needs for a pixel of the input; 3300 in SAM2-UNeXT large
-SCALES = (0.75, 1.0, 1.25)  # factors of the input side for test-time averaging
 Forward = Callable[[Tensor], Tensor]  # normalised images (B, 3, S, S) -> logits of the map (B, C, S, S)
-
-
-@dataclass(frozen=True)
-class Averaging:
-    """What test-time augmentation averages over, as probabilities.
-
-    Attributes:
-        flip: also predict the mirrored image.
-        scales: factors of the input side.
-    """
-
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
-
-    @classmethod
-    def read(cls, text: str) -> Averaging:
-        """Reads `flip`, `scale`, or both with a comma between them."""
-        words = text.split(",")
-        if unknown := [word for word in words if word not in ("flip", "scale")]:
-            word = shorten(unknown[0]) or "empty word"
-            raise UserError(f"tta is {shorten(text)}, and there is no {word}; wanted flip, scale or both")
-        return cls("flip" in words, SCALES if "scale" in words else (1.0,))
 
 
 class Photo(NamedTuple):
@@ -269,34 +246,6 @@ def average_logits(logits: list[Tensor], tile: int, size: tuple[int, int]) -> Te
     for probability in maps:  # one map at a time, because maps may be large
         total += probability
     return total.div_(len(parts)) if len(parts) > 1 else total
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """How maps are computed. The defaults compute what the released test script computes.
-
-    Attributes:
-        size: the input side. None: the side that the model was trained at, or the released side if that is unknown.
-        amp: off, bf16 or fp16; `choose_fast_options` replaces auto.
-        exact: compute as the released test script does, operation by operation. On the same device and with the same
-            versions, the maps have the released bits. Without it, they may differ by one grey level.
-        fold: fold BatchNorm and, on a CPU, pack weights; see `faster.py`. Outputs change by rounding only.
-        compile: compile the model with PyTorch. Outputs change by rounding only.
-        calibrated: divide the logits by the temperature of the checkpoint, see `calibration.py`.
-    """
-
-    size: int | None = None
-    amp: str = "off"
-    exact: bool = False
-    averaging: Averaging = Averaging()
-    tile: Tile | None = None
-    fold: bool = False
-    compile: bool = False
-    calibrated: bool = False
-
-    def __post_init__(self) -> None:
-        if self.exact and (self.fold or self.compile or self.amp != "off"):
-            raise UserError("--exact computes as the released script; give it without --fast, --compile and --amp")
 
 
 def predict_grey(

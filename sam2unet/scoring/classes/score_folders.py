@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ...classes import IGNORED, Classes, UnknownValues
-from ...data.images.reading import read_indices
+from ...data.images.masks import read_indices
 from ...data.mask_values import describe_unknown_values
 from ...data.volumes.open import is_volume
 from ...data.volumes.slices import Slice, measure_pixel

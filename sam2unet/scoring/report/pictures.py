@@ -12,7 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...classes import Classes
-from ...data.images.reading import FOREGROUND, read_grey, read_image, read_mask
+from ...data.images.masks import FOREGROUND, read_grey, read_mask
+from ...data.images.reading import read_image
 from ...data.volumes.slices import Source
 from ...recipe import MaskRule
 

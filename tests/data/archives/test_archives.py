@@ -12,7 +12,8 @@ from scipy import sparse
 
 from sam2unet.data.archives.contents import list_members
 from sam2unet.data.archives.member import Member, open_parts
-from sam2unet.data.images.reading import read_image, read_mask
+from sam2unet.data.images.masks import read_mask
+from sam2unet.data.images.reading import read_image
 from sam2unet.errors import UserError
 from tests.med2d import pack_zip, split_zip, write_med2d
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sam2unet.data.images.grey_png import decode_grey_png
-from sam2unet.data.images.reading import read_grey, read_mask
+from sam2unet.data.images.masks import read_grey, read_mask
 from sam2unet.errors import UserError
 
 pytest.importorskip("numba")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sam2unet.data.checks.check import check_image
-from sam2unet.data.images.reading import FORMATS, read_image, read_mask
+from sam2unet.data.images.masks import read_mask
+from sam2unet.data.images.reading import FORMATS, read_image
 from sam2unet.errors import UserError
 from sam2unet.prompts.framing import read_label
 

@@ -12,7 +12,7 @@ from sam2unet.data.checks.audit import audit_folders
 from sam2unet.data.images.reading import TURNS, open_image, orientation, read_image, upright_size
 from sam2unet.data.pairs import list_images, match
 from sam2unet.errors import Stopped, UserError
-from sam2unet.masks.files.inputs import find_inputs
+from sam2unet.masks.files.find_inputs import find_inputs
 from sam2unet.masks.files.outputs import PredictOutputs, write_outputs
 from tests.conftest import save, write_pairs
 

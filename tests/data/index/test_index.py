@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
-from sam2unet.data.images.reading import read_mask
+from sam2unet.data.images.masks import read_mask
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.columns import Index
 from sam2unet.data.index.select import IndexQuery, open_index_parts

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam2unet.data.images.reading import read_image, read_mask
+from sam2unet.data.images.masks import read_mask
+from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import match
 from sam2unet.data.volumes import open as volumes
 from sam2unet.data.volumes.slices import list_slices

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sam2unet.errors import UserError
-from sam2unet.masks.files.inputs import find_inputs
+from sam2unet.masks.files.find_inputs import find_inputs
 from sam2unet.masks.files.targets import MapArchive
 from sam2unet.runtime.shards import Shard
 from tests.conftest import save

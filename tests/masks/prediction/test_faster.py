@@ -15,7 +15,8 @@ from sam2unet.errors import UserError
 from sam2unet.masks.prediction import predictor as predictor_module
 from sam2unet.masks.prediction.faster import MergedRFB, fold_, halve_, pack_, pad_batches
 from sam2unet.masks.prediction.open import build_predictor, choose_fast_options
-from sam2unet.masks.prediction.predictor import PredictOptions, predict_grey
+from sam2unet.masks.prediction.options import PredictOptions
+from sam2unet.masks.prediction.predictor import predict_grey
 from sam2unet.masks.transforms import image_bytes, normalise_image
 from sam2unet.runtime import cpu
 from sam2unet.runtime.cpu import OneDNNLinear
