@@ -107,3 +107,24 @@ def test_a_name_has_one_meaning():
                 homes[node.name].add(module)
     twice = [f"{name}: {', '.join(sorted(found))}" for name, found in homes.items() if len(found) > 1]
     assert not [line for line in sorted(twice) if line.split(":")[0] not in ALLOWED], "\n".join(sorted(twice))
+
+
+def test_folders_beside_each_other_import_in_one_direction():
+    """The files of their parent may import them, and they may import those files."""
+    graph = defaultdict(set)
+    for module, targets in import_graph().items():
+        for target in targets:
+            a, b = module.split("."), target.split(".")
+            same = next(i for i, pair in enumerate(zip([*a, ""], [*b, ""], strict=False)) if len(set(pair)) > 1)
+            sides = [".".join(parts[: same + 1]) for parts in (a, b)]
+            if all((ROOT / side.replace(".", "/")).is_dir() for side in sides):
+                graph[sides[0]].add(sides[1])
+    assert "sam2unet.data.images" in graph["sam2unet.data.checks"]
+    TopologicalSorter(graph).prepare()
+
+
+def test_no_folder_has_too_many_files():
+    """A folder has at most 13 files. Only the folders with a file for each command or format may have more."""
+    folders = {path.parent for path in (ROOT / "sam2unet").rglob("*.py")} - {ROOT / "sam2unet"}
+    large = {folder.name for folder in folders if len([*folder.glob("*.py")]) > 13}
+    assert large == {"commands", "annotations"}
