@@ -23,7 +23,7 @@ from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import ALONE
 from sam2unet.task import RunData
 from sam2unet.training.prepare import Hardware, RunFolder, prepare_run
-from sam2unet.training.run import make_loader
+from sam2unet.training.readers import make_loader
 
 CPU = torch.device("cpu")
 ROWS = ("1e3", "1e5", "1e6", "1e7")

@@ -27,7 +27,7 @@ from sam2unet.scoring.tables.plots import COLOURS, STYLE
 from sam2unet.task import RunData, Task
 from sam2unet.training.loop import read_peak_memory
 from sam2unet.training.prepare import TASKS
-from sam2unet.training.run import make_loader
+from sam2unet.training.readers import make_loader
 from sam2unet.training.speed import Speed, choose_speed
 from sam2unet.training.trainer import Trainer
 

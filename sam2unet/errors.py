@@ -103,18 +103,3 @@ def find_os_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
-
-
-def explain_killed_reader(error: BaseException | None) -> UserError | None:
-    """Returns an error for the user if a process that reads images was killed. Returns None for any other error.
-
-    PyTorch raises its error anywhere in the main process. While a file is written, it causes another error.
-    """
-    match = None
-    while error is not None and match is None:
-        match = re.search(r"DataLoader worker \(pid\S* \d+\) is killed by signal: (\w+)", str(error))
-        error = error.__context__
-    if match is None:
-        return None
-    why = "; is there enough memory? --workers 0 needs less" if match[1] == "Killed" else ""
-    return UserError(f"a process that reads images was ended by the signal {match[1]}{why}; go on with --resume auto")

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM end a run at a point where its state can be saved."""
+"""Ctrl-C and SIGTERM end a run at a point where its state can be saved. Other signals wait while a file is written."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -44,6 +45,25 @@ class Signals:
             yield
         finally:
             self.immediate = False
+
+
+@contextmanager
+def hold_back(number: int) -> Iterator[None]:
+    """A context at whose end the handler of a signal runs, if the signal arrived.
+
+    A handler that raises an error between two steps of PyTorch's C++ code can abort the process.
+    """
+    handler, arrived = signal.getsignal(number), []
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread runs handlers
+        return
+    signal.signal(number, lambda *arguments: arrived.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+        for arguments in arrived[:1]:
+            handler(*arguments)
 
 
 def ignore_signals(worker: int) -> None:

@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from ..atomic import sha256
-from ..data.batches import Batches
-from ..errors import UserError, explain_killed_reader, print_line
+from ..errors import UserError, print_line
 from ..families.load import list_saved_names, save_checkpoint
 from ..recipe import Recipe, Study
 from ..runtime.device import is_out_of_memory, pick_device, tune_malloc
-from ..runtime.parallel import default_workers
 from ..runtime.processes import Processes, another_failed, is_under_torchrun
-from ..runtime.signals import Signals, ignore_signals
+from ..runtime.signals import Signals
 from ..task import RunData
 from ..weights.weight_files import NO_FILES, WeightPaths
 from .loop import CheckpointWriter, Loop, Progress, Validation
 from .metrics_log import MetricsLog
 from .numbered_files import NumberedFiles
 from .prepare import Hardware, PreparedRun, RunFolder, prepare_run
+from .readers import make_loader, watch_readers
 from .run_record import build_run_record, find_differences, write_run_record
 from .state import check_state, lock_run_folder, read_run_state, refuse_other_files, restart_old_epoch_
 from .trainer import Trainer
@@ -71,12 +69,12 @@ def train(
 
 @contextmanager
 def explain_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """A context in which errors of PyTorch for too little memory, or for a process that has ended, become UserError."""
+    """A context in which errors of PyTorch for too little memory, or for another rank that failed, become UserError."""
     try:
         yield
     except RuntimeError as e:
         memory = explain_training_memory(e, recipe, device)
-        raise (memory or another_failed(e) or explain_killed_reader(e) or e) from e
+        raise (memory or another_failed(e) or e) from e
 
 
 def open_run_folder(run: PreparedRun, stack: ExitStack) -> dict[str, Any] | None:
@@ -115,7 +113,7 @@ def build_loop(run: PreparedRun, state: dict[str, Any] | None, stack: ExitStack)
     speed = run.hardware.speed
     dataset = task.dataset(speed.cache, run_folder.folder, processes)
     loader = make_loader(dataset, run.batches, 0 if speed.cache != "off" else run.hardware.workers, device)
-    stack.callback(stop_readers, loader)
+    stack.enter_context(watch_readers(loader))
     loop = Loop(
         Trainer(run.family, task.step, run.model.to(device), run.recipe, speed, device, processes),
         run.batches,
@@ -191,30 +189,6 @@ def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
     names = list_saved_names(run.family, run.model, run.weight_files)
     numbered = NumberedFiles(folder, run.run_folder.keep)
     return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write, numbered)
-
-
-def make_loader(dataset: Dataset, batches: Batches, workers: int | None, device: torch.device) -> DataLoader:
-    workers = default_workers() if workers is None else workers
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=lambda batch: batch,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        persistent_workers=workers > 0,
-        worker_init_fn=ignore_signals,
-        multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # without it, each epoch would draw from the random state of the process
-    )
-
-
-def stop_readers(loader: DataLoader) -> None:
-    """Ends the processes that read images.
-
-    Otherwise Python ends them with a signal at its exit, and PyTorch sometimes reports this signal as an error.
-    """
-    if (iterator := loader._iterator) is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]  # PyTorch has no public function for this
 
 
 def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:

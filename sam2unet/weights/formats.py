@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..atomic import read_start, write_atomic
-from ..errors import UserError, explain_killed_reader, find_os_error, print_line
+from ..errors import UserError, find_os_error, print_line
+from ..runtime.signals import hold_back
 from .weight_files import WeightFile, WeightFiles, weight_files_from_facts, weight_files_to_facts
 
 RUN_FORMAT = "sam2unet-run"  # under "format" in a last.pt
@@ -171,11 +173,12 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def write_pickle(content: object, path: Path) -> None:
-    with write_atomic(path) as file:
+    # When a process that reads images is killed, PyTorch's handler of SIGCHLD raises an error in this process.
+    with hold_back(signal.SIGCHLD), write_atomic(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as e:
-            raise explain_killed_reader(e) or find_os_error(e) or e from e
+            raise find_os_error(e) or e from e
 
 
 TRAINABLE_FORMAT, TRAINABLE_VERSION = "sam2unet-weights", "2"
