@@ -241,21 +241,17 @@ def test_the_readme_leads_to_every_page():
     assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
 
 
-restructured = pytest.mark.skipif(not (ROOT / "sam2unet/training").is_dir(), reason="the folders do not exist yet")
-
-
-@restructured
 def test_the_map_names_files_and_folders_that_exist():
     (tree,) = read_blocks(ROOT / "docs/layout.md", "text")
-    missing = []
+    missing, folders = [], [ROOT]
     for line in tree.text.splitlines():
-        names = re.match(r" *(.+?)  ", line)[1].split()
-        folder = ROOT / "sam2unet" if line.startswith(" ") else ROOT
-        missing += [name for name in names if not (folder / name).exists()]
+        indent, text = re.match(r"( *)(.+?)  ", line).groups()
+        del folders[len(indent) // 2 + 1 :]  # what is above the line in the tree
+        missing += [name for name in text.split() if not (folders[-1] / name).exists()]
+        folders.append(folders[-1] / text.split()[0])
     assert missing == []
 
 
-@restructured
 def test_walkthroughs_name_functions_that_exist():
     rows = re.findall(r"^\| `(\S+\.py)` \| `(\S+)` \|", (ROOT / "docs/layout.md").read_text(), re.MULTILINE)
     assert len(rows) > 15
