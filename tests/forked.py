@@ -111,15 +111,23 @@ def with_someone_waiting(client: socket.socket) -> dict:
 
 
 if __name__ == "__main__":
+    import cv2
     import torch._dynamo  # noqa: F401, which the first optimizer imports
+    from PIL import Image
 
     import sam2unet.masks.files.predict_folder  # noqa: F401
     import sam2unet.masks.transforms  # noqa: F401
-    import sam2unet.scoring.evaluate  # noqa: F401
     import sam2unet.training.run  # noqa: F401
+    from sam2unet.commands import eval, test, train  # noqa: F401
+    from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
     from tests.networks import add_sizes
 
     add_sizes()
+    cv2.setNumThreads(1)  # a process must not be forked while OpenCV's threads run
+    with tempfile.TemporaryDirectory() as folder:  # numba imports 200 modules when it first runs
+        pair = Path(folder, "pair.png")
+        Image.new("L", (8, 8)).save(pair)
+        score_job(ScoreJob(pair, pair, ScoreOptions()))
     os.fsync = lambda number: None  # as in conftest.py
     gc.collect()
     gc.freeze()  # the collector of a script does not look at what was imported before

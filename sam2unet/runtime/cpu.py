@@ -62,8 +62,8 @@ class OneDNNLinear(TorchFunctionMode):
 def measure_onednn_gain() -> float:
     """Returns how many times as fast as MKL oneDNN computes a linear layer here. 0 if there is no oneDNN.
 
-    The layer is one of the third stage of Hiera large, for a quarter of the tokens at 352. The measurement takes 0.03 s.
-    It counts the processor time of one thread, because other work on the machine hardly changes this time.
+    The layer is one of the third stage of Hiera large, for a quarter of the tokens at 352. The measurement takes
+    0.03 s. It counts the processor time of one thread, because other work on the machine hardly changes this time.
     """
     if not torch.backends.mkldnn.is_available():
         return 0.0

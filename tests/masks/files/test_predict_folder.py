@@ -354,7 +354,7 @@ def test_too_little_memory_is_answered_with_what_helps(script, checkpoint, photo
 
 STOPPED_AT_B = """
 import os, runpy, sys
-from sam2unet.masks import predict_folder
+from sam2unet.masks.files import predict_folder
 
 written = predict_folder.write_outputs
 
