@@ -53,7 +53,7 @@ def is_further(folder, epoch, batch):
 
 
 def test_two_processes_then_one_then_two_train_each_image_once(flags, start, start_two, script, tmp_path):
-    recording, folder = Recording(tmp_path, pause=0.05), tmp_path / "run"
+    recording, folder = Recording(tmp_path, pause=0.15), tmp_path / "run"
     words, names = flags(12, 2)
     command = [recording.script, *words, "--save_path", folder, "--resume", "auto"]
     first = start_two(*command)
