@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from sam2unet.errors import UserError
 from sam2unet.recipe import Recipe
-from sam2unet.runtime.signals import hold_back
-from sam2unet.training.readers import watch_readers
 from sam2unet.training.run import RunFolder, find_resume_state
 from sam2unet.training.state import write_run_state
 from tests.conftest import write_pairs
@@ -167,25 +164,3 @@ def test_a_reader_that_is_killed_ends_the_run_in_one_line(train, tmp_path):
     code, out, err = finish(process)
     assert (code, "Traceback" in err) == (2, False), err
     assert err.splitlines()[-1].startswith("error: a process that reads images was ended by the signal Killed")
-
-
-@pytest.mark.parametrize("error", [RuntimeError("of PyTorch"), EOFError(), ConnectionResetError(), ValueError()])
-def test_whatever_error_a_killed_reader_causes_the_line_names_the_reader(error):
-    loader = DataLoader(range(100), num_workers=2, persistent_workers=True, multiprocessing_context="fork")
-    with pytest.raises(UserError, match="process that reads images was ended by the signal Killed; is there enough"):
-        with watch_readers(loader):
-            next(iter(loader))
-            first, second = loader._iterator._workers
-            with hold_back(signal.SIGCHLD):
-                first.kill()
-                second.join(0 if isinstance(error, (OSError, EOFError)) else 1)
-            raise error
-    assert not second.is_alive()
-
-
-def test_an_error_without_a_killed_reader_stays_as_it_is():
-    loader = DataLoader(range(100), num_workers=1, persistent_workers=True, multiprocessing_context="fork")
-    with pytest.raises(ValueError, match="another"):
-        with watch_readers(loader):
-            next(iter(loader))
-            raise ValueError("another")
