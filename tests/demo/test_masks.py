@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sam2unet.demo import draw, serve
+from sam2unet.demo import draw
 from sam2unet.demo.files import Limits, safe_stem, unique_name, visitor_message
 from sam2unet.demo.masks.bundle import bundle
 from sam2unet.demo.masks.clips import spread_frames
@@ -385,45 +384,3 @@ def test_messages_name_the_file_once():
     path = Path("/tmp/home/uploads/a.png")
     assert visitor_message(UserError(f"cannot read {path}: damaged"), path) == "cannot read a.png: damaged"
     assert visitor_message(UserError("out of memory"), path) == "a.png: out of memory"
-
-
-def test_checkpoints_have_names_that_differ(tmp_path):
-    one, two = tmp_path / "x/SAM2-UNet-20.pth", tmp_path / "y/SAM2-UNet-20.pth"
-    assert serve.make_model_names([one, two.with_name("best.pth")]) == ["SAM2-UNet-20", "best"]
-    assert serve.make_model_names([one, two]) == ["x/SAM2-UNet-20", "y/SAM2-UNet-20"]
-    assert serve.make_model_names([one, one]) == ["x/SAM2-UNet-20 (1)", "x/SAM2-UNet-20 (2)"]
-    with pytest.raises(UserError, match="3 checkpoints are given"):
-        serve.open_methods([one] * 3, None, None, None)
-
-
-def test_without_gradio_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "sam2unet.demo.masks.page", raising=False)
-    monkeypatch.delattr("sam2unet.demo.masks.page", raising=False)
-    with pytest.raises(UserError, match=r'pip install "sam2unet\[demo\]"'):
-        serve.import_page("masks")
-
-
-def test_only_an_address_of_this_computer_is_silent(capsys):
-    serve.check_address("127.0.0.1", 0)
-    serve.check_address("localhost", 7860)
-    assert capsys.readouterr().err == ""
-    serve.check_address("0.0.0.0", 7860)
-    assert "has no password" in capsys.readouterr().err
-    with pytest.raises(UserError, match="port is 70000"):
-        serve.check_address("127.0.0.1", 70000)
-
-
-def test_the_folder_goes_although_a_thread_wrote_into_it_meanwhile(tmp_path, monkeypatch, capsys):
-    remove, calls = shutil.rmtree, []
-
-    def interrupted(folder: Path, ignore_errors: bool) -> None:
-        remove(folder)
-        calls.append(folder)
-        if len(calls) == 1:
-            (folder / "uploads").mkdir(parents=True)
-
-    monkeypatch.setattr(serve.shutil, "rmtree", interrupted)
-    (tmp_path / "home").mkdir()
-    serve.remove_folder(tmp_path / "home")
-    assert not (tmp_path / "home").exists() and len(calls) == 2 and capsys.readouterr().err == ""
