@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -12,8 +13,8 @@ from ...errors import UserError
 
 PLAIN, STORED, DEFLATED = "plain", "stored", "deflated"  # how a member is kept: in a tar, in a zip, packed in a zip
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip: signature, length of the name, length of the extra field
-OPEN = 100  # archives that stay open
-LARGEST = 1 << 30  # bytes of a member after unpacking
+MOST_OPEN = 100  # archives that stay open
+LARGEST = 1 << 30  # bytes of a packed member after unpacking
 
 
 @dataclass(frozen=True, order=True)
@@ -21,7 +22,7 @@ class Member:
     """A member of an archive. `str()` gives the path of the archive, then the name inside it."""
 
     archive: Path  # of a split zip, the last part, whose name ends in .zip
-    name_inside: str  # empty for a file outside of archives, of which only a row is meant
+    name_inside: str  # empty: `archive` is itself the file of which this is a row
     start: int  # the first byte: in a tar that of the content, in a zip that of the local header
     length: int  # the number of bytes in the archive
     method: str  # PLAIN, STORED or DEFLATED
@@ -90,7 +91,10 @@ class Member:
 
 
 class ArchiveParts:
-    """The parts of an archive as one sequence of bytes. Threads and forked processes can read at the same time."""
+    """The parts of an archive as one sequence of bytes. Threads and forked processes can read at the same time.
+
+    The files are closed with the last reference, because `open_parts` forgets archives while threads read them.
+    """
 
     def __init__(self, paths: list[Path]):
         self.paths, self.files, self.ends = paths, [], [0]
@@ -119,12 +123,12 @@ class ArchiveParts:
                 position += len(piece)
         return b"".join(pieces)
 
-    def close(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when Python ends
         for file in self.files:
-            os.close(file)
+            close(file)
 
 
-@lru_cache(maxsize=OPEN)
+@lru_cache(maxsize=MOST_OPEN)
 def open_parts(path: Path) -> ArchiveParts:
     return ArchiveParts(list_parts(path))
 

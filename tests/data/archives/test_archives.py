@@ -1,5 +1,6 @@
 """Members of archives are read in place, byte for byte."""
 
+import os
 import shutil
 import tarfile
 import zipfile
@@ -11,7 +12,7 @@ from PIL import Image
 from scipy import sparse
 
 from sam2unet.data.archives.contents import list_members
-from sam2unet.data.archives.member import Member, open_parts
+from sam2unet.data.archives.member import MOST_OPEN, Member, open_parts
 from sam2unet.data.images.masks import read_mask
 from sam2unet.data.images.reading import read_image
 from sam2unet.errors import UserError
@@ -142,3 +143,85 @@ def test_rows_of_a_sparse_matrix_are_masks(tmp_path):
     bad.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="another shape"):
         read_mask(Member(bad, "", 0, bad.stat().st_size, "plain", 0))
+
+
+def test_archives_that_are_not_read_any_more_are_closed(tmp_path):
+    open_parts.cache_clear()
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(MOST_OPEN + 50):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(b"content")
+        assert open_parts(path).read(0, 7) == b"content"
+    assert len(os.listdir("/proc/self/fd")) == before + MOST_OPEN
+    open_parts.cache_clear()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_zip_with_65535_files_has_a_small_end(folder, tmp_path):
+    path = pack_zip(folder, tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    content[-14:-10] = b"\xff" * 4  # the number of entries, twice. 65,535 is the largest for an end of this form.
+    path.write_bytes(content)
+    check_members(path, folder)
+
+
+def test_a_damaged_entry_of_a_zip_is_one_line(folder, tmp_path):
+    good = pack_zip(folder, tmp_path / "good.zip").read_bytes()
+    entry = good.rindex(b"PK\1\2")
+    other_part, no_start = bytearray(good), bytearray(good)
+    other_part[entry + 34 : entry + 36] = b"\x09\0"
+    no_start[entry + 42 : entry + 46] = b"\xff" * 4  # the start is in the extra field, which is too short
+    no_start[entry + 28] -= 4
+    no_start[entry + 30] = 4
+    end = entry + 46 + no_start[entry + 28]
+    no_start[end : end + 4] = b"\1\0\0\0"
+    for content in (other_part, no_start):
+        open_parts.cache_clear()
+        (tmp_path / "bad.zip").write_bytes(content)
+        with pytest.raises(UserError, match="damaged table of contents"):
+            list(list_members(tmp_path / "bad.zip"))
+
+
+def test_a_tar_that_is_damaged_in_the_middle_is_refused(folder, tmp_path, capsys):
+    path = pack_tar(folder, tmp_path / "a.tar")
+    with tarfile.open(path) as archive:
+        entry = archive.getmembers()[20]
+    content = bytearray(path.read_bytes())
+    content[entry.offset : entry.offset + 512] = b"\xaa" * 512
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"is damaged at byte {entry.offset}"):
+        list(list_members(path))
+    content[entry.offset : entry.offset + 512] = b"\0" * 512  # a gap of a download
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"is damaged at byte {entry.offset}"):
+        list(list_members(path))
+
+
+def test_links_in_a_tar_are_counted(folder, tmp_path, capsys):
+    (tmp_path / "d/images").mkdir(parents=True)
+    (tmp_path / "d/images/a.png").write_bytes(b"x")
+    os.link(tmp_path / "d/images/a.png", tmp_path / "d/images/b.png")
+    os.symlink("a.png", tmp_path / "d/images/c.png")
+    assert len(list(list_members(pack_tar(tmp_path / "d", tmp_path / "a.tar")))) == 1
+    assert "2 links in" in capsys.readouterr().err
+
+
+def test_names_that_lead_out_of_a_folder_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("d/../../images/a.png", b"x")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../images/a.png"))
+    for name in ("a.zip", "a.tar"):
+        with pytest.raises(UserError, match="leads out of its folder"):
+            list(list_members(tmp_path / name))
+
+
+def test_other_files_are_not_called_parts(folder, tmp_path):
+    path = pack_zip(folder, tmp_path / "a.zip")
+    for name in ("a.7z", "notes.txt", "a.zip.001"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(UserError, match=r"is not a folder, a \.zip, a \.tar or a \.json list"):
+            list(list_members(tmp_path / name))
+    (tmp_path / "a.z01").write_bytes(b"of another archive")
+    with pytest.raises(UserError, match=r"a\.z01 is not a part of .*a\.zip, which has 1"):
+        list(list_members(path))
