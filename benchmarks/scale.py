@@ -17,7 +17,7 @@ from benchmarks.models import describe_versions, name_device
 from sam2unet.data.images.grey_png import compile_undo_filters
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.columns import COLUMNS as INDEX_COLUMNS
-from sam2unet.data.index.columns import FACTS, load
+from sam2unet.data.index.columns import FACTS, load_column
 from sam2unet.data.index.select import IndexQuery
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import ALONE
@@ -80,9 +80,9 @@ def write_index(folder: Path, count: int) -> Path:
     facts = json.loads((small / FACTS).read_text())
     times = np.arange(max(1, count // facts["masks"]))[:, None]
     steps = {"order": facts["masks"], "ends": facts["masks"], "image_case": 2**40}
-    steps |= {f"{kind}_ends": len(load(small, f"{kind}_places")) for kind in ("image", "mask")}
+    steps |= {f"{kind}_ends": len(load_column(small, f"{kind}_places")) for kind in ("image", "mask")}
     for name in ("image_places", "mask_places", "image_ends", "mask_ends", "order", "ends", *INDEX_COLUMNS):
-        column = np.asarray(load(small, name))
+        column = np.asarray(load_column(small, name))
         with np.errstate(over="ignore"):
             step = np.array(steps.get(name, 0)).astype(column.dtype)
             np.save(large / f"{name}.npy", (column + times.astype(column.dtype) * step).ravel())

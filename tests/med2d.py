@@ -1,7 +1,8 @@
-"""A small data set in the layout of SA-Med2D-20M, as a folder or as archives."""
+"""Small data sets, as folders or as archives, in the layout of SA-Med2D-20M or with plain names."""
 
 import subprocess
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,17 @@ def write_med2d(root: Path, cases: int = 4, slices: int = 2, masks: int = 2, sid
                     pixels[mask] += np.uint8(90)
                     Image.fromarray(mask.astype(np.uint8)).save(folder / f"masks/{name}--{number:04}_000.png")
                 Image.fromarray(pixels).save(folder / f"images/{name}.png")
+    return folder
+
+
+def write_pairs(folder: Path, names: Iterable[str], side: int = 20) -> Path:
+    """Writes an image and a 0/255 mask for each name into `folder`/images and `folder`/masks. Returns `folder`."""
+    mask = np.zeros((side, side), np.uint8)
+    mask[5:12, 5:12] = 255
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            Image.fromarray(mask).save(folder / f"{kind}/{name}.png")
     return folder
 
 

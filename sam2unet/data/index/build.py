@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ...atomic import claim_folder, read_json
 from ...errors import UserError, print_line, warn
+from ...limits import check_numbers
 from .check_files import check_files
-from .columns import COLUMNS, FACTS, FORMAT, PLAN, Index, describe_source, load, open_table, write_facts
+from .columns import COLUMNS, FACTS, FORMAT, PLAN, Index, describe_source, load_column, write_facts
 from .faults import WORDS, Fault, find_known_fault
 from .listing import ColumnWriter, list_all
 
@@ -27,12 +28,18 @@ def build_index(sources: Sequence[Path], folder: Path, sample: float = 1.0, work
     """
     if not 0 < sample <= 1:
         raise UserError(f"sample is {sample}; it must be above 0 and at most 1, for example 0.01")
+    check_numbers({"workers": workers})
     sources = [path.resolve() for path in sources]
     for path in sources:
         if not path.exists():
             raise UserError(f"no such folder or archive: {path}")
         if path.is_dir() and folder.resolve().is_relative_to(path):
             raise UserError(f"--save_path {folder} is inside {path}, which the index lists; give another folder")
+    known = set(sources)
+    inside = [path for path in sources if path.is_dir() and not known.isdisjoint(path.parents)]
+    if inside or len(known) < len(sources):
+        what = f"{inside[0]} is inside another source" if inside else "a source is given twice"
+        raise UserError(f"{what}, so that its images would count twice; leave it out")
     plan: dict[str, Any] = {"format": FORMAT, "sources": [describe_source(path) for path in sources]}
     claim_folder(folder, "index")
     if (folder / FACTS).is_file():
@@ -45,7 +52,7 @@ def build_index(sources: Sequence[Path], folder: Path, sample: float = 1.0, work
     else:
         plan = started
         print_line(f"the build of {folder} goes on")
-    index = Index(folder, plan, open_table(folder, plan["sources"]), load(folder, "order"))
+    index = Index.open_columns(folder, plan)
     check_files(index, sample, workers)
     facts = plan | count_entries(index) | {"sample": sample, "digest": compute_digest(folder)}
     write_facts(folder, FACTS, facts)
@@ -87,7 +94,7 @@ def compute_digest(folder: Path) -> str:
     """Returns the SHA-256 of all columns. It tells whether two indexes are the same."""
     digest = hashlib.sha256()
     for name in ("image_places", "image_ends", "mask_places", "mask_ends", "order", "ends", *COLUMNS):
-        column = load(folder, name)
+        column = load_column(folder, name)
         for start in range(0, len(column), 1 << 22):
             digest.update(np.ascontiguousarray(column[start : start + (1 << 22)]).data)
     return digest.hexdigest()

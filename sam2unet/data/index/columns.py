@@ -26,7 +26,7 @@ from .table import ImageTable, Items, pick_type
 FORMAT = 1
 FACTS, PLAN = "index.json", "plan.json"  # of a complete index, and of one that is being built
 COLUMNS = {  # name -> type; the columns of images, then those of masks
-    "image_modality": np.int16,
+    "image_modality": np.int16,  # a number of a name; int32 if there are more; also for image_dataset
     "image_dataset": np.int16,
     "image_case": np.uint64,  # a hash
     "image_width": np.int32,  # 0: not checked; also for image_height
@@ -87,7 +87,18 @@ class Index:
         if facts.get("format") != FORMAT:
             raise UserError(f"{folder} has another format of index; make it again with sam2unet index")
         refuse_changed(folder, facts["sources"])
-        return cls(folder, facts, open_table(folder, facts["sources"]), load(folder, "order"))
+        return cls.open_columns(folder, facts)
+
+    @classmethod
+    def open_columns(cls, folder: Path, facts: dict[str, Any]) -> "Index":
+        """Opens the columns, also those of an index that is not complete. `facts` names its sources."""
+        unpack = PlaceReader(tuple(Path(source["path"]) for source in facts["sources"]))
+        images, masks = (
+            Packed(load_column(folder, f"{kind}_places"), load_column(folder, f"{kind}_ends"), unpack) for kind in KINDS
+        )
+        columns = {name: load_column(folder, name) for name in COLUMNS}
+        table = ImageTable(images, masks, load_column(folder, "ends"), columns)
+        return cls(folder, facts, table, load_column(folder, "order"))
 
     @cached_property
     def items(self) -> Items:
@@ -95,12 +106,31 @@ class Index:
         count = len(self.table.images)
         return Items(self.table, np.arange(count, dtype=pick_type(count)), self.order, self.table.ends)
 
+    @cached_property
+    def has_equal_names(self) -> bool:
+        """Whether two sources would give their images the same folder."""
+        folders: dict[Path, str] = {}
+        for facts in self.facts["sources"]:
+            path = Path(facts["path"])
+            if facts["parts"] and path.suffix.lower() == ".json":
+                folders[path.parent] = ""
+            else:
+                folders[path] = path.stem if facts["parts"] else path.name
+        return len(set(folders.values())) < len(folders)
+
     def name_image(self, source: Source) -> str:
-        """Returns a name that no other image of the index has: its path inside its source, without extension."""
+        """Returns a name that no other image of the index has, without extension.
+
+        It is the path inside the source. If two sources have the same name, it is the whole path.
+        """
         if isinstance(source, Member):
-            prefix = f"{source.archive.stem}/" if len(self.facts["sources"]) > 1 else ""
-            return prefix + str(PurePath(source.name_inside.lstrip("/")).with_suffix(""))
+            inside = PurePath(source.name_inside.lstrip("/")).with_suffix("")
+            if self.has_equal_names:
+                return str(source.archive.relative_to("/") / inside)
+            return str(source.archive.stem / inside if len(self.facts["sources"]) > 1 else inside)
         path = find_file(source).with_suffix("")
+        if self.has_equal_names:
+            return str(path.relative_to("/"))
         roots = (Path(facts["path"]).parent for facts in self.facts["sources"])
         return str(next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path.relative_to("/")))
 
@@ -108,19 +138,12 @@ class Index:
         return self.table.facts[name]
 
 
-def load(folder: Path, name: str, mode: Any = "r") -> ndarray:
+def load_column(folder: Path, name: str, mode: Any = "r") -> ndarray:
     """Opens a column. Raises UserError if its file is missing or damaged."""
     try:
         return np.load(folder / f"{name}.npy", mmap_mode=mode)
     except (OSError, ValueError) as e:
         raise UserError(f"{folder / name}.npy is missing or damaged ({e}); make the index again") from e
-
-
-def open_table(folder: Path, sources: Sequence[dict[str, Any]], mode: str = "r") -> ImageTable:
-    """Opens the columns of an index. With mode `r+`, changes go to the files."""
-    unpack = PlaceReader(tuple(Path(source["path"]) for source in sources))
-    images, masks = (Packed(load(folder, f"{kind}_places"), load(folder, f"{kind}_ends"), unpack) for kind in KINDS)
-    return ImageTable(images, masks, load(folder, "ends"), {name: load(folder, name, mode) for name in COLUMNS})
 
 
 def describe_source(path: Path) -> dict[str, object]:

@@ -18,7 +18,7 @@ from ..archives.contents import list_members
 from ..archives.member import PLAIN, Member
 from ..pairs import explain_no_folder
 from ..volumes.slices import Source
-from .columns import COLUMNS, KINDS, pack_place
+from .columns import COLUMNS, KINDS, PLACE, pack_place
 from .faults import Fault, find_known_fault
 from .naming import IMAGE, MASK, FileRole, explain_names, find_role
 from .table import pick_type
@@ -36,16 +36,37 @@ class KindColumns:
     places: BinaryIO
     size: int = 0
     ends: array = field(default_factory=lambda: array("q"))
-    keys: array = field(default_factory=lambda: array("Q"))
+    keys: array = field(default_factory=lambda: array("Q"))  # an image and its masks have the same one
+    names: array = field(default_factory=lambda: array("Q"))  # two files with the same one are a mistake of the user
     facts: dict[str, array] = field(default_factory=dict)
 
-    def add(self, place: bytes, key: int, **facts: int) -> None:
+    def add(self, place: bytes, key: int, has_twins: bool, **facts: int) -> None:
+        """Adds a file. `has_twins` says that other files of this kind may have its key."""
         self.places.write(place)
         self.size += len(place)
         self.ends.append(self.size)
+        self.names.append(len(self.keys) if has_twins else key)
         self.keys.append(key)
         for name, value in facts.items():
             self.facts.setdefault(name, array("Q" if name == "case" else "i")).append(value)
+
+    def refuse_twins(self, kind: str) -> None:
+        """Raises UserError if two files have the same name."""
+        names = np.frombuffer(self.names, np.uint64)
+        order = np.argsort(names, kind="stable")
+        twins = np.flatnonzero(names[order[1:]] == names[order[:-1]])
+        if len(twins):
+            first, second = (self.read_path(row) for row in order[twins[0] :][:2].tolist())
+            raise UserError(
+                f"{len(twins)} {kind}s have the name of another one, for example {first} and {second}; rename or "
+                "remove one of each"
+            )
+
+    def read_path(self, row: int) -> str:
+        """Returns the path of a file, or its name inside the archive."""
+        start = (self.ends[row - 1] if row else 0) + PLACE.size
+        self.places.seek(start)
+        return self.places.read(self.ends[row] - start).decode(errors="backslashreplace")
 
 
 class ColumnWriter:
@@ -53,7 +74,7 @@ class ColumnWriter:
 
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder = folder
-        self.kinds = {kind: KindColumns(stack.enter_context(open(self.path(kind), "wb"))) for kind in KINDS}
+        self.kinds = {kind: KindColumns(stack.enter_context(open(self.path(kind), "w+b"))) for kind in KINDS}
         self.names: dict[str, dict[str, int]] = {"modality": {}, "dataset": {}}  # name -> its number
         self.others = 0  # files that are neither
 
@@ -71,25 +92,32 @@ class ColumnWriter:
         if role.kind == IMAGE:
             numbers = {kind: self.number(kind, getattr(role, kind)) for kind in self.names}
             case = hash_text(f"{role.dataset}/{role.case}")
-            columns.add(pack_place(number, source), key, **numbers, case=case, width=0, height=0, fault=fault)
+            place = pack_place(number, source)
+            columns.add(place, key, has_twins=False, **numbers, case=case, width=0, height=0, fault=fault)
             return
+        has_twins = role.is_listed or role.class_id >= 0
         for row in range(max(role.rows, 1)):
             place = pack_place(number, to_row(source, row) if role.rows else source)
             numbers = {"class": role.class_id + row, "instance": role.instance, "foreground": -1, "fault": fault}
-            columns.add(place, key, **numbers)
+            columns.add(place, key, has_twins, **numbers)
 
     def number(self, kind: str, name: str) -> int:
         return self.names[kind].setdefault(name, len(self.names[kind]))
 
     def write(self) -> None:
-        """Writes the columns. Warns about masks and images that are alone. UserError if no image has a mask."""
+        """Writes the columns. Warns about masks without image.
+
+        UserError if no image has a mask, or two files have the same name.
+        """
         image_keys, mask_keys = (np.frombuffer(self.kinds[kind].keys, np.uint64) for kind in KINDS)
-        order, ends, alone = match_keys(image_keys, mask_keys)
+        for kind, columns in self.kinds.items():
+            columns.refuse_twins(kind)
+        order, ends, unmatched = match_keys(image_keys, mask_keys)
         if not len(order):
             counts = f"{len(image_keys)} images, {len(mask_keys)} masks and {self.others} other files"
             raise UserError(f"no mask belongs to an image among {counts}; {explain_names()}")
-        if alone:
-            warn(f"{alone} of {len(mask_keys)} masks have no image and are left out")
+        if unmatched:
+            warn(f"{unmatched} of {len(mask_keys)} masks have no image and are left out")
         for kind, columns in self.kinds.items():
             columns.places.close()
             content = np.memmap(self.path(kind), np.uint8, "r") if columns.size else np.zeros(0, np.uint8)
@@ -97,25 +125,25 @@ class ColumnWriter:
             save_column(self.folder, f"{kind}_ends", np.frombuffer(columns.ends, np.int64))
             for name, values in columns.facts.items():
                 column = f"{kind}_{name}"
-                save_column(self.folder, column, np.frombuffer(values, values.typecode).astype(COLUMNS[column]))
+                is_wide = len(self.names.get(name, ())) > np.iinfo(np.int16).max
+                numbers = np.frombuffer(values, values.typecode)
+                save_column(self.folder, column, numbers.astype(np.int32 if is_wide else COLUMNS[column]))
             self.path(kind).unlink()
         save_column(self.folder, "order", order)
         save_column(self.folder, "ends", ends)
 
 
 def match_keys(images: ndarray, masks: ndarray) -> tuple[ndarray, ndarray, int]:
-    """Returns the rows of the masks grouped by image, the end of each image's group, and the masks without image.
+    """Returns the rows of the masks grouped by image, the end of each group, and the number of masks without image.
 
-    `images` and `masks` are hashes, uint64 (N,) and (M,). UserError if two images have the same hash.
+    `images` and `masks` are hashes, uint64 (N,) and (M,). No two images have the same hash.
     """
     by_key = np.argsort(images, kind="stable")
     keys = images[by_key]
-    if twice := int((keys[1:] == keys[:-1]).sum()):
-        raise UserError(f"{twice} images have the name of another image in their folder; rename or remove one of each")
-    place = np.minimum(np.searchsorted(keys, masks), max(len(keys) - 1, 0))
-    has_image = keys[place] == masks if len(keys) else np.zeros(len(masks), bool)
+    places = np.minimum(np.searchsorted(keys, masks), max(len(keys) - 1, 0))
+    has_image = keys[places] == masks if len(keys) else np.zeros(len(masks), bool)
     rows = np.flatnonzero(has_image)
-    owners = by_key[place[rows]]
+    owners = by_key[places[rows]]
     order = rows[np.argsort(owners, kind="stable")]
     ends = np.cumsum(np.bincount(owners, minlength=len(images)))
     return order.astype(pick_type(len(masks))), ends.astype(pick_type(len(rows))), len(masks) - len(rows)
@@ -136,38 +164,52 @@ def to_row(source: Source, row: int) -> Source:
 def list_all(sources: Sequence[Path]) -> Iterator[tuple[int, Source, FileRole | None]]:
     """Yields every file in folders and archives, the number of its source, and its role."""
     for number, source in enumerate(sources):
-        if source.suffix.lower() == ".json":
-            yield from ((number, path, role) for path, role in read_list(source))
-        elif source.is_dir():
+        if source.is_dir():
             for path in walk_sorted(source):
                 yield number, path, find_role(path.relative_to(source.parent).as_posix())
+        elif source.suffix.lower() == ".json":
+            yield from ((number, path, role) for path, role in read_list(source))
         else:
             for member in list_members(source):
                 yield number, member, find_role(member.name_inside)
 
 
-def walk_sorted(folder: Path) -> Iterator[Path]:
-    """Yields the files in a folder and in the folders inside, sorted. Raises UserError if one cannot be read."""
+def walk_sorted(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yields the files in a folder and in the folders inside, sorted. It follows links to folders.
+
+    `above` has the device and the inode of each folder above. A link to one of them is left out. Raises UserError if a
+    folder cannot be read.
+    """
     try:
-        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in os.scandir(folder))
+        status = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted((entry.name, is_folder(entry)) for entry in found)
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
-    for name, is_folder in entries:
-        if is_folder:
-            yield from walk_sorted(folder / name)
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        return
+    for name, has_files in entries:
+        if has_files:
+            yield from walk_sorted(folder / name, above | {identity})
         else:
             yield folder / name
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether an entry is a folder, or a link to one. A broken link is none."""
+    return entry.is_dir(follow_symlinks=False) or entry.is_symlink() and os.path.isdir(entry)
 
 
 def read_list(path: Path) -> Iterator[tuple[Path, FileRole]]:
     """Yields the files of a list {image: [mask, ...]}. Paths start at the working folder, or at that of the list."""
     for number, (image, masks) in enumerate(read_json(path).items()):
-        if not isinstance(masks, list):
-            raise UserError(f"{path} has no list of masks for {image}; wanted {{image: [mask, ...]}}")
+        if not isinstance(masks, list) or not all(isinstance(mask, str) for mask in masks):
+            raise UserError(f"{path} has no list of mask paths for {image}; wanted {{image: [mask, ...]}}")
         for kind, name in ((IMAGE, image), *((MASK, mask) for mask in masks)):
             file = Path(name)
-            role = find_role(f"images/{file.name}" if kind == IMAGE else f"masks/{file.name}")
             full = (file if file.exists() else path.parent / file).absolute()
-            dataset, case = (role.dataset, role.case) if role else ("", file.stem)
-            numbers = (role.class_id, role.instance) if role and role.kind == kind else (-1, 0)
-            yield full, FileRole(kind, str(number), dataset, case, role.modality if role else "", *numbers)
+            listed = FileRole(kind, str(number), "", file.stem, is_listed=True)
+            if role := find_role(f"{kind}s/{file.name}"):
+                listed = role._replace(key=str(number), is_listed=True)
+            yield full, listed

@@ -1,6 +1,8 @@
-"""What the path of a file says: image or mask, and of SA-Med2D-20M and IMed-361M also the modality and the case."""
+"""Finds out from the path of a file whether it is an image or a mask.
 
-import ast
+The names of SA-Med2D-20M also give the data set, the modality, the case and the class.
+"""
+
 import re
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,7 +17,7 @@ SA_MED2D = re.compile(
     r"(?:--(?P<class_id>\d{4})_(?P<instance>\d{3}))?"
 )
 # IMed-361M: NAME/image/x.png, and in NAME/label/x.(C, H, W, 1).npz a row for each of C classes
-IMED_LABEL = re.compile(r"(?P<stem>.+)\.(?P<shape>\([\d, ]+\))")
+IMED_LABEL = re.compile(r"(?P<stem>.+)\.\((?P<rows>[1-9]\d{0,3})(?:, *\d+)+\)")
 LIKE_IMAGES, LIKE_MASKS = to_expression(IMAGES), to_expression(MASKS)
 
 
@@ -30,6 +32,7 @@ class FileRole(NamedTuple):
     class_id: int = -1
     instance: int = 0
     rows: int = 0  # of a file of SciPy, the number of its masks; 0 for a picture
+    is_listed: bool = False  # by a .json file, which gives an image any masks
 
 
 @lru_cache
@@ -50,8 +53,8 @@ def find_role(path: str) -> FileRole | None:
         return None
     dataset = top.rpartition("/")[2]
     if suffix == "npz" and kind == MASK and (label := IMED_LABEL.fullmatch(stem)):
-        rows = ast.literal_eval(label["shape"])[0]
-        return FileRole(MASK, f"{top}/{label['stem']}", dataset, label["stem"], class_id=0, rows=rows)
+        stem = label["stem"]
+        return FileRole(MASK, f"{top}/{stem}", dataset, stem, class_id=0, rows=int(label["rows"]))
     if dot + suffix.lower() not in EXTENSIONS or "__MACOSX" in top:
         return None
     match = SA_MED2D.fullmatch(stem)
