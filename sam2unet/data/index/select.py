@@ -10,14 +10,16 @@ import numpy as np
 from numpy import ndarray
 
 from ...errors import UserError, print_line, shortlist
+from ..order import STEP, mix
 from .columns import Index
 from .faults import BAD, WORDS, Fault
 from .listing import hash_text
 from .table import Items, pick_type
 
-NAMED = ("modality", "dataset")  # columns with names; patterns with * are allowed
-COLUMNS_OF_MASKS = ("class", "instance", "foreground")
-NUMBERS = (*COLUMNS_OF_MASKS, "width", "height")
+NAME_COLUMNS = ("modality", "dataset")  # columns with names; patterns with * are allowed
+MASK_COLUMNS = ("class", "instance", "foreground")
+CHECKED_COLUMNS = ("foreground", "width", "height")  # the numbers that only the check of a file knows
+NUMBER_COLUMNS = (*MASK_COLUMNS, "width", "height")
 CONDITION = re.compile(r"\s*(\w+)\s*(!=|=|<|>)\s*(.+?)\s*")
 EXAMPLE = "for example: modality=ct and dataset!=Brain_PTM"
 
@@ -37,8 +39,8 @@ class IndexQuery:
             parse_conditions(self.where)
         if self.split is not None:
             parse_split(self.split)
-        if self.balance not in (None, *NAMED):
-            raise UserError(f"--balance is {self.balance}; wanted {' or '.join(NAMED)}")
+        if self.balance not in (None, *NAME_COLUMNS):
+            raise UserError(f"--balance is {self.balance}; wanted {' or '.join(NAME_COLUMNS)}")
 
     @property
     def facts(self) -> dict[str, object]:
@@ -60,13 +62,13 @@ def parse_conditions(text: str) -> list[tuple[str, str, str]]:
     conditions = []
     for part in re.split(r"\s+and\s+", text.strip()):
         match = CONDITION.fullmatch(part)
-        if not match or match[1] not in (*NAMED, *NUMBERS, "case"):
-            columns = ", ".join((*NAMED, "case", *NUMBERS))
+        if not match or match[1] not in (*NAME_COLUMNS, *NUMBER_COLUMNS, "case"):
+            columns = ", ".join((*NAME_COLUMNS, "case", *NUMBER_COLUMNS))
             raise UserError(f"--where has the part {part!r}; wanted COLUMN=VALUE, {EXAMPLE}; the columns are {columns}")
         column, operator, value = match.groups()
-        if column in NUMBERS and not all(re.fullmatch(r"-?\d{1,9}", number) for number in value.split("|")):
-            raise UserError(f"--where has {part!r}; {column} is a number")
-        if operator in "<>" and (column not in NUMBERS or "|" in value):
+        if column in NUMBER_COLUMNS and not all(re.fullmatch(r"-?\d{1,9}", number) for number in value.split("|")):
+            raise UserError(f"--where has {part!r}; {column} is a number, and = != < > compare it")
+        if operator in "<>" and (column not in NUMBER_COLUMNS or "|" in value):
             raise UserError(f"--where has {part!r}; < and > are for one number")
         conditions.append((column, operator, value))
     return conditions
@@ -81,25 +83,32 @@ def parse_split(text: str) -> float:
 
 
 def select_items(
-    index: Index, query: IndexQuery, seed: int, held_out: bool, rule: object = None, strict: bool = False
+    index: Index,
+    query: IndexQuery,
+    seed: int,
+    held_out: bool,
+    rule: object = None,
+    strict: bool = False,
+    only_images: bool = False,
 ) -> IndexPart:
     """Returns the images for training, or those that `--split` holds out. Prints how many masks are left out.
 
-    With `strict`, masks with soft edges are left out too. `rule` is the rule for the foreground, if there is one. Then
-    the check of the values does not count, because it was made without the rule. Raises UserError if no image is left.
+    Raises UserError if no image is left.
+
+    Args:
+        rule: the rule for the foreground, if there is one. Then the check of the values of masks does not count,
+            because it was made without the rule.
+        strict: also leave out masks with soft edges.
+        only_images: the masks are not read, so that their faults do not count.
     """
     ends, order = index.table.ends, index.order
     counts = np.diff(ends, prepend=0)  # of the masks of each image
-    is_kept, is_mask_kept = np.ones(len(index.table.images), bool), np.ones(len(index.table.masks), bool)
-    for column, operator, value in parse_conditions(query.where) if query.where else ():
-        kept = is_mask_kept if column in COLUMNS_OF_MASKS else is_kept
-        kept &= find_rows(index, column, operator, value)
-    if query.split:
-        is_kept &= is_held_out(index.column("image_case"), parse_split(query.split), seed) == held_out
+    chosen = choose_masks(index, query, seed, held_out)
     bad = BAD if rule is None else BAD & ~(Fault.CODING | Fault.EMPTY)
     bad |= Fault.SOFT if strict and rule is None else Fault(0)
-    chosen = np.repeat(is_kept, counts) & is_mask_kept[order]
-    faults = index.column("mask_fault")[order] | np.repeat(index.column("image_fault"), counts)
+    faults = np.repeat(index.column("image_fault"), counts)
+    if not only_images:
+        faults |= index.column("mask_fault")[order]
     report_faults(faults[chosen], bad)
     chosen &= faults & int(bad) == 0
     ones = int(np.count_nonzero(chosen & (faults & Fault.ONES != 0)))
@@ -109,7 +118,7 @@ def select_items(
     counts = totals[ends] - totals[ends - counts]  # of the chosen masks
     rows = np.flatnonzero(counts).astype(kind)
     if not len(rows):
-        what = "the held-out part" if held_out else "the part for training"
+        what = "the held-out part" if held_out else "the part for training" if query.split else "the chosen part"
         raise UserError(f"{query.index}: {what} has no image without faults; change --where or --split")
     items = Items(index.table, rows, order[chosen], np.cumsum(counts[rows], dtype=kind))
     if not query.balance:
@@ -120,22 +129,41 @@ def select_items(
     return IndexPart(items.reorder(by_group), ones, np.append(starts, len(rows)))
 
 
+def choose_masks(index: Index, query: IndexQuery, seed: int, held_out: bool) -> ndarray:
+    """Returns which masks, in the order of `index.order`, the conditions and the split keep, bool."""
+    is_kept, is_mask_kept = np.ones(len(index.table.images), bool), np.ones(len(index.table.masks), bool)
+    for column, operator, value in parse_conditions(query.where) if query.where else ():
+        kept = is_mask_kept if column in MASK_COLUMNS else is_kept
+        kept &= find_rows(index, column, operator, value)
+    if query.split:
+        is_kept &= is_held_out(index.column("image_case"), parse_split(query.split), seed) == held_out
+    return np.repeat(is_kept, np.diff(index.table.ends, prepend=0)) & is_mask_kept[index.order]
+
+
 def find_rows(index: Index, column: str, operator: str, value: str) -> ndarray:
     """Returns which images, or masks for a column of masks, fulfil a condition, bool."""
-    if column in NAMED:
+    if column in CHECKED_COLUMNS and index.facts["checked"] < index.facts["images"]:
+        raise UserError(
+            f"--where {column} needs the check of all files, but {index.folder} was made with --sample "
+            f"{index.facts['sample']:g}; make the index again without it"
+        )
+    if column in NAME_COLUMNS:
         names = index.facts["names"][column]
-        numbers = [i for i, name in enumerate(names) if any(fnmatchcase(name, part) for part in value.split("|"))]
-        if not numbers:
-            raise UserError(
-                f"--where {column}{operator}{value}: no {column} has this name; there are {shortlist(names)}"
-            )
-        rows = np.isin(index.column(f"image_{column}"), numbers)
+        kept = set[int]()
+        for part in value.split("|"):
+            found = [i for i, name in enumerate(names) if fnmatchcase(name, part)]
+            if not found:
+                raise UserError(f"--where has {part}, but no {column} has this name; there are {shortlist(names)}")
+            kept.update(found)
+        rows = np.isin(index.column(f"image_{column}"), list(kept))
     elif column == "case":
-        if set(value) & set("*?"):
-            raise UserError("--where case= takes whole names, DATASET/CASE")
-        rows = np.isin(index.column("image_case"), np.array([hash_text(part) for part in value.split("|")], np.uint64))
+        cases, parts = index.column("image_case"), value.split("|")
+        hashes = np.array([hash_text(part) for part in parts], np.uint64)
+        if absent := [part for part, is_there in zip(parts, np.isin(hashes, cases), strict=True) if not is_there]:
+            raise UserError(f"--where has {shortlist(absent)}, but no case has this name; wanted DATASET/CASE, whole")
+        rows = np.isin(cases, hashes)
     else:
-        kind = "mask" if column in COLUMNS_OF_MASKS else "image"
+        kind = "mask" if column in MASK_COLUMNS else "image"
         values, numbers = index.column(f"{kind}_{column}"), [int(number) for number in value.split("|")]
         if operator in "<>":
             return values < numbers[0] if operator == "<" else values > numbers[0]
@@ -145,11 +173,7 @@ def find_rows(index: Index, column: str, operator: str, value: str) -> ndarray:
 
 def is_held_out(cases: ndarray, fraction: float, seed: int) -> ndarray:
     """Returns whether each image is held out, bool. All images of a case have the same hash, uint64, so they agree."""
-    with np.errstate(over="ignore"):  # the mixing function of SplitMix64, so that each seed holds out other cases
-        mixed = cases + np.uint64(0x9E3779B97F4A7C15) * np.uint64(seed + 1)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
+    mixed = mix(cases + STEP * np.array([seed + 1], np.uint64))  # each seed holds out other cases
     return mixed >= np.uint64(int(fraction * 2**64))
 
 
@@ -169,10 +193,14 @@ class IndexTest(NamedTuple):
     facts: dict[str, object]  # what decides which images these are
 
 
-def open_index_test(query: IndexQuery, seed: int, rule: object = None) -> IndexTest:
-    """Opens an index and returns the images that `--split` holds out, or all without split."""
+def open_index_test(query: IndexQuery, seed: int, rule: object = None, only_images: bool = False) -> IndexTest:
+    """Opens an index and returns the images that `--split` holds out, or all without split.
+
+    `rule` and `only_images` are as in `select_items`.
+    """
     index = Index.open(query.index)
-    part = select_items(index, query, seed, held_out=query.split is not None, rule=rule, strict=True)
+    held_out = query.split is not None
+    part = select_items(index, query, seed, held_out, rule, strict=True, only_images=only_images)
     return IndexTest(index, part.items, {"index_sha256": index.facts["digest"], "seed": seed} | query.facts)
 
 

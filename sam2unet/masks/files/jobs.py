@@ -88,7 +88,7 @@ def find_jobs(files: PredictFiles, view: SliceView = DEFAULT_VIEW, seed: int = R
     `seed` is that of the training, which decides what `--split` of an index holds out.
     """
     if files.index:
-        test = open_index_test(files.index, seed)
+        test = open_index_test(files.index, seed, only_images=True)
         for source in test.opened.facts["sources"]:
             if files.target.resolve().is_relative_to(source["path"]):
                 raise UserError(
