@@ -25,6 +25,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "point_list": (1, 10_000),
     "point_num": (1, 10_000),
     "workers": (0, 1024),
+    "actors": (0, 65_536),
+    "gpus": (0, 1024),
     "save_minutes": (0, 10**6),
     "minutes": (1, 10**5),
     "keep": (1, 10**6),

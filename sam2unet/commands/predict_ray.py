@@ -1,8 +1,8 @@
 """Predict maps of millions of images with a Ray cluster: one process for each GPU or core, on all machines.
 
-SOURCE is a folder, also an address such as s3://bucket/images, or a text file with a path or an address per line.
-With --index it is left out. Every machine must see SOURCE and --save_path at the same place. Images are cut into
-blocks. Ray does a block again if its process or machine fails. The rows of a block are written at its end, so the same
+SOURCE is a folder, an address such as s3://bucket/images, or a text file with a path or an address per line. --index
+takes its place. Every machine must see SOURCE and --save_path at the same place. The work is divided into blocks of
+images. Ray does a block again if its process or machine fails. The rows of a block are written at its end. So the same
 command goes on where an earlier one stopped, and no image is missing or comes twice.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..cli import Parser, add_index_flags, read_index_flags
 from ..errors import UserError
+from ..limits import check_numbers
 from ..runtime.versions import import_extra
 from ..weights.weight_files import add_weight_flags, read_weight_flags
 
@@ -32,10 +33,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
     from ..masks.files.predict_blocks import BlockOptions, list_images_to_predict, merge_rows, run_blocks
+    from ..masks.prediction.open import open_predictor
+    from ..masks.prediction.options import PredictOptions
 
     if (args.source is None) == (args.index is None):
         raise UserError("give SOURCE or --index")
+    check_numbers({name: getattr(args, name) for name in ("size", "actors", "gpus", "batch_size")})
+    weight_paths, model_options = read_weight_flags(args), PredictOptions(size=args.size)
+    open_predictor(
+        args.checkpoint, torch.device("cpu"), weight_paths, model_options
+    )  # one error here, not one in each process
     import_extra("ray.data", 'predict-ray needs Ray: pip install "sam2unet[ray]"')
     images = list_images_to_predict(args.source, read_index_flags(args), args.checkpoint)
     options = BlockOptions(
@@ -44,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         args.size,
         not args.no_minmax,
         args.batch_size,
-        dict(read_weight_flags(args)),
+        dict(weight_paths),
     )
     run_blocks(images, options, args.actors, args.gpus, args.address)
     merge_rows(options.folder, len(images))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...atomic import claim_folder, write_atomic
+from ...atomic import claim_folder, sha256, write_atomic
 from ...data.images.class_pictures import encode_index_png
 from ...data.images.photos import to_photo
 from ...data.images.pictures import encode_png, write_bytes
@@ -23,7 +23,7 @@ from ...data.index.listing import hash_text
 from ...data.index.select import IndexQuery, open_index_test
 from ...data.packed import Packed, pack_texts
 from ...data.pairs import EXTENSIONS
-from ...errors import SomeFailed, UserError, print_line, shortlist
+from ...errors import SomeFailed, UserError, print_line, printable, shortlist
 from ...families.settings import find_recipe
 from ...recipe import Recipe
 from ...runtime.device import pick_device
@@ -91,7 +91,7 @@ class IndexedImages:
     @property
     def items(self) -> Any:
         if not self.opened:
-            test = open_index_test(self.query, self.seed)
+            test = open_index_test(self.query, self.seed, only_images=True)
             self.opened.update(index=test.opened, items=test.items)
         return self.opened["items"]
 
@@ -122,18 +122,20 @@ def list_images_to_predict(source: str | None, query: IndexQuery | None, checkpo
 
 
 def list_addresses(source: str) -> Iterable[str]:
-    """Yields the addresses of the images in a folder, sorted, or the lines of a text file."""
+    """Yields the addresses of the images in a folder, sorted, or those in a text file, relative to its folder."""
     import fsspec
 
     files, path = fsspec.core.url_to_fs(source)
     try:
         if path.endswith(".txt"):
-            lines = files.cat_file(path).decode().splitlines()
-            return [line.strip() for line in lines if line.strip()]
+            folder = files.unstrip_protocol(path).rpartition("/")[0]
+            lines = map(str.strip, files.cat_file(path).decode("utf-8-sig").splitlines())
+            return [line if "://" in line or line[0] == "/" else f"{folder}/{line}" for line in lines if line]
         names = sorted(files.ls(path, detail=False))
     except Exception as e:
         raise UserError(f"cannot list {source}: {' '.join(str(e).split()) or type(e).__name__}") from e
-    return (files.unstrip_protocol(name) for name in names if name.lower().endswith(EXTENSIONS))
+    shown = (name for name in names if not PurePosixPath(name).name.startswith("."))
+    return (files.unstrip_protocol(name) for name in shown if name.lower().endswith(EXTENSIONS))
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,14 @@ class BlockPredictor:
         write_bytes(self.options.rows(block), csv_text([rows[number] for number in numbers]).encode())
 
 
+def describe_maps(images: ImagesToPredict, options: BlockOptions) -> str:
+    """Returns what the maps of a folder depend on, so that no command goes on with the maps of another one."""
+    first, last = (images.describe(number)[0] for number in (0, len(images) - 1))
+    model = f"{options.checkpoint.name} (SHA-256 {sha256(options.checkpoint)[:12]})"
+    pixels = f"size {options.size or 'of the training'}, {'stretched' if options.minmax else 'probabilities'}"
+    return printable(f"maps of {len(images)} images by Ray, {first} to {last}, {model}, {pixels}")
+
+
 def run_blocks(
     images: ImagesToPredict,
     options: BlockOptions,
@@ -203,7 +213,7 @@ def run_blocks(
     import ray
     import ray.data
 
-    claim_folder(options.folder, f"maps of {len(images)} images by Ray, {options.checkpoint.name}")
+    claim_folder(options.folder, describe_maps(images, options))
     (options.folder / "rows").mkdir(exist_ok=True)
     blocks = range(-(-len(images) // BLOCK))
     missing = np.array([block for block in blocks if not options.rows(block).exists()], np.int64)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,18 @@ import torch
 from PIL import Image
 
 import sam2unet
+from sam2unet.atomic import claim_folder
+from sam2unet.commands import predict_ray
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.select import IndexQuery
 from sam2unet.errors import SomeFailed, UserError
-from sam2unet.masks.files.predict_blocks import BlockOptions, BlockPredictor, list_images_to_predict, merge_rows
+from sam2unet.masks.files.predict_blocks import (
+    BlockOptions,
+    BlockPredictor,
+    describe_maps,
+    list_images_to_predict,
+    merge_rows,
+)
 from tests.conftest import ROOT
 from tests.med2d import pack_zip, write_med2d
 
@@ -74,6 +83,16 @@ def test_an_index_is_predicted_from_its_archive(checkpoint, tmp_path):
     assert all((options.folder / name).is_file() for name in names)
 
 
+def test_a_list_of_files_is_relative_to_its_folder_and_hidden_files_are_no_images(tmp_path, monkeypatch):
+    source = write_images(tmp_path / "images", 2)
+    (source / "._i0000.png").write_bytes(b"of a Mac")
+    assert len(list_images_to_predict(str(source), None, tmp_path)) == 2
+    (tmp_path / "list.txt").write_text(f"\ufeffimages/i0000.png\n\n {source}/i0001.png \n")
+    monkeypatch.chdir(source)
+    images = list_images_to_predict(str(tmp_path / "list.txt"), None, tmp_path)
+    assert [images.read(number).size for number in range(len(images))] == [(30, 40), (31, 40)]
+
+
 def test_lists_of_images_that_cannot_work_are_refused(tmp_path):
     write_images(tmp_path / "images", 1)
     (tmp_path / "images/i0000.jpg").write_bytes(b"")
@@ -86,6 +105,42 @@ def test_lists_of_images_that_cannot_work_are_refused(tmp_path):
     ):
         with pytest.raises((UserError, ValueError), match=words):
             list_images_to_predict(str(source), None, tmp_path)
+
+
+def test_a_command_does_not_go_on_with_the_maps_of_another_one(checkpoint, tmp_path):
+    images = list_images_to_predict(str(write_images(tmp_path / "images", 2)), None, checkpoint)
+    other_images = list_images_to_predict(str(write_images(tmp_path / "others", 2)), None, checkpoint)
+    other_checkpoint = tmp_path / checkpoint.name
+    torch.save(torch.load(checkpoint, weights_only=True) | {"more": torch.ones(1)}, other_checkpoint)
+    options = BlockOptions(checkpoint, tmp_path / "maps", 32, True, 2, {})
+    claim_folder(options.folder, describe_maps(images, options))
+    assert claim_folder(options.folder, describe_maps(images, replace(options, batch_size=1)))
+    for others in (
+        (other_images, options),
+        (images, replace(options, checkpoint=other_checkpoint)),
+        (images, replace(options, size=64)),
+        (images, replace(options, minmax=False)),
+    ):
+        with pytest.raises(UserError, match="was made for maps of 2 images by Ray"):
+            claim_folder(options.folder, describe_maps(*others))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--batch_size", 0), "batch_size is 0; it must be from 1"),
+        (("--size", 7), "size is 7; it must be from 32"),
+        (("--actors", -1), "actors is -1"),
+        (("--gpus", -1), "gpus is -1.0"),
+        (("--checkpoint", "none.pth"), "none.pth"),
+    ],
+)
+def test_wrong_flags_are_refused_before_a_cluster_starts(flags, words, checkpoint, tmp_path):
+    command = write_images(tmp_path / "images", 1), "--checkpoint", checkpoint, "--save_path", tmp_path / "maps"
+    args = predict_ray.parser().parse_args([str(word) for word in (*command, *flags)])
+    with pytest.raises(UserError, match=words):
+        predict_ray.run(args)
+    assert not (tmp_path / "maps").exists()
 
 
 def find_workers(marker: str) -> list[int]:
