@@ -24,28 +24,29 @@ MARKER = ".sam2unet"  # a file that marks a folder which a script of this projec
 
 
 class FileGroup:
-    """Files in a folder that wait for their names until the disk has their bytes, so that it is asked once for many.
+    """Files in a folder that get their names together, about once per second.
 
-    A file with its own name is complete, also after a power failure. If the process is killed, the files that wait are
-    lost: those of about the last second. Several threads can share a group.
+    Before that, the group waits until the disk has the bytes of all of them. This is faster than waiting after each
+    file. So a file with its own name is complete, also after a power failure. If the process is killed, the files
+    without a name are lost. Several threads can share a group.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.waiting = folder, list[tuple[Path, Path]]()
         self.lock, self.time = threading.Lock(), time.monotonic()
-        self.wait = 1.0  # seconds; asking the disk after each file takes longer than writing small files
+        self.wait = 1.0  # seconds
 
     def add(self, part: Path, path: Path) -> None:
         with self.lock:
             self.waiting.append((part, path))
 
     def close(self) -> None:
-        """Finishes all files. A file that a thread adds later does not wait."""
+        """Names all files. A file that a thread adds later gets its name at once."""
         self.wait = 0.0
         self.finish()
 
     def finish(self) -> None:
-        """Gives the files that wait their names, if `wait` seconds have passed since the last time."""
+        """Names the files, if `wait` seconds have passed since the last time."""
         with self.lock:
             if not self.waiting or time.monotonic() - self.time < self.wait:
                 return
@@ -107,7 +108,7 @@ def write_atomic(path: Path, group: FileGroup | None = None) -> Iterator[BinaryI
 
 @contextmanager
 def write_together(folder: Path) -> Iterator[Path]:
-    """Yields a folder to write files into. They move to `folder` at the end. After an error, `folder` is unchanged."""
+    """Yields a folder for files. At the end they move to `folder`. An error before that leaves `folder` unchanged."""
     make_folder(folder)
     part = Path(tempfile.mkdtemp(prefix=".", suffix=PART, dir=folder))
     try:

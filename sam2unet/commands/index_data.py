@@ -1,7 +1,7 @@
 """Make an index of images and masks in folders and archives, which train.py and test.py read without unpacking.
 
-An index lists every image with its masks, and says what is wrong with them. Millions of images need seconds to open.
-SOURCE is a folder, a .zip (also a split one: give the part that ends in .zip), a .tar, or a list {image: [mask, ...]}
+An index lists every image with its masks, and says what is wrong with them. It opens in seconds, also with millions of
+images. SOURCE is a folder, a .zip (of a split one, the part that ends in .zip), a .tar, or a list {image: [mask, ...]}
 in a .json file. In folders and archives, images and masks are in folders with usual names, such as images/ and masks/.
 The names of SA-Med2D-20M and IMed-361M are understood. A build that was stopped goes on with the same command.
 """

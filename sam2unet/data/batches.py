@@ -47,10 +47,10 @@ class Draw(NamedTuple):
 class Batches(Sampler):
     """Yields the batches of an epoch: every index once, in random order, with two flips of probability 1/2 each.
 
-    With `repeat`, an epoch is so many passes, and every index comes once in each. With `augment`, each draw has random
-    numbers. The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size`
-    counts the images of all. If the last batch has fewer images than there are processes, it is merged with the batch
-    before it. Raises UserError if all batches have.
+    An epoch has `repeat` passes, and every index comes once in each pass. With `augment`, each draw has random numbers.
+    The last batch may be smaller. Each of `world` processes takes its share of every batch; `batch_size` counts the
+    images of all processes. If the last batch has fewer images than there are processes, it is merged with the batch
+    before it. Raises UserError if a whole batch, or the data set, has fewer images than there are processes.
 
     With `groups`, the groups take turns, so that each has the same number of draws, whatever its size. Within a group,
     every index comes once before one comes again. An epoch has as many draws as without groups.
@@ -105,7 +105,7 @@ class Batches(Sampler):
         return self.count_batches(self.total)
 
     def count_batches(self, images: int) -> int:
-        """Returns the number of batches in the last so many images of an epoch."""
+        """Returns the number of batches that the last `images` images of an epoch fill."""
         full, rest = divmod(images, self.batch_size)
         return full + bool(rest >= self.world or rest and not full)
 

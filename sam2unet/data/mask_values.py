@@ -35,7 +35,10 @@ def refuse_constant(masks: Mapping[Source, Sequence[float]], rule: ForegroundRul
 
 
 def refuse_constant_masks(empty: Sequence[Source], full: Sequence[Source], count: int, rule: ForegroundRule) -> None:
-    """Does the same, if the masks without foreground, the masks without background and the number of all are known."""
+    """Does the work of `refuse_constant`.
+
+    `empty` are the masks without foreground, `full` those without background, and `count` is the number of all masks.
+    """
     flags = " ".join(to_foreground_flags(rule))
     for what, names in (("no foreground", empty), ("nothing but foreground", full)):
         if names and len(names) == count:

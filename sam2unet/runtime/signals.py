@@ -49,7 +49,7 @@ class Signals:
 
 @contextmanager
 def hold_back(number: int) -> Iterator[None]:
-    """A context at whose end the handler of a signal runs, if the signal arrived.
+    """A context that delays a signal: if it arrives inside, its handler runs at the end of the context.
 
     A handler that raises an error between two steps of PyTorch's C++ code can abort the process.
     """
