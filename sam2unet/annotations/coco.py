@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..atomic import read_json, write_atomic
+from ..errors import UserError
 from .conversion import Conversion, base_name, explain_malformed, parse_score
 from .outlines import close_parts
 from .record import AnnotatedImage, Region, crop_region, place_region
@@ -23,8 +24,8 @@ def read_coco(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
     path = source / COCO_FILE if source.is_dir() else source
     content = read_json(path, "give the COCO file with images, categories and annotations")
     with explain_malformed(path, "a COCO file"):
-        categories = {row["id"]: str(row["name"]) for row in content["categories"]}
-        images = {row["id"]: row for row in content["images"]}
+        categories = {key: str(row["name"]) for key, row in index_rows(content["categories"], "name", path).items()}
+        images = index_rows(content["images"], "file_name", path)
         groups: dict[object, list[dict]] = defaultdict(list)
         for entry in content["annotations"]:
             groups[entry["image_id"]].append(entry)
@@ -35,6 +36,15 @@ def read_coco(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
         with explain_malformed(path, "a COCO file"):
             item = parse_coco_image(row, groups.get(number, []), categories, conversion)
         yield item
+
+
+def index_rows(rows: list[dict], name: str, path: Path) -> dict[object, dict]:
+    """Returns the rows by their id. Raises UserError if two of them have one id and different names."""
+    table: dict[object, dict] = {}
+    for row in rows:
+        if (first := table.setdefault(row["id"], row)[name]) != row[name]:
+            raise UserError(f"{path}: {first} and {row[name]} have the same id, {row['id']}; give each its own id")
+    return table
 
 
 def parse_coco_image(

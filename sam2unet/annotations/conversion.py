@@ -193,6 +193,8 @@ def explain_malformed(path: Path, kind: str) -> Iterator[None]:
 
 def list_sources(folder: Path, ending: str) -> list[Path]:
     """Returns the files of a folder with an ending, sorted. Raises UserError if there is none."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder that holds the {ending} files")
     try:
         names = sorted(name for name in os.listdir(folder) if name.lower().endswith(ending) and name[0] != ".")
     except OSError as e:

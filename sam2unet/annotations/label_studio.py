@@ -44,9 +44,11 @@ def parse_task(task: dict, conversion: Conversion) -> AnnotatedImage:
     if not results:
         return AnnotatedImage(file_name, None, [])
     size = conversion.find_size(file_name, results[0].get("original_height"), results[0].get("original_width"))
-    groups: dict[str, list[dict]] = {}
+    groups: dict[object, list[dict]] = {}
     for number, entry in enumerate(results):
-        groups.setdefault(str(entry.get("parentID") or entry.get("id") or number), []).append(entry)
+        # A child is a part of its parent only if both are polygons with the same label.
+        group = (str(entry.get("parentID") or entry.get("id") or number), find_label(entry["value"]))
+        groups.setdefault(group if "points" in entry["value"] else number, []).append(entry)
     regions = [parse_results(entries, size, file_name, conversion) for entries in groups.values()]
     return AnnotatedImage(file_name, size, [region for region in regions if region])
 
@@ -61,24 +63,29 @@ def find_image_name(data: dict, conversion: Conversion) -> str:
     return name
 
 
+def find_label(value: dict) -> str | None:
+    """Returns the first label of a shape, or None if it has none."""
+    labels = next((value[key] for key in value if key.endswith("labels")), None)
+    return str(labels[0]) if labels else None
+
+
 def parse_results(entries: list[dict], size: tuple[int, int], file_name: str, conversion: Conversion) -> Region | None:
     """Converts the parts of one object. Coordinates of polygons are percentages of the image."""
     value, score = entries[0]["value"], parse_score(entries[0].get("score"))
-    labels = next((value[key] for key in value if key.endswith("labels")), None)
-    if not labels:
+    name = find_label(value)
+    if name is None:
         conversion.problems.add("objects have no label and are left out", file_name)
         return None
     if entries[0].get("image_rotation"):
         conversion.problems.add("objects are drawn on a rotated image and are left out", file_name)
         return None
-    name = str(labels[0])
     if "rle" in value:
         return crop_region(name, decode_brush(value["rle"], size), score=score)
-    polygons = [entry["value"]["points"] for entry in entries if "points" in entry["value"]]
-    if not polygons:
+    if "points" not in value:
         conversion.problems.add("shapes are neither polygons nor brush masks and are left out", file_name)
         return None
-    polygons = [[(x / 100 * size[1], y / 100 * size[0]) for x, y in polygon] for polygon in polygons]
+    height, width = size
+    polygons = [[(x / 100 * width, y / 100 * height) for x, y in entry["value"]["points"]] for entry in entries]
     return conversion.fill(name, polygons, size, file_name, score=score)
 
 

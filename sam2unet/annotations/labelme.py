@@ -31,7 +31,7 @@ def read_labelme(source: Path, conversion: Conversion) -> Iterator[AnnotatedImag
 
 
 def parse_labelme(content: dict, conversion: Conversion) -> AnnotatedImage:
-    """Converts a file. Shapes with the same label and `group_id` are the parts of one object."""
+    """Converts a file. Polygons and other outlines with the same label and `group_id` are the parts of one object."""
     file_name = base_name(content["imagePath"])
     size = conversion.find_size(file_name, content.get("imageHeight"), content.get("imageWidth"))
     groups: dict[tuple[str, object], list[dict]] = {}
@@ -39,13 +39,13 @@ def parse_labelme(content: dict, conversion: Conversion) -> AnnotatedImage:
         if len(shape["points"]) < CORNERS.get(shape.get("shape_type") or "polygon", 10**9):
             conversion.problems.add("shapes are lines or points and are left out", file_name)
             continue
-        group = shape.get("group_id")
+        group = shape.get("group_id") if shape.get("shape_type") != "mask" else None  # a mask is a whole object
         groups.setdefault((str(shape["label"]), number if group is None else f"group {group}"), []).append(shape)
     regions = []
     for (label, _), shapes in groups.items():
         score = parse_score(shapes[0].get("score"))
         if shapes[0].get("shape_type") == "mask":
-            regions += [parse_labelme_mask(label, shape, size, score) for shape in shapes]
+            regions.append(parse_labelme_mask(label, shapes[0], size, score))
         else:
             polygons = [to_polygon(shape.get("shape_type"), shape["points"]) for shape in shapes]
             regions.append(conversion.fill(label, polygons, size, file_name, score=score))

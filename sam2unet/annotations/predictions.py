@@ -9,7 +9,7 @@ import numpy as np
 
 from ..atomic import read_text
 from ..classes import Classes
-from ..data.images.masks import FOREGROUND, read_indices, read_mask
+from ..data.images.masks import FOREGROUND, has_palette, read_indices, read_mask
 from ..data.images.reading import open_image
 from ..data.pairs import Pair, list_images
 from ..data.volumes.slices import Source
@@ -37,53 +37,52 @@ def read_map_objects(stem: str, path: Path, conversion: Conversion) -> Annotated
     grey level, which test.py stretches; a map of classes, or of 0 and 255 alone, then has no scores.
     """
     options, classes = conversion.options, conversion.names.classes
-    probability = read_probability(path.parent / "prob" / f"{stem}.npz", stem, conversion)
     if classes:
         indices = read_indices(path, classes)
-        return score_regions(
-            stem, split_indices(indices, classes, options.split_regions), indices.shape, probability, classes
-        )
-    if probability is None:
-        with open_image(path) as image:
-            grey = np.asarray(image.convert("L"))
-        is_binary = np.isin(grey, (0, 255)).all()
-        mask, probability = grey / 255 > options.threshold, None if is_binary else grey / 255
-    else:
-        mask = probability > options.threshold
+        probability = read_probability(path, (len(classes.items), *indices.shape), conversion)
+        regions = split_indices(indices, classes, options.split_regions)
+        return AnnotatedImage(f"{stem}.jpg", indices.shape, score_regions(regions, probability, classes))
+    with open_image(path) as image:
+        if has_palette(image):
+            raise UserError(f"{path} is a map of several classes; give the file of the classes, --classes")
+        levels = np.asarray(image.convert("L")) / 255
+    probability = read_probability(path, levels.shape, conversion)
+    mask = (levels if probability is None else probability) > options.threshold
+    if probability is None and not np.isin(levels, (0, 1)).all():
+        probability = levels
     regions = split_parts(options.class_name, mask, options.split_regions)
-    return score_regions(stem, regions, mask.shape, probability)
+    return AnnotatedImage(f"{stem}.jpg", mask.shape, score_regions(regions, probability))
 
 
-def read_probability(path: Path, stem: str, conversion: Conversion) -> np.ndarray | None:
-    """Returns (H, W) or (C, H, W), or None if there is no such file."""
+def read_probability(map_path: Path, shape: tuple[int, ...], conversion: Conversion) -> np.ndarray | None:
+    """Returns the probabilities of a map, which have this shape, (H, W) or (C, H, W), or None if there is no file."""
+    path = map_path.parent / "prob" / f"{map_path.stem}.npz"
     if not path.is_file():
-        conversion.problems.add("maps have no probabilities; scores come from grey levels, if there are any", stem)
+        conversion.problems.add("maps have no probabilities; scores come from grey levels, if there are any", path.stem)
         return None
     try:
         with np.load(path, allow_pickle=False) as content:
-            return content["probability"].astype(np.float32)
+            probability = content["probability"].astype(np.float32)
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as e:
         raise UserError(f"cannot read {path}: {e}; run test.py --save_prob again") from e
+    if probability.shape != shape:
+        texts = ["x".join(map(str, part)) for part in (probability.shape, shape)]
+        raise UserError(f"{path} has {texts[0]} numbers, but {map_path.name} needs {texts[1]}; run test.py again")
+    return probability
 
 
 def score_regions(
-    stem: str,
-    regions: list[Region],
-    size: tuple[int, int],
-    probability: np.ndarray | None,
-    classes: Classes | None = None,
-) -> AnnotatedImage:
-    """Adds the mean probability inside each region. With classes, that of the region's class."""
+    regions: list[Region], probability: np.ndarray | None, classes: Classes | None = None
+) -> list[Region]:
+    """Adds the mean probability inside each region, if it is known. With classes, it is that of the region's class."""
     if probability is None:
-        return AnnotatedImage(f"{stem}.jpg", size, regions)
-    if probability.shape[-2:] != size or probability.ndim != (3 if classes else 2):
-        raise UserError(f"the map and the probabilities of {stem} have different sizes; run test.py again")
-    regions, unscored = [], regions
-    for region in unscored:
+        return regions
+    scored = []
+    for region in regions:
         values = probability[classes.names.index(region.name)] if classes else probability
         mean = float(values[slice_region(region)][region.pixels].mean(dtype=float))
-        regions.append(region._replace(score=round(min(max(mean, 0.0), 1.0), 6)))
-    return AnnotatedImage(f"{stem}.jpg", size, regions)
+        scored.append(region._replace(score=round(min(max(mean, 0.0), 1.0), 6)))
+    return scored
 
 
 def read_answers(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..atomic import read_text
-from ..classes import IGNORED, Classes, MaskClass, pack_color
+from ..classes import IGNORED, Classes
 from ..data.images.masks import has_palette, read_indices
 from ..data.images.pictures import write_bytes
 from ..data.images.reading import open_image
@@ -88,8 +88,10 @@ def read_label_map(path: Path, classes: Classes | None, has_indices: bool) -> Cl
                 [int(part) for part in row[1].split(",")] if row[1] else palette[i] for i, row in enumerate(lines)
             ]
             rows = {row[0]: color for row, color in zip(lines, colors, strict=True) if row[0] != VOID}
-    items = [MaskClass(name, index if has_indices else None, tuple(rows[name])) for index, name in enumerate(rows)]
-    return Classes(tuple(items), (IGNORED if has_indices else pack_color(palette[IGNORED]),))
+    items: list[dict[str, object]] = [{"name": name, "color": color} for name, color in rows.items()]
+    if has_indices:
+        items = [item | {"value": index} for index, item in enumerate(items)]
+    return Classes.from_entries({"classes": items, "ignore": IGNORED if has_indices else palette[IGNORED]}, path)
 
 
 def make_voc_palette() -> np.ndarray:

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.annotations.small_files import write
+from tests.conftest import save
+
 if not all(map(importlib.util.find_spec, ("pycocotools", "defusedxml"))):  # pip install "sam2unet[annotations]"
     collect_ignore_glob = ["test_*.py"]
 
@@ -62,6 +65,22 @@ def class_set(shared, make_once) -> MaskSet:
 def convert_py(run_py) -> Callable:
     """scripts/convert_annotations.py in this process: `convert_py(source, "--from", "coco", ...)`."""
     return lambda *words: run_py("scripts/convert_annotations.py", *words)
+
+
+@pytest.fixture
+def read(convert_py, tmp_path):
+    """`read("coco", path)` is the mask of its image, with the values of the classes, and the end of the script."""
+    save(tmp_path / "images/a.jpg", np.zeros((10, 20, 3), np.uint8))
+    classes = "classes:\n  - {name: background, value: 0}\n  - {name: cat, value: 1}\n  - {name: dog, value: 2}\n"
+    write(tmp_path / "classes.yaml", classes)
+
+    def call(name, source, *flags):
+        words = ("--from", name, "--to", "classes", "--images", tmp_path / "images", "--save_path", tmp_path / "out")
+        end = convert_py(source, *words, "--classes", tmp_path / "classes.yaml", *flags)
+        path = tmp_path / "out/masks/a.png"
+        return end, read_array(path) if path.exists() else None
+
+    return call
 
 
 def read_array(path: Path) -> np.ndarray:

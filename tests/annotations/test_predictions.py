@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from sam2unet.classes import Classes
+from sam2unet.data.images.class_pictures import encode_index_png
 from sam2unet.prompts.lists import write_test_list
 from sam2unet.weights.formats import save_state
 from tests.annotations.conftest import compute_iou, read_array
@@ -130,3 +132,20 @@ def test_corrected_annotations_become_masks_to_train_on(maps_of, export, convert
     for path in photos.iterdir():
         found = read_array(tmp_path / f"corrected/masks/{path.stem}.png") > 0
         assert compute_iou(found, read_array(tmp_path / f"maps/{path.stem}.png") / 255 > 0.5) == 1
+
+
+@pytest.mark.parametrize("has_probabilities", [False, True])
+def test_maps_of_classes_without_classes_are_refused(convert_py, tmp_path, has_probabilities):
+    indices = np.repeat(np.arange(3, dtype=np.uint8), 8)[None].repeat(20, 0)
+    save(tmp_path / "images/a.jpg", np.zeros((20, 24, 3), np.uint8))
+    (tmp_path / "maps/prob").mkdir(parents=True)
+    (tmp_path / "maps/a.png").write_bytes(encode_index_png(indices, Classes.number(3)))
+    if has_probabilities:
+        np.savez(tmp_path / "maps/prob/a.npz", probability=np.eye(3, dtype=np.float16)[indices].transpose(2, 0, 1))
+    words = ("--from", "predictions", "--to", "coco", "--images", tmp_path / "images", "--save_path", tmp_path / "coco")
+    end = convert_py(tmp_path / "maps", *words)
+    assert end.is_refusal("a.png is a map of several classes; give the file of the classes, --classes"), end
+    if has_probabilities:
+        save(tmp_path / "maps/a.png", 100 * indices)  # a map of another model
+        end = convert_py(tmp_path / "maps", *words)
+        assert end.is_refusal("a.npz has 3x20x24 numbers, but a.png needs 20x24; run test.py again"), end
