@@ -1,14 +1,16 @@
 """The table of formats, and the conversion from one to another."""
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..atomic import claim_folder
-from ..errors import UserError, print_line
+from ..atomic import MARKER, claim_folder
+from ..errors import UserError, print_line, shortlist
 from .coco import read_coco, write_coco
 from .conversion import Conversion, read_image_size
 from .cvat import read_cvat, write_cvat
@@ -30,6 +32,7 @@ from .yolo import read_yolo, write_yolo
 
 Reader = Callable[[Path, Conversion], Iterator[AnnotatedImage]]
 Writer = Callable[[Path, Iterable[AnnotatedImage], Conversion], None]
+ENDINGS = (".json", ".png", ".txt", ".xml", ".yaml")  # of the files that the writers make
 
 
 class Format(NamedTuple):
@@ -60,30 +63,54 @@ def run(source: Path, source_format: str, folder: Path, target_format: str, conv
 
     Raises UserError for wrong flags, for files that cannot be read, and if nothing could be converted.
     """
-    reader, writer = FORMATS[source_format], FORMATS[target_format]
-    if reader.needs_images and not conversion.images:
-        raise UserError(f"{reader.title} have no names of images or no sizes; give the folder of the images, --images")
-    if writer.shapes and conversion.options.shapes not in writer.shapes:
-        raise UserError(f"{writer.title} is written with --shapes {' or '.join(writer.shapes)}")
-    if not source.exists():
-        raise UserError(f"no such file or folder: {source}")
-    if folder.resolve() in (source.resolve(), source.resolve().parent):
-        raise UserError(f"--save_path {folder} is the folder of {source}; give another folder")
-    items = check_images(reader.read(source, conversion), conversion)
+    refuse_wrong_flags(source, source_format, folder, target_format, conversion)
+    items = check_images(FORMATS[source_format].read(source, conversion), conversion)
     conversion.is_prediction = source_format == "predictions"
     first = next(items, None)  # bad input ends the script before it makes a folder
     if first is None:
         conversion.problems.print()
         raise UserError(f"{source} has no image that could be converted")
-    assert writer.write is not None  # the flag --to offers only formats that can be written
+    write = FORMATS[target_format].write
+    assert write is not None  # the flag --to offers only formats that can be written
     claim_folder(folder, f"annotations, {target_format}")
+    refuse_newer_files(folder)
     counter = ObjectCounter()
     try:
-        writer.write(folder, counter.count(itertools.chain([first], items)), conversion)
+        write(folder, counter.count(itertools.chain([first], items)), conversion)
     finally:
+        with suppress(OSError):
+            os.utime(folder / MARKER)  # what is newer at the next call is not from here
         conversion.problems.print()
     names = len(counter.names)
     print_line(f"{counter.images} images with {counter.objects} objects of {names} classes in {folder}")
+
+
+def refuse_wrong_flags(
+    source: Path, source_format: str, folder: Path, target_format: str, conversion: Conversion
+) -> None:
+    """Raises UserError for flags that do not go together, and for a source that does not exist."""
+    reader, writer = FORMATS[source_format], FORMATS[target_format]
+    if reader.needs_images and not conversion.images:
+        raise UserError(f"{reader.title} have no names of images or no sizes; give the folder of the images, --images")
+    if writer.shapes and conversion.options.shapes not in writer.shapes:
+        raise UserError(f"{writer.title} is written with --shapes {' or '.join(writer.shapes)}")
+    if conversion.options.rule is not None and source_format not in ("masks", "objects"):
+        raise UserError("--mask_threshold and --foreground are for --from masks and --from objects; leave them out")
+    if not source.exists():
+        raise UserError(f"no such file or folder: {source}")
+    if folder.resolve() in (source.resolve(), source.resolve().parent):
+        raise UserError(f"--save_path {folder} is the folder of {source}; give another folder")
+
+
+def refuse_newer_files(folder: Path) -> None:
+    """Raises UserError if annotations are newer than the last conversion into `folder`: a person corrected them."""
+    last = os.stat(folder / MARKER).st_mtime_ns
+    files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS)
+    if newer := [path.name for path in files if path.lstat().st_mtime_ns > last]:
+        raise UserError(
+            f"{len(newer)} of {len(files)} files in {folder} are newer than the last conversion: {shortlist(newer)}; "
+            "they may have corrections, so give another --save_path"
+        )
 
 
 class ObjectCounter:
@@ -116,8 +143,10 @@ def check_images(items: Iterable[AnnotatedImage], conversion: Conversion) -> Ite
             if regions or conversion.options.keep_empty:
                 yield checked._replace(regions=regions)
     if conversion.options.keep_empty:
-        for path in (path for stem, path in conversion.images.items() if stem not in stems):
-            yield AnnotatedImage(path.name, read_image_size(path), [])
+        for stem, path in conversion.images.items():
+            if stem not in stems:
+                conversion.problems.add("images have no annotation and become images without objects", path.name)
+                yield AnnotatedImage(path.name, read_image_size(path), [])
 
 
 def check_annotation(item: AnnotatedImage, stem: str, stems: set[str], conversion: Conversion) -> AnnotatedImage | None:

@@ -83,9 +83,11 @@ def write_binary_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
     for item in items:
         mask = np.zeros(item.known_size, np.uint8)
         for region in item.regions:
-            if region.name != IGNORE_NAME:
-                mask[slice_region(region)][region.pixels] = 255
-                names.add(region.name)
+            if region.name == IGNORE_NAME:
+                conversion.problems.add("images have pixels to ignore, which become background", item.file_name)
+                continue
+            mask[slice_region(region)][region.pixels] = 255
+            names.add(region.name)
         write_bytes(folder / MASK_FOLDER / f"{Path(item.file_name).stem}.png", encode_png(mask))
     for name in sorted(names) if len(names) > 1 else []:
         conversion.problems.add("classes become the same foreground", name)
@@ -132,14 +134,18 @@ def paint_indices(item: AnnotatedImage, conversion: Conversion) -> np.ndarray:
 
 
 def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion: Conversion) -> None:
-    """Writes a mask for each object, and the list of SAM-Med2D. Crowds and images without objects are left out."""
+    """Writes a mask for each object, and the list of SAM-Med2D.
+
+    Crowds, regions to ignore and images without objects are left out.
+    """
     entries: list[ImageMasks] = []
     for item in items:
         stem, paths = Path(item.file_name).stem, []
         counts: defaultdict[str, int] = defaultdict(int)
         for region in item.regions:
-            if region.crowd:
-                conversion.problems.add("crowds are no single objects and are left out", item.file_name)
+            if region.crowd or region.name == IGNORE_NAME:
+                text = "crowds and regions to ignore are no single objects and are left out"
+                conversion.problems.add(text, item.file_name)
                 continue
             name = f"{stem}_{quote(os.fsencode(region.name), safe=' ')}_{counts[region.name]:03d}.png"
             if len(os.fsencode(name)) > 255:

@@ -18,25 +18,10 @@ from tests.annotations.small_files import (
     write_isat,
     write_label_studio,
     write_labelme,
+    write_voc,
     write_yolo,
 )
 from tests.conftest import save
-
-
-@pytest.fixture
-def read(convert_py, tmp_path):
-    """`read("coco", path)` is the mask of its image, with the values of the classes, and the end of the script."""
-    save(tmp_path / "images/a.jpg", np.zeros((10, 20, 3), np.uint8))
-    classes = "classes:\n  - {name: background, value: 0}\n  - {name: cat, value: 1}\n  - {name: dog, value: 2}\n"
-    write(tmp_path / "classes.yaml", classes)
-
-    def call(name, source, *flags):
-        words = ("--from", name, "--to", "classes", "--images", tmp_path / "images", "--save_path", tmp_path / "out")
-        end = convert_py(source, *words, "--classes", tmp_path / "classes.yaml", *flags)
-        path = tmp_path / "out/masks/a.png"
-        return end, read_array(path) if path.exists() else None
-
-    return call
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -160,7 +145,8 @@ def test_a_size_that_differs_from_the_image(read, tmp_path):
     save(tmp_path / "images/b.jpg", np.zeros((10, 20, 3), np.uint8))
     end, mask = read("coco", write_coco(tmp_path, width=21))
     assert end.err == [
-        "warning: 1 images have another size than their annotation and are left out: a.jpg is 20x10, annotated 21x10"
+        "warning: 1 images have another size than their annotation and are left out: a.jpg is 20x10, annotated 21x10",
+        "warning: 1 images have no annotation and become images without objects: b.jpg",
     ]
     assert mask is None
 
@@ -169,8 +155,9 @@ def test_missing_images_and_images_without_objects(convert_py, read, tmp_path):
     save(tmp_path / "images/b.png", np.zeros((6, 7, 3), np.uint8))
     source = write_coco(tmp_path, file_name="c.jpg")
     missing = "warning: 1 annotated images do not exist; their objects are left out: c.jpg"
+    empty = "warning: 2 images have no annotation and become images without objects: a.jpg, b.png"
     end, mask = read("coco", source)
-    assert (end.status, end.err) == (0, [missing])
+    assert (end.status, end.err) == (0, [missing, empty])
     assert not mask.any() and read_array(tmp_path / "out/masks/b.png").shape == (6, 7)
     words = ("--from", "coco", "--to", "masks", "--images", tmp_path / "images", "--empty", "skip")
     end = convert_py(source, *words, "--save_path", tmp_path / "skipped")
@@ -184,6 +171,17 @@ def test_two_images_with_one_name(read, tmp_path):
     name = "images have a name that occurred before (without folder and extension) and are left out"
     assert end.err == [f"warning: 1 {name}: a"]
     assert mask.any()
+
+
+def write_two_images_with_one_id(folder):
+    content = json.loads(write_coco(folder).read_text())
+    content["images"].append(content["images"][0] | {"file_name": "b.jpg"})
+    return write(folder / "coco.json", json.dumps(content))
+
+
+def write_wrong_label_map(folder):
+    save(write_voc(folder) / "SegmentationClass/a.png", np.zeros((10, 20, 3), np.uint8))
+    return write(folder / "voc/labelmap.txt", "background:0,0,0::\ncat:1,2::\n").parent
 
 
 @pytest.mark.parametrize(
@@ -216,6 +214,13 @@ def test_two_images_with_one_name(read, tmp_path):
         ("label_studio", lambda f: write_label_studio(f, {"rle": [7, 300], "brushlabels": ["dog"]}), "is not a list"),
         ("isat", lambda f: write(f / "isat/a.json", "{}").parent, "a.json is not an ISAT file: no 'info'"),
         ("voc", lambda f: f, "SegmentationClass; give the folder that holds SegmentationClass"),
+        ("voc", write_wrong_label_map, "labelmap.txt: color is [1, 2]; wanted red, green and blue"),
+        ("coco", write_two_images_with_one_id, "coco.json: a.jpg and b.jpg have the same id, 7; give each its own id"),
+        (
+            "labelme",
+            lambda f: write_labelme(f) / "a.json",
+            "a.json is a file; give the folder that holds the .json files",
+        ),
     ],
 )
 def test_bad_files_end_in_one_line(read, tmp_path, name, source, words):
