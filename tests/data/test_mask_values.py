@@ -63,13 +63,14 @@ CODINGS = {
     "many classes": (lambda: Image.fromarray(stripes(*range(21), 255)), "values found: 0, 1, 2, 3, 4, 5 and more"),
     "16-bit classes": (lambda: Image.fromarray(stripes(0, 1, 65535, dtype=np.uint16)), "values found: 0, 1, 65535"),
     "0 and -1": (lambda: Image.fromarray(stripes(0, -1, dtype=np.int32)), "values found: -1, 0"),
+    "floats and -1": (lambda: Image.fromarray(stripes(0, -1, 1, dtype=np.float32)), "values found: -1, 0, 1"),
 }
 
 
 @pytest.mark.parametrize("name", CODINGS)
 def test_codings_that_would_be_read_as_another_mask_are_refused(name, tmp_path):
     make, found = CODINGS[name]
-    path = tmp_path / ("m.tif" if name == "0 and -1" else "m.png")
+    path = tmp_path / ("m.tif" if name.endswith("and -1") else "m.png")
     make().save(path)
     flags = "--foreground V .*--mask_threshold N .*--classes FILE .*--split values"
     for read in (read_mask, read_label):

@@ -96,7 +96,8 @@ def choose_tiles(audit: Audit, classes: Classes | None = None) -> list[tuple[str
         twins.append(SheetTile(other, None, f"other set, {distance} bits differ"))
     odd = [pair for pair in audit.pairs if pair.image in marks or pair.mask in marks]
     texts = [", ".join(marks.get(pair.mask, []) + marks.get(pair.image, [])) for pair in odd]
-    rest = sorted(set(audit.pairs) - set(odd), key=lambda pair: (audit.masks[pair.mask].foreground, pair))
+    plain_pairs = (pair for pair in audit.pairs if pair.image not in marks and pair.mask not in marks)
+    rest = sorted(plain_pairs, key=lambda pair: audit.masks[pair.mask].foreground)
     spread = [rest[i] for i in np.linspace(0, len(rest) - 1, min(SPREAD, len(rest))).round().astype(int)]
     plain = [SheetTile(p.image, p.mask, describe_mask(audit.masks[p.mask], classes), odd=False) for p in spread]
     return [

@@ -14,7 +14,7 @@ from ...recipe import MaskRule
 from ..images.masks import WAY_OUT, MaskCoding
 from ..mask_values import describe_unknown_values
 from ..pairs import Pair, find_duplicates, pair_names
-from ..volumes.slices import Source
+from ..volumes.slices import Slice, Source, find_file
 from .check import Size, describe_mismatch, have_same_shape
 
 WARNING, PROBLEM = "warning", "problem"  # unusual; training on it would be wrong
@@ -60,20 +60,39 @@ def list_names(names: Sequence[str], of: Sequence | Mapping, limit: int = 5) -> 
 
 
 def pair_up(images: Sequence[Source], masks: Sequence[Source]) -> tuple[list[Pair], list[Finding]]:
-    """Pairs by stem, of the first file where two have one stem, and what is left over."""
-    by_stem = [find_duplicates([(path.stem, path) for path in files]) for files in (images, masks)]
-    pairs, lonely, spare = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
+    """Pairs images and masks by name. Of files with one name it takes the first. Returns findings about the others."""
+    by_stem = [
+        find_duplicates(zip(list_mask_names(images, masks), images, strict=True)),
+        find_duplicates((path.stem, path) for path in masks),
+    ]
+    pairs, unpaired_images, unpaired_masks = pair_names(*(dict(sorted(paths.items())) for paths, _ in by_stem))
     findings = [Finding("pairs", f"{len(pairs)}")]
-    if lonely:
-        text = f"{list_names(lonely, images, MANY)}; a mask has its image's name, whatever the extension"
+    if unpaired_images:
+        text = f"{list_names(unpaired_images, images, MANY)}; a mask has its image's name, whatever the extension"
         findings.append(Finding("without mask", text, PROBLEM))
-    if spare:
-        findings.append(Finding("without image", f"{list_names(spare, masks)}; these masks are left out", WARNING))
+    if unpaired_masks:
+        text = f"{list_names(unpaired_masks, masks)}; these masks are left out"
+        findings.append(Finding("without image", text, WARNING))
     for files, (_, duplicates) in zip((images, masks), by_stem, strict=True):
         if duplicates:
             text = f"{list_names(duplicates, files, MANY)} in {files[0].parent}; remove or rename one of each"
             findings.append(Finding("same stem", text, PROBLEM))
     return pairs, findings
+
+
+def list_mask_names(images: Sequence[Source], masks: Sequence[Source]) -> list[str]:
+    """Returns the name that the mask of each image has: its stem.
+
+    The mask of a volume with one slice, for example an X-ray, may be a picture. Its name is that of the case.
+    """
+    counts, stems = Counter(map(find_file, images)), {path.stem for path in masks}
+
+    def name_image(path: Source) -> str:
+        if isinstance(path, Slice) and counts[path.volume] == 1 and path.case in stems:
+            return path.case
+        return path.stem
+
+    return list(map(name_image, images))
 
 
 def report_data_set(

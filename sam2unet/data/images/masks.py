@@ -66,6 +66,8 @@ def read_mask(path: Source, threshold: MaskRule = None) -> Image.Image:
     `threshold` is a rule for the values in the file, grey or indices of a palette; the result has only 0 and 255. If it
     is `Classes`, the result has the index of each pixel's class; UnknownValues is raised for other values.
     """
+    if isinstance(path, Slice) and path.index is None:
+        path = path.volume  # a picture with more than 8 bits; its window is for images
     if isinstance(threshold, Classes):
         return Image.fromarray(read_indices(path, threshold))
     with open_grey(path) as image:
@@ -84,12 +86,14 @@ def read_mask(path: Source, threshold: MaskRule = None) -> Image.Image:
 def to_share(image: Image.Image, source: Slice) -> np.ndarray:
     """Converts a slice of a mask or of a map to [0, 1]. The volume has values 0 and 1, probabilities, or 0 and 255.
 
-    Raises MaskCoding for other values.
+    Raises MaskCoding for other values, and for colours.
     """
+    if has_colours(image):
+        raise MaskCoding.of(source.volume, "it has colours")
     white = find_white(source.volume, source.grid)
     if white is None:
         raise MaskCoding.of(source.volume, list_values(image, source))
-    return np.asarray(image) / white
+    return np.asarray(image.convert("L") if image.mode == "RGB" else image) / white
 
 
 def read_indices(path: Source, classes: Classes) -> np.ndarray:
@@ -163,10 +167,13 @@ def is_label_map(grey: np.ndarray | Image.Image, levels: Sequence[int], lossy: b
 
 
 def refuse_lost_values(image: Image.Image, path: Source) -> None:
-    """MaskCoding if the image has values that 8-bit grey loses: varying transparency, or negative numbers."""
+    """Raises MaskCoding if the image has values that 8-bit grey loses: varying transparency, or negative numbers.
+
+    Floats may be negative by less than 1, because resampling can go below 0 a little.
+    """
     if varies := varying_alpha(image):
         raise MaskCoding.of(path, f"its transparency varies, alpha {varies}; {list_values(image, path)}")
-    if image.mode == "I" and np.asarray(image).min() < 0:
+    if image.mode in ("I", "F") and np.asarray(image).min() <= -1:
         raise MaskCoding.of(path, list_values(image, path))
 
 
