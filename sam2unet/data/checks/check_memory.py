@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import PIL
@@ -38,7 +39,7 @@ class CheckMemory:
         self.path: Path | None = None
         self.results: dict[bytes, tuple[int, ...]] = {}
         self.is_changed = False
-        with suppress(UserError, OSError, ValueError, EOFError):
+        with suppress(UserError, OSError, ValueError, EOFError, KeyError, BadZipFile):
             name = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
             self.path = get_cache_folder() / f"checked-{name}.npz"
             with np.load(self.path) as arrays:

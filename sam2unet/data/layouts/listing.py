@@ -104,11 +104,13 @@ def add_tree(listing: Listing, name: str) -> None:
     while queue:
         path, key = queue.pop()
         identity = identify(path)
-        if identity in identities or path != listing.root and (path / MARKER).exists():
+        if identity in identities:
             continue
         identities.add(identity)  # a symbolic link to a folder above would have no end
         images, folders, archives = {}, [], []
         try:
+            if path != listing.root and (path / MARKER).exists():
+                continue
             with os.scandir(path) as entries:
                 for entry in entries:
                     suffix = os.path.splitext(entry.name)[1].lower()
@@ -122,15 +124,20 @@ def add_tree(listing: Listing, name: str) -> None:
                         archives.append(path / entry.name)
                     elif suffix in OTHER_ARCHIVES:
                         listing.other_archives.append(path / entry.name)
-                    elif entry.name.casefold() in STEM_LISTS and entry.stat().st_size <= LIST_BYTES:
+                    elif is_stem_list(entry):
                         add_stem_list(listing, f"{key}/{entry.name.casefold()}", Path(entry.path).read_bytes())
         except OSError as e:
             listing.notes.append(f"{explain_no_folder(path, e)}; it is left out")
+            continue
         if images and listing.is_wanted(key):
             listing.folders.append(ListedFolder(path, key, None, images))
         for archive in archives:
             add_archive(listing, Archive(archive), archive, f"{key}/{strip_zip(archive.name)}")
         queue += folders
+
+
+def is_stem_list(entry: os.DirEntry) -> bool:
+    return entry.name.casefold() in STEM_LISTS and entry.is_file() and entry.stat().st_size <= LIST_BYTES
 
 
 def is_hidden(name: str) -> bool:

@@ -27,7 +27,7 @@ JPEG = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFolder:
     """A folder to take files from, on the disk or in one of `archives`."""
 
     folder: ListedFolder
@@ -160,7 +160,7 @@ def prepare_set(item: DataCopy, data_root: Path, archives: Archives, copy: bool)
         reason = f"it was made for {marker}; remove it to make it again" if marker else "this script did not make it"
         print_line(f"note: {target} stays as it is; {reason}")
         return
-    sources = [Source(folder, archives, copy) for folder in (item.images, item.masks) if folder]
+    sources = [SourceFolder(folder, archives, copy) for folder in (item.images, item.masks) if folder]
     count = place_pairs(item, part if is_new else target, sources)
     if is_new:
         for path in part.glob(f"*/.*{PART}"):  # from a call that was killed
@@ -176,7 +176,7 @@ def read_marker(folder: Path) -> str:
     return read_text(folder / MARKER).strip() if (folder / MARKER).is_file() else ""
 
 
-def place_pairs(item: DataCopy, folder: Path, sources: Sequence[Source]) -> int:
+def place_pairs(item: DataCopy, folder: Path, sources: Sequence[SourceFolder]) -> int:
     """Places all images and masks of a copy in `folder`. Returns how many masks it thresholded now."""
     images, masks = sources
     targets = folder / "images", folder / "masks"
@@ -203,7 +203,7 @@ def place_pairs(item: DataCopy, folder: Path, sources: Sequence[Source]) -> int:
         return sum(tqdm(results, desc=item.name, total=len(item.pairs), leave=False, disable=None))
 
 
-def place_binary_mask(masks: Source, name: str, folder: Path) -> bool:
+def place_binary_mask(masks: SourceFolder, name: str, folder: Path) -> bool:
     """Places a mask that must have only 0 and 255. Returns whether it was thresholded, which makes it a PNG.
 
     JPEG masks are always thresholded.

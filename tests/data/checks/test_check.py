@@ -164,3 +164,15 @@ def test_the_fingerprint_is_computed_by_all_processes_and_of_many_pairs_from_a_s
     assert not find_differences(whole, sampled) and not find_differences(sampled, sampled)
     assert find_differences(whole | {"count": 8}, sampled) == ["count"]
     assert find_differences(sampled | {"bytes": 1}, sampled) == ["bytes"]
+
+
+def test_a_damaged_memory_is_empty(cache):
+    memory = CheckMemory("a")
+    memory.add(b"a" * 16, (1, 2))
+    memory.save()
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert CheckMemory("a").results == {}
+    np.savez(path, others=np.zeros(3))
+    assert CheckMemory("a").results == {}

@@ -168,7 +168,7 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_run_completes_it(
     files = list_contents(shared, "CAMO-V.1.0-CVIU2019")
     small_counts("CAMO-V.1.0-CVIU2019")
     write_zip(downloads / "CAMO.zip", files) if zipped else write_tree(downloads, files)
-    place = prepare.Source.place
+    place = prepare.SourceFolder.place
 
     def place_and_die(source, name, target):
         place(source, name, target)
@@ -176,7 +176,7 @@ def test_a_killed_run_leaves_no_data_set_and_the_next_run_completes_it(
             os.kill(os.getpid(), signal.SIGKILL)
 
     if (child := os.fork()) == 0:
-        monkeypatch.setattr(prepare.Source, "place", place_and_die)
+        monkeypatch.setattr(prepare.SourceFolder, "place", place_and_die)
         prepare_downloads(downloads, data)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
@@ -285,3 +285,11 @@ def test_a_link_to_nothing_is_named(polyps, downloads, data, capsys):
     (downloads / "TestDataset/Kvasir/masks/0001.png").symlink_to("nothing")
     assert prepare_downloads(downloads, data, copy=True) == ["Kvasir"]
     assert "Kvasir/masks/0001.png: No such file or directory; remove or replace it" in capsys.readouterr().err
+
+
+def test_a_list_of_stems_that_is_a_link_to_nothing_does_not_matter(polyps, downloads, data, capsys):
+    (downloads / "TestDataset/Kvasir/train.txt").symlink_to("nothing")
+    (downloads / "TestDataset/Kvasir/images/train.txt").symlink_to("nothing")
+    assert prepare_downloads(downloads, data) == []
+    assert "left out" not in capsys.readouterr().out
+    assert len(list((data / "Kvasir/images").iterdir())) == 3
