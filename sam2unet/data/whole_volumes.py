@@ -1,5 +1,6 @@
 """What an open volume is. Keeps the values of the last volumes whose planes do not lie together in the file."""
 
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -7,6 +8,7 @@ from typing import Protocol
 from numpy import ndarray
 
 KEPT = 2  # volumes of each process, because one can have hundreds of megabytes
+reading = threading.Lock()  # threads that need the same volume wait until one of them has read it
 
 
 class VolumeFile(Protocol):
@@ -25,7 +27,12 @@ class VolumeFile(Protocol):
         """Returns all values."""
 
 
-@lru_cache(maxsize=KEPT)
 def read_whole(volume: VolumeFile) -> ndarray:
-    """Returns `volume.read()`. Of the last volumes the values are not read again."""
+    """Returns `volume.read()`. The values of the last volumes are kept, so that they are not read again."""
+    with reading:
+        return read_whole_once(volume)  # type: ignore[arg-type]  # every object has a hash
+
+
+@lru_cache(maxsize=KEPT)
+def read_whole_once(volume: VolumeFile) -> ndarray:
     return volume.read()

@@ -1,7 +1,8 @@
 """Opens volumes: NIfTI files and DICOM (the extra `medical`), pages of TIFF files, and arrays of NumPy.
 
 Axes: if the file has positions, the axes of all arrays here run to the right, anterior and superior (RAS); otherwise
-they are those of the file, and the first one is the slices. A plane is what two of the axes leave of a volume.
+they are those of the file, and the slices are along the first one. A plane is a volume at one index of an axis, so it
+has the two other axes.
 """
 
 import math
@@ -17,7 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ...atomic import read_start
-from ...errors import UserError
+from ...errors import UserError, warn_once
 from ...limits import MAX_VOXELS
 from ...runtime.versions import import_extra
 from ..whole_volumes import VolumeFile, read_whole
@@ -45,9 +46,9 @@ def measure_spacing(affine: ndarray | None) -> tuple[float, ...] | None:
 
 
 def is_volume(path: object) -> bool:
-    """Returns whether a path is a volume: by its name; of a TIFF file by its pages; of a folder by its first file.
+    """Returns whether a path is a volume. For a TIFF file the pages decide, for a folder its first file.
 
-    A slice is not a volume.
+    For other files the name decides. A slice is not a volume.
     """
     if not isinstance(path, Path):
         return False
@@ -62,22 +63,25 @@ def is_volume(path: object) -> bool:
 
     try:
         return is_dicom(path)
-    except (OSError, UserError):  # no permission: who lists or opens it says so
+    except (OSError, UserError):  # no permission; the function that lists or opens the folder reports it
         return False
 
 
 def is_stack(path: Path) -> bool:
     """Returns whether a TIFF file has grey pages of one size. Files for zooming have pages of several sizes.
 
-    Of pages with colours the first is a photograph, and the others are left out with a warning.
+    If the pages have colours, only the first one is read, as a photograph. A warning says so, once for each folder.
     """
     try:
         with Image.open(path, formats=("TIFF",)) as image:
             first = image.size
             image.seek(1)
-            return image.size == first and image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr", "P")
-    except Exception:  # one page, or a damaged file, whose reader says so
+            has_equal_pages, has_colours = image.size == first, image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "P")
+    except Exception:  # the file has one page, or it is damaged, which its reader reports
         return False
+    if has_equal_pages and has_colours:
+        warn_once(f"{path.parent} has TIFF files with several colour pages; only the first page of each is read")
+    return has_equal_pages and not has_colours
 
 
 def name_case(path: Path) -> str:
@@ -99,7 +103,8 @@ def open_volume(path: Path, grid: Path | None = None) -> VolumeFile:
 
 def read_change(path: Path) -> tuple[int, int]:
     """Returns what changes if a file changes: its size and its time."""
-    read_start(path, 0) if not path.is_dir() else None  # explains a missing file
+    if not path.is_dir():
+        read_start(path, 0)  # explains a missing file
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -158,7 +163,8 @@ def check_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int, int]:
     """Returns the first three sides. Raises UserError unless the other ones are 1."""
     text = "x".join(map(str, shape))
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
-        raise UserError(f"{path} has {len(shape)} axes ({text}); wanted a volume with three; split it")
+        advice = "split it" if len(shape) > 2 else "save it as an image, or give it a third axis"
+        raise UserError(f"{path} has {len(shape)} axes ({text}); wanted a volume with three; {advice}")
     if not 0 < math.prod(shape) <= MAX_VOXELS:
         raise UserError(f"{path} has {text} voxels; wanted 1 to {MAX_VOXELS:,}")
     return shape[0], shape[1], shape[2]

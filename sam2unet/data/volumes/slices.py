@@ -87,7 +87,7 @@ class Slice:
         return Image.fromarray(values.astype(np.int32))
 
     def neighbour(self, step: int) -> "Slice":
-        """Returns the slice `step` further, or the last one before the end of the volume."""
+        """Returns the slice that is `step` slices further. At an end of the volume, returns the last one."""
         assert self.index is not None and self.view.axis is not None
         last = open_volume(self.volume, self.grid).shape[self.view.axis] - 1
         return replace(self, index=min(max(self.index + step, 0), last))
@@ -107,7 +107,7 @@ def orient_plane(plane: ndarray, volume: VolumeFile) -> ndarray:
 
 
 def restore_plane(picture: ndarray, volume: VolumeFile) -> ndarray:
-    """Reverses `orient_plane`. Further axes stay."""
+    """Reverses `orient_plane`. A picture may have more axes, for example of classes, which stay."""
     return picture if volume.affine is None else picture.swapaxes(0, 1)[::-1, ::-1]
 
 
@@ -167,7 +167,7 @@ def refuse_other_place(path: Path, volume: VolumeFile, mask_path: Path, mask: Vo
 
 
 def is_deep(path: Path) -> bool:
-    """Returns whether a picture has more than 8 bits. Of a file that cannot be opened, its reader tells the reason."""
+    """Returns whether a picture has more than 8 bits. Returns False for a damaged file, which its reader reports."""
     if path.suffix.lower() not in DEEP:
         return False
     try:
@@ -227,7 +227,7 @@ def choose_white(values: ndarray) -> int | None:
 
 
 def list_all_slices(files: Sequence[Path], view: SliceView, grids: Mapping[str, Path] | None = None) -> list[Source]:
-    """Returns the files, and of volumes all slices. `grids` has the image of each case, for its mask."""
+    """Returns the slices of all volumes, and the other files. For masks, `grids` has the image of each case."""
     return [part for path in files for part in list_slices(path, view, (grids or {}).get(name_case(path)))]
 
 
@@ -241,7 +241,7 @@ def measure_pixel(source: Slice) -> tuple[float, float] | None:
 
 
 def find_file(source: Source) -> Path:
-    """Returns the path of an image, or of the volume of a slice. Of a member, the path of the archive goes before."""
+    """Returns the path of an image, of the volume of a slice, or of a member: its archive, then the name inside."""
     if isinstance(source, Slice):
         return source.volume
     return source.path if isinstance(source, Member) else source

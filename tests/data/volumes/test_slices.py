@@ -1,6 +1,8 @@
 """Slices of volumes: their order, their orientation, their window, and volumes that are written for them."""
 
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from sam2unet.data.images.reading import read_image
 from sam2unet.data.pairs import match
 from sam2unet.data.volumes import open as volumes
 from sam2unet.data.volumes.slices import list_slices
-from sam2unet.data.volumes.write import write_volume
+from sam2unet.data.volumes.write import encode_volume
+from sam2unet.data.whole_volumes import read_whole
 from sam2unet.errors import UserError
 from sam2unet.slice_view import SliceView
 from tests.conftest import save
@@ -37,6 +40,11 @@ def write_nifti(path, values, affine=AFFINE, turns=None, change=lambda image: im
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image if turns is None else image.as_reoriented(turns), path)
     return path
+
+
+def write_volume(path, values, source):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_volume(path, values, source))
 
 
 def grey(source):
@@ -211,3 +219,50 @@ def test_a_mask_of_another_place_is_refused(mask, affine, message, tmp_path):
     write_nifti(tmp_path / "masks/a.nii.gz", mask, affine)
     with pytest.raises(UserError, match=message):
         match(tmp_path / "images", tmp_path / "masks")
+
+
+class CountedVolume:
+    """A volume that counts how often it is read."""
+
+    count = 0
+
+    def read(self):
+        self.count += 1
+        time.sleep(0.05)  # the other threads ask for it meanwhile
+        return np.zeros((2, 2, 2))
+
+
+def test_threads_read_a_whole_volume_once():
+    volume = CountedVolume()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_whole(volume), range(4)))
+    assert volume.count == 1
+
+
+def test_of_pages_with_colours_the_first_is_read_and_a_line_says_so(tmp_path, capsys):
+    pages = [Image.new("RGB", (8, 6), (value, 0, 0)) for value in (10, 20)]
+    for name in ("a.tif", "b.tif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        assert list_slices(tmp_path / name, SliceView()) == [tmp_path / name]
+    assert (np.asarray(read_image(tmp_path / "a.tif")) == (10, 0, 0)).all()
+    words = "has TIFF files with several colour pages; only the first page of each is read"
+    assert capsys.readouterr().err == f"warning: {tmp_path} {words}\n"
+
+
+def test_a_mask_with_three_samples_is_grey_or_refused(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    image = pydicom.dcmread(Path(pydicom.__file__).parent / "data/test_files/MR_small.dcm")
+    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
+    for color in ((255, 255, 255), (255, 0, 0)):
+        pixels = np.zeros((image.Rows, image.Columns, 3), np.uint8)
+        pixels[10:30, 20:50] = color
+        image.PixelData = pixels.tobytes()
+        path = tmp_path / f"{color[1]}.dcm"
+        image.save_as(path)
+        (mask,) = list_slices(path, SliceView())
+        if color[1]:
+            assert np.array_equal(np.asarray(read_mask(mask)), pixels[..., 0])  # it lies as it is stored
+        else:
+            with pytest.raises(UserError, match="0.dcm is not a 0/255 mask .it has colours"):
+                read_mask(mask)
