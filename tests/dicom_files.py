@@ -9,6 +9,8 @@ import numpy as np
 import pydicom
 from pydicom.uid import generate_uid
 
+from sam2unet.data.dicom import encode_segmentation
+
 SHIPPED = Path(pydicom.__file__).parent / "data/test_files"
 AXIAL = (1, 0, 0, 0, 1, 0)
 OBLIQUE = (0.93629336, 0.31699459, -0.15111814, -0.28962948, 0.93629336, 0.19866933)
@@ -71,6 +73,11 @@ def write_enhanced(path: Path, folder: Path) -> None:
         source.InstanceNumber = number
     made = (highdicom.UID(), 1, highdicom.UID(), 1)
     highdicom.legacy.LegacyConvertedEnhancedCTImage(sources, *made).save_as(path)
+
+
+def write_segmentation(path: Path, *content: object) -> None:
+    """Writes what `encode_segmentation` returns for the series, the labels and their names."""
+    path.write_bytes(encode_segmentation(path, *content))
 
 
 def save_big_endian(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make the lists of images and masks for SAM-Med2D: image2label_train.json and label2image_test.json.
+"""Makes the lists of images and masks for SAM-Med2D: image2label_train.json and label2image_test.json.
 
 The name of a mask is the name of its image, alone or with an underscore and more text: ct_07.png, ct_07_liver.png and
 ct_07_liver_001.png are masks of ct_07.png. A mask must hold one object. If your masks hold several objects, --split

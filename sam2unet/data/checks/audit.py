@@ -127,8 +127,8 @@ def audit_mask(path: Source, threshold: MaskRule) -> MaskFacts:
 def find_classes(mask_folder: Path) -> Classes:
     """Returns a class for each value in the masks, ascending. If a mask is an RGB image, a class for each colour.
 
-    Keeps the colours of the first palette. The value 255 is ignored, unless it is one of two. Leaves out files that
-    cannot be read. UserError if the values cannot be classes.
+    Keeps the colours of the first palette. The value 255 becomes the ignore value, unless there are only two
+    values. Leaves out files that cannot be read. Raises UserError if the values cannot be classes.
     """
     files = list_all_slices(list_files(mask_folder, volumes=True), DEFAULT_VIEW)
     has_values = not any(audit_files(files, has_rgb_colours)[0].values())

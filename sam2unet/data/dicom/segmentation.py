@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy import ndarray
 
-from ...atomic import write_atomic
 from ...errors import UserError
 from ...limits import shorten
 from ...runtime.versions import import_extra, version
@@ -85,13 +84,6 @@ def describe_grid(volume: VolumeFile) -> str:
     spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
     corner = volume.affine[:3, 3]
     return f"{'x'.join(map(str, volume.shape))} voxels of {format_numbers(spacing)} mm from ({format_numbers(corner)})"
-
-
-def write_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping[int, str]) -> None:
-    """Writes what `encode_segmentation` returns."""
-    content = encode_segmentation(path, source, labels, names)
-    with write_atomic(path) as file:
-        file.write(content)
 
 
 def encode_segmentation(path: Path, source: Path, labels: ndarray, names: Mapping[int, str]) -> bytes:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from ...atomic import make_folder, write_atomic
 from ...runtime.versions import import_extra
 from .open import ArrayVolume, NiftiVolume, PageVolume, VolumeFile, name_case, open_volume
 from .slices import Slice, Source
@@ -33,14 +32,6 @@ def name_map_file(source: Source) -> str:
     if not isinstance(source, Slice) or source.index is None:
         return f"{source.stem}.png"
     return f"{source.case}{choose_ending(source.volume)}"
-
-
-def write_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, str] | None = None) -> None:
-    """Writes what `encode_volume` returns. The file is complete or absent."""
-    content = encode_volume(path, values, source, names)
-    make_folder(path.parent)
-    with write_atomic(path) as file:
-        file.write(content)
 
 
 def encode_volume(path: Path, values: ndarray, source: Path, names: Mapping[int, str] | None = None) -> bytes:

@@ -209,8 +209,8 @@ def test_data_are_checked_and_become_lists_for_prompts(scans, tmp_path, capsys):
 
 def test_dicom_becomes_nifti_or_a_segmentation_of_the_series(train, test_py, eval_py, tmp_path):
     pytest.importorskip("highdicom")
-    from sam2unet.data.dicom import open_dicom, write_segmentation
-    from tests.dicom_files import write_series
+    from sam2unet.data.dicom import open_dicom
+    from tests.dicom_files import write_segmentation, write_series
 
     for name in ("p1", "p2"):
         series = write_series(tmp_path / f"ct/images/{name}", count=4, shape=(40, 48))
