@@ -49,3 +49,17 @@ def test_an_x_ray_and_a_png_mask_are_a_pair(tmp_path):
     (tmp_path / "masks/b.png").unlink()
     (missing,) = (finding for finding in audit_folders(*folders).findings if finding.level == PROBLEM)
     assert (missing.title, missing.text[:6]) == ("without mask", "1 of 2")
+
+
+def test_a_damaged_volume_is_a_finding_and_the_others_are_read(tmp_path):
+    for kind, values in (("images", np.arange(360, dtype=np.uint8)), ("masks", np.arange(360) % 2 * np.uint8(255))):
+        (tmp_path / kind).mkdir()
+        for name in "abc":
+            np.save(tmp_path / kind / f"{name}.npy", values.astype(np.uint8).reshape(3, 10, 12))
+    for path in (tmp_path / "images/b.npy", tmp_path / "masks/c.npy"):
+        path.write_bytes(path.read_bytes()[:100])
+    audit = audit_folders(tmp_path / "images", tmp_path / "masks")
+    assert [pair.image.stem for pair in audit.pairs] == ["a/0000", "a/0001", "a/0002"]
+    problems = [finding.text for finding in audit.findings if finding.level == PROBLEM]
+    for path in ("images/b.npy", "masks/c.npy"):
+        assert any(f"cannot read {tmp_path / path}: not a volume or damaged" in text for text in problems)

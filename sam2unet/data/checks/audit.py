@@ -18,7 +18,7 @@ from ..images.masks import FOREGROUND, is_colour_mask, read_codes, read_mask
 from ..images.reading import open_image, orientation, read_image
 from ..pairs import Pair, list_files
 from ..volumes.open import is_volume, name_case, open_volume
-from ..volumes.slices import Source, list_all_slices, refuse_other_place
+from ..volumes.slices import Source, list_slices, refuse_other_place
 from .check import Size
 from .findings import PROBLEM, Finding, ImageFacts, MaskFacts, Twin, pair_up, report_data_set, report_others
 from .near_duplicates import find_near_duplicates
@@ -46,13 +46,33 @@ def audit_folders(
 ) -> Audit:
     """Reads all files. Everything that is wrong with them is a finding. Raises UserError for a wrong folder.
 
-    Of volumes it reads all slices. Raises UserError for a volume that cannot be opened.
+    Of volumes it reads all slices. Raises UserError for CT from DICOM without a window.
     """
     folders = [folder for folder in (image_folder, mask_folder, other_folder) if folder is not None]
     files = [list_files(folder, volumes=True) for folder in folders]
+    refuse_equal_folders(image_folder, mask_folder, other_folder)
     grids = {name_case(path): path for path in files[0] if is_volume(path)}
-    image_files, mask_files, *other_files = (list_all_slices(part, view, grids) for part in files)
-    volumes = report_volumes(grids, files[1])
+    image_files, bad_images = open_sources(files[0], view, {})
+    mask_files, bad_masks = open_sources(files[1], view, grids)
+    bits = perceptual_bits() if other_folder else None
+    images, unread_images = audit_files(image_files, partial(audit_image, bits=bits))
+    masks, unread_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
+
+    pairs, findings = pair_up(image_files, mask_files)
+    opened = {case: path for case, path in grids.items() if path not in bad_images}
+    findings += report_volumes(opened, [path for path in files[1] if path not in bad_masks])
+    errors = bad_images | unread_images, bad_masks | unread_masks
+    findings += report_data_set(pairs, images, masks, *errors, mask_threshold)
+    twins: list[Twin] = []
+    for part in files[2:]:
+        other_files, bad_others = open_sources(part, view, {})
+        others, unread_others = audit_files(other_files, partial(audit_image, bits=bits))
+        twins = find_near_duplicates(images, others) if bits else []
+        findings += report_others(images, others, bad_others | unread_others, twins, searched=bits is not None)
+    return Audit(findings, pairs, masks, twins)
+
+
+def refuse_equal_folders(image_folder: Path, mask_folder: Path, other_folder: Path | None) -> None:
     if image_folder.resolve() == mask_folder.resolve():
         raise UserError(f"images and masks are the same folder: {image_folder}; give the folder of the masks")
     if other_folder and other_folder.resolve() in (image_folder.resolve(), mask_folder.resolve()):
@@ -60,19 +80,27 @@ def audit_folders(
         raise UserError(
             f"--other {other_folder} is the folder of the {which}; give a folder of other images to compare"
         )
-    bits = perceptual_bits() if other_folder else None
-    images, bad_images = audit_files(image_files, partial(audit_image, bits=bits))
-    masks, bad_masks = audit_files(mask_files, partial(audit_mask, threshold=mask_threshold))
 
-    pairs, findings = pair_up(image_files, mask_files)
-    findings += volumes
-    findings += report_data_set(pairs, images, masks, bad_images, bad_masks, mask_threshold)
-    twins: list[Twin] = []
-    if other_folder:
-        others, bad_others = audit_files(other_files[0], partial(audit_image, bits=bits))
-        twins = find_near_duplicates(images, others) if bits else []
-        findings += report_others(images, others, bad_others, twins, searched=bits is not None)
-    return Audit(findings, pairs, masks, twins)
+
+def open_sources(
+    files: Sequence[Path], view: SliceView, grids: Mapping[str, Path]
+) -> tuple[list[Source], dict[Source, UserError]]:
+    """Returns the slices of all volumes and the other files, and the error of each volume that cannot be opened.
+
+    For masks, `grids` has the image of each case.
+    """
+    sources: list[Source] = []
+    bad: dict[Source, UserError] = {}
+    for path in files:
+        grid = grids.get(name_case(path))
+        try:
+            if is_volume(path):
+                open_volume(path, grid)
+        except UserError as e:
+            bad[path] = e
+        else:
+            sources += list_slices(path, view, grid)
+    return sources, bad
 
 
 def report_volumes(images: Mapping[str, Path], masks: Sequence[Path]) -> list[Finding]:
@@ -130,11 +158,11 @@ def find_classes(mask_folder: Path) -> Classes:
     Keeps the colours of the first palette. The value 255 becomes the ignore value, unless there are only two
     values. Leaves out files that cannot be read. Raises UserError if the values cannot be classes.
     """
-    files = list_all_slices(list_files(mask_folder, volumes=True), DEFAULT_VIEW)
+    files, bad = open_sources(list_files(mask_folder, volumes=True), DEFAULT_VIEW, {})
     has_values = not any(audit_files(files, has_rgb_colours)[0].values())
-    looks, bad = audit_files(files, partial(list_codes, has_values=has_values))
+    looks, unread = audit_files(files, partial(list_codes, has_values=has_values))
     if not looks:
-        raise next(iter(bad.values()))
+        raise next(iter((unread | bad).values()))
     codes = np.unique(np.concatenate([look.codes for look in looks.values()])).tolist()
     ignore = (IGNORED,) if has_values and IGNORED in codes and len(codes) > 2 else ()
     codes = [code for code in codes if code not in ignore]

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -224,11 +224,6 @@ def choose_white(values: ndarray) -> int | None:
     if 0 <= values.min() and values.max() <= 1:
         return 1
     return WHITE if ((values == 0) | (values == WHITE)).all() else None
-
-
-def list_all_slices(files: Sequence[Path], view: SliceView, grids: Mapping[str, Path] | None = None) -> list[Source]:
-    """Returns the slices of all volumes, and the other files. For masks, `grids` has the image of each case."""
-    return [part for path in files for part in list_slices(path, view, (grids or {}).get(name_case(path)))]
 
 
 def measure_pixel(source: Slice) -> tuple[float, float] | None:
