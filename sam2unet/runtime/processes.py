@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
@@ -203,6 +203,15 @@ class Processes:
     def compute_once(self, function: Callable[[], T]) -> T:
         """Returns `function()`, which only the first process computes."""
         return self.gather(function() if self.first else None)[0]
+
+    def copy_first_(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrites the tensors with those of the first process."""
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
     def wrap_ddp(
         self,

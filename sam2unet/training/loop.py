@@ -231,6 +231,8 @@ class Loop:
                 print_line(f"saved {path}")
                 self.writer.numbered.add(path)
             if validation:
+                # Without --sync_bn, each process has its own means in BatchNorm. A checkpoint has those of the first.
+                self.processes.copy_first_(b for b in self.trainer.model.buffers() if b.is_floating_point())
                 with self.signals.stop_now():
                     self.validate(validation)
         self.trainer.end_epoch()

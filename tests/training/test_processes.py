@@ -1,5 +1,6 @@
 """Several processes on one run: real ones that talk through gloo."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,8 +8,11 @@ import subprocess
 import pytest
 import torch
 
+import sam2unet
 from sam2unet.data.batches import Batches
+from sam2unet.data.pairs import match
 from sam2unet.errors import UserError
+from sam2unet.masks.validate import validate
 from tests.conftest import write_pairs
 from tests.training.waiting import read_progress, wait_for_batch
 
@@ -44,6 +48,16 @@ def test_two_processes_take_the_steps_of_one(script, two_processes, words, tmp_p
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-9, msg=name)
     # Without --sync_bn, BatchNorm of one image each.
     assert not torch.allclose(apart["head.weight"], one["head.weight"], rtol=0, atol=1e-6)
+
+
+def test_two_processes_validate_the_checkpoint_that_the_first_one_writes(two_processes, words, tmp_path):
+    """Without --sync_bn, BatchNorm has seen other images in each process."""
+    folders = tmp_path / "images", tmp_path / "masks"
+    ended = two_processes("train.py", *words("run", 4), "--val_image_path", folders[0], "--val_mask_path", folders[1])
+    assert ended.returncode == 0, ended.stderr
+    alone = validate(sam2unet.load_model(tmp_path / "run/best.pth", "cpu"), match(*folders), 64).table
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: last[name] for name in alone} == alone
 
 
 @pytest.mark.parametrize("launcher", ["none", pytest.param("torchrun", marks=pytest.mark.slow)])
