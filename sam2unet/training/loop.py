@@ -75,7 +75,7 @@ class Progress:
     seen: int = 0  # number of images of this epoch so far
     # sum of each loss over these images and their optimizer steps, by name; in `last.pt` over all processes
     sums: dict[str, float] = field(default_factory=dict)
-    weight: float = 0  # number of terms in each sum
+    weight: float = 0  # number of terms in each sum: images that are left out have none; in `last.pt` of all processes
     # epoch -> metric -> value, for the validated epochs
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class Loop:
         self.trainer.restore(state)
         self.progress = Progress(**state["progress"])
         if not self.processes.first:  # the sums of all processes go on in the first one
-            self.progress.sums = dict.fromkeys(self.progress.sums, 0.0)
+            self.progress.sums, self.progress.weight = dict.fromkeys(self.progress.sums, 0.0), 0
         self.writer.numbered.times.update(state.get("files", {}))
         if self.processes.rank < len(state["random"]):
             set_random_state(state["random"][self.processes.rank])
@@ -178,7 +178,7 @@ class Loop:
         for batch_losses, share in zip(losses, shares, strict=True):
             for name, loss in batch_losses.items():
                 self.sums[name] = self.sums.get(name, 0) + loss * (share * images / self.processes.world)
-        self.progress.weight += images
+        self.progress.weight += round(sum(shares) * images / self.processes.world)  # images of this process
 
     def report_skipped(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -188,8 +188,12 @@ class Loop:
 
     def mean_losses(self) -> dict[str, float]:
         """Returns the mean of each loss over the images of this epoch so far, over all processes."""
-        values = self.processes.sum([value.item() for value in self.sums.values()])
-        return {name: value / self.progress.weight for name, value in zip(self.sums, values, strict=True)}
+        *totals, weight = self.sum_losses()
+        return {name: total / weight for name, total in zip(self.sums, totals, strict=True)}
+
+    def sum_losses(self) -> list[float]:
+        """Returns the sum of each loss over all processes, and then the number of terms in each sum."""
+        return self.processes.sum([*(value.item() for value in self.sums.values()), self.progress.weight])
 
     def write_losses(self, kind: str, losses: Mapping[str, float], rate: float) -> None:
         if self.log:
@@ -210,11 +214,11 @@ class Loop:
 
     def save(self) -> None:
         self.trainer.guard.flush()
-        totals = self.processes.sum([value.item() for value in self.sums.values()])
+        *totals, weight = self.sum_losses()
         random = self.processes.gather(get_random_state())
         if self.processes.first:
             state = self.trainer.state(self.writer.names)
-            progress = vars(self.progress) | {"sums": dict(zip(self.sums, totals, strict=True))}
+            progress = vars(self.progress) | {"sums": dict(zip(self.sums, totals, strict=True)), "weight": weight}
             more = {"progress": progress, "random": random, "order": ORDER, "files": self.writer.numbered.times}
             write_run_state(self.writer.folder / "last.pt", dict(self.writer.facts) | state | more)
         self.saved = time.monotonic()
