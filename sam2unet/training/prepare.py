@@ -13,7 +13,7 @@ from torch import nn
 
 from ..atomic import known_digests, make_digest_key, make_folder, sha256
 from ..data.batches import Batches
-from ..errors import UserError, print_line
+from ..errors import UserError, print_line, warn
 from ..families.load import get_network_shape, start_model
 from ..families.table import Family, WeightFlag, check_size, find_family
 from ..limits import check_numbers
@@ -82,7 +82,7 @@ class PreparedRun:
     model: nn.Module  # on the CPU
     weight_files: WeightFiles  # the files that hold the frozen weights of `model`
     init_files: tuple[Path, ...]  # all files that weights were read from
-    # recipe, data and weight files by name. A run that resumes must have the same facts.
+    # recipe, data, metric and weight files by name. A run that resumes must have the same facts.
     facts: Mapping[str, object]
 
 
@@ -107,6 +107,8 @@ def prepare_run(
         task_type = ClassTask if recipe.classes and family.task == "masks" else TASKS[family.task]
         task: Task = task_type(family, recipe, data)
         metric = find_metric(run_folder.best_metric or task.best_metric, task.metrics)
+        if run_folder.best_metric and not task.held_out:
+            warn("there are no validation images, so --best_metric has no effect")
         init_files = tuple(path for path in (*weight_paths.values(), init_from) if path)
         share_digests(init_files, processes)
         model, weight_files = build_model(family, recipe, hardware, weight_paths, init_from)
@@ -129,6 +131,7 @@ def prepare_run(
             "recipe": dataclasses.asdict(recipe),
             "data": task.index_facts or fingerprint(task.pairs, sizes[0], processes),
             "validation_set": fingerprint(task.held_out, sizes[1], processes) if has_validation_set else {},
+            "best_metric": {"--best_metric": task.metrics[metric].title} if task.held_out else {},
             "base": {flag: f"{file.name}, {file.sha256}" for flag, file in weight_files.items()},
         }
     parts = (family, task, metric, batches, model, weight_files, init_files, facts)

@@ -23,9 +23,11 @@ from .numbered_files import NumberedFiles
 from .prepare import Hardware, PreparedRun, RunFolder, prepare_run
 from .readers import make_loader, watch_readers
 from .run_record import build_run_record, find_differences, write_run_record
-from .state import check_state, lock_run_folder, read_run_state, refuse_other_files, restart_old_epoch_
+from .speed import Speed
+from .state import NEWER, check_state, lock_run_folder, read_run_state, refuse_other_files, restart_old_epoch_
 from .trainer import Trainer
 
+DIGEST = 64  # characters of a SHA-256
 ENDING = 60  # seconds that a process of an earlier attempt of torchrun may need to end
 
 
@@ -52,14 +54,14 @@ def train(
     with ExitStack() as stack:
         with processes.end_together():
             device = pick_device(hardware.device, processes.local_rank)
-            with explain_errors(recipe, device):
+            with explain_errors(recipe, hardware.speed, device):
                 processes.connect(device)
                 stack.callback(processes.close)
                 inputs = (recipe, data, run_folder, hardware, weight_paths, init_from, study)
                 run = prepare_run(*inputs, processes, device)
                 state = open_run_folder(run, stack)
                 loop = build_loop(run, state, stack)
-        with explain_errors(run.recipe, device), Signals() as loop.signals:
+        with explain_errors(run.recipe, run.hardware.speed, device), Signals() as loop.signals:
             loop.start()
             while loop.progress.epoch <= recipe.epoch:
                 loop.train_epoch()
@@ -68,12 +70,12 @@ def train(
 
 
 @contextmanager
-def explain_errors(recipe: Recipe, device: torch.device) -> Iterator[None]:
+def explain_errors(recipe: Recipe, speed: Speed, device: torch.device) -> Iterator[None]:
     """A context in which errors of PyTorch for too little memory, or for another rank that failed, become UserError."""
     try:
         yield
     except RuntimeError as e:
-        memory = explain_training_memory(e, recipe, device)
+        memory = explain_training_memory(e, recipe, speed, device)
         raise (memory or another_failed(e) or e) from e
 
 
@@ -127,8 +129,8 @@ def build_loop(run: PreparedRun, state: dict[str, Any] | None, stack: ExitStack)
         tune_malloc()
     if state:
         restore(loop, run_folder.state_file, state)
-    if state and loop.progress.epoch <= run.recipe.epoch:
-        print_line(f"resumed at {loop.describe_position()}")
+        if loop.progress.epoch <= run.recipe.epoch:
+            print_line(f"resumed at {loop.describe_position()}")
     print_line(f"data: {task.describe()}, batch {run.recipe.batch_size}, on {device}")
     return loop
 
@@ -149,21 +151,32 @@ def find_resume_state(run_folder: RunFolder, facts: Mapping[str, Any]) -> dict[s
         return None
     path = run_folder.state_file
     state = read_run_state(path)
-    if isinstance(state.get("recipe"), dict):  # older states lack newer fields; their runs used the defaults
-        state["recipe"] = dataclasses.asdict(Recipe()) | state["recipe"]
+    advice = "resume with the flags of that run, or start a new run from its checkpoint with --init_from"
+    check_facts(path, state, facts, advice)
+    if last.is_file() and not last.samefile(path):  # the run will overwrite it
+        check_facts(last, read_run_state(last), facts, "give another --save_path")
+    return state
+
+
+def check_facts(path: Path, state: dict[str, Any], facts: Mapping[str, Any], advice: str) -> None:
+    """Raises UserError, which ends in `advice`, if the state in the file `path` belongs to a run with other facts."""
+    recipe = state.get("recipe")
+    if isinstance(recipe, dict):  # older states lack newer fields; their runs used the defaults
+        state = state | {"recipe": dataclasses.asdict(Recipe()) | recipe}
     for name, now in facts.items():
-        if name == "validation_set" and name not in state:  # an older state
+        if name in NEWER and name not in state:  # an older state
             continue
         then = state.get(name) or {}
         comparable = now and then and isinstance(then, dict)
         keys = find_differences(then, now) if comparable else []
+        if name == "base":  # the same weights can be in files with different names
+            keys = [key for key in keys if str(then.get(key))[-DIGEST:] != str(now.get(key))[-DIGEST:]]
         if keys or (then != now and not comparable):
             differ = ", ".join(f"{key} was {then.get(key)}, is now {now.get(key)}" for key in keys)
+            what = {"data": "data set", "base": "weight file"}.get(name, name.replace("_", " "))
             raise UserError(
-                f"{path} belongs to a run with another {name.replace('_', ' ')} ({differ or 'one of them has none'}); "
-                "resume with the flags of that run, or start a new run from its checkpoint with --init_from"
+                f"{path} belongs to a run with another {what} ({differ or 'one of them has none'}); {advice}"
             )
-    return state
 
 
 def restore(loop: Loop, path: Path, state: dict[str, Any]) -> None:
@@ -191,13 +204,25 @@ def make_checkpoint_writer(run: PreparedRun) -> CheckpointWriter:
     return CheckpointWriter(folder, run.run_folder.save_minutes, names, run.facts, write, numbered)
 
 
-def explain_training_memory(error: RuntimeError, recipe: Recipe, device: torch.device) -> UserError | None:
-    """Returns a message with remedies for too little memory, or None for any other error."""
+def explain_training_memory(
+    error: RuntimeError, recipe: Recipe, speed: Speed, device: torch.device
+) -> UserError | None:
+    """Returns a message with the remedies that the run does not use yet. Returns None for any other error."""
     if not is_out_of_memory(error):
         return None
-    half, twice = max(1, recipe.batch_size // 2), 2 * recipe.accumulate
+    remedies = []
+    if not speed.grad_checkpointing:
+        remedies.append("--grad_checkpointing (computes the trunk twice; same result)")
+    if recipe.amp == "off":
+        remedies.append("--amp bf16 (half precision; nearly the same result)")
+    if recipe.batch_size > 1:
+        half, twice = recipe.batch_size // 2, 2 * recipe.accumulate
+        remedies.append(
+            f"--batch_size {half} --accumulate {twice} ({2 * half * recipe.accumulate} images per step; BatchNorm sees "
+            f"{half})"
+        )
+    remedies.append("a smaller --size (another result)")
     return UserError(
         f"out of memory on {device} with batches of {recipe.batch_size} at {recipe.size}x{recipe.size}. What helps: "
-        "--grad_checkpointing (computes the trunk twice; same result), --amp bf16 (half precision; nearly the same "
-        f"result), --batch_size {half} --accumulate {twice} (as many images per step; BatchNorm sees {half})"
+        + ", ".join(remedies)
     )

@@ -1,5 +1,6 @@
 """`last.pt` holds the complete state of a run, so that the run can be killed at any moment and resumed."""
 
+import errno
 import fcntl
 import random
 import shutil
@@ -21,10 +22,10 @@ from ..weights.formats import RUN_FORMAT, write_pickle
 
 # The content of `last.pt`. Older files without `NEWER` fields can be resumed too.
 FIELDS = (
-    *("recipe", "data", "validation_set", "base", "weights", "optimizer", "schedule", "scaler", "average"),
-    *("step", "progress", "random", "order", "files"),
+    *("recipe", "data", "validation_set", "best_metric", "base", "weights", "optimizer", "schedule", "scaler"),
+    *("average", "step", "progress", "random", "order", "files"),
 )
-NEWER = ("validation_set", "order", "files")
+NEWER = ("validation_set", "best_metric", "order", "files")
 MODELS = (".pth", ".safetensors")
 RELEASED_CHECKPOINT = (
     "a checkpoint of SAM-Med2D's released training, whose optimizer cannot be resumed here; "
@@ -97,15 +98,16 @@ def refuse_other_files(folder: Path, title: str) -> None:
         raise UserError(
             f"{folder} holds models of an earlier run ({names}); give another --save_path, or move the files"
         )
-    record = folder / "run.json"
     others = [name for name in ("run.json", "recipe.yaml", "metrics.jsonl", "validation") if (folder / name).exists()]
+    whose = "which no run wrote"
     with suppress(UserError):
-        if record.exists() and {"started", "recipe"} <= read_json(record).keys():
-            return  # a run that ended before it wrote its first state
+        if "run.json" in others and {"started", "recipe"} <= read_json(folder / "run.json").keys():
+            whose = "of an earlier run"
+            log = folder / "metrics.jsonl"
+            if "validation" not in others and not (log.is_file() and log.stat().st_size):
+                return  # it ended before its first state, so its files hold no results
     if others:
-        raise UserError(
-            f"{folder} holds {shortlist(others)}, which no run wrote; give another --save_path, or move the files"
-        )
+        raise UserError(f"{folder} holds {shortlist(others)}, {whose}; give another --save_path, or move the files")
 
 
 def get_random_state() -> dict[str, object]:
@@ -151,9 +153,14 @@ def lock_run_folder(folder: Path, seconds: float = 0) -> Iterator[None]:
 
 
 def try_lock(file: IO) -> bool:
-    """Locks a file for this process alone; its forks do not hold the lock after its death. False if it is locked."""
+    """Locks a file for this process alone; its forks do not hold the lock after its death. False if it is locked.
+
+    Raises UserError if the disk has no locks.
+    """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EAGAIN):
+            raise UserError(f"cannot lock {file.name}: {e.strerror}; give a --save_path on another disk") from e
         return False
     return True

@@ -23,6 +23,7 @@ from sam2unet.training.state import (
     lock_run_folder,
     read_run_state,
     refuse_other_files,
+    try_lock,
     write_run_state,
 )
 from sam2unet.weights.formats import write_pickle
@@ -37,7 +38,12 @@ def test_a_new_run_leaves_models_and_files_of_others_alone(tmp_path):
     with pytest.raises(UserError, match="holds recipe.yaml, which no run wrote"):
         refuse_other_files(tmp_path, "SAM2-UNet")
     write_run_record(tmp_path, {"started": "now", "recipe": {}})
+    (tmp_path / "metrics.jsonl").touch()
     refuse_other_files(tmp_path, "SAM2-UNet")  # a run that was killed before its first state
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="holds run.json, recipe.yaml, metrics.jsonl, of an earlier run"):
+        refuse_other_files(tmp_path, "SAM2-UNet")
+    (tmp_path / "metrics.jsonl").unlink()
     for text in ("{", "[]", "{}"):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(UserError, match="holds run.json, recipe.yaml, which no run wrote"):
@@ -64,6 +70,13 @@ def test_a_run_removes_only_unfinished_files_of_this_project(tmp_path):
     with write_together(tmp_path) as part:
         (part / "new").write_text("")
     assert (own / "file").read_text() == "mine" and (tmp_path / "new").is_file()
+
+
+def test_a_disk_without_locks_is_not_another_run(tmp_path):
+    """A file that is open for reading cannot be locked, as no file on such a disk."""
+    (tmp_path / ".lock").touch()
+    with open(tmp_path / ".lock") as file, pytest.raises(UserError, match=r"cannot lock .*\.lock: .*; give a --save_"):
+        try_lock(file)
 
 
 def test_a_folder_is_claimed_when_new_or_empty_and_again_for_the_same_content(tmp_path):
@@ -126,6 +139,33 @@ def test_a_run_with_another_validation_set_is_not_resumed(tmp_path):
         find_resume_state(run_folder, facts | {"validation_set": {"count": 3, "bytes": 5}})
     with pytest.raises(UserError, match="belongs to a run with another validation set"):
         find_resume_state(run_folder, facts | {"validation_set": {}})
+
+
+def test_a_run_from_a_state_elsewhere_overwrites_no_other_run(tmp_path):
+    facts = {"recipe": asdict(Recipe()), "data": {"count": 4}, "validation_set": {}, "base": {}}
+    for name, count in (("mine", 4), ("other", 5)):
+        (tmp_path / name).mkdir()
+        write_run_state(tmp_path / name / "last.pt", whole_state(**facts | {"data": {"count": count}}))
+    backup = tmp_path / "backup.pt"
+    backup.write_bytes((tmp_path / "mine/last.pt").read_bytes())
+    for name in ("mine", "new"):  # back to an earlier state, and into a new folder
+        assert find_resume_state(RunFolder(tmp_path / name, resume=str(backup)), facts)["data"] == {"count": 4}
+    words = r"other/last.pt belongs to a run with another data set \(count was 5, is now 4\); give another --save_path"
+    with pytest.raises(UserError, match=words):
+        find_resume_state(RunFolder(tmp_path / "other", resume=str(backup)), facts)
+
+
+def test_a_run_goes_on_with_its_metric_and_with_its_weights_whatever_their_file_is_called(tmp_path):
+    facts = {"recipe": asdict(Recipe()), "data": {}, "validation_set": {}, "best_metric": {"--best_metric": "mDice"}}
+    facts |= {"base": {"hiera_path": f"a.pt, {'1' * 64}"}}
+    write_run_state(tmp_path / "last.pt", whole_state(**facts))
+    run_folder = RunFolder(tmp_path, resume="auto")
+    assert find_resume_state(run_folder, facts | {"base": {"hiera_path": f"renamed.pt, {'1' * 64}"}})
+    with pytest.raises(UserError, match=r"another weight file \(hiera_path was a.pt, 1+, is now a.pt, 2+\)"):
+        find_resume_state(run_folder, facts | {"base": {"hiera_path": f"a.pt, {'2' * 64}"}})
+    # best.pth is the best one by the first metric; no epoch before could be the best one by another metric.
+    with pytest.raises(UserError, match=r"another best metric \(--best_metric was mDice, is now MAE\)"):
+        find_resume_state(run_folder, facts | {"best_metric": {"--best_metric": "MAE"}})
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
