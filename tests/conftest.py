@@ -52,8 +52,8 @@ from tests.running import (  # noqa: F401
 )
 
 # The files that take longest start first, so that all processes are busy until the end.
-NAMES = "contract graphs docs masks scripts resume prompt_page training gpu options train sam3unet sam2unext "
-NAMES += "mask_page same_result class_task processes elastic tour clients cross_validate reproduce sam_med2d "
+NAMES = "contract graphs docs masks scripts quickstart resume prompt_page training gpu options train sam3unet "
+NAMES += "sam2unext mask_page same_result class_task processes elastic tour clients cross_validate reproduce sam_med2d "
 NAMES += "pixel_scores console manual"
 LONG = [f"test_{name}.py" for name in NAMES.split()]
 

@@ -133,6 +133,11 @@ CASES = {
     "eval: damaged prediction": (cut("preds/c.png"), EVAL, "cannot read preds/c.png"),
     "eval: masks as predictions": (nothing, f"{EVAL} --pred_path masks", "are the same folder"),
     "sample data: seed": (nothing, "scripts/make_sample_data.py --save_path out --seed -1", "seed is -1"),
+    "quickstart: volumes": (
+        lambda folder: (empty("images")(folder), write("images/a.nii.gz", b"")(folder)),
+        "scripts/quickstart.py --images images --masks masks --save_path out",
+        "images/a.nii.gz is a volume, and quickstart is for pictures; docs/medical.md",
+    ),
     "quickstart: images alone": (nothing, "scripts/quickstart.py --images images", "--images and --masks go together"),
 }
 

@@ -82,15 +82,17 @@ class Judgement:
     def compare(self, name: str, words: str) -> str:
         """Returns the difference between the maps at the threshold and one of the simple masks, in words."""
         ours, other = self.mean("wrong"), self.mean(name)
+        if ours == other:
+            return f"The maps are as good as {words}: {ours:.1%} of the pixels are wrong in both."
         deltas = np.array([[getattr(image, name) - image.wrong] for image in self.images])
         low, high = (float(bound[0]) for bound in bootstrap_intervals(deltas))
-        verdict = "better than" if ours < other else "worse than" if ours > other else "as good as"
+        verdict = "better than" if ours < other else "worse than"
         change = f", {abs(ours / other - 1):.0%} {'less' if ours < other else 'more'}" if other else ""
         chance = "" if not low <= 0 <= high else ". This difference may be chance"
         wins = int((deltas > 0).sum())
         return (
-            f"The maps are {verdict} {words}: {ours:.1%} of the pixels are wrong, and not {other:.1%}{change}{chance}. "
-            f"They are better on {wins} of {len(deltas)} images."
+            f"The maps are {verdict} {words}: {ours:.1%} of the pixels are wrong instead of {other:.1%}{change}"
+            f"{chance}. They are better on {wins} of {len(deltas)} images."
         )
 
 
@@ -145,8 +147,9 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
         "Add images with masks, above all of the kind of the worst images. docs/questions.md has results with 123, 244 "
         "and more images."
     )
-    if best_epoch is None or best_epoch > 0.8 * plan.epoch:
-        lines.append(f"Train longer: --minutes {2 * plan.minutes:g}. The last checkpoints were the best ones.")
+    if plan.can_be_longer and (best_epoch is None or best_epoch > 0.8 * plan.epoch):
+        reason = "" if best_epoch is None else " The last checkpoints were the best ones."
+        lines.append(f"Train longer: --minutes {2 * plan.minutes:g}.{reason}")
     if plan.size < SIDES[-1]:
         side, minutes = plan.estimate_larger()
         lines.append(
@@ -155,4 +158,5 @@ def advise(plan: Plan, judgement: Judgement, best_epoch: int | None) -> list[str
         )
     if judgement.objectless:
         lines.append("Look at the masks of the images without an object. sam2unet check draws them.")
+    lines.append("Give a new run another --save_path.")
     return lines

@@ -1,6 +1,7 @@
 """Plans a training that takes a given time: measures the computer, then chooses the input side and the updates."""
 
 import dataclasses
+import gc
 import json
 import math
 import time
@@ -18,7 +19,7 @@ from ..masks.cache import free_memory
 from ..masks.step import mask_step
 from ..recipe import Recipe
 from ..run_command import CONFIGS
-from ..runtime.device import pick_device, pick_half_type, tune_malloc
+from ..runtime.device import is_out_of_memory, pick_device, pick_half_type, tune_malloc
 from ..runtime.processes import Processes
 from ..training.prepare import choose_trained
 from ..training.speed import Speed
@@ -56,6 +57,11 @@ class Plan:
     @property
     def updates(self) -> int:
         return self.epoch * math.ceil((self.images - self.validation) * self.repeat / self.batch_size)
+
+    @property
+    def can_be_longer(self) -> bool:
+        """Whether more minutes lead to more passes."""
+        return not self.pretrained or self.epoch * self.repeat < PASSES
 
     def to_flags(self) -> list[object]:
         """Returns the words for the command line of train.py, without the paths."""
@@ -115,12 +121,24 @@ def make_plan(minutes: float, images: int, weights: Path | None = None, sides: S
             break
         recipe = Recipe.read(RECIPES[weights is not None], size=side, amp=amp)
         recipe = replace(recipe, batch_size=min(recipe.batch_size, images))
-        seconds = measure_update(recipe, weights, device)
+        try:
+            seconds = measure_update(recipe, weights, device)
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            if plan:
+                break
+            raise UserError(
+                f"out of memory on {device} with {recipe.batch_size} images at {side}x{side}; close other programs, or "
+                "give smaller weights, for example --hiera_path sam2.1_hiera_tiny"
+            ) from e
         if plan and budget / seconds < UPDATES[weights is not None]:
             break
         plan = divide_updates(minutes, images, weights is not None, seconds, str(device), recipe)
         print_line(f"measured: {seconds:.2g} s for an update at {side}x{side}, {int(budget / seconds)} updates in time")
     assert plan is not None
+    gc.collect()
+    torch.cuda.empty_cache()  # the training is another process
     return plan
 
 

@@ -12,7 +12,8 @@ from ..atomic import claim_folder, make_folder, write_together
 from ..data.images.masks import read_mask
 from ..data.images.pictures import draw_overview, pick_evenly
 from ..data.images.reading import read_image
-from ..data.pairs import Pair, match
+from ..data.pairs import Pair, list_images, match
+from ..data.volumes.open import is_volume
 from ..errors import SomeFailed, UserError, print_line
 from ..recipe import ForegroundRule, Recipe, to_foreground_flags
 from ..run_command import run_command
@@ -52,6 +53,8 @@ def run_on_folders(
         weights: a SAM 2 checkpoint. None: random weights.
         start: the folder that printed paths are relative to. None: the current folder.
     """
+    if volume := next(filter(is_volume, list_images(images, volumes=True).values()), None):
+        raise UserError(f"{volume} is a volume, and quickstart is for pictures; docs/medical.md has the commands")
     pairs = match(images, masks)
     if len(pairs) < 5:
         raise UserError(f"{len(pairs)} pairs are too few to hold out every fifth; give at least 5")
@@ -130,12 +133,7 @@ def report_result(plan: Plan, folder: Path, checkpoint: Path, weights: Path | No
     level = choose_level(checkpoint, validation, rule)
     judgement = judge_maps(test, folder / "maps", train, rule, level)
     advice = advise(plan, judgement, read_best_epoch(folder / "metrics.jsonl"))
-    shown = pick_evenly(test)
-    rows = (
-        (read_image(pair.image), read_mask(pair.mask, rule), Image.open(folder / f"maps/{pair.image.stem}.png"))
-        for pair in shown
-    )
-    draw_overview(rows, folder / "overview.png", titles=TITLES, names=[pair.image.name for pair in shown])
+    draw_maps(test, folder, rule)
     work = [*plan.describe()]
     if validation:
         work.append(f"The same images chose the threshold: above {judgement.threshold:.2f}, a pixel is the object.")
@@ -152,6 +150,16 @@ def report_result(plan: Plan, folder: Path, checkpoint: Path, weights: Path | No
     write_overview_page(story, folder / "maps", rule, folder / "overview.html")
     print_result(judgement, advice)
     return judgement
+
+
+def draw_maps(pairs: Sequence[Pair], folder: Path, rule: ForegroundRule) -> None:
+    """Writes `overview.png`: some images with their masks and with their maps in `maps/`."""
+    shown = pick_evenly(pairs)
+    rows = (
+        (read_image(pair.image), read_mask(pair.mask, rule), Image.open(folder / f"maps/{pair.image.stem}.png"))
+        for pair in shown
+    )
+    draw_overview(rows, folder / "overview.png", titles=TITLES, names=[pair.image.name for pair in shown])
 
 
 def print_result(judgement: Judgement, advice: Sequence[str]) -> None:

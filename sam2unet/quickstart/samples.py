@@ -6,17 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..atomic import claim_folder
 from ..data.images.masks import FOREGROUND, read_mask
-from ..data.images.pictures import draw_overview, pick_evenly
-from ..data.images.reading import read_image
 from ..data.pairs import Pair, match
 from ..errors import UserError, print_line
 from ..recipe import ForegroundRule, to_foreground_flags
 from ..run_command import CONFIGS, run_command
-from .run import TITLES
+from .run import draw_maps
 
 MAX_RATIO = 0.7  # MAE on the sample data, divided by that of the best constant map
 
@@ -48,12 +45,7 @@ def run_on_samples(folder: Path, weights: Path | None, rule: ForegroundRule, sta
     run_command("eval", *scores, "--save_dir", folder / "scores", *coding)
 
     pairs = match(test / "images", test / "masks")
-    shown = pick_evenly(pairs)
-    rows = (
-        (read_image(pair.image), read_mask(pair.mask, rule), Image.open(maps / f"{pair.image.stem}.png"))
-        for pair in shown
-    )
-    draw_overview(rows, folder / "overview.png", titles=TITLES, names=[pair.image.name for pair in shown])
+    draw_maps(pairs, folder, rule)
     results = json.loads((folder / "scores/results.json").read_text())
     ours, constant = results["datasets"]["held-out"][""]["MAE"], constant_error(pairs, rule)
     print_line()

@@ -27,9 +27,10 @@ def choose_level(checkpoint: Path, pairs: Sequence[Pair], rule: ForegroundRule) 
     """Returns the grey level of a map, 0 to 254, above which a pixel is the object.
 
     The structure loss rewards overlap with the mask. A network that is little trained therefore draws objects too
-    large at 0.5. Few pixels are wrong near the highest levels, but there small objects disappear. So this is the level
-    nearest to 0.5 at which the share of wrong pixels, the mean over all images, is at most `SLACK` above the lowest
-    share, and at most half way from it to that of predicting nothing. Without `pairs`, returns the level of 0.5.
+    large at 0.5. At the highest levels, few pixels are wrong, but small objects disappear. So the function allows every
+    level at which few more pixels are wrong than at the best level: at most the share `SLACK` more, and at most half as
+    many more as predicting nothing has. Of these levels, it returns the one nearest to 0.5. The share of wrong pixels
+    is a mean over all images. Without `pairs`, returns the level of 0.5.
     """
     if not pairs:
         return HALF
