@@ -8,7 +8,7 @@ here=$(dirname "$0")
 python=$here/.venv/bin/python && [ -x "$python" ] || python=python
 if [ -n "${DATA_PATH:-}" ]; then data=(--data_path "$DATA_PATH")
 elif [ -n "${DATA:-}" ] && [ -z "${TRAIN_IMAGES:-}${TRAIN_MASKS:-}" ]; then data=(--data "$DATA")
-else data=(--train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images}"
+else data=(--train_image_path "${TRAIN_IMAGES:?set TRAIN_IMAGES to a folder of images (or DATA, or DATA_PATH: see train.sh)}"
            --train_mask_path "${TRAIN_MASKS:?set TRAIN_MASKS to a folder of masks}"); fi
 "$python" "$here/train.py" "${data[@]}" --save_path "${SAVE_PATH:?set SAVE_PATH to a folder for checkpoints}" \
   ${MODEL:+--model "$MODEL"} ${HIERA_PATH:+--hiera_path "$HIERA_PATH"} ${DINOV2_PATH:+--dinov2_path "$DINOV2_PATH"} \

@@ -147,9 +147,11 @@ def replace_data_flag(args: argparse.Namespace, split: str, takes_lists: bool) -
 def add_index_flags(group: argparse._ActionsContainer) -> None:
     """Adds `--index` and the flags that choose a part of an index, see `data.index.select.IndexQuery`."""
     group.add_argument("--index", type=Path, metavar="DIR", help="instead: an index of images, from sam2unet index")
-    group.add_argument("--where", metavar="CONDITIONS", help='of an index, a part: "modality=ct and dataset!=AMOS*"')
     group.add_argument(
-        "--split", metavar="case:F", help="of an index, train on this fraction of the cases, test on the others"
+        "--where", metavar="CONDITIONS", help='with --index: take only this part, e.g. "modality=ct and dataset!=AMOS*"'
+    )
+    group.add_argument(
+        "--split", metavar="case:F", help="with --index: train on this fraction of the cases, test on the others"
     )
 
 

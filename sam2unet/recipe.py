@@ -60,7 +60,7 @@ class Recipe:
     encoder_adapter: bool | None = define(None, "use adapters in the encoder; default: True", "prompts")
     size: int = define(
         352,
-        "side in pixels of the square that images are resized to, a multiple of 32, for sam3unet of 14",
+        "side in pixels of the square that images are resized to; a multiple of 32, with sam3unet a multiple of 14",
         aliases=("--image_size",),
     )
     epoch: int = define(20, "number of passes over the training data", aliases=("--epochs",))
@@ -134,7 +134,7 @@ class Recipe:
         switch=True,
     )
     repeat: int = define_departure(
-        1, "an epoch is this many passes over the training images, for few images", task="masks"
+        1, "number of passes over the training images in one epoch; more than 1 is for few images", task="masks"
     )
     sync_bn: bool = define_departure(
         False, "under torchrun, BatchNorm uses the images of all processes", task="masks", switch=True

@@ -3,6 +3,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=.venv/bin/python
 
 wanted=$(cat requirements.txt pyproject.toml | sha256sum)
+command -v python3 > /dev/null || { echo "error: there is no python3; install Python 3.10 or newer" >&2; exit 2; }
 if [ "$(cat .venv/installed-from 2>/dev/null)" != "$wanted" ]; then
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     { echo "error: $(python3 --version 2>&1) is too old; install Python 3.10 or newer" >&2; exit 2; }

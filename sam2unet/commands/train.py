@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--data_path", type=Path, help="for sam_med2d, instead: folder with image2label_train.json")
     add_index_flags(data)
     data.add_argument(
-        "--balance", metavar="dataset|modality", help="of an index, draw each data set or modality equally often"
+        "--balance", metavar="dataset|modality", help="with --index: draw each data set or modality equally often"
     )
     data.add_argument("--val_image_path", type=Path, help="folder of validation images; default: no validation")
     data.add_argument("--val_mask_path", type=Path, help="folder of their masks")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--group",
         metavar="REGEX",
-        help="images for whose names this expression finds the same text are never in two parts, e.g. '^[^_]+'",
+        help="images stay in one part if this expression finds the same text in their names, e.g. '^[^_]+'",
     )
     data.add_argument("--val_every", type=int, default=1, metavar="N", help="validate after every N epochs; default: 1")
     data.add_argument(
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "--save",
         choices=("full", "trainable"),
         default="full",
-        help="checkpoints: all weights, or without those of the files that training starts from; default: full",
+        help="weights in checkpoints: all, or only those that no file of pretrained weights holds; default: full",
     )
     weights.add_argument(
         "--save_minutes",

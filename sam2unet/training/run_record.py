@@ -86,14 +86,14 @@ def fingerprint(pairs: Sequence[Pair], sizes: Sizes | None = None, processes: Pr
 
 
 def find_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the keys in which two fingerprints differ. Sizes and bytes of a sample are not compared with others."""
+    """Returns the keys in which two fingerprints differ. Leaves out sizes and bytes if they are of other samples."""
     keys = [key for key in {**now, **then} if then.get(key) != now.get(key)]
     is_other_sample = then.get("sample") != now.get("sample")
     return [key for key in keys if not (is_other_sample and key in ("sizes", "bytes", "sample"))]
 
 
 def count_bytes(pairs: Sequence[Pair]) -> int:
-    """Returns the size of all files. An image counts once for each of its masks, but neighbours read it only once."""
+    """Returns the size of all files. An image counts once for each of its masks, which must be next to each other."""
     total, image, size = 0, None, 0
     for pair in pairs:
         if pair.image != image:

@@ -179,7 +179,7 @@ def seed_update(seed: int, step: int, rank: int = 0) -> None:
 
 
 class FiniteGuard:
-    """Raises UserError for a loss that is not finite; `late`: one step later, so that a GPU does not wait for it."""
+    """Raises UserError for a loss that is not finite. With `late`, raises it one step later: a GPU need not wait."""
 
     def __init__(self, late: bool):
         self.late = late
