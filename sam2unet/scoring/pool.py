@@ -12,6 +12,7 @@ import cv2
 
 from ..errors import UserError
 from ..runtime.parallel import prefetch
+from ..runtime.signals import end_with_parent
 from .pixels.histograms import reuse_freed_memory
 
 stop_flag: Any = None  # in a worker process: its `value` is true when the parent needs no more results
@@ -44,6 +45,7 @@ def prepare_worker(stop: Any) -> None:
     global stop_flag
     stop_flag = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends the pool
+    end_with_parent()
     cv2.setNumThreads(1)  # each process uses one core
     reuse_freed_memory()
 

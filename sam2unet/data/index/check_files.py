@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ...atomic import read_json
 from ...errors import UserError
 from ...runtime.parallel import prefetch
+from ...runtime.signals import end_with_parent
 from ..archives.member import Member
 from ..checks.check import Size, check_image
 from ..images.grey_png import SIGNATURE, compile_undo_filters, decode_grey_png
@@ -52,7 +53,7 @@ def check_files(index: Index, sample: float, workers: int | None) -> None:
     compile_undo_filters()  # once, before the processes start
     bar = tqdm(total=count, desc="checking", unit="mask", leave=False, disable=None)
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    with ProcessPoolExecutor(workers or os.cpu_count(), initializer=ignore_interrupts) as pool, bar:
+    with ProcessPoolExecutor(workers or os.cpu_count(), initializer=prepare_checker) as pool, bar:
         try:
             for facts in prefetch(pool, partial(check_chunk, index.folder), chunks, 4 * (os.cpu_count() or 1)):
                 store_facts(columns, facts)
@@ -157,5 +158,7 @@ def can_train_on(mask: Image.Image, source: Source) -> bool:
     return True
 
 
-def ignore_interrupts() -> None:
+def prepare_checker() -> None:
+    """Prepares a process of the pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends the pool
+    end_with_parent()
