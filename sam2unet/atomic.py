@@ -137,11 +137,13 @@ def claim_folder(folder: Path, content: str) -> bool:
     Raises UserError for a folder with other files, so that no file of the user is overwritten.
     """
     marker = folder / MARKER
+    # The names come first, because another process may mark the folder at this moment.
+    names = os.listdir(folder) if folder.is_dir() else []
     if marker.is_file():
         if (marked := read_text(marker).strip()) != content:
             raise UserError(f"{folder} was made for {marked}, not for {content}; give another --save_path")
         return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir() or not all(name.endswith(PART) for name in names):
         raise UserError(f"{folder} holds files that this script did not make; give another --save_path")
     make_folder(folder)
     with write_atomic(marker) as file:

@@ -1,8 +1,9 @@
 """Builds an index of images and masks. A build that is interrupted goes on where it was."""
 
+import fcntl
 import hashlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,7 @@ def build_index(sources: Sequence[Path], folder: Path, sample: float = 1.0, work
     if not 0 < sample <= 1:
         raise UserError(f"sample is {sample}; it must be above 0 and at most 1, for example 0.01")
     check_numbers({"workers": workers})
-    sources = [path.resolve() for path in sources]
-    for path in sources:
-        if not path.exists():
-            raise UserError(f"no such folder or archive: {path}")
-        if path.is_dir() and folder.resolve().is_relative_to(path):
-            raise UserError(f"--save_path {folder} is inside {path}, which the index lists; give another folder")
+    sources = [locate_source(path, folder) for path in sources]
     known = set(sources)
     inside = [path for path in sources if path.is_dir() and not known.isdisjoint(path.parents)]
     if inside or len(known) < len(sources):
@@ -42,22 +38,50 @@ def build_index(sources: Sequence[Path], folder: Path, sample: float = 1.0, work
         raise UserError(f"{what}, so that its images would count twice; leave it out")
     plan: dict[str, Any] = {"format": FORMAT, "sources": [describe_source(path) for path in sources]}
     claim_folder(folder, "index")
-    if (folder / FACTS).is_file():
-        raise UserError(f"{folder} holds a complete index; give another --save_path")
-    if not (folder / PLAN).is_file():
-        plan["names"] = list_entries(sources, folder)
-        write_facts(folder, PLAN, plan)
-    elif (started := read_json(folder / PLAN))["sources"] != plan["sources"]:
-        raise UserError(f"{folder} holds an unfinished index of other sources; give another --save_path")
-    else:
-        plan = started
-        print_line(f"the build of {folder} goes on")
-    index = Index.open_columns(folder, plan)
-    check_files(index, sample, workers)
-    facts = plan | count_entries(index) | {"sample": sample, "digest": compute_digest(folder)}
-    write_facts(folder, FACTS, facts)
-    (folder / PLAN).unlink()
+    with lock_build(folder):
+        if (folder / FACTS).is_file():
+            raise UserError(f"{folder} holds a complete index; give another --save_path")
+        if not (folder / PLAN).is_file():
+            plan["names"] = list_entries(sources, folder)
+            write_facts(folder, PLAN, plan)
+        elif (started := read_json(folder / PLAN))["sources"] != plan["sources"]:
+            raise UserError(f"{folder} holds an unfinished index of other sources; give another --save_path")
+        else:
+            plan = started
+            print_line(f"the build of {folder} goes on")
+        index = Index.open_columns(folder, plan)
+        check_files(index, sample, workers)
+        facts = plan | count_entries(index) | {"sample": sample, "digest": compute_digest(folder)}
+        write_facts(folder, FACTS, facts)
+        (folder / PLAN).unlink()
     return Index.open(folder)
+
+
+def locate_source(path: Path, folder: Path) -> Path:
+    """Returns the whole path of a source. Raises UserError if it does not exist, or the index would be inside it.
+
+    A file keeps its name if it is a link, because the target in the cache of Hugging Face has no extension.
+    """
+    if not path.exists():
+        raise UserError(f"no such folder or archive: {path}")
+    if not path.is_dir():
+        return path.parent.resolve() / path.name
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"--save_path {folder} is inside {path}, which the index lists; give another folder")
+    return path.resolve()
+
+
+@contextmanager
+def lock_build(folder: Path) -> Iterator[None]:
+    """A context for one process at a time. Raises UserError if another process is in it."""
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, also if its workers live on
+        except (BlockingIOError, PermissionError) as e:
+            raise UserError(f"another process builds the index in {folder}; wait for it") from e
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def list_entries(sources: Sequence[Path], folder: Path) -> dict[str, list[str]]:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sam2unet.atomic import PART, claim_folder
 from sam2unet.data.index import check_files
 from sam2unet.data.index.build import build_index
 from sam2unet.data.index.listing import ColumnWriter
@@ -87,6 +90,34 @@ def test_images_of_sources_with_one_name_have_different_names(tmp_path):
         )
     one = build_index([folders[0], pack_zip(folders[1], tmp_path / "other.zip")], tmp_path / "index", workers=1)
     assert list_names(one) == ["data/images/a", "other/data/images/a"]
+
+
+def test_an_archive_that_is_a_link_keeps_its_name(tmp_path):
+    folder = write_pairs(tmp_path / "data", ["a"])
+    (tmp_path / "snapshot").mkdir()
+    pack_zip(folder, tmp_path / "blob")  # as in the cache of Hugging Face
+    os.symlink(tmp_path / "blob", tmp_path / "snapshot/a.zip")
+    opened = build_index([tmp_path / "snapshot/a.zip"], tmp_path / "index", workers=1)
+    assert list_names(opened) == ["data/images/a"]
+
+
+def test_two_processes_do_not_build_one_index(tmp_path):
+    folder, index = write_pairs(tmp_path / "data", ["a"]), tmp_path / "index"
+    claim_folder(index, "index")
+    words = "import fcntl, sys, time\nfile = open(sys.argv[1], 'w')\nfcntl.lockf(file, fcntl.LOCK_EX)\n"
+    words += "print('locked', flush=True)\ntime.sleep(60)\n"
+    command = [sys.executable, "-c", words, str(index / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="another process builds the index in .*; wait for it"):
+            build_index([folder], index, workers=1)
+        process.kill()
+    assert build_index([folder], index, workers=1).facts["images"] == 1
+
+
+def test_a_folder_that_another_process_claims_at_this_moment_can_be_claimed(tmp_path):
+    (tmp_path / f".marker{PART}").touch()
+    assert not claim_folder(tmp_path, "index") and claim_folder(tmp_path, "index")
 
 
 def test_a_source_that_comes_twice_is_refused(tmp_path):
