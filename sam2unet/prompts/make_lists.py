@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..atomic import claim_folder, make_folder, refuse_existing, write_atomic
+from ..atomic import claim_folder, make_folder, refuse_existing
 from ..data.checks.check import check_masks
 from ..data.images.masks import MaskCoding, is_colour_mask, read_mask, stored_values
 from ..data.images.pictures import encode_png, write_bytes
 from ..data.images.reading import open_image, read_image, rotate_upright
-from ..data.pairs import Pair, list_files, list_images, match, warn_unpaired_masks
+from ..data.pairs import Pair, find_duplicates, list_files, list_images, match, warn_unpaired_masks
 from ..data.volumes.open import is_volume
-from ..data.volumes.slices import Slice, Source, find_white
+from ..data.volumes.slices import Slice, Source, find_white, list_cases
 from ..errors import UserError, print_line, shortlist, warn
 from ..recipe import ForegroundRule
 from ..runtime.parallel import map_files
-from ..slice_view import SliceView
+from ..slice_view import DEFAULT_VIEW, SliceView
 from .framing import Framing, read_label
 from .lists import (
     TEST_LIST,
@@ -52,63 +52,99 @@ def make_lists(
         rule: which values of the masks are foreground.
         size: input side of the model. Masks that are empty at this size are left out.
     """
-    framing = Framing(size, mask_threshold=rule)
-    if has_slices := any(map(is_volume, list_files(images, volumes=True))):
-        images, masks = write_slices(images, masks, folder / "slices", view)
-    items = match_masks(images, masks)
-    cases = [item.image.stem[:-5] if has_slices else item.image.stem for item in items]
-    train, test = divide_images(items, cases, part, hold_out)
+    names = (TRAIN_LIST, TEST_LIST) if hold_out is not None else (TRAIN_LIST if part == "train" else TEST_LIST,)
+    refuse_existing(*(folder / name for name in names))
+    protects = any((folder / name).exists() for name in (TRAIN_LIST, TEST_LIST))  # the list of an earlier call
+    if any(map(is_volume, list_files(images, volumes=True))):
+        keeps_values = rule is not None or split == "values"
+        cases = write_slices(images, masks, folder / "slices", view, keeps_values, protects)
+    elif view != DEFAULT_VIEW:
+        raise UserError(f"{images} has no volumes, which --axis, --window and --context are for; leave them out")
+    else:
+        cases = {item: item.image.stem for item in match_masks(images, masks)}
+    items = list(cases)
+    train, test = divide_images(items, list(cases.values()), part, hold_out)
     paths = [mask for item in items for mask in item.masks]
     if split == "regions" and rule is not None:
         check_masks(paths, rule)
     if split and (long := [mask.name for mask in paths if len(os.fsencode(f"{mask.stem}_000.png")) > 255]):
         raise UserError(f"{len(long)} names of masks are too long to add _000: {shortlist(long)}; shorten them")
     make_folder(folder)
-    refuse_existing(*(folder / name for part, name in ((train, TRAIN_LIST), (test, TEST_LIST)) if part))
     if split:
         target = folder / "masks"
         if target.resolve() == masks.resolve():
             raise UserError(f"{target} is the folder of masks; give another --save_path")
         claim_folder(target, "masks of one object each")
-        train, test = (split_masks(items, target, split, rule) for items in (train, test))
-        framing = Framing(size)
+        train, test = (split_masks(items, target, split, rule, protects) for items in (train, test))
+    write_lists(folder, train, test, Framing(size, mask_threshold=None if split else rule))
+
+
+def write_lists(folder: Path, train: Sequence[ImageMasks], test: Sequence[ImageMasks], framing: Framing) -> None:
+    """Writes a list for each part that is not empty, without the masks that cannot be used."""
+    train, test = keep_usable(train, framing, strict=False), keep_usable(test, framing, strict=True)
     if train:
-        train = keep_usable(train, framing, strict=False)
         write_train_list(folder, train)
         print_line(f"{len(train)} images with {count_masks(train)} masks in {folder / TRAIN_LIST}")
     if test:
-        test = keep_usable(test, framing, strict=True)
         write_test_list(folder, [Pair(item.image, mask) for item in test for mask in item.masks])
         print_line(f"{len(test)} images with {count_masks(test)} masks in {folder / TEST_LIST}")
 
 
-def write_slices(image_folder: Path, mask_folder: Path, folder: Path, view: SliceView) -> tuple[Path, Path]:
-    """Writes the slices whose mask is not empty as CASE_0042.png, and returns the folders of images and masks.
+def write_slices(
+    image_folder: Path, mask_folder: Path, folder: Path, view: SliceView, keeps_values: bool, protects: bool
+) -> dict[ImageMasks, str]:
+    """Writes the slices whose mask is not empty as CASE_0042.png. Returns them with their cases, sorted by file name.
 
-    Images are 8-bit. Masks keep their values; of masks with 0 and 1, or with probabilities, foreground is 255.
+    Images are 8-bit. Masks are as `read_slice_mask` returns them. `protects` is as in `write_picture`.
     """
-    make_folder(folder.parent)
+    pairs = match(image_folder, mask_folder, view)
+    names = [f"{pair.image.stem.replace('/', '_')}.png" for pair in pairs]
+    _, repeated = find_duplicates(zip(names, (pair.image for pair in pairs), strict=True))
+    if repeated:
+        raise UserError(f"slices with the same name in {image_folder}: {shortlist(repeated)}; rename one of each")
     claim_folder(folder, "slices of volumes")
-    targets = folder / "images", folder / "masks"
-    for target in targets:
-        make_folder(target)
 
-    def write(pair: Pair) -> None:
-        with open_image(pair.mask) as image:
-            if is_colour_mask(image):
-                raise MaskCoding.of(pair.mask, "it has colours")
-            values = stored_values(rotate_upright(image), pair.mask)
-        if isinstance(pair.mask, Slice) and find_white(pair.mask.volume, pair.mask.grid):
-            mask = read_mask(pair.mask)
-        else:
-            mask = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
-        if mask.getextrema()[1]:
-            name = f"{pair.image.stem.replace('/', '_')}.png"
-            for picture, target in zip((read_image(pair.image), mask), targets, strict=True):
-                write_bytes(target / name, encode_png(np.asarray(picture)))
+    def write(job: tuple[str, Pair]) -> ImageMasks | None:
+        name, pair = job
+        mask = read_slice_mask(pair.mask, keeps_values)
+        if not mask.getextrema()[1]:
+            return None
+        image_path, mask_path = folder / "images" / name, folder / "masks" / name
+        write_picture(image_path, np.asarray(read_image(pair.image)), protects)
+        write_picture(mask_path, np.asarray(mask), protects)
+        return ImageMasks(image_path, (mask_path,))
 
-    map_files(write, match(image_folder, mask_folder, view))
-    return targets
+    items = map_files(write, list(zip(names, pairs, strict=True)))
+    cases = list_cases([pair.image.stem for pair in pairs])
+    case_by_item = {item: case for item, case in zip(items, cases, strict=True) if item}
+    if not case_by_item:
+        raise UserError(f"no slice of the masks in {mask_folder} has an object")
+    return dict(sorted(case_by_item.items(), key=lambda item: item[0].image.name))
+
+
+def read_slice_mask(source: Source, keeps_values: bool) -> Image.Image:
+    """Reads a mask whose values are stored as they are, in 8 or 16 bits.
+
+    Without `keeps_values`, masks with 0 and 1, or with probabilities, become 0 and 255. Raises UserError for colours,
+    and for values that 16 bits cannot store.
+    """
+    with open_image(source) as image:
+        if is_colour_mask(image):
+            raise MaskCoding.of(source, "it has colours")
+        values = stored_values(rotate_upright(image), source)
+    if not keeps_values and isinstance(source, Slice) and find_white(source.volume, source.grid):
+        return read_mask(source)
+    if values.min() < 0 or values.max() > 65535 or (values != np.rint(values)).any():
+        raise UserError(f"{source} has values that a PNG cannot store; write a mask with whole numbers from 0 to 65535")
+    return Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
+
+
+def write_picture(path: Path, pixels: np.ndarray, protects: bool) -> None:
+    """Writes a PNG. With `protects`, raises UserError instead of changing a file, because a list may contain it."""
+    content = encode_png(pixels)
+    if protects and path.exists() and path.read_bytes() != content:
+        raise UserError(f"{path} would change, and another list may contain it; give another --save_path")
+    write_bytes(path, content)
 
 
 def divide_images(
@@ -150,7 +186,7 @@ def keep_usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> 
     pairs = [Pair(item.image, mask) for item in items for mask in item.masks]
     problems = dict(zip(pairs, find_problems(pairs, framing, strict), strict=True))
     bad = [(pair, problem) for pair, problem in problems.items() if problem]
-    if len(bad) == len(pairs):
+    if pairs and len(bad) == len(pairs):
         raise UserError(f"none of {len(pairs)} masks can be used; first: {bad[0][1]}")
     if bad:
         names = shortlist([pair.mask.name for pair, _ in bad])
@@ -159,18 +195,19 @@ def keep_usable(items: Sequence[ImageMasks], framing: Framing, strict: bool) -> 
     return [item for item in kept if item.masks]
 
 
-def split_masks(items: Sequence[ImageMasks], folder: Path, by: str, rule: ForegroundRule) -> list[ImageMasks]:
+def split_masks(
+    items: Sequence[ImageMasks], folder: Path, by: str, rule: ForegroundRule, protects: bool
+) -> list[ImageMasks]:
     """Writes one 0/255 mask per object to `folder`, for example `ct_07_000.png`.
 
-    The number counts the regions, or is the value in a label map.
+    The number counts the regions, or is the value in a label map. `protects` is as in `write_picture`.
     """
 
     def write_objects(path: Source) -> list[Source]:
         written: list[Source] = []
         for number, mask in split_regions(path, rule) if by == "regions" else split_values(path, rule):
             target = folder / f"{path.stem}_{number:03d}.png"
-            with write_atomic(target) as file:
-                Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(file, "PNG")
+            write_picture(target, np.where(mask, 255, 0).astype(np.uint8), protects)
             written.append(target)
         return written
 

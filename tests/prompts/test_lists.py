@@ -34,8 +34,10 @@ def test_a_volume_of_one_slice_can_have_a_picture_as_mask(tmp_path):
     save(tmp_path / "masks/a.png", mask)
     (tmp_path / "images").mkdir()
     np.save(tmp_path / "images/a.npy", photo)
-    folders = write_slices(tmp_path / "images", tmp_path / "masks", tmp_path / "slices", DEFAULT_VIEW)
-    image, copy = (np.asarray(Image.open(folder / "a_0000.png")) for folder in folders)
+    folders = (tmp_path / name for name in ("images", "masks", "slices"))
+    [item] = write_slices(*folders, DEFAULT_VIEW, keeps_values=False, protects=False)
+    image, copy = (np.asarray(Image.open(path)) for path in (item.image, *item.masks))
+    assert item.image == tmp_path / "slices/images/a_0000.png"
     assert np.array_equal(image, np.repeat(photo[0][..., None], 3, axis=2)) and np.array_equal(copy, mask)
 
 
