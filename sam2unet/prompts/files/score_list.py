@@ -219,6 +219,7 @@ def describe_answer_part(
         **test.facts,
         "prompts": [sha256(path) for path in files.prompts],
         "modes": [mode.title for mode in test.modes],
+        "save_pred": files.save_masks,  # otherwise a part of a run without the masks would be used again
     }
     return json.loads(json.dumps({**facts, **own}))
 

@@ -67,6 +67,15 @@ def test_parts_of_other_tests_are_not_joined(words, lists, test_py, tmp_path):
     assert contents(tmp_path / "mine") == {"part-1-of-2.answers": b"mine"}
 
 
+def test_a_share_with_predicted_masks_does_not_use_answers_without(words, test_py, tmp_path):
+    flags = ("--save_path", tmp_path / "out", "--boxes_prompt", "--shard")
+    assert words[-1] == "--save_pred" and test_py(*words[:-1], *flags, "1/2").status == 0
+    again = test_py(*words, *flags, "1/2")
+    assert again.status == 0 and "has the answers of an earlier run" not in again.out
+    assert test_py(*words, *flags, "2/2").status == 0
+    assert len([*(tmp_path / "out/boxes_prompt").glob("*.png")]) == 9
+
+
 def test_more_shares_than_images(words, test_py, tmp_path):
     for number in range(1, 6):
         ended = test_py(*words, "--save_path", tmp_path / "out", "--shard", f"{number}/5", "--boxes_prompt")
