@@ -77,9 +77,9 @@ class Prompter:
         """
         square, frame = self.framing.square(to_photo(image))
         pixels = square[None].to(self.model.prompt_encoder.no_mask_embed.weight.device)
-        self.embedding = self.model.image_encoder(normalise_square(pixels, [frame]))
-        check_output(self.embedding, "off")
-        self.frame = frame
+        embedding = self.model.image_encoder(normalise_square(pixels, [frame]))
+        check_output(embedding, "off")
+        self.frame, self.embedding = frame, embedding
         return self
 
     @torch.inference_mode()
@@ -129,7 +129,8 @@ class Prompter:
 def to_batch(name: str, value: Numbers, shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Returns `value` as float32 (K, *shape) on `device`. -1 in `shape` stands for any number."""
     try:
-        tensor = torch.as_tensor(np.asarray(value, np.float32), device=device)
+        array = value.detach() if isinstance(value, Tensor) else np.asarray(value, np.float32)
+        tensor = torch.as_tensor(array, dtype=torch.float32, device=device)
     except (TypeError, ValueError) as e:
         raise UserError(f"{name} is not an array of numbers ({e})") from e
     if tensor.ndim == len(shape):

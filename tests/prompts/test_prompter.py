@@ -151,3 +151,23 @@ def test_an_output_that_is_not_finite_is_an_error(part):
         model.get_parameter(part).fill_(1e38)
     with pytest.raises(sam2unet.UserError, match="^the model gives NaN or Inf; the weights are damaged"):
         sam2unet.Prompter(model).set_image(np.zeros((32, 32, 3), np.uint8)).predict(box=[0, 0, 9, 9])
+
+
+def test_an_image_that_fails_leaves_the_one_before_it():
+    model, box = tiny_sam_med2d(side=32), [2, 3, 20, 25]
+    prompter = sam2unet.Prompter(model).set_image(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    before = prompter.predict(box=box)
+    with torch.no_grad():
+        model.get_parameter("image_encoder.pos_embed").fill_(1e38)
+    with pytest.raises(sam2unet.UserError, match="the model gives NaN or Inf"):
+        prompter.set_image(np.zeros((32, 32, 3), np.uint8))
+    after = prompter.predict(box=box)
+    assert after.masks.shape == (1, 40, 60) and np.array_equal(before.logits, after.logits)
+
+
+def test_prompts_can_be_tensors_of_any_type(small):
+    prompter = sam2unet.Prompter(small).set_image(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    wanted = prompter.predict([[5, 6]], [1], box=[2, 3, 20, 25])
+    points, box = torch.tensor([[5.0, 6.0]], requires_grad=True), torch.tensor([2, 3, 20, 25], dtype=torch.bfloat16)
+    found = prompter.predict(points, torch.tensor([1]), box=box)
+    assert np.array_equal(found.logits, wanted.logits)
