@@ -35,8 +35,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "components": (0, 2**31 - 1),
     "axis": (0, 2),
     "context": (0, 1),
+    "port": (0, 65_535),
+    "max_images": (1, 10_000),
+    "max_megapixels": (0, 10**6),
+    "max_mb": (0, 10**6),
 }
-ABOVE_SMALLEST = ("lr", "multi_scale")
+ABOVE_SMALLEST = ("lr", "multi_scale", "max_megapixels", "max_mb")
 MAX_VOXELS = 2**31  # of a volume
 
 

@@ -41,7 +41,8 @@ async function dropFiles(event) {
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter((entry) => entry);
   let files = await listFiles(entries);
   const isLabelMap = files.length === 1 && files[0].name.endsWith("_labels.png"); // the name of a saved label map
-  const block = event.target.closest("#masks") ?? document.querySelector("#images");
+  // On the page for prompts, #masks is a button.
+  const block = event.target.closest("div#masks") ?? document.querySelector("#images");
   const field = (isLabelMap && findLabelMapField()) || block.querySelector("input[type=file]");
   if (!field) return showProblem("Another upload is in progress. Wait until it ends, then drop the files again.");
   if (entries.some((entry) => entry.isDirectory)) files = files.filter((file) => accepts(field, file));

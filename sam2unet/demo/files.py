@@ -1,6 +1,8 @@
 """Checks of uploaded files: names, folders, sizes. A visitor can send any file, so nothing is trusted."""
 
 import re
+import shutil
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from PIL import Image
 
 from ..data.images.reading import open_image, read_image
 from ..errors import UserError
+from ..limits import check_numbers
 
 
 class Example(NamedTuple):
@@ -22,16 +25,15 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest input that the page accepts. Raises UserError if a limit is not above 0."""
+    """The largest input that the page accepts. Raises UserError for a number that is too small or too large."""
 
     images: int = 20  # number of files in one drop, and of frames of a clip
     megapixels: float = 40  # size of one image
     megabytes: float = 50  # size of one file
 
     def __post_init__(self) -> None:
-        for flag, value in (("images", self.images), ("megapixels", self.megapixels), ("mb", self.megabytes)):
-            if not value > 0:
-                raise UserError(f"max_{flag} is {value:g}; it must be above 0")
+        limits = {"max_images": self.images, "max_megapixels": self.megapixels, "max_mb": self.megabytes}
+        check_numbers(limits)
 
 
 def safe_stem(path: Path) -> str:
@@ -46,6 +48,13 @@ def unique_name(name: str, taken: Collection[str]) -> str:
     lower = {other.lower() for other in taken}
     names = (name if number == 1 else f"{name}_{number}" for number in range(1, len(lower) + 2))
     return next(candidate for candidate in names if candidate.lower() not in lower)
+
+
+def make_saved_path(folder: Path, name: str) -> Path:
+    """Returns the path of a new file below the folder of a visit. Removes the file that the visitor saved before."""
+    for earlier in folder.glob("saved-*"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="saved-", dir=folder)) / name
 
 
 def refuse_elsewhere(path: Path, folders: Sequence[Path]) -> None:

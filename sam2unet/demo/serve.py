@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError, print_line, warn
 from ..families.load import Checkpoint, open_model
+from ..limits import check_numbers
 from ..masks.prediction.open import open_predictor, read_model_file
 from ..masks.prediction.options import PredictOptions
 from ..models.sam_med2d import SAMMed2D
@@ -110,6 +111,8 @@ def serve(
     folders, model_lock = (home / UPLOADS, home / EXAMPLES), threading.Lock()
     (home / EXAMPLES).mkdir()
     has_classes = not isinstance(methods, PromptMethod) and methods[0].predictor.classes
+    if mask_threshold is not None and (has_classes or isinstance(methods, PromptMethod)):
+        raise UserError("the page of this checkpoint takes no masks; leave --mask_threshold and --foreground out")
     examples = [] if has_classes else make_examples(home / EXAMPLES)  # their masks are for foreground and background
     if isinstance(methods, PromptMethod):
         prompt_bench = PromptBench(methods, home, folders, limits, model_lock)
@@ -119,7 +122,7 @@ def serve(
             method.predictor.forward = hold_lock(method.predictor.forward, model_lock)
         bench = Bench(methods, home, folders, limits, mask_threshold)
         blocks = import_page("masks").build_mask_page(bench, examples)
-    start(blocks, home / UPLOADS, limits, host, port or find_free_port(host))
+    start(blocks, home / UPLOADS, limits, host, port)
     try:
         while True:  # short waits: a signal that another thread receives is handled only after a wait
             time.sleep(0.2)
@@ -140,8 +143,7 @@ def hold_lock(forward: Callable[[Tensor], Tensor], lock: threading.Lock) -> Call
 
 def check_address(host: str, port: int) -> None:
     """Refuses impossible ports. Warns if other computers can reach the page."""
-    if not 0 <= port <= 65535:
-        raise UserError(f"port is {port}; it must be from 0 to 65535, where 0 means any free port")
+    check_numbers({"port": port})
     if not is_loopback(host):
         warn(f"everyone who can reach {host}:{port or '...'} can use this page; it has no password")
 
@@ -153,10 +155,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def find_free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
+def find_port(host: str, port: int) -> int:
+    """Returns `port`, or a free one for 0. Raises OSError if this computer cannot listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a page that has just ended is free
+        probe.bind((host, port))
         return probe.getsockname()[1]
 
 
@@ -242,9 +245,11 @@ def start(blocks: "Blocks", uploads: Path, limits: Limits, host: str, port: int)
     mono = ["ui-monospace", "monospace"]
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono).set(**CONTRAST)
     off: dict[str, Any] = dict.fromkeys(OFF, False)
+    name = f"[{host}]" if ":" in host else host  # the form of an IPv6 address in a web address
     try:
+        port = find_port(host, port)
         blocks.launch(
-            server_name=host,
+            server_name=name,
             server_port=port,
             quiet=True,
             prevent_thread_lock=True,
@@ -256,7 +261,10 @@ def start(blocks: "Blocks", uploads: Path, limits: Limits, host: str, port: int)
             app_kwargs={"middleware": middleware},
             **off,
         )
-    except OSError as e:
-        raise UserError(f"cannot listen on {host}:{port}; give another --port, or --port 0 for any free port") from e
+    except (OSError, UnicodeError) as e:  # UnicodeError: the name of the host is impossible
+        reason = getattr(e, "strerror", None) or "the address or the port cannot be used"
+        raise UserError(
+            f"cannot listen on {name}:{port} ({reason}); give another --host, or --port 0 for any free port"
+        ) from e
     sys.addaudithook(refuse_connection)
-    print_line(f"demo at http://{f'[{host}]' if ':' in host else host}:{port} (stop it with Ctrl-C)")
+    print_line(f"demo at http://{name}:{port} (stop it with Ctrl-C)")

@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,8 +189,13 @@ def test_more_files_than_allowed_are_refused(session, dropped):
     with pytest.raises(UserError, match="4 files are too many; at most 3"):
         session.add_images([dropped(f"{n}.png") for n in range(4)])
     assert [item.name for item in session.items] == ["good"]
-    with pytest.raises(UserError, match="max_images is 0"):
-        Limits(images=0)
+    for limits, line in (
+        ({"images": 0}, "max_images is 0; it must be from 1 to"),
+        ({"megapixels": 0}, "max_megapixels is 0; it must be above 0"),
+        ({"megabytes": float("inf")}, "max_mb is inf; it must be above 0 and at most"),
+    ):
+        with pytest.raises(UserError, match=line):
+            Limits(**limits)
 
 
 def test_files_elsewhere_are_not_read(session, dropped, tmp_path):
@@ -259,6 +265,17 @@ def test_the_zip_holds_maps_cut_masks_overlays_and_scores(session, dropped):
     session.clear()
     with pytest.raises(UserError, match="nothing to download"):
         bundle(session, 0.5, 0.5)
+
+
+def test_two_checkpoints_of_one_name_have_a_folder_each_in_the_zip(session, dropped, monkeypatch):
+    names = ["x/SAM2-UNet-20", "y/SAM2-UNet-20"]  # as `make_model_names` returns them
+    methods = [Method(name, each.predictor) for name, each in zip(names, session.bench.methods, strict=True)]
+    monkeypatch.setattr(session, "bench", replace(session.bench, methods=methods))
+    session.add_images([dropped("one.png")])
+    with zipfile.ZipFile(bundle(session, 0.5, 0.5)) as archive:
+        assert len(set(archive.namelist())) == 6
+        maps = [archive.read(f"{name}_SAM2-UNet-20/maps/one.png") for name in "xy"]
+    assert maps[0] != maps[1]
 
 
 def test_overlay_and_differences():

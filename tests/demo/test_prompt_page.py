@@ -250,6 +250,8 @@ def test_images_and_folders_dropped_on_the_picture_are_a_queue(page, tmp_path):
     with zipfile.ZipFile(find_zip(tmp_path, "all_masks.zip")) as archive:
         files = ("labels.png", "object_1.png", "objects.csv")
         assert archive.namelist() == [f"{name}/{file}" for name in ("one", "c") for file in files]
+    drag_onto(page, "#masks", photo(tmp_path / "d.png", (70, 60)))  # anywhere on the page, also on this button
+    until(lambda: text(page, "#place").startswith("d 4 of 4"))
 
 
 def test_the_keyboard_alone_marks_names_zooms_saves_and_a_new_visit_continues(page, server, browser, tmp_path):
@@ -264,9 +266,9 @@ def test_the_keyboard_alone_marks_names_zooms_saves_and_a_new_visit_continues(pa
     until(lambda: marks(page, "background") == [(middle[0] - step, middle[1] + 1 - 2 * step)])
     keys(page, "control+z")
     until(lambda: not marks(page, "background"))
-    keys(page, "n")
+    keys(page, "N")  # Caps Lock can be on
     until(lambda: "starts object 2" in text(page, "#objects"))
-    keys(page, "b", "right", "down", "b")
+    keys(page, "B", "right", "down", "b")
     x, y = middle[0] - step, middle[1] + 1 - 2 * step
     until(lambda: marks(page, "box") == [(x, y, x + step, y + step)])
     width = page.find_element("css selector", ".stage").rect["width"]

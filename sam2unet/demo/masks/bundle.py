@@ -2,9 +2,8 @@
 
 import csv
 import io
-import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ...errors import UserError
 from ...masks.prediction.probability import to_uint8
 from ...scoring.columns import METRICS, RELEASED
 from ..draw import draw_overlay
-from ..files import safe_stem
+from ..files import make_saved_path, safe_stem, unique_name
 from .panel import hide_classes
 from .session import Session
 
@@ -30,9 +29,7 @@ def bundle(session: Session, shown: Any, opacity: float) -> Path:
     """
     if not session.items:
         raise UserError("there is nothing to download yet; drop an image first")
-    for path in session.folder.glob("zip-*/*.zip"):
-        path.unlink()
-    path = Path(tempfile.mkdtemp(prefix="zip-", dir=session.folder)) / "sam2unet-maps.zip"
+    path = make_saved_path(session.folder, "sam2unet-maps.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
         for name, content in make_files(session, shown, opacity):
             archive.writestr(name, content)
@@ -42,10 +39,10 @@ def bundle(session: Session, shown: Any, opacity: float) -> Path:
 def make_files(session: Session, shown: Any, opacity: float) -> Iterator[tuple[str, bytes]]:
     """Yields the name and the content of each file in the zip."""
     methods, classes = session.bench.methods, session.bench.classes
+    folders = list_method_folders([method.name for method in methods])
     for item in session.items:
         photo = item.load("photo")
-        for number, method in enumerate(methods):
-            folder = f"{safe_stem(Path(f'{method.name}.pth'))}/" if len(methods) > 1 else ""
+        for number, folder in enumerate(folders):
             grey_map = item.load(f"map{number}")
             if classes:
                 picture = tint_classes_(photo.copy(), hide_classes(grey_map, shown), classes, opacity)
@@ -58,6 +55,14 @@ def make_files(session: Session, shown: Any, opacity: float) -> Iterator[tuple[s
             yield f"{folder}overlays/{item.name}.png", encode_png(draw_overlay(photo, mask, opacity))
     if any(item.has_mask for item in session.items):
         yield "scores.csv", write_scores_file(session).encode()
+
+
+def list_method_folders(names: Sequence[str]) -> list[str]:
+    """Returns a different folder for each method, such as `a/`. A single method has none."""
+    folders: list[str] = []
+    for name in names:
+        folders.append(unique_name(safe_stem(Path(f"{name.replace('/', '_')}.pth")), folders))
+    return [f"{folder}/" for folder in folders] if len(names) > 1 else [""]
 
 
 def write_scores_file(session: Session) -> str:

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from ...data.images.pictures import encode_png
 from ...errors import UserError
+from ..files import make_saved_path
 from .label_map import encode_label_map
 from .session import PromptSession
 from .state import Object
@@ -23,7 +22,7 @@ def write_label_map(session: PromptSession) -> Path:
     """Writes the label map of the image that the page shows."""
     if session.image is None or not session.state.objects:
         raise UserError(NOTHING_SAVED)
-    path = make_saved_path(session, f"{session.image.name}_labels.png")
+    path = make_saved_path(session.folder, f"{session.image.name}_labels.png")
     path.write_bytes(encode_label_map(session.state.objects))
     return path
 
@@ -34,19 +33,19 @@ def write_masks(session: PromptSession) -> Path:
     `labels.png` is the label map, `object_<number>.png` is the full mask of an object, 0 and 255, and `objects.csv` is
     a table of the objects.
     """
-    items = [item for item in session.queue if item.state.objects]
-    if not items:
+    images = [image for image in session.queue if image.state.objects]
+    if not images:
         raise UserError(NOTHING_SAVED)
     several = len(session.queue) > 1
-    path = make_saved_path(session, f"{'all' if several else items[0].name}_masks.zip")
+    path = make_saved_path(session.folder, f"{'all' if several else images[0].name}_masks.zip")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
-        for item in items:
-            folder = f"{item.name}/" if several else ""
-            archive.writestr(f"{folder}labels.png", encode_label_map(item.state.objects))
-            for each in item.state.objects:
-                pixels = np.where(each.mask.decompress(), 255, 0).astype(np.uint8)
-                archive.writestr(f"{folder}object_{each.number}.png", encode_png(pixels))
-            archive.writestr(f"{folder}objects.csv", write_object_table(item.state.objects))
+        for image in images:
+            folder = f"{image.name}/" if several else ""
+            archive.writestr(f"{folder}labels.png", encode_label_map(image.state.objects))
+            for item in image.state.objects:
+                pixels = np.where(item.mask.decompress(), 255, 0).astype(np.uint8)
+                archive.writestr(f"{folder}object_{item.number}.png", encode_png(pixels))
+            archive.writestr(f"{folder}objects.csv", write_object_table(image.state.objects))
     return path
 
 
@@ -59,10 +58,3 @@ def write_object_table(objects: Sequence[Object]) -> str:
         quality = "" if np.isnan(item.quality) else f"{item.quality:.4f}"
         table.writerow([item.number, item.class_name, int(item.mask.decompress().sum()), quality])
     return lines.getvalue()
-
-
-def make_saved_path(session: PromptSession, name: str) -> Path:
-    """Returns the path of a new file, and removes the file that the visitor saved before."""
-    for folder in session.folder.glob("saved-*"):
-        shutil.rmtree(folder)
-    return Path(tempfile.mkdtemp(prefix="saved-", dir=session.folder)) / name

@@ -46,14 +46,15 @@ function markBoxCorner() {
 
 element.addEventListener("keydown", (event) => {
   if (event.target !== element || !stage() || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key in ARROWS) moveCross(ARROWS[event.key], event.shiftKey);
-  else if (event.key in ZOOM_KEYS) ZOOM_KEYS[event.key]();
-  else if (event.key === "n") document.querySelector("#new").click();
-  else if (event.key === "Delete") document.querySelector("#delete").click();
-  else if (event.key === "Escape") { corner = null; drawCross(); }
-  else if (["Enter", " ", "b"].includes(event.key)) {
+  const key = event.key.length > 1 ? event.key : event.key.toLowerCase(); // Caps Lock can be on
+  if (key in ARROWS) moveCross(ARROWS[key], event.shiftKey);
+  else if (key in ZOOM_KEYS) ZOOM_KEYS[key]();
+  else if (key === "n") document.querySelector("#new").click();
+  else if (key === "Delete") document.querySelector("#delete").click();
+  else if (key === "Escape") { corner = null; drawCross(); }
+  else if (["Enter", " ", "b"].includes(key)) {
     if (!cross) moveCross([0, 0]);
-    if (event.key === "b") markBoxCorner();
+    if (key === "b") markBoxCorner();
     else trigger("select", { point: cross, background: event.shiftKey });
   } else return;
   event.preventDefault();
