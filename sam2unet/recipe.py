@@ -144,7 +144,9 @@ class Recipe:
     point_list: tuple[int, ...] = define_prompting(
         (1, 3, 5, 9), "each of these steps draws its number of clicks from this list"
     )
-    multimask: bool = define_prompting(True, "True trains the best of three masks, False trains the fourth mask")
+    multimask: bool = define_prompting(
+        True, "True trains the best of the last three masks of the decoder, False trains its first mask"
+    )
     rgb: bool = define_prompting(
         False, "True: channels are red, green, blue; False: the reverse, as in the released code"
     )

@@ -2,7 +2,7 @@
 
 The name of a mask is the name of its image, alone or with an underscore and more text: ct_07.png, ct_07_liver.png and
 ct_07_liver_001.png are masks of ct_07.png. A mask must hold one object. If your masks hold several objects, --split
-writes one mask for each object. Of volumes, the slices with an object become PNG files in DIR/slices. If you give
+writes one mask for each object. The slices of volumes that show an object become PNG files in DIR/slices. If you give
 relative paths, train and test from the same working folder.
 """
 

@@ -127,18 +127,19 @@ def parser() -> argparse.ArgumentParser:
         "--compile", action="store_true", help="PyTorch fuses operations; minutes at the start; same but for rounding"
     )
     prompts = p.add_argument_group(
-        "answers to prompts (SAM-Med2D)", "default: box, 1, 3 and 5 points, as in the paper; else all that are given"
+        "answers to prompts (SAM-Med2D)",
+        "default: box, 1, 3 and 5 points, as in the paper; else all kinds that are given",
     )
     prompts.add_argument("--data_path", type=Path, help="folder with label2image_test.json, {mask: image}")
-    add_boolean(prompts, "boxes_prompt", "ask by boxes; default: True")
-    prompts.add_argument("--point_num", type=int, nargs="+", default=[], metavar="N", help="ask by so many points")
+    add_boolean(prompts, "boxes_prompt", "prompt with boxes; default: True")
+    prompts.add_argument("--point_num", type=int, nargs="+", default=[], metavar="N", help="prompt with N points")
     prompts.add_argument(
         "--iter_point",
         type=int,
         nargs="+",
         default=[],
         metavar="K",
-        help="by one point, then K - 1 correcting clicks",
+        help="prompt with one point, then add K - 1 clicks where the answer is wrong",
     )
     prompts.add_argument(
         "--prompt_path",
@@ -146,16 +147,20 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="prompts that a test has written",
+        help="files of prompts that an earlier test wrote",
     )
     add_boolean(prompts, "save_pred", "write predicted masks, in a folder for each kind of prompt; default: False")
     add_boolean(prompts, "encoder_adapter", "False: without the file's adapters; default: as in the file")
-    add_boolean(prompts, "multimask", "best of three masks; False: a fourth alone; default: as trained, or True")
+    add_boolean(
+        prompts,
+        "multimask",
+        "best of the last three masks of the decoder; False: its first mask; default: as trained, or True",
+    )
     add_boolean(prompts, "rgb", "colours in the order of the constants; default: as trained, or False, as released")
     prompts.add_argument(
         "--mask_prompt",
         choices=CHOICES["mask_prompt"],
-        help="how an answer is the next prompt; default: as trained, or probability",
+        help="the form in which an answer becomes the next prompt; default: as trained, or probability",
     )
     add_mask_values(prompts)
     prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")

@@ -80,8 +80,8 @@ def draw_error_points(logits: Tensor, labels: Tensor, count: int, generator: tor
 def find_box(mask: np.ndarray) -> np.ndarray:
     """Mask, bool (H, W) -> the box around its largest 8-connected region, float32 (4,): x0, y0, x1, y1.
 
-    x1 and y1 are exclusive: they are one more than the last column and row. Of several regions with the largest area,
-    the first one counts, row by row. Raises ValueError if the mask has no foreground.
+    x1 and y1 are exclusive: they are one more than the last column and row. If several regions have the largest area,
+    the one with the first pixel counts, row by row. Raises ValueError if the mask has no foreground.
     """
     count, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count == 1:
@@ -97,8 +97,8 @@ def find_box(mask: np.ndarray) -> np.ndarray:
 def jitter_box(box: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """Returns a box (4,) that is shifted by random whole pixels, as in the released code. Its size does not change.
 
-    Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if less. The box may leave the
-    image.
+    Each of the two shifts is from -m to m - 1. m is 5, or half of the shorter side if that is less. The box may leave
+    the image.
     """
     limit = min(NOISE, int(0.5 * min(box[2] - box[0], box[3] - box[1])))
     if limit == 0:
@@ -119,8 +119,8 @@ def draw_rounds(generator: torch.Generator, iter_point: int = 8, point_list: Seq
     """Draws the prompts of a batch as the released code does.
 
     The first round takes boxes or points with equal probability. Then follow `iter_point` rounds with numbers of clicks
-    from `point_list`. The last round and one random round, but not the first of them, have no clicks. With one or two
-    rounds, only the last has no clicks; the released code fails there.
+    from `point_list`. The last of these rounds has no clicks. One random round between the first and the last has no
+    clicks either. With one or two rounds, only the last has no clicks; the released code fails there.
     """
     boxes = bool(torch.randint(2, (), generator=generator))
     choices = torch.randint(len(point_list), (iter_point,), generator=generator).tolist()

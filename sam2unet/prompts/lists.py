@@ -39,7 +39,7 @@ class BoxAndPoints(NamedTuple):
 def read_train_list(folder: Path) -> list[ImageMasks]:
     """Reads `image2label_train.json` of a folder, {image: [mask, ...]}, in its order. All paths must exist."""
     path = folder / TRAIN_LIST
-    entries = read_object(path)
+    entries = read_object(path, "sam2unet make-prompts makes the lists")
     if wrong := [image for image, masks in entries.items() if not is_list_of_paths(masks)]:
         raise UserError(f"{path}: {len(wrong)} of {len(entries)} images have no list of mask paths: {shortlist(wrong)}")
     if empty := [image for image, masks in entries.items() if not masks]:
@@ -55,7 +55,7 @@ def read_train_list(folder: Path) -> list[ImageMasks]:
 def read_test_list(folder: Path) -> list[Pair]:
     """Reads `label2image_test.json` of a folder, {mask: image}, in its order. All paths must exist."""
     path = folder / TEST_LIST
-    entries = read_object(path)
+    entries = read_object(path, "sam2unet make-prompts makes the lists")
     if wrong := [mask for mask, image in entries.items() if not isinstance(image, str)]:
         raise UserError(f"{path}: {len(wrong)} of {len(entries)} masks have no image path: {shortlist(wrong)}")
     pairs = [Pair(Path(image), Path(mask)) for mask, image in entries.items()]
@@ -65,11 +65,13 @@ def read_test_list(folder: Path) -> list[Pair]:
 
 
 def write_train_list(folder: Path, items: Sequence[ImageMasks]) -> None:
-    write_object(folder / TRAIN_LIST, {name_in_list(item.image): [*map(name_in_list, item.masks)] for item in items})
+    entries = {name_in_list(item.image): [*map(name_in_list, item.masks)] for item in items}
+    write_entries(folder / TRAIN_LIST, entries.items())
 
 
 def write_test_list(folder: Path, pairs: Sequence[Pair]) -> None:
-    write_object(folder / TEST_LIST, {name_in_list(pair.mask): name_in_list(pair.image) for pair in pairs})
+    entries = {name_in_list(pair.mask): name_in_list(pair.image) for pair in pairs}
+    write_entries(folder / TEST_LIST, entries.items())
 
 
 def name_in_list(source: Source) -> str:
@@ -168,15 +170,6 @@ def make_unique_names(masks: Sequence[Source]) -> Sequence[str]:
     return Mapped(read_name, range(len(masks)))
 
 
-def write_prompts(path: Path, prompts: Mapping[str, BoxAndPoints]) -> None:
-    """Writes {name: {boxes: [[x0, y0, x1, y1]], point_coords: [[x, y], ...], point_labels: [label, ...]}}."""
-    values = (
-        {"boxes": boxes.tolist(), "point_coords": coords[0].tolist(), "point_labels": labels[0].tolist()}
-        for boxes, (coords, labels) in prompts.values()
-    )
-    write_entries(path, zip(prompts, values, strict=True))
-
-
 def write_entries(path: Path, entries: Iterable[tuple[str, object]]) -> None:
     """Writes the text of `json.dumps(dict(entries), indent=2)`. The entries are not all in memory."""
     start = "{\n  "
@@ -193,7 +186,7 @@ def read_prompts(path: Path, names: Sequence[str]) -> list[BoxAndPoints]:
 
     Released files with several points per mask have one more level of lists. This function reads both forms.
     """
-    entries = read_object(path)
+    entries = read_object(path, "sam2unet test writes such files")
     if missing := [name for name in names if name not in entries]:
         raise UserError(f"{path} has no prompts for {len(missing)} of {len(names)} masks: {shortlist(missing)}")
     prompts = [parse_prompts(path, name, entries[name]) for name in names]
@@ -220,18 +213,14 @@ def parse_prompts(path: Path, name: str, entry: Any) -> BoxAndPoints:
     return prompts
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object with at least one entry."""
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """Reads a JSON file that contains an object with at least one entry. `advice` says where such a file comes from."""
     if not path.exists():
-        raise UserError(f"no such file: {path}; sam2unet make-prompts makes the lists")
+        raise UserError(f"no such file: {path}; {advice}")
     entries = read_json(path)
     if not entries:
         raise UserError(f"{path} is empty; it must have at least one entry")
     return entries
-
-
-def write_object(path: Path, entries: Mapping[str, object]) -> None:
-    write_entries(path, entries.items())
 
 
 def is_list_of_paths(value: object) -> bool:

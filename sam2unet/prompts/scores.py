@@ -36,7 +36,8 @@ class PromptTestOptions:
     """Options of the test."""
 
     seed: int = 0  # seeds the points
-    multimask: bool = True  # take the best of three masks. False: take the fourth mask. Use the value of the training.
+    # True: take the best of the last three masks of the decoder. False: take its first mask. The value of the training.
+    multimask: bool = True
     mask_prompt: str = "probability"  # the form in which an answer becomes a prompt, as in the recipe
     amp: str = "off"  # the precision, as in `autocast`
     masks_per_batch: int = 16  # the number of masks that are decoded together

@@ -20,7 +20,7 @@ from sam2unet.prompts.lists import (
     read_test_list,
     read_train_list,
     refuse_bad_masks,
-    write_prompts,
+    write_entries,
     write_test_list,
     write_train_list,
 )
@@ -52,7 +52,11 @@ def test_prompts_of_a_test_come_back_from_their_file(points, lists, tmp_path):
     ]
     assert same(whole[4], draw_prompts(read_group(pairs, [4], Framing(64)).labels[0], 4, points, seed=3))
     assert not same(whole[4], draw_prompts(read_group(pairs, [4], Framing(64)).labels[0], 4, points, seed=4))
-    write_prompts(tmp_path / "64_prompt.json", dict(zip(names, whole, strict=True)))
+    entries = {
+        name: {"boxes": box.tolist(), "point_coords": coords[0].tolist(), "point_labels": labels[0].tolist()}
+        for name, (box, (coords, labels)) in zip(names, whole, strict=True)
+    }
+    write_entries(tmp_path / "64_prompt.json", entries.items())
     assert same(tuple(read_prompts(tmp_path / "64_prompt.json", names)), tuple(whole))
     entry = json.loads((tmp_path / "64_prompt.json").read_text())["i0_0.png"]
     assert np.shape(entry["point_coords"]) == (points, 2) and np.shape(entry["point_labels"]) == (points,)

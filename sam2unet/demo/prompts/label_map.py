@@ -21,9 +21,10 @@ LONGEST_NAME = 60  # characters of the name of a class
 
 
 def make_label_map(objects: Sequence[Object]) -> ndarray:
-    """Returns (height, width) with the number of the object at each pixel, or 0. The lowest number counts.
+    """Returns (height, width) with the number of the object at each pixel, or 0.
 
-    The type is uint8, or uint16 if a number is above 255. There must be at least one object.
+    Where objects overlap, the lowest number counts. The type is uint8, or uint16 if a number is above 255. There must
+    be at least one object.
     """
     largest = max(item.number for item in objects)
     labels = np.zeros(objects[0].mask.shape, np.uint8 if largest < 256 else np.uint16)

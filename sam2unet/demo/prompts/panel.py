@@ -11,7 +11,6 @@ from .session import PromptSession
 from .state import Object
 
 WHITE = (255, 255, 255)
-EXPECTED = "The IoU (intersection over union) that the model expects of its mask. It is an estimate, not a measurement."
 
 
 def picture_html(session: PromptSession) -> str:

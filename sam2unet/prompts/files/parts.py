@@ -92,7 +92,7 @@ def find_answer_parts(folder: Path, count: int, facts: Mapping[str, object]) -> 
 
 @contextmanager
 def lock_answer_parts(folder: Path) -> Iterator[None]:
-    """A context that one process at a time is in. The others wait."""
+    """A context whose body one process at a time runs. The others wait."""
     path = folder / ".join.sam2unet.lock"
     with open(path, "a") as file:
         with suppress(OSError):  # a file system without locks

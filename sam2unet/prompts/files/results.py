@@ -123,7 +123,7 @@ def name_prompt_files(modes: Sequence[PromptMode], side: int | None) -> dict[int
 
 
 def list_prompt_entries(pairs: Sequence[Pair], table: AnswerTable, count: int) -> Iterable[tuple[str, object]]:
-    """Yields the name of each mask and its prompts with `count` points, as `write_prompts` writes them."""
+    """Yields the entries of a file of prompts: the name of each mask, and its box and `count` points."""
     names = make_unique_names(Column(pairs, "mask"))
     for rows in table.read_rows():
         prompts = rows[f"prompts{count}"]
