@@ -125,12 +125,12 @@ class Conversion:
         return region_from_rings(name, rings, size, **values)
 
     def find_size(self, file_name: str, height: object, width: object) -> tuple[int, int]:
-        """Returns (height, width) from an annotation or from the image. Raises ValueError if neither is there."""
+        """Returns (height, width) from an annotation or from the image. Raises UserError if neither is there."""
         if size := parse_size(height, width):
             return size
         if path := self.images.get(Path(file_name).stem):
             return read_image_size(path)
-        raise ValueError(f"it has no size of {file_name}, and --images does not have the image")
+        raise UserError(f"the annotation of {file_name} has no size; give the folder that holds the image, --images")
 
     def trace(self, item: AnnotatedImage) -> list[Parts]:
         """Returns the parts of each region of an image; nothing if regions are written as masks."""

@@ -94,6 +94,8 @@ def refuse_wrong_flags(
         raise UserError(f"{reader.title} have no names of images or no sizes; give the folder of the images, --images")
     if writer.shapes and conversion.options.shapes not in writer.shapes:
         raise UserError(f"{writer.title} is written with --shapes {' or '.join(writer.shapes)}")
+    if target_format == "objects" and not conversion.images:
+        raise UserError("the list of --to objects has the paths of the images; give their folder, --images")
     if conversion.options.rule is not None and source_format not in ("masks", "objects"):
         raise UserError("--mask_threshold and --foreground are for --from masks and --from objects; leave them out")
     if not source.exists():

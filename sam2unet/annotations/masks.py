@@ -26,20 +26,19 @@ MASK_FOLDER, CLASSES_FILE = "masks", "classes.yaml"
 
 def read_binary_masks(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
     options = conversion.options
-    for stem, path in list_images(source).items():
+    for path in list_images(source).values():
         mask = np.asarray(read_mask(path, options.rule)) > FOREGROUND
-        yield AnnotatedImage(f"{stem}.jpg", mask.shape, split_parts(options.class_name, mask, options.split_regions))
+        yield AnnotatedImage(path.name, mask.shape, split_parts(options.class_name, mask, options.split_regions))
 
 
 def read_index_masks(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
     classes = conversion.names.classes
     if classes is None:
         raise UserError("masks with a value for each class need --classes FILE; sam2unet check can write it")
-    for stem, path in list_images(source).items():
+    for path in list_images(source).values():
         indices = read_indices(path, classes)
-        yield AnnotatedImage(
-            f"{stem}.jpg", indices.shape, split_indices(indices, classes, conversion.options.split_regions)
-        )
+        regions = split_indices(indices, classes, conversion.options.split_regions)
+        yield AnnotatedImage(path.name, indices.shape, regions)
 
 
 def split_indices(indices: np.ndarray, classes: Classes, connected: bool) -> list[Region]:
@@ -153,10 +152,10 @@ def write_object_masks(folder: Path, items: Iterable[AnnotatedImage], conversion
             counts[region.name] += 1
             paths.append(folder / MASK_FOLDER / name)
             write_bytes(paths[-1], encode_png(place_region(region, item.known_size).view(np.uint8) * 255))
-        if paths and stem in conversion.images:
+        if paths:
             entries.append(ImageMasks(conversion.images[stem], tuple(paths)))
     if not entries:
-        raise UserError("no list was written, because no object has an image; give the folder of the images, --images")
+        raise UserError("no list was written, because there is no object")
     if conversion.options.part == "train":
         write_train_list(folder, entries)
     else:

@@ -27,10 +27,10 @@ def read_predictions(source: Path, conversion: Conversion) -> Iterator[Annotated
     """Reads a folder of maps, or a folder of masks beside `per_mask.csv`. The objects have scores."""
     if (source.parent / PER_MASK).is_file():
         return read_answers(source, conversion)
-    return (read_map_objects(stem, path, conversion) for stem, path in list_images(source).items())
+    return (read_map_objects(path, conversion) for path in list_images(source).values())
 
 
-def read_map_objects(stem: str, path: Path, conversion: Conversion) -> AnnotatedImage:
+def read_map_objects(path: Path, conversion: Conversion) -> AnnotatedImage:
     """Reads a map. The score of an object is the mean probability of its pixels.
 
     Probabilities are in `prob/STEM.npz`, which `test.py --save_prob` writes. Without this file, the score is the mean
@@ -41,7 +41,7 @@ def read_map_objects(stem: str, path: Path, conversion: Conversion) -> Annotated
         indices = read_indices(path, classes)
         probability = read_probability(path, (len(classes.items), *indices.shape), conversion)
         regions = split_indices(indices, classes, options.split_regions)
-        return AnnotatedImage(f"{stem}.jpg", indices.shape, score_regions(regions, probability, classes))
+        return AnnotatedImage(path.name, indices.shape, score_regions(regions, probability, classes))
     with open_image(path) as image:
         if has_palette(image):
             raise UserError(f"{path} is a map of several classes; give the file of the classes, --classes")
@@ -51,7 +51,7 @@ def read_map_objects(stem: str, path: Path, conversion: Conversion) -> Annotated
     if probability is None and not np.isin(levels, (0, 1)).all():
         probability = levels
     regions = split_parts(options.class_name, mask, options.split_regions)
-    return AnnotatedImage(f"{stem}.jpg", mask.shape, score_regions(regions, probability))
+    return AnnotatedImage(path.name, mask.shape, score_regions(regions, probability))
 
 
 def read_probability(map_path: Path, shape: tuple[int, ...], conversion: Conversion) -> np.ndarray | None:

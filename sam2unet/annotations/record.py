@@ -23,7 +23,7 @@ class Region(NamedTuple):
 class AnnotatedImage(NamedTuple):
     """An image and its objects, from the back to the front: where two overlap, the later one is visible."""
 
-    file_name: str
+    file_name: str  # or the name of its mask, until `formats.check_images` replaces it
     size: tuple[int, int] | None  # (height, width); None: the annotation does not say
     regions: list[Region]
 

@@ -43,7 +43,7 @@ def read_voc(source: Path, conversion: Conversion) -> Iterator[AnnotatedImage]:
             regions = split_indices(indices, classes, conversion.options.split_regions)
         else:
             regions = split_numbers(numbers, indices, classes)
-        yield AnnotatedImage(f"{stem}.jpg", indices.shape, regions)
+        yield AnnotatedImage(path.name, indices.shape, regions)
 
 
 def split_numbers(numbers: np.ndarray, indices: np.ndarray, classes: Classes) -> list[Region]:

@@ -99,3 +99,19 @@ def test_nested_objects_of_label_studio_keep_their_labels(read, tmp_path):
     expected = 2 * (make_square() | corner)
     expected[2:4, 3:5] = 1
     assert end.status == 0 and (mask == expected).all()
+
+
+def test_what_only_the_images_know_is_asked_for(convert_py, tmp_path):
+    words = ("--from", "labelme", "--save_path", tmp_path / "out")
+    end = convert_py(write_labelme(tmp_path), *words, "--to", "objects")
+    assert end.is_refusal("the list of --to objects has the paths of the images; give their folder, --images")
+    end = convert_py(write_labelme(tmp_path, imageHeight=None), *words, "--to", "coco")
+    assert end.is_refusal("the annotation of a.jpg has no size; give the folder that holds the image, --images")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_without_image_is_named_as_it_is(convert, tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / f"masks/{name}.png", 255 * make_square().astype(np.uint8))
+    end = convert(tmp_path / "masks", "masks", "coco")
+    assert end.err == ["warning: 1 annotated images do not exist; their objects are left out: b.png"]
