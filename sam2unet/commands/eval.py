@@ -15,7 +15,7 @@ from ..scoring import evaluate
 from ..scoring.classes import evaluate as evaluate_classes
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns
 from ..scoring.columns import METRICS, PROTOCOLS
-from ..scoring.match import Entry
+from ..scoring.match import Entry, read_entry_file, read_entry_flags
 from ..scoring.parts import Parts, list_part_files, read_header
 from ..scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
 from ..scoring.tables.score_tables import format_legend
@@ -164,10 +164,10 @@ def run(args: argparse.Namespace) -> None:
 def read_entries(args: argparse.Namespace) -> list[Entry]:
     """Returns the folders to score, from --config or from the flags."""
     if args.config is not None:
-        entries = evaluate.read_entry_file(args.config)
+        entries = read_entry_file(args.config)
     else:
         folders = args.pred_path, args.gt_path, args.method, args.image_path
-        entries = evaluate.read_entry_flags(args.dataset_name, *folders)
+        entries = read_entry_flags(args.dataset_name, *folders)
     if args.axis is not None and not args.slices:
         raise UserError("--axis needs --slices")
     return [replace(entry, slices=SliceView(args.axis)) for entry in entries] if args.slices else entries

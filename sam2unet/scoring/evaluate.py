@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..atomic import make_folder, read_yaml, refuse_other_results, write_atomic, write_together
+from ..atomic import make_folder, refuse_other_results, write_atomic, write_together
 from ..errors import UserError, print_line, print_lines, warn
 from ..recipe import ForegroundRule
 from ..runtime.versions import import_extra, versions
-from .aggregate import CURVE_METRICS, MethodResult, name_folders
+from .aggregate import CURVE_METRICS, MethodResult
 from .columns import METRICS, PROTOCOLS, Metric
 from .compare import Difference, compare
 from .expected import Figures, read_figures
@@ -240,60 +240,3 @@ def write_files(target: Path, contents: Mapping[str, Content], draw: Sequence[Ca
     if failed:
         raise failed
     return names
-
-
-def read_entry_flags(
-    datasets: Sequence[str],
-    predictions: Sequence[Path],
-    masks: Sequence[Path],
-    methods: Sequence[str],
-    photographs: Sequence[Path],
-) -> list[Entry]:
-    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
-
-    Without `methods`, the methods of a data set that occurs several times have the names of their folders.
-    """
-    counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
-    if photographs:
-        counts["--image_path"] = len(photographs)
-    if len(methods) > 1:
-        counts["--method"] = len(methods)
-    if wrong := [f"{count} {flag}" for flag, count in counts.items() if count != len(datasets)]:
-        several = "; for several methods on one data set, repeat its name and masks, and name each with --method"
-        raise UserError(
-            f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order"
-            f"{several if len(predictions) > len(datasets) > 0 else ''}"
-        )
-    names = list(methods) * len(datasets) if len(methods) == 1 else list(methods)
-    if not names:
-        repeats = len(set(datasets)) < len(datasets)
-        names = name_folders(datasets, predictions) if repeats else [""] * len(datasets)
-    pictures: Sequence[Path | None] = photographs or [None] * len(datasets)
-    return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
-
-
-def read_entry_file(path: Path) -> list[Entry]:
-    """Reads a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
-
-    Folders are relative to the folder of the file. `images` is for the report and may be left out.
-    """
-    datasets = read_yaml(path).get("datasets")
-    if not isinstance(datasets, dict) or not datasets:
-        raise UserError(f"{path} needs `datasets:` with a block for each data set")
-    entries = []
-    for name, block in datasets.items():
-        required = {"masks", "predictions"}
-        if not isinstance(block, dict) or not required <= set(block) <= required | {"images"}:
-            raise UserError(f"{path}: {name} needs masks and predictions, may have images, and nothing else")
-        methods = block["predictions"]
-        methods = methods if isinstance(methods, dict) else {"": methods}
-        if not methods:
-            raise UserError(f"{path}: predictions of {name} names no method; give one folder for each method")
-        folders = [block["masks"], block.get("images") or "", *methods.values()]
-        if not all(isinstance(folder, str) for folder in folders):
-            raise UserError(f"{path}: masks, images and predictions of {name} must be names of folders")
-        masks, images = path.parent / block["masks"], block.get("images")
-        for method, folder in methods.items():
-            photographs = path.parent / images if images else None
-            entries.append(Entry(str(name), str(method), path.parent / folder, masks, photographs))
-    return entries

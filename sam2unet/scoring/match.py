@@ -1,4 +1,4 @@
-"""Finds the map of each mask by its name, before any image is opened."""
+"""Which folders to score, and which map belongs to each mask by its name, before any image is opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import read_yaml
 from ..data.packed import Packed, pack_texts
 from ..data.packed_files import find_places, pack_images, pack_optional, take
 from ..data.volumes.open import is_volume
 from ..data.volumes.slices import Source, list_slice_pairs, list_slices
 from ..errors import UserError, shortlist, warn
 from ..slice_view import SliceView
-from .aggregate import MethodResult
+from .aggregate import MethodResult, name_folders
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,63 @@ class Entry:
     masks: Path
     photographs: Path | None = None
     slices: SliceView | None = None  # score each slice of a volume by itself. None: score volumes in 3D.
+
+
+def read_entry_flags(
+    datasets: Sequence[str],
+    predictions: Sequence[Path],
+    masks: Sequence[Path],
+    methods: Sequence[str],
+    photographs: Sequence[Path],
+) -> list[Entry]:
+    """Returns an entry for each data set. `methods` may be empty or one for all; `photographs` may be empty.
+
+    Without `methods`, the methods of a data set that occurs several times have the names of their folders.
+    """
+    counts = {"--pred_path": len(predictions), "--gt_path": len(masks)}
+    if photographs:
+        counts["--image_path"] = len(photographs)
+    if len(methods) > 1:
+        counts["--method"] = len(methods)
+    if wrong := [f"{count} {flag}" for flag, count in counts.items() if count != len(datasets)]:
+        several = "; for several methods on one data set, repeat its name and masks, and name each with --method"
+        raise UserError(
+            f"{len(datasets)} --dataset_name, but {', '.join(wrong)}; give one each, in the same order"
+            f"{several if len(predictions) > len(datasets) > 0 else ''}"
+        )
+    names = list(methods) * len(datasets) if len(methods) == 1 else list(methods)
+    if not names:
+        repeats = len(set(datasets)) < len(datasets)
+        names = name_folders(datasets, predictions) if repeats else [""] * len(datasets)
+    pictures: Sequence[Path | None] = photographs or [None] * len(datasets)
+    return [Entry(*row) for row in zip(datasets, names, predictions, masks, pictures, strict=True)]
+
+
+def read_entry_file(path: Path) -> list[Entry]:
+    """Reads a YAML file, `datasets: {NAME: {masks: DIR, images: DIR, predictions: {METHOD: DIR}}}`.
+
+    Folders are relative to the folder of the file. `images` is for the report and may be left out.
+    """
+    datasets = read_yaml(path).get("datasets")
+    if not isinstance(datasets, dict) or not datasets:
+        raise UserError(f"{path} needs `datasets:` with a block for each data set")
+    entries = []
+    for name, block in datasets.items():
+        required = {"masks", "predictions"}
+        if not isinstance(block, dict) or not required <= set(block) <= required | {"images"}:
+            raise UserError(f"{path}: {name} needs masks and predictions, may have images, and nothing else")
+        methods = block["predictions"]
+        methods = methods if isinstance(methods, dict) else {"": methods}
+        if not methods:
+            raise UserError(f"{path}: predictions of {name} names no method; give one folder for each method")
+        folders = [block["masks"], block.get("images") or "", *methods.values()]
+        if not all(isinstance(folder, str) for folder in folders):
+            raise UserError(f"{path}: masks, images and predictions of {name} must be names of folders")
+        masks, images = path.parent / block["masks"], block.get("images")
+        for method, folder in methods.items():
+            photographs = path.parent / images if images else None
+            entries.append(Entry(str(name), str(method), path.parent / folder, masks, photographs))
+    return entries
 
 
 def match_predictions(entry: Entry, missing: str) -> MethodResult:

@@ -12,7 +12,7 @@ from sam2unet.errors import UserError
 from sam2unet.export.hub_folder import format_scores, read_scores
 from sam2unet.masks.files.find_inputs import find_inputs
 from sam2unet.prompts.lists import TEST_LIST, TRAIN_LIST, read_prompts, read_test_list, read_train_list
-from sam2unet.scoring.evaluate import read_entry_file
+from sam2unet.scoring.match import read_entry_file
 from sam2unet.scoring.tables.csv_files import per_image_csv, read_per_image_csv, results_json
 from sam2unet.scoring.tables.score_tables import format_table
 from tests.conftest import save
