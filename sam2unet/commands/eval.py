@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from ..scoring.parts import Parts, list_part_files, read_header
 from ..scoring.pixels.medical_scores import EMPTY_MASKS, SurfaceOptions
 from ..scoring.tables.score_tables import format_legend
 from ..slice_view import SliceView
+
+# The flags that name folders, those that say how to score images, and those that do not go with classes.
+FOLDERS = ("dataset_name", "pred_path", "gt_path", "method", "image_path")
+SCORING = tuple("mask_threshold foreground missing resize slices axis backend verify".split())
+SCORING += tuple("spacing nsd_tolerance empty_masks".split())
+BINARY = ("mask_threshold", "foreground", "expect", "plots", "verify", "backend", "source")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,12 +140,13 @@ def run(args: argparse.Namespace) -> None:
         args.protocol, args.expect, *files, arguments, tuple(protocols), command, args.workers
     )
     if args.classes:
-        refuse_binary_flags(args)
+        refuse_flags(args, "--classes", BINARY, "which need masks of foreground and background")
     if sum((bool(args.dataset_name), args.config is not None, args.source is not None)) != 1:
         raise UserError("give --dataset_name with --pred_path and --gt_path, or --config, or --from, or --merge")
+    if args.config is not None:
+        refuse_flags(args, "--config", FOLDERS, "which are in its file")
     if args.source is not None:
-        if args.shard is not None:
-            raise UserError("--shard needs the images; --from reads only numbers")
+        refuse_flags(args, "--from", (*FOLDERS, *SCORING, "shard"), "which need the images")
         evaluate.rerun(args.source, outputs)
         return
     entries, parts = read_entries(args), choose_parts(args)
@@ -206,10 +214,9 @@ def read_surface_flags(args: argparse.Namespace) -> SurfaceOptions | None:
     return SurfaceOptions(**flags) if flags else None
 
 
-def refuse_binary_flags(args: argparse.Namespace) -> None:
-    """Raises UserError if a flag has a value that needs foreground and background."""
+def refuse_flags(args: argparse.Namespace, flag: str, names: Sequence[str], reason: str) -> None:
+    """Raises UserError if a flag of `names` does not have its default, because `flag` would ignore it."""
     defaults = parser().parse_args([])
-    names = ("mask_threshold", "foreground", "expect", "plots", "verify", "backend")
-    flags = [f"--{name}" for name in names if getattr(args, name) != getattr(defaults, name)]
-    if flags := [*flags, *["--from"] * (args.source is not None)]:
-        raise UserError(f"--classes does not go with {shortlist(flags)}, which need masks of foreground and background")
+    changed = [name for name in names if getattr(args, name) != getattr(defaults, name)]
+    if flags := ["--from" if name == "source" else f"--{name}" for name in changed]:
+        raise UserError(f"{flag} does not go with {shortlist(flags)}, {reason}")

@@ -50,6 +50,8 @@ class ScoreOutputs:
             raise UserError(f"no protocol named {self.protocol}; give one of {', '.join(self.protocols)}")
         if self.folder is None and (self.plots or self.report):
             raise UserError("--plots and --report need --save_dir, the folder for their files")
+        if self.report_images is not None and not self.report:
+            raise UserError("--report_images needs --report")
         if self.report_images is not None and self.report_images < 1:
             raise UserError(f"--report_images is {self.report_images}; it must be 1 or more")
 
@@ -81,8 +83,9 @@ def run(
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
     plain, medical = outputs.plots or outputs.report, choose_surfaces(surfaces, "medical" in groups)
-    if verify_count and groups <= {"medical", "calibration"}:
-        raise UserError(f"--verify does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
+    if "plain" not in groups and (verify_count or library):
+        flag = "--verify" if verify_count else "--backend pysodmetrics"
+        raise UserError(f"{flag} does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
     options = {"mask_threshold": mask_threshold, "resize": resize, "library": library}
     how = ScoreOptions.choose(columns, plain, medical, **options)
     if verify_count or library or how.effort:
@@ -134,7 +137,7 @@ def prepare_outputs(outputs: ScoreOutputs, names: Sequence[str] = FILES) -> Figu
     """Returns the published figures. Makes the folder. Raises UserError if it holds results of another program."""
     figures = read_figures(outputs.expect) if outputs.expect else None
     if outputs.folder:
-        make_folder(outputs.folder)
+        make_folder(outputs.folder, "--save_dir")
         refuse_other_results(outputs.folder, names)
     return figures
 

@@ -130,11 +130,25 @@ def test_binary_faint_and_jpeg_files_are_told(evaluate, sets):
         (["--missing", "guess"], "invalid choice: 'guess'"),
         (["--workers", "-1"], "workers is -1"),
         (["--verify", "-1"], "verify is -1"),
+        (["--protocol", "mirror", "--verify", 2], "--verify does not go with --protocol mirror"),
+        (["--protocol", "medical", "--backend", "pysodmetrics"], "--backend pysodmetrics does not go with --protocol"),
+        (["--report_images", 3], "--report_images needs --report"),
+        (["--save_dir", __file__], "Give another --save_dir."),
     ],
 )
 def test_flags_that_do_not_fit(words, text, evaluate, sets):
     result = evaluate(*flags(sets, ("A", "good")), *words)
     assert result.status == 2 and text in result.err and len(result.err.splitlines()) == 1
+
+
+def test_flags_that_another_flag_would_ignore_are_refused(evaluate, sets):
+    (sets / "sets.yaml").write_text("datasets:\n  A: {masks: A/masks, predictions: {good: A/good}}\n")
+    config = ["--config", sets / "sets.yaml", "--method", "best"]
+    assert evaluate(*config).err == "error: --config does not go with --method, which are in its file"
+    assert evaluate(*flags(sets, ("A", "good")), "--save_dir", sets / "out").status == 0
+    table = ["--from", sets / "out/per_image.csv", "--verify", 3, "--mask_threshold", 0]
+    ended = evaluate(*table)
+    assert ended.status == 2 and "--from does not go with --mask_threshold, --verify" in ended.err
 
 
 def test_a_run_stopped_while_it_writes_leaves_the_old_files(evaluate, start, sets, shared):
