@@ -109,8 +109,10 @@ def score_volume(job: ScoreJob) -> ImageScore:
         prediction, mask = read_volume_pair(job.prediction, job.mask)
         surfaces = use_spacing(how.medical, mask.spacing, job.mask)
         assert surfaces is not None and not isinstance(how.mask_threshold, Classes)
-        predicted = find_foreground(prediction, how.mask_threshold, job.prediction or job.mask)
         truth = find_foreground(mask, how.mask_threshold, job.mask)
+        predicted = np.zeros_like(truth)
+        if prediction and job.prediction:
+            predicted = find_foreground(prediction, how.mask_threshold, job.prediction)
         return ImageScore(score_medical(predicted, truth, surfaces), {}, note_empty(predicted, truth))
     except MaskCoding as e:
         return ImageScore({}, {}, problem="coding", detail=e.found)

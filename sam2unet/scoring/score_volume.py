@@ -14,15 +14,14 @@ from ..recipe import ForegroundRule
 from .pixels.medical_scores import SurfaceOptions
 
 
-def read_volume_pair(prediction: Source | None, mask: Source) -> tuple[Volume, Volume]:
-    """Returns the prediction and the mask. Without prediction, it is 0 everywhere.
+def read_volume_pair(prediction: Source | None, mask: Source) -> tuple[Volume | None, Volume]:
+    """Returns the prediction, None if it is missing, and the mask.
 
     Raises UserError if the files cannot be read, or do not show the same place.
     """
     mask = find_file(mask)
     if prediction is None:
-        truth = read_volume(mask)
-        return Volume(np.zeros_like(truth.values), truth.affine), truth
+        return None, read_volume(mask)
     prediction = find_file(prediction)
     refuse_other_place(prediction, open_volume(prediction), mask, open_volume(mask, prediction))
     return read_volume(prediction), read_volume(mask, prediction)

@@ -154,3 +154,30 @@ def test_arrays_beside_images_are_left_out(eval_py, tmp_path):
         np.save(tmp_path / folder / "a.npy", np.zeros((2, 3, 4)))
     ended = eval_py("--dataset_name", "A", "--pred_path", tmp_path / "maps", "--gt_path", tmp_path / "masks")
     assert ended.status == 0 and " 1.000" in ended.out, ended.err
+
+
+def test_a_missing_volume_is_background_whatever_its_value(evaluate, tmp_path):
+    """The value 0 is not the background here: with classes it is none of them, and for --foreground 0 the object."""
+    labels = np.ones((3, 4, 5), np.uint8)
+    labels[1, 1:3, 1:3] = 2
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "masks").mkdir()
+    for folder, name in (("masks", "a"), ("masks", "b"), ("maps", "b")):
+        np.save(tmp_path / folder / f"{name}.npy", labels)
+    file = tmp_path / "classes.yaml"
+    file.write_text("classes:\n  - {name: rest, value: 1}\n  - {name: liver, value: 2}\n")
+    ended = evaluate("--classes", file, "--missing", "zero")
+    assert ended.status == 0, ended.err
+    rows = csv.DictReader(open(tmp_path / "out/per_image.csv"))
+    assert [(r["image"], r["class"], float(r["IoU"])) for r in rows] == [
+        ("a", "rest", 56 / 60),
+        ("a", "liver", 0),
+        ("b", "rest", 1),
+        ("b", "liver", 1),
+    ]
+    for folder in ("masks", "maps"):
+        for path in (tmp_path / folder).iterdir():
+            np.save(path, labels - 1)
+    ended = evaluate("--protocol", "medical", "--foreground", 0, "--missing", "zero")
+    assert ended.status == 0, ended.err
+    assert float(read_rows(tmp_path)["a"]["medical_Dice"]) == 0

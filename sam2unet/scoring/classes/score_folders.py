@@ -92,8 +92,10 @@ def count_pair(job: ScoreJob) -> ImageScore:
     try:
         if is_volume(job.mask):
             volume, truth = read_volume_pair(job.prediction, job.mask)
-            prediction = find_indices(volume, classes, job.prediction or job.mask)
             mask = find_indices(truth, classes, job.mask)
+            prediction = np.zeros_like(mask)
+            if volume and job.prediction:
+                prediction = find_indices(volume, classes, job.prediction)
             how = use_spacing(how, truth.spacing, job.mask)
             return count_arrays(prediction, mask, job, len(classes.items), how)
         if isinstance(job.mask, Slice):
