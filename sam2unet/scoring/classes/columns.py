@@ -37,10 +37,15 @@ CLASS_PROTOCOLS = {
 def define_class_columns(names: Sequence[str], surfaces: bool = False) -> dict[str, Metric]:
     """Returns all columns by key, with `surfaces` also those of distances between surfaces.
 
-    Raises UserError if two have the same key, as for the classes `a` and `a_image`.
+    Raises UserError if two have the same key, as for the classes `a` and `a_image`, or `a` and `surface_a`.
     """
-    if twice := [name for name in names if f"{name}_image" in names]:
-        raise UserError(f"the classes {twice[0]} and {twice[0]}_image give columns of the same name; rename one")
+    patterns = [*PER_CLASS, *(SURFACE_CLASS.format(key, "{}") for key in (SURFACES if surfaces else ()))]
+    owners: dict[str, list[str]] = {}
+    for name in names:
+        for pattern in patterns:
+            owners.setdefault(pattern.format(name), []).append(name)
+    if twice := next((pair for pair in owners.values() if len(pair) > 1), None):
+        raise UserError(f"the classes {' and '.join(twice)} give columns of the same name; rename one")
     meanings = SUMMARY | {key.format(name): text for key, text in PER_CLASS.items() for name in names}
     columns = {key: Metric(key, text) for key, text in meanings.items()}
     for key, metric in SURFACES.items() if surfaces else ():

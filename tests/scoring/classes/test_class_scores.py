@@ -6,6 +6,7 @@ import torch
 
 from sam2unet.classes import IGNORED
 from sam2unet.errors import UserError
+from sam2unet.scoring.classes.columns import define_class_columns
 from sam2unet.scoring.classes.confusion import count_confusion, count_pixels, score_classes
 
 EXACT = dict(rel=1e-12, abs=1e-12, nan_ok=True)
@@ -147,3 +148,7 @@ def test_a_map_with_an_index_of_no_class_is_refused():
 def test_two_columns_of_one_name_are_refused():
     with pytest.raises(UserError, match="the classes road and road_image"):
         score_classes(np.ones((1, 3, 3), np.int64), ["sky", "road", "road_image"])
+    names = ["sky", "road", "surface_road"]  # HD95 of the one, and HD95_surface of the other
+    assert "HD_surface_road" not in define_class_columns(names)
+    with pytest.raises(UserError, match="the classes road and surface_road"):
+        define_class_columns(names, surfaces=True)
