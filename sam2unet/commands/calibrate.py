@@ -11,6 +11,7 @@ from ..classes import Classes
 from ..cli import Parser, add_mask_values
 from ..data.pairs import match
 from ..errors import UserError, print_line, shortlist, warn
+from ..limits import check_numbers
 from ..recipe import MaskRule, make_foreground_rule
 from ..slice_view import DEFAULT_VIEW
 from ..weights.weight_files import add_weight_flags, read_weight_flags
@@ -35,10 +36,13 @@ def run(args: argparse.Namespace) -> None:
     from ..masks.prediction.open import open_predictor, read_model_file
     from ..runtime.device import pick_device
 
+    check_numbers({"seed": args.seed})
     file = read_model_file(args.checkpoint)
     predictor = open_predictor(file, pick_device(args.device), read_weight_flags(args))
     rule: MaskRule = make_foreground_rule(args.mask_threshold, args.foreground)
     if args.classes:
+        if rule is not None:
+            raise UserError("--classes does not go with --mask_threshold and --foreground; leave them out")
         rule = Classes.read(args.classes)
     if (predictor.classes is not None) != isinstance(rule, Classes):
         kind = "classes; give --classes" if predictor.classes else "no classes; leave out --classes"

@@ -42,11 +42,14 @@ class Calibration(NamedTuple):
 def fit_temperature(predictor: Predictor, pairs: Sequence[Pair], rule: MaskRule = None, seed: int = 0) -> Calibration:
     """Returns the temperature with the lowest negative log-likelihood on random pixels of `pairs`.
 
-    Images and masks have the input side of the model, as in training. Raises UserError for a file that cannot be read.
+    Images and masks have the input side of the model, as in training. Raises UserError for a file that cannot be read,
+    or if all pixels are ignored.
     """
     from scipy.optimize import minimize_scalar
 
     logits, labels = collect_pixels(predictor, pairs, rule, np.random.default_rng(seed))
+    if not len(labels):
+        raise UserError("the classes ignore all pixels of the masks, so no temperature fits best; give other masks")
 
     def measure(log_temperature: float) -> float:
         return F.cross_entropy(logits / math.exp(log_temperature), labels).item()

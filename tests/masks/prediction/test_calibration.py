@@ -99,6 +99,13 @@ def test_classes_have_a_temperature_too(class_checkpoint, data, tmp_path, run_py
     assert 0.05 <= yaml.safe_load(path.read_text())[class_checkpoint.name] <= 20
     path.unlink()
     assert run_py("scripts/calibrate.py", *flags).is_refusal("has classes; give --classes")
+    assert run_py("scripts/calibrate.py", *flags, "--seed", -1).is_refusal("seed is -1; it must be from 0")
+    both = [*flags, "--classes", file, "--mask_threshold", 0]
+    assert run_py("scripts/calibrate.py", *both).is_refusal("--classes does not go with --mask_threshold")
+    for mask in (tmp_path / "masks").iterdir():
+        save(mask, np.full((SIDE, SIDE), 255, np.uint8))
+    assert run_py("scripts/calibrate.py", *flags, "--classes", file).is_refusal("the classes ignore all pixels")
+    assert not path.exists()
 
 
 def test_masks_that_have_nothing_to_do_with_the_maps_are_a_warning(sharpened, data, tmp_path, run_py):
