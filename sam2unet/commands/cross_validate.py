@@ -9,7 +9,9 @@ import argparse
 from pathlib import Path
 
 from ..cli import PassThroughParser
+from ..scoring.pixels.medical_scores import EMPTY_MASKS
 from ..weights.weight_files import add_weight_flags, read_weight_flags, to_flags
+from .eval import read_surface_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,9 +31,9 @@ def parser() -> argparse.ArgumentParser:
     add_weight_flags(p, " to start from")
     scoring = p.add_argument_group("scoring", "see eval.py")
     scoring.add_argument("--protocol", help="the columns of the table")
-    scoring.add_argument("--spacing", nargs="+", metavar="MM")
-    scoring.add_argument("--nsd_tolerance", metavar="MM")
-    scoring.add_argument("--empty_masks")
+    scoring.add_argument("--spacing", nargs="+", type=float, metavar="MM")
+    scoring.add_argument("--nsd_tolerance", type=float, metavar="MM")
+    scoring.add_argument("--empty_masks", choices=EMPTY_MASKS)
     scoring.add_argument("--report", action="store_true", help="write a page with all images into scores/")
     return p
 
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     from ..reproduce import cross_validation
 
-    scoring = ["--report"] if args.report else []
+    scoring: list[object] = []
     for name in ("spacing", "nsd_tolerance", "empty_masks"):
         if (value := getattr(args, name)) is not None:
             scoring += [f"--{name}", *(value if isinstance(value, list) else [value])]
@@ -54,5 +56,7 @@ def run(args: argparse.Namespace) -> None:
         device=[] if args.device is None else ["--device", args.device],
         training=args.others,
         scoring=scoring,
+        surfaces=read_surface_flags(args),
+        report=args.report,
     )
     cross_validation.run(study, args.save_path)

@@ -13,19 +13,22 @@ from ..data.pairs import Pair, list_files, match, read_path_list
 from ..data.volumes.open import is_volume
 from ..data.volumes.slices import Slice, find_file
 from ..data.volumes.write import name_map_file
-from ..errors import print_line, print_lines
+from ..errors import UserError, print_line, print_lines
 from ..recipe import MaskRule, Recipe, to_foreground_flags
 from ..run_command import run_command
 from ..scoring.aggregate import MethodResult
 from ..scoring.classes.columns import CLASS_PROTOCOLS, define_class_columns, list_columns
 from ..scoring.columns import METRICS, PROTOCOLS
-from ..scoring.evaluate import ScoreOutputs
+from ..scoring.evaluate import ScoreOutputs, choose_surfaces
+from ..scoring.pixels.medical_scores import SurfaceOptions
 from ..scoring.tables import csv_files
 from ..scoring.tables import score_tables as tables
+from ..task import MAX_FOLDS
 from .study import find_checkpoint, is_complete
 
 CONTENT = "a cross-validation"  # the marker of the folder
 ALL = "all folds"
+SURFACE_PROTOCOLS = ("medical", "surface")  # which eval.py can score in 3D
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class CrossValidation:
         classes: the file with the classes, or None.
         protocol: the columns of the table; None: the first of eval.py, and for volumes `medical`.
         weights, device: flags of train.py and test.py.
-        training, scoring: more flags of train.py, and of eval.py.
+        training, scoring: more flags of train.py, and of eval.py for `surfaces`.
+        surfaces: how eval.py compares surfaces; None if no flag says so.
+        report: also write the report.
     """
 
     images: Path
@@ -51,6 +56,8 @@ class CrossValidation:
     device: Sequence[str] = ()
     training: Sequence[str] = ()
     scoring: Sequence[object] = ()
+    surfaces: SurfaceOptions | None = None
+    report: bool = False
 
 
 def run(study: CrossValidation, folder: Path) -> None:
@@ -58,10 +65,7 @@ def run(study: CrossValidation, folder: Path) -> None:
 
     Writes `folds.md` and `folds.csv` into `folder`, and the files of eval.py into `folder`/scores.
     """
-    protocols = tuple(CLASS_PROTOCOLS if study.classes else PROTOCOLS)
-    if study.protocol is None and any(map(is_volume, list_files(study.images, volumes=True))):
-        study = replace(study, protocol="medical")  # volumes are scored in 3D
-    ScoreOutputs(study.protocol or protocols[0], protocols=protocols)  # an unknown one ends the run before the training
+    study = check_scoring(study)
     claim_folder(folder, CONTENT)
     folders = [folder / f"fold_{fold}" for fold in range(1, study.folds + 1)]
     for fold, fold_folder in enumerate(folders, start=1):
@@ -77,8 +81,27 @@ def run(study: CrossValidation, folder: Path) -> None:
     sources = ["--dataset_name", *names, "--pred_path", *maps, "--gt_path", *masks, "--method", title]
     coding = list_mask_flags(recipe.mask_rule, study.classes or folder / "classes.yaml")
     columns = ["--protocol", study.protocol] if study.protocol else []
+    columns += ["--report"] * study.report
     run_command("eval", *sources, *coding, *columns, *study.scoring, "--save_dir", folder / "scores")
     write_table(folder, names, title, recipe, study.protocol)
+
+
+def check_scoring(study: CrossValidation) -> CrossValidation:
+    """Returns the study, with a protocol for volumes. Raises UserError for what would end the run after training."""
+    if not 2 <= study.folds <= MAX_FOLDS:
+        raise UserError(f"--folds is {study.folds}; it must be from 2 to {MAX_FOLDS}")
+    protocols = tuple(CLASS_PROTOCOLS if study.classes else PROTOCOLS)
+    are_volumes = any(map(is_volume, list_files(study.images, volumes=True)))
+    if study.protocol is None and are_volumes:
+        study = replace(study, protocol="medical")  # volumes are scored in 3D
+    protocol = study.protocol or protocols[0]
+    ScoreOutputs(protocol, protocols=protocols)  # refuses an unknown protocol
+    choose_surfaces(study.surfaces, protocol in SURFACE_PROTOCOLS)
+    if are_volumes and study.report:
+        raise UserError("--report shows images; leave it out for volumes")
+    if are_volumes and not study.classes and protocol not in SURFACE_PROTOCOLS:
+        raise UserError(f"volumes need --protocol {' or '.join(SURFACE_PROTOCOLS)}, not {protocol}")
+    return study
 
 
 def list_mask_flags(rule: MaskRule, file: Path) -> list[object]:

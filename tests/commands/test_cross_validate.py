@@ -55,6 +55,33 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
     assert [command[0] for command in steps] == ["train", "train", "test", "eval"]  # only what is missing
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--folds", 0], "--folds is 0; it must be from 2 to 100"),
+        (["--empty_masks", "best"], "argument --empty_masks: invalid choice"),
+        (["--spacing", 0], "spacing is 0.0; it must be 1 to 3 numbers above 0"),
+        (["--protocol", "polyp", "--spacing", 2], "--spacing, --nsd_tolerance and --empty_masks need a --protocol"),
+    ],
+)
+def test_what_would_end_the_run_after_the_training_ends_it_before(words, message, flags, tmp_path, steps, run_main):
+    status, _, err = run_main(cross_validate, *flags, *words)
+    assert status == 2 and err.startswith(f"error: {message}") and not steps
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [(["--report"], "--report shows images"), (["--protocol", "polyp"], "volumes need --protocol medical or surface")],
+)
+def test_volumes_have_no_report_and_need_columns_in_3d(words, message, flags, tmp_path, steps, run_main):
+    for path in (tmp_path / "data").rglob("*.*"):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), np.zeros((3, 8, 8), np.uint8))
+    status, _, err = run_main(cross_validate, *flags, *words)
+    assert status == 2 and err.startswith(f"error: {message}") and not steps
+
+
 def test_classes_of_the_config_go_to_eval(tmp_path):
     file, classes = tmp_path / "classes.yaml", Classes.number(3)
     assert list_mask_flags(classes, file) == ["--classes", file] and Classes.read(file) == classes
