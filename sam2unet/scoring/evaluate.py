@@ -21,7 +21,7 @@ from .score_folders import score_entries, verify
 from .score_pair import ScoreOptions
 from .tables import comparison_tables, csv_files
 from .tables import score_tables as tables
-from .tables.plots import write_plots
+from .tables.plots import ENDINGS, name_plots, write_plots
 
 PACKAGES = ("sam2unet", "pysodmetrics", "numpy", "opencv-python-headless", "scipy", "scikit-image", "pillow")
 FILES = ("table.md", "table.tex", "table.csv", "per_image.csv", "results.json", "report.html")
@@ -78,26 +78,37 @@ def run(
         surfaces: how the columns of the group `medical` are computed, if the protocol has them.
         parts: the scores of shards; see `score_entries`.
     """
-    if verify_count < 0:
-        raise UserError(f"verify is {verify_count}; it must be 0 or more")
     columns = PROTOCOLS[outputs.protocol]
     groups = {METRICS[key].group for key in columns}
     plain, medical = outputs.plots or outputs.report, choose_surfaces(surfaces, "medical" in groups)
-    if "plain" not in groups and (verify_count or library):
-        flag = "--verify" if verify_count else "--backend pysodmetrics"
-        raise UserError(f"{flag} does not go with --protocol {outputs.protocol}: py-sod-metrics has no such columns")
     options = {"mask_threshold": mask_threshold, "resize": resize, "library": library}
     how = ScoreOptions.choose(columns, plain, medical, **options)
-    if verify_count or library or how.effort:
-        import_extra("py_sod_metrics", "this needs pysodmetrics, which is not installed: pip install pysodmetrics")
+    check_library(how, verify_count, outputs.protocol)
     check_names(entries)
     parts = prepare_parts(parts, entries, how, missing)
-    expected = prepare_outputs(outputs, () if parts and parts.shard else FILES)
+    expected = prepare_outputs(outputs, () if parts and parts.shard else list_files_to_write(entries, outputs))
     results = score_entries(entries, how, missing, workers, parts)
     if parts and parts.shard:
         return
     line = verify(results, how, verify_count) if verify_count else ""
     write_and_print(results, columns, outputs, expected, line, mask_threshold)
+
+
+def check_library(how: ScoreOptions, verify_count: int, protocol: str) -> None:
+    """Raises UserError if py-sod-metrics is needed, but not installed or without the columns of the protocol."""
+    if verify_count < 0:
+        raise UserError(f"verify is {verify_count}; it must be 0 or more")
+    flag = "--verify" if verify_count else "--backend pysodmetrics" if how.library else ""
+    if flag and all(METRICS[key].group != "plain" for key in PROTOCOLS[protocol]):
+        raise UserError(f"{flag} does not go with --protocol {protocol}: py-sod-metrics has no such columns")
+    if flag or how.effort:
+        import_extra("py_sod_metrics", "this needs pysodmetrics, which is not installed: pip install pysodmetrics")
+
+
+def list_files_to_write(entries: Sequence[Entry], outputs: ScoreOutputs) -> list[str]:
+    """Returns the names of all files that a run may write. Raises UserError if two data sets would write one file."""
+    plots = name_plots(entry.dataset for entry in entries) if outputs.plots else {}
+    return [*FILES, *(f"{name}.{ending}" for name in plots.values() for ending in ENDINGS)]
 
 
 def prepare_parts(parts: Parts | None, entries: Sequence[Entry], how: ScoreOptions, missing: str) -> Parts | None:

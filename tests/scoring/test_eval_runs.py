@@ -151,6 +151,14 @@ def test_flags_that_another_flag_would_ignore_are_refused(evaluate, sets):
     assert ended.status == 2 and "--from does not go with --mask_threshold, --verify" in ended.err
 
 
+def test_a_plot_of_the_user_is_not_overwritten(evaluate, sets):
+    path = sets / "mine/curves_A.csv"
+    path.parent.mkdir()
+    path.write_text("mine")
+    ended = evaluate(*flags(sets, ("A", "good")), "--plots", "--save_dir", path.parent)
+    assert "holds curves_A.csv, which this project did not write" in ended.err and path.read_text() == "mine"
+
+
 def test_a_run_stopped_while_it_writes_leaves_the_old_files(evaluate, start, sets, shared):
     assert evaluate(*flags(sets, ("A", "good")), "--save_dir", sets / "out").status == 0
     before = {path.name: path.read_bytes() for path in (sets / "out").iterdir()}

@@ -55,7 +55,8 @@ def run(
     metrics = define_class_columns(classes.names, surfaces is not None)
     how = ScoreOptions(classes, resize, medical=surfaces)
     parts = prepare_parts(parts, entries, how, missing)
-    prepare_outputs(outputs, () if parts and parts.shard else [*FILES, "classes.csv", "confusion.csv"])
+    names = [*FILES, "classes.csv", "confusion.csv", *files.name_pictures(entries)]
+    prepare_outputs(outputs, () if parts and parts.shard else names)
     results = score_class_folders(entries, how, missing, workers, parts)
     if parts and parts.shard:
         return

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...data.packed_files import cut
 from ...errors import UserError, printable
 from ..columns import SURFACES, Metric
+from ..match import Entry
 from ..pool import pool_map
 from ..tables.csv_files import NAMES, ROWS, csv_text, format_number, list_cells
 from ..tables.score_tables import align_columns, format_value
@@ -107,13 +108,21 @@ def confusion_csv(results: list[ClassResult]) -> str:
     return csv_text(rows)
 
 
-def confusion_pictures(results: list[ClassResult]) -> dict[str, bytes]:
-    """Returns a PNG for each result by file name. Raises UserError if two results have the same file name."""
-    pictures = {}
+def name_pictures(results: Sequence[Entry | ClassResult]) -> list[str]:
+    """Returns the file name of the confusion matrix of each result. Raises UserError if two have the same name."""
+    names: list[str] = []
     for r in results:
         name = re.sub(r"[^\w.-]", "_", "_".join(filter(None, ("confusion", r.dataset, r.method)))) + ".png"
-        if name in pictures:
+        if name in names:
             raise UserError(f"two results would write their picture to {name}; rename {r.dataset!r} or {r.method!r}")
+        names.append(name)
+    return names
+
+
+def confusion_pictures(results: list[ClassResult]) -> dict[str, bytes]:
+    """Returns a PNG for each result by file name."""
+    pictures = {}
+    for name, r in zip(name_pictures(results), results, strict=True):
         file = BytesIO()
         draw_confusion(r.confusion, r.classes.names).save(file, "PNG")
         pictures[name] = file.getvalue()

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,19 @@ STYLE = {
     "savefig.dpi": 200,
     "pdf.fonttype": 42,  # TrueType, because publishers refuse the default of matplotlib
 }
+METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # without date, equal curves give equal files
+ENDINGS = (*METADATA, "csv")
+
+
+def name_plots(datasets: Iterable[str]) -> dict[str, str]:
+    """Returns the name of the files of each data set, without ending. Raises UserError if two have the same name."""
+    names: dict[str, str] = {}
+    for dataset in dict.fromkeys(datasets):
+        name = "curves_" + re.sub(r"[^\w.-]", "_", dataset)
+        if name in names.values():
+            raise UserError(f"two data sets would write their curves to {name}.csv; rename {dataset!r}")
+        names[dataset] = name
+    return names
 
 
 def write_plots(results: Sequence[MethodResult], folder: Path) -> list[Path]:
@@ -56,18 +69,16 @@ def write_plots(results: Sequence[MethodResult], folder: Path) -> list[Path]:
             raise UserError(f"{r.dataset} {r.method} has no curves to plot; score its maps with --protocol all")
         datasets.setdefault(r.dataset, []).append(r)
     contents: dict[Path, bytes] = {}
+    names = name_plots(datasets)
     for dataset, methods in datasets.items():
-        name = re.sub(r"[^\w.-]", "_", dataset)
-        if folder / f"curves_{name}.csv" in contents:
-            raise UserError(f"two data sets would write their curves to curves_{name}.csv; rename {dataset!r}")
-        for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        for kind, metadata in METADATA.items():
             picture = io.BytesIO()
             with matplotlib.style.context(["default", STYLE]):
                 figure = matplotlib.figure.Figure(figsize=(10.2, 3.3 + 0.16 * len(methods)), layout="constrained")
                 draw_plot(figure, methods)
-                figure.savefig(picture, format=kind, metadata=metadata)  # equal curves give equal files
-            contents[folder / f"curves_{name}.{kind}"] = picture.getvalue()
-        contents[folder / f"curves_{name}.csv"] = curves_csv(methods).encode()
+                figure.savefig(picture, format=kind, metadata=metadata)
+            contents[folder / f"{names[dataset]}.{kind}"] = picture.getvalue()
+        contents[folder / f"{names[dataset]}.csv"] = curves_csv(methods).encode()
     make_folder(folder)
     with ExitStack() as stack:  # writes all files or none
         for path, content in contents.items():

@@ -250,6 +250,18 @@ def test_bad_values_and_flags_are_refused_in_one_line(organs, evaluate, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_picture_of_the_user_is_not_overwritten(organs, evaluate, tmp_path):
+    path = tmp_path / "mine/confusion_CT.png"
+    path.parent.mkdir()
+    path.write_text("mine")
+    ended = evaluate(*one_method(tmp_path), "--save_dir", path.parent)
+    assert "holds confusion_CT.png, which this project did not write" in ended.err and path.read_text() == "mine"
+    words = organs[0]
+    words[words.index("--method") + 1 : words.index("--pred_path")] = ["a/b", "a_b"]
+    ended = evaluate(*words, "--save_dir", tmp_path / "out")
+    assert "two results would write their picture to confusion_CT_a_b.png" in ended.err and not ended.out
+
+
 def test_browser_shows_the_pictures_and_scores_of_the_chosen_class(organs, evaluate, tmp_path, browser):
     words, masks, maps = organs
     assert evaluate(*words, "--save_dir", tmp_path / "out", "--report").status == 0
