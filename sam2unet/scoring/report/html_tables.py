@@ -1,6 +1,5 @@
 """The tables of the report as HTML: scores, what they mean in words, and the differences of methods."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape as escape_html
 
@@ -11,6 +10,7 @@ from ..aggregate import MethodResult
 from ..columns import Metric
 from ..compare import Difference
 from ..tables.comparison_tables import explain_comparison, format_interval, format_p, format_signed
+from ..tables.score_tables import mark_best
 from .words import describe_scores, judge_difference
 
 DIFFERENCE_TITLES = ("Difference", "Metric", "Images", "Mean", "95 % interval", "p (Holm)", "In words")
@@ -72,26 +72,12 @@ def report_table(
         metric = metrics[key]
         better = "↑" if metric.higher else "↓"
         heads.append(f'<th scope="col" title="{escape(metric.legend)}">{escape(metric.title)} <span>{better}</span>')
-        values = [method.table.get(key, np.nan) for method in methods]
-        for row, value, css_class in zip(rows, values, rank_classes(values, metric.higher), strict=True):
-            row.append(f'<td class="{css_class}">{format_score(value)}')
+        cells = mark_best(methods, key, metric, ("<strong>", "</strong>"), ("<u>", "</u>"))
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(f"<td>{cell}")
     body = "".join(f"<tr>{''.join(row)}" for row in rows)
     # The heading is outside the element that scrolls sideways.
     return (
         f'<h3>{escape(dataset)} <small>{len(methods[0].images)} images</small></h3><div class="scroll" tabindex="0">'
         f'<table><thead><tr><th scope="col">Method{"".join(heads)}<tbody>{body}</table></div>'
     )
-
-
-def format_score(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.3f}" if value < 100 else f"{value:.0f}"
-
-
-def rank_classes(values: Sequence[float], higher: bool) -> list[str]:
-    """Returns CSS classes: "best", "second" or "". Equal printed values are equal. A single method is not marked."""
-    printed = [float(format_score(value)) if math.isfinite(value) else None for value in values]
-    levels = sorted({value for value in printed if value is not None}, reverse=higher)
-    names = dict(zip(levels, ("best", "second"), strict=False)) if len(values) > 1 else {}
-    return ["" if value is None else names.get(value, "") for value in printed]

@@ -32,7 +32,7 @@ COLOR_NAMES = {
 }
 # The text above the gallery, and what its three colours mean.
 BINARY_TEXTS = {
-    "note": "stretched as for scoring, and its errors at the threshold 0.5",
+    "note": "stretched to its full range, and its errors at the threshold 0.5",
     "positive_text": "false positive",
     "negative_text": "false negative",
     "agreed_text": "foreground in both",

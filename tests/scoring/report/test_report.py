@@ -17,7 +17,7 @@ from sam2unet.scoring.classes.columns import define_class_columns
 from sam2unet.scoring.columns import METRICS
 from sam2unet.scoring.compare import Difference, compare
 from sam2unet.scoring.report.gallery import choose_galleries, count_room
-from sam2unet.scoring.report.html_tables import rank_classes
+from sam2unet.scoring.report.html_tables import report_table
 from sam2unet.scoring.report.page import write_report
 from sam2unet.scoring.report.pictures import (
     AGREED,
@@ -156,10 +156,12 @@ def test_a_difference_is_called_chance_if_its_interval_or_its_p_value_says_so():
     assert judge_difference(replace(difference, low=np.nan, high=np.nan)) == "too few images"
 
 
-def test_best_and_second_as_printed_and_none_for_one_method():
-    assert rank_classes([0.8004, 0.9, 0.80, 0.7, np.nan], higher=True) == ["second", "best", "second", "", ""]
-    assert rank_classes([0.1, 0.2, 0.3], higher=False) == ["best", "second", ""]
-    assert rank_classes([0.5], higher=True) == [""]
+def test_scores_have_the_digits_and_the_marks_of_the_other_tables():
+    methods = [
+        MethodResult("A", str(i), ["x"], table={"ECE": v}) for i, v in enumerate([0.0124, 0.01212, 0.01208, 0.5])
+    ]
+    cells = re.findall("<td>(.*?)(?=<t|</t)", report_table("A", methods, ["ECE"], METRICS))
+    assert cells == ["<u>0.0124</u>", "<strong>0.0121</strong>", "<strong>0.0121</strong>", "0.5000"]
 
 
 def test_error_colours():
