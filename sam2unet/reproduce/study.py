@@ -58,6 +58,12 @@ def check_study(inputs: StudyInputs) -> None:
     ScoreOutputs(study.protocol)
     if study.expect is not None:
         read_figures(study.expect)
+    names = [path.name for path in test]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"{config}: two data sets in test are called {twice[0]}, so one would overwrite the maps of the other; "
+            "give one another name, for example with a symbolic link"
+        )
     refuse_missing([*inputs.train, *test])
     sets = [match(path / "images", path / "masks") for path in test]
     for path, pairs in zip(test, sets, strict=True):

@@ -185,6 +185,11 @@ def unknown_paper(study):
     (study / "small.yaml").write_text("train: [A-train]\ntest: [CAMO]\nexpect: sam3")
 
 
+def equal_names(study):
+    write_pairs(study / "data/more/CAMO", 3)
+    (study / "small.yaml").write_text("train: [A-train]\ntest: [CAMO, more/CAMO]")
+
+
 @pytest.mark.parametrize(
     "spoil, words",
     [
@@ -193,6 +198,7 @@ def unknown_paper(study):
         (no_data_named, "small.yaml does not name its data"),
         (unknown_protocol, "no protocol named camo"),
         (unknown_paper, "no published figures are known for 'sam3'"),
+        (equal_names, "two data sets in test are called CAMO"),
     ],
 )
 def test_what_would_end_a_run_after_training_ends_it_before(spoil, words, refusal, study):
