@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 
-from ..errors import UserError
+from ..limits import check_numbers
 from ..runtime.parallel import prefetch
 from ..runtime.signals import end_with_parent
 from .pixels.histograms import reuse_freed_memory
@@ -23,10 +23,9 @@ def pool_map(workers: int | None) -> Iterator[Callable]:
     """Gives a `map` that uses several processes, or this process if `workers` is 1. An error ends the jobs.
 
     It takes jobs when it needs them, a few for each process. None or 0: one process for each core. Raises UserError for
-    a negative number.
+    a number outside the limits.
     """
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; it must be 0 or more")
+    check_numbers({"workers": workers})
     workers = workers or os.cpu_count() or 1
     if workers == 1:
         yield map

@@ -129,6 +129,7 @@ def test_binary_faint_and_jpeg_files_are_told(evaluate, sets):
         (["--config", "sets.yaml"], "give --dataset_name with --pred_path and --gt_path, or --config, or --from"),
         (["--missing", "guess"], "invalid choice: 'guess'"),
         (["--workers", "-1"], "workers is -1"),
+        (["--workers", "5000"], "workers is 5000; it must be from 0 to 1024"),
         (["--verify", "-1"], "verify is -1"),
         (["--protocol", "mirror", "--verify", 2], "--verify does not go with --protocol mirror"),
         (["--protocol", "medical", "--backend", "pysodmetrics"], "--backend pysodmetrics does not go with --protocol"),
