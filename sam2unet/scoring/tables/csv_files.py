@@ -156,6 +156,10 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if tuple(titles[:3]) != NAMES or len(titles) == 3:
         raise UserError(f"{path} does not start with {','.join(NAMES)} and metrics; give a per_image.csv")
     keys = titles[3:]
+    if keys[0] == "class":
+        raise UserError(
+            f"{path} has scores of classes, which --from cannot read; give a per_image.csv without --classes"
+        )
     if wrong := [key for i, key in enumerate(keys) if key not in PER_IMAGE or key in keys[:i]]:
         raise UserError(
             f"{path} has columns that are no metrics of images, or occur twice: {shortlist(wrong)}; remove them"

@@ -162,6 +162,7 @@ def markdown_code(name: str) -> str:
 
 
 def escape_latex(name: str) -> str:
-    """Escapes a name for LaTeX text."""
+    """Escapes a name for LaTeX text. Without braces, `[` and `*` at the start of a row belong to the row above."""
     words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return re.sub(r"[\\~^&%$#_{}]", lambda match: words.get(match[0], "\\" + match[0]), name)
+    words |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"}
+    return re.sub(r"[\\~^&%$#_{}<>|[*]", lambda match: words.get(match[0], "\\" + match[0]), name)

@@ -96,6 +96,8 @@ def test_one_method_has_no_best():
 def test_latex_escapes_names():
     text = format_latex([result("A_1 & B", r"50% {$#~^\}", S=0.9)], ["S"])
     assert r"A\_1 \& B & 50\% \{\$\#\textasciitilde{}\textasciicircum{}\textbackslash{}\} & 0.900 \\" in text
+    text = format_latex([result("[7] A*", "x<y|z>", S=0.9)], ["S"])  # LaTeX would read [7] as a part of the row above
+    assert r"{[}7] A{*} & x\textless{}y\textbar{}z\textgreater{} & 0.900 \\" in text
 
 
 def test_markdown_rows_have_as_many_cells_as_titles():
@@ -161,6 +163,7 @@ GOOD = "dataset,method,image,S,MAE\nA,x,one,0.5,0.25\n"
         (GOOD + "A,x,two,1_0,0.1\n", "line 3: S is '1_0', not a number from 0 to 1"),
         (GOOD.replace("S", "dichotomous_HCE") + "A,x,two,1e308,0.1\n", "is '1e308', not a number of 0 or more"),
         (GOOD + "A,x,one,0.5,0.1\n", "line 3: A x one occurs twice"),
+        ("dataset,method,image,class,IoU\nA,x,one,road,0.5\n", "has scores of classes, which --from cannot read"),
     ],
 )
 def test_what_is_no_per_image_csv_is_refused_in_one_line(text, words, tmp_path):
