@@ -129,7 +129,7 @@ def check_certificate(path: Path, data_root: Path | None, weight_paths: WeightPa
     for flag, file in content["weights"].items():
         weight = weight_paths.get(flag, Path(file["path"]))
         yield compare_files(f"weights --{flag}", weight.parent, {weight.name: file["sha256"]})
-    yield compare_code(content["code"]["files"])
+    yield compare_files("code", ROOT, content["code"]["files"], list(digest_code()))
     yield compare_environment(content["environment"])
     for run in content["runs"]:
         folder, title = path.parent / run["folder"], f"seed {run['seed']}"
@@ -167,11 +167,6 @@ def digest_or_none(path: Path) -> str | None:
         return sha256(path) if path.is_file() else None
     except OSError:
         return None
-
-
-def compare_code(digests: Mapping[str, str]) -> CheckRow:
-    row = compare_files("code", ROOT, digests, list(digest_code()))
-    return row._replace(part="code")
 
 
 def compare_environment(then: Mapping) -> CheckRow:
