@@ -10,7 +10,7 @@ import numpy as np
 from ..recipe import ForegroundRule
 from ..scoring.aggregate import CURVE_METRICS, MethodResult, average_scores
 from ..scoring.columns import METRICS, PROTOCOLS
-from ..scoring.compare import RESAMPLES, bootstrap_intervals, compute_percentiles, draw_weights
+from ..scoring.compare import RESAMPLES, bootstrap_means, compute_percentiles, draw_weights
 from ..scoring.expected import Figures, find_figures
 from ..scoring.match import Entry, match_predictions
 from ..scoring.score_folders import fill_, score_pairs
@@ -104,8 +104,9 @@ def summarize(results: Sequence[Sequence[MethodResult]], protocol: str, publishe
 def compute_interval(runs: Sequence[MethodResult], key: str) -> tuple[float, float]:
     """Returns the 95 % interval of a figure that is averaged over seeds. All seeds draw the same images."""
     if key not in CURVE_METRICS:
-        scores = np.mean([run.per_image[key] for run in runs], axis=0)
-        low, high = bootstrap_intervals(scores[:, None])
+        scores = np.stack([run.per_image[key] for run in runs], axis=1)  # NaN may be in other images for each seed
+        means = bootstrap_means(scores).mean(axis=1, keepdims=True)
+        low, high = compute_percentiles(means, np.array([(np.isfinite(scores).sum(0) < 2).any()]))
         return float(low[0]), float(high[0])
     names, count, maxima = CURVE_METRICS[key], len(runs[0].images), []
     for times in draw_weights(count, max(count, 256)):  # a row of curves has 256 numbers

@@ -74,18 +74,25 @@ def stack_values(result: MethodResult, keys: list[str], images: list[str]) -> np
 
 
 def bootstrap_intervals(deltas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) -> 2.5 and 97.5 percentiles, (K,) each, of the mean of N images drawn with replacement.
+    """(N, K) -> 2.5 and 97.5 percentiles, (K,) each, of `bootstrap_means`.
 
-    Means leave out NaN. All columns use the same draws. A column with fewer than two numbers has no interval: NaN.
+    A column with fewer than two numbers has no interval: NaN.
     """
-    count = len(deltas)
-    defined = ~np.isnan(deltas)
-    both = np.concatenate([np.where(defined, deltas, 0), defined], axis=1)  # sums and counts in one product
+    return compute_percentiles(bootstrap_means(deltas), np.isfinite(deltas).sum(0) < 2)
+
+
+def bootstrap_means(values: np.ndarray) -> np.ndarray:
+    """(N, K) -> (`RESAMPLES`, K), the means of N images that are drawn with replacement.
+
+    Means leave out NaN. All columns use the same draws.
+    """
+    defined = ~np.isnan(values)
+    both = np.concatenate([np.where(defined, values, 0), defined], axis=1)  # sums and counts in one product
     means = []
-    for times in draw_weights(count, count):
+    for times in draw_weights(len(values), len(values)):
         sums, counts = np.split(times @ both, 2, axis=1)
         means.append(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
-    return compute_percentiles(np.concatenate(means), defined.sum(0) < 2)
+    return np.concatenate(means)
 
 
 def draw_weights(count: int, width: int) -> Iterator[np.ndarray]:

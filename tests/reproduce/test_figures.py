@@ -51,6 +51,15 @@ def test_one_seed_has_no_std_and_images_without_a_score_are_left_out():
     assert (figure.low, figure.high) == pytest.approx(interval, abs=0.01)
 
 
+def test_the_interval_belongs_to_the_mean_if_the_seeds_leave_out_different_images():
+    scores = RNG.uniform(0.8, 0.9, (2, 4, COUNT))
+    scores[0, 0, :30] = np.nan  # masks without object: the first seed finds nothing, the second something wrong
+    scores[1, 0, :30] = 0
+    figure = summarize(make_results(scores, ["S", "F_adaptive", "E_mean", "MAE"]), "camouflaged", {})[0]
+    interval = bootstrap(lambda i: np.nanmean(scores[:, 0, i], axis=1).mean())
+    assert figure.low < figure.mean < figure.high and (figure.low, figure.high) == pytest.approx(interval, abs=0.01)
+
+
 def test_the_interval_of_a_maximum_draws_curves():
     keys = ["mirror_IoU", "mirror_MAE", "mirror_BER", "mirror_accuracy"]
     results = make_results(RNG.uniform(size=(2, 4, COUNT)), keys)
