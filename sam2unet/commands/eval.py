@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--missing",
         choices=("error", "zero", "skip"),
         default="error",
-        help="what to do with a mask without prediction: stop, score a black map, leave it out",
+        help="if a mask has no prediction: stop (error), score a black map (zero), or leave it out (skip)",
     )
     how.add_argument(
         "--resize",
@@ -84,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=float,
         metavar="MM",
-        help="distance of neighbouring rows and of neighbouring columns, or one number for both; default: that of a "
-        "NIfTI file, or 1, so that distances are in pixels",
+        help="distance of neighbouring rows and of neighbouring columns, for volumes first of neighbouring planes; or "
+        "one number for all; default: that of the file (NIfTI, DICOM), or 1, so that distances are in pixels",
     )
     surface.add_argument(
         "--nsd_tolerance", type=float, metavar="MM", help="largest distance that NSD counts as equal; default: 1"

@@ -2,8 +2,7 @@
 
 The data root has a folder with images/ and masks/ for each data set that the file names. Symbolic links work. The
 training part of a data set has its own name: COD10K-train beside COD10K. With --downloads, the script makes these
-folders from downloaded archives, as sam2unet prepare does. If the command stops, run it again: it
-continues.
+folders from downloaded archives, as sam2unet prepare does. If the command stops, run it again: it continues.
 
 --check compares a certificate with the files on this disk. The exit status is 1 if something differs.
 """

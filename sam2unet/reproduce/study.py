@@ -80,7 +80,7 @@ def check_study(inputs: StudyInputs) -> None:
 
 
 def refuse_missing(folders: Sequence[Path]) -> None:
-    """UserError if data sets are missing or incomplete. The message names all of them."""
+    """Raises UserError if data sets are missing or incomplete. The message names all of them."""
     missing = []
     for folder in folders:
         absent = [kind for kind in ("images", "masks") if not (folder / kind).is_dir()]

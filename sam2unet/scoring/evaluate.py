@@ -39,7 +39,7 @@ class ScoreOutputs:
     plots: bool = False
     report: bool = False
     report_images: int | None = None  # the largest number of images in the gallery of the report
-    # the flags of the run, which are written into results.json
+    # the flags of the run, for results.json
     arguments: Mapping[str, object] = field(default_factory=dict)
     protocols: Sequence[str] = tuple(PROTOCOLS)
     command: str = ""  # the command line, which is shown in the report
@@ -154,7 +154,7 @@ def prepare_outputs(outputs: ScoreOutputs, names: Sequence[str] = FILES) -> Figu
 
 
 def check_names(entries: Sequence[Entry]) -> None:
-    """UserError if two entries have the same data set and method."""
+    """Raises UserError if two entries have the same data set and method."""
     names = [(entry.dataset, entry.method) for entry in entries]
     if twice := sorted({f"{d} {m}".strip() for d, m in names if names.count((d, m)) > 1}):
         raise UserError(f"named twice: {', '.join(twice)}; give each method its own name with --method")

@@ -1,4 +1,4 @@
-"""Which folders to score, and which map belongs to each mask by its name, before any image is opened."""
+"""Reads which folders to score, and finds the map of each mask by its name, before any image is opened."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def read_entry_file(path: Path) -> list[Entry]:
 
 
 def match_predictions(entry: Entry, missing: str) -> MethodResult:
-    """Which files belong together, by stem, before any is opened. The lists of the result are packed."""
+    """Returns the map of each mask, by stem, without opening a file. The lists of the result are packed."""
     if entry.predictions.resolve() == entry.masks.resolve():
         raise UserError(f"--pred_path and --gt_path are the same folder: {entry.masks}")
     (names, masks), (map_names, maps) = (pack_images(folder, True) for folder in (entry.masks, entry.predictions))

@@ -12,7 +12,7 @@ BALANCE = "the balance of two shares is {percent}: marked pixels that are right,
 # The start of a key, and what its value says. `{percent}` and `{value}` stand for the value.
 SENTENCES = {
     "S": "objects and regions of the maps are similar to those of the masks by {percent}",
-    "E": "pixels, compared with the mean of the image, agree with the masks by {percent}",
+    "E": "maps and masks agree by {percent} if their pixels are compared with the mean of the image",
     "F1?": BALANCE,
     "Fw": f"{BALANCE}; errors far from the object count more",
     "MAE": "a pixel of a map differs from its mask by {percent} of the range from black to white, on average",
