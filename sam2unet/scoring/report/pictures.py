@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -93,12 +94,12 @@ def encode_photograph(row: Row, side: int, max_bytes: int) -> str | None:
 
 def read_map(path: Source, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
     """Reads a map as the metrics do: stretched to 0..255 at `size`, and bool (H, W), above half of its range."""
-    grey = read_grey(path)
-    grey = grey if grey.size == size else grey.resize(size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(grey)
+    pixels = np.asarray(read_grey(path))
+    if pixels.shape != size[::-1]:
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
     low, high = int(pixels.min()), int(pixels.max())
     levels = np.arange(256.0) if low == high else (np.arange(256.0) - low) * (255 / (high - low))
-    return grey.point(levels.clip(0, 255).round().astype(int).tolist()), (levels > 127.5)[pixels]
+    return Image.fromarray(levels.clip(0, 255).round().astype(np.uint8)[pixels]), (levels > 127.5)[pixels]
 
 
 def draw_errors(predicted: np.ndarray, foreground: np.ndarray) -> Image.Image:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -177,6 +178,12 @@ def test_maps_are_stretched_and_cut_at_half_their_range(tmp_path):
     save(tmp_path / "flat.png", np.full((2, 2), 90, np.uint8))
     grey, found = read_map(tmp_path / "flat.png", (4, 2))
     assert np.asarray(grey).tolist() == [[90] * 4] * 2 and not found.any()
+
+    noise = np.random.default_rng(0).integers(0, 256, (24, 30), np.uint8)
+    save(tmp_path / "large.png", noise)  # --resize: OpenCV takes four pixels for each new one, Pillow the mean of more
+    resized = cv2.resize(noise, (10, 8), interpolation=cv2.INTER_LINEAR)
+    save(tmp_path / "small.png", resized)
+    assert (read_map(tmp_path / "large.png", (10, 8))[1] == read_map(tmp_path / "small.png", (10, 8))[1]).all()
 
 
 def test_masks_of_other_values_are_read_as_they_were_scored(results, tmp_path):
