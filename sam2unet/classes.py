@@ -143,6 +143,8 @@ class Classes:
         places = {code: f" in {len(files[code])} files: {shortlist(files[code], 3)}" if files else "" for code in shown}
         text = ", ".join(f"{self.describe(code)} ({counts[code]:,} pixels{places[code]})" for code in shown)
         more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+        if self.has_values and (shown[0] % 1 or not 0 <= shown[0] <= LARGEST["value"]):
+            return f"{text}{more}; change the masks: a value is a whole number from 0 to {LARGEST['value']}"
         key, code = "value" if self.has_values else "color", self.describe(shown[0])
         ignore = f"[{', '.join(map(self.describe, [*self.ignore, shown[0]]))}]" if self.ignore else code
         return f"{text}{more}; add the line `- {{name: ..., {key}: {code}}}` to the classes, or `ignore: {ignore}`"

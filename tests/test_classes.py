@@ -106,6 +106,15 @@ def test_values_of_no_class_are_counted_and_the_missing_line_is_named(tmp_path, 
     )
 
 
+@pytest.mark.parametrize("value", [-1, 70_000, 0.5])
+def test_no_line_is_named_for_a_value_that_no_class_can_have(value, tmp_path, organs):
+    Image.fromarray(np.full((4, 5), value, np.float32 if value % 1 else np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(UnknownValues) as error:
+        read_mask(tmp_path / "a.tif", organs)
+    words = f"values of no class: {value} (20 pixels); change the masks: a value is a whole number from 0 to 65535"
+    assert str(error.value) == f"{tmp_path / 'a.tif'} has {words}"
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_checkpoint_keeps_names_and_colours(suffix, organs, tmp_path):
     recipe = Recipe.read(model="sam2unet", encoder="tiny", classes=organs, size=96)
