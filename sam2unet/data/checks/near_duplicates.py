@@ -4,9 +4,10 @@ The method is covering locality-sensitive hashing (Pagh, 2016, arXiv:1507.03225)
 
 - The bits are cut into parts. If two hashes differ in at most NEAR bits, they differ in at most `radius` bits of one
   part, because each part but the first could have one more.
-- Each bit of a part gets a random vector of `radius` + 1 binary numbers. Whatever `radius` bits differ, some vector
-  other than 0 has an even product with all of theirs. So a mask that leaves out all bits with an even product hides the
-  difference. There is one mask for each vector, and pairs that are equal under a mask are candidates.
+- Each bit of a part gets a random vector of `radius` + 1 binary numbers. There is one mask for each vector other than
+  0. It keeps the bits whose product with this vector is odd.
+- Whatever `radius` bits differ, one of these vectors has an even product with all of theirs. Its mask leaves out all
+  bits that differ. So pairs that are equal under a mask are candidates.
 """
 
 from collections.abc import Iterator, Mapping

@@ -20,9 +20,9 @@ NAME_LENGTH = 40  # of a longer name, a legend shows the start
 def encode_index_png(indices: np.ndarray, classes: Classes) -> bytes:
     """Encodes a PNG with the colours of the classes as its palette.
 
-    `read_mask` reads the file like a mask. A pixel is the value of its class. It is the index of the class if the
-    classes have no values, because `read_mask` then reads the colours; and if a value is above 255. A text in the file
-    then lists the values for `read_mask`.
+    `read_mask` reads the file like a mask. A pixel is the value of its class, except in two cases, in which it is the
+    index of the class. If the classes have no values, `read_mask` reads the colours. If a value is above 255, a text in
+    the file lists the values for `read_mask`.
     """
     codes, note = np.arange(len(classes.items)), PngInfo()
     if classes.has_values and max(classes.codes) < 256:

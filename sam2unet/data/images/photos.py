@@ -18,7 +18,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 def to_photo(image: Picture | Source, view: SliceView = DEFAULT_VIEW) -> Image.Image:
     """Returns an upright RGB photograph. Raises UserError if the file cannot be read, or the value is not an image.
 
-    `view` holds for files with more than 8 bits.
+    `view` is for volumes, and for pictures with more than 8 bits.
     """
     if isinstance(image, Slice | Member):
         return read_image(image)

@@ -30,7 +30,7 @@ TURNS = {
 def open_image(path: Source) -> Iterator[Image.Image]:
     """Opens a file without decoding it. Errors become UserError, also those of decoding inside the `with` block.
 
-    The slice of a volume has the values of the file.
+    For a slice of a volume, the image has the values as they are stored.
     """
     try:
         if isinstance(path, Slice) and path.index is not None:
