@@ -161,7 +161,7 @@ def read_index_flags(args: argparse.Namespace) -> IndexQuery | None:
     if args.index is not None:
         return IndexQuery(args.index, **flags)
     if names := [name for name, value in flags.items() if value is not None]:
-        raise UserError(f"--{' and --'.join(names)} need --index")
+        raise UserError(f"without --index, leave out --{' and --'.join(names)}")
     return None
 
 

@@ -44,10 +44,10 @@ ABOVE_SMALLEST = ("lr", "multi_scale", "max_megapixels", "max_mb")
 MAX_VOXELS = 2**31  # of a volume
 
 
-def check_numbers(values: Mapping[str, Any], path: Path | None = None) -> None:
+def check_numbers(values: Mapping[str, Any], source: Path | str | None = None) -> None:
     """Raises UserError for a value outside its limits, also in a list. Skips None and names without limits.
 
-    The message names `path`, the file that the values come from.
+    The message names `source`, the file that the values come from, or another value that they are computed from.
     """
     for name, numbers in values.items():
         if name not in LIMITS or numbers is None:
@@ -56,7 +56,7 @@ def check_numbers(values: Mapping[str, Any], path: Path | None = None) -> None:
         for value in numbers if isinstance(numbers, (list, tuple)) else [numbers]:
             if not (low < value <= high if name in ABOVE_SMALLEST else low <= value <= high):
                 wanted = f"above {low} and at most {high}" if name in ABOVE_SMALLEST else f"from {low} to {high}"
-                raise UserError(f"{f'{path}: ' if path else ''}{name} is {shorten(value)}; it must be {wanted}")
+                raise UserError(f"{f'{source}: ' if source else ''}{name} is {shorten(value)}; it must be {wanted}")
 
 
 def round_size(size: float, stride: int) -> int:

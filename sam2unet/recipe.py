@@ -164,7 +164,8 @@ class Recipe:
         if not 0 <= self.ema < 1:
             raise UserError(f"ema is {self.ema}; it must be from 0 to below 1, e.g. 0.999")
         if self.multi_scale:
-            check_numbers({"size": round(max(self.multi_scale) * self.size)})
+            largest = max(self.multi_scale)
+            check_numbers({"size": round(largest * self.size)}, f"multi_scale {largest:g}")
         if make_foreground_rule(self.mask_threshold, self.foreground) is not None and self.classes:
             raise UserError("classes and --mask_threshold or --foreground both say what mask values mean; give one")
         check_class_weights(self.class_weights, self.classes)

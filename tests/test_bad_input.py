@@ -70,6 +70,17 @@ CASES = {
     "train: size": (nothing, f"{TRAIN} --size 330", "size 330 is not a multiple of 32; give 320 or 352"),
     "train: size 0": (nothing, f"{TRAIN} --size 0", "size is 0; it must be from 32 to 8192"),
     "train: a batch of one at the smallest size": (nothing, f"{TRAIN} --size 32 --batch_size 3", "give --size 64"),
+    "train: a batch of one at the smallest scale": (
+        nothing,
+        f"{TRAIN} --multi_scale 1 0.5 --batch_size 3",
+        "a single value where a batch holds one image (4 pairs in batches of 3); give a larger scale than 0.5 or",
+    ),
+    "train: a batch of one at the end of several passes": (
+        nothing,
+        f"{TRAIN} --size 32 --batch_size 11 --repeat 3",
+        "(12 pairs in batches of 11); give --size 64",
+    ),
+    "train: the largest scale": (nothing, f"{TRAIN} --multi_scale 0.1", "multi_scale 0.1: size is 6; it must be from"),
     "train: no weights file": (nothing, f"{TRAIN} --hiera_path no.pt", "no such file: no.pt"),
     "train: checkpoint as weights": (
         nothing,

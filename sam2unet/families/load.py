@@ -133,7 +133,8 @@ def check_network_options(family: Family, shape: NetworkShape, weight_paths: Wei
     for known, names in ((family.options, shape.to_dict()), (flags, weight_paths)):
         for option in names:
             if option not in known:
-                raise UserError(f"{family.title} takes no --{option}; it takes --{' --'.join(known)}")
+                others = " --".join(name for name in known if name != "class_count")  # which --classes sets
+                raise UserError(f"{family.title} takes no --{option}; it takes --{others}")
     if shape.size is not None:
         check_size(family, shape.size)
 

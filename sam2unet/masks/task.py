@@ -19,6 +19,7 @@ from ..data.pairs import Pair, match
 from ..data.volumes.slices import list_cases
 from ..errors import UserError, warn
 from ..families.table import Family
+from ..limits import round_size
 from ..recipe import PROMPT_FIELDS, Recipe, Study
 from ..runtime.processes import Processes
 from ..scoring.aggregate import MethodResult
@@ -169,8 +170,11 @@ def refuse_single_values(family: Family, recipe: Recipe, pairs: int) -> None:
 
     This is a batch of one image at the smallest size, where the coarsest feature map has one pixel.
     """
-    if recipe.size == family.stride and (recipe.batch_size == 1 or pairs % recipe.batch_size == 1):
+    smallest = min(round_size(scale * recipe.size, family.stride) for scale in recipe.multi_scale or (1.0,))
+    images = pairs * recipe.repeat
+    if smallest == family.stride and (recipe.batch_size == 1 or images % recipe.batch_size == 1):
+        larger = f"a larger scale than {min(recipe.multi_scale):g}" if recipe.multi_scale else f"--size {2 * smallest}"
         raise UserError(
-            f"size {recipe.size} leaves BatchNorm a single value where a batch holds one image ({pairs} pairs in "
-            f"batches of {recipe.batch_size}); give --size {2 * family.stride} or another --batch_size"
+            f"size {smallest} leaves BatchNorm a single value where a batch holds one image ({images} pairs in "
+            f"batches of {recipe.batch_size}); give {larger} or another --batch_size"
         )

@@ -39,7 +39,8 @@ def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.d
         device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
         torch.zeros(1, device=device).item()  # fails for the device `meta`, whose tensors have no values
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError, OverflowError) as e:
-        raise UserError(f"device {shorten(name)} cannot be used here; give cpu, or no device") from e
+        reason = f" ({str(e).splitlines()[0].split('. ')[0]})" if str(name).startswith("cuda") and str(e) else ""
+        raise UserError(f"device {shorten(name)} cannot be used here{reason}; give cpu, or no device") from e
     return device
 
 

@@ -100,7 +100,7 @@ def test_split_validates_and_a_run_with_another_part_is_not_resumed(index, tmp_p
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--where", "modality=ct"), "--where need --index"),
+        (("--where", "modality=ct"), "without --index, leave out --where"),
         (("--index", "none"), "not a complete index"),
         (("--index", "none", "--val_fraction", 0.1), "--split divides it"),
     ],
