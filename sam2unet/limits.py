@@ -35,6 +35,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "components": (0, 2**31 - 1),
     "axis": (0, 2),
     "context": (0, 1),
+    "spacing": (1e-12, 1e12),
+    "nsd_tolerance": (0, 1e15),
     "port": (0, 65_535),
     "max_images": (1, 10_000),
     "max_megapixels": (0, 10**6),

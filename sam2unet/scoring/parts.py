@@ -22,7 +22,7 @@ from .chunks import ChunkScores, choose_block
 from .match import Entry
 from .score_pair import ScoreOptions
 
-NAME = re.compile(r"part-(\d{1,6})-of-(\d{1,6})\.npz")
+NAME = re.compile(r"part-([1-9]\d{0,5})-of-([1-9]\d{0,5})\.npz")
 KINDS = ("values", "sums", "notes")  # the arrays of a `ChunkScores`
 
 

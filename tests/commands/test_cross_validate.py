@@ -60,7 +60,7 @@ def test_each_image_is_predicted_by_the_other_folds(flags, tmp_path, steps, run_
     [
         (["--folds", 0], "--folds is 0; it must be from 2 to 100"),
         (["--empty_masks", "best"], "argument --empty_masks: invalid choice"),
-        (["--spacing", 0], "spacing is 0.0; it must be 1 to 3 numbers above 0"),
+        (["--spacing", 0], "spacing is 0.0; it must be from 1e-12 to"),
         (["--protocol", "polyp", "--spacing", 2], "--spacing, --nsd_tolerance and --empty_masks need a --protocol"),
     ],
 )

@@ -96,6 +96,7 @@ def test_parts_that_are_missing_or_of_another_division_are_named(evaluate, parts
     (folder / "part-1-of-3.npz").unlink()
     (folder / "part-2-of-2.npz").unlink()
     refuse(evaluate, "1 of 2 parts are missing", "--merge", folder)
+    (sets / "A/part-0-of-0.npz").touch()
     refuse(evaluate, "no parts in", "--merge", sets / "A")
     refuse(evaluate, "cannot read the folder", "--merge", sets / "none")
 

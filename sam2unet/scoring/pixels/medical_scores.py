@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numpy import ndarray
 
 from ...errors import UserError
+from ...limits import check_numbers
 from .surface import DISTANCES, SHARES, surface_scores
 
 SURFACE = (*DISTANCES, *SHARES)  # the keys of `surface_scores`
@@ -26,11 +27,9 @@ class SurfaceOptions:
     empty_masks: str = "worst"
 
     def __post_init__(self) -> None:
-        numbers = self.spacing or (1.0,)
-        if len(numbers) > 3 or not all(0 < number < math.inf for number in numbers):
-            raise UserError(f"spacing is {' '.join(map(str, numbers))}; it must be 1 to 3 numbers above 0")
-        if not 0 <= self.tolerance < math.inf:
-            raise UserError(f"nsd_tolerance is {self.tolerance}; it must be 0 or more")
+        check_numbers({"spacing": self.spacing, "nsd_tolerance": self.tolerance})
+        if self.spacing and len(self.spacing) > 3:
+            raise UserError(f"spacing is {' '.join(map(str, self.spacing))}; it must be 1 to 3 numbers")
 
 
 def compare_surfaces(prediction: ndarray, mask: ndarray, how: SurfaceOptions) -> dict[str, float]:

@@ -200,6 +200,8 @@ def test_the_flags_need_columns_that_use_them(scans, eval_py):
     for flags in (["--spacing", 2], ["--empty_masks", "skip"], ["--nsd_tolerance", 3]):
         assert eval_py(*scans, *flags).is_refusal("--spacing, --nsd_tolerance and --empty_masks need a --protocol")
     assert eval_py(*scans, "--protocol", "medical", "--spacing", -1).is_refusal("spacing is -1.0; it must be")
+    assert eval_py(*scans, "--protocol", "medical", "--spacing", 1e200).is_refusal("spacing is 1e+200; it must be from")
+    assert eval_py(*scans, "--protocol", "medical", "--nsd_tolerance", "nan").is_refusal("nsd_tolerance is nan")
     assert eval_py(*scans, "--protocol", "surface", "--verify", 1).is_refusal("--verify does not go with")
 
 
