@@ -104,7 +104,8 @@ def score_volume(job: ScoreJob) -> ImageScore:
     try:
         if how.medical is None or how.plain or how.mirror or how.effort:
             raise UserError(
-                f"{job.mask} is a volume, which needs --protocol medical or surface, without --report; or give --slices"
+                f"{job.mask} is a volume, which needs --protocol medical or surface, without --report and --plots; "
+                "or give --slices"
             )
         prediction, mask = read_volume_pair(job.prediction, job.mask)
         surfaces = use_spacing(how.medical, mask.spacing, job.mask)

@@ -168,7 +168,8 @@ def test_a_missing_volume_is_background_whatever_its_value(evaluate, tmp_path):
     file.write_text("classes:\n  - {name: rest, value: 1}\n  - {name: liver, value: 2}\n")
     ended = evaluate("--classes", file, "--missing", "zero")
     assert ended.status == 0, ended.err
-    rows = csv.DictReader(open(tmp_path / "out/per_image.csv"))
+    with open(tmp_path / "out/per_image.csv") as table:
+        rows = list(csv.DictReader(table))
     assert [(r["image"], r["class"], float(r["IoU"])) for r in rows] == [
         ("a", "rest", 56 / 60),
         ("a", "liver", 0),
@@ -181,3 +182,13 @@ def test_a_missing_volume_is_background_whatever_its_value(evaluate, tmp_path):
     ended = evaluate("--protocol", "medical", "--foreground", 0, "--missing", "zero")
     assert ended.status == 0, ended.err
     assert float(read_rows(tmp_path)["a"]["medical_Dice"]) == 0
+
+
+def test_a_report_of_classes_shows_slices_of_volumes_only(evaluate, tmp_path):
+    for folder in ("maps", "masks"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", np.arange(60, dtype=np.uint8).reshape(3, 4, 5) % 3)
+    flags = ["--classes", write_classes(tmp_path / "classes.yaml"), "--report"]
+    assert evaluate(*flags).is_refusal("has volumes, which --report cannot show; give --slices")
+    assert not (tmp_path / "out").exists()
+    assert evaluate(*flags, "--slices").status == 0 and (tmp_path / "out/report.html").is_file()

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from ...classes import Classes
+from ...data.pairs import list_files
+from ...data.volumes.open import is_volume
+from ...errors import UserError
 from ...runtime.versions import versions
 from ..columns import SURFACES
 from ..compare import Difference
@@ -50,6 +53,8 @@ def run(
         surfaces: how surfaces are compared, if the protocol has their columns.
     """
     check_names(entries)
+    if outputs.report:
+        refuse_volumes(entries)
     columns = list_columns(outputs.protocol, classes.names)
     surfaces = choose_surfaces(surfaces, not set(columns) <= set(define_class_columns(classes.names)))
     metrics = define_class_columns(classes.names, surfaces is not None)
@@ -76,6 +81,13 @@ def run(
     draw = [lambda folder: page(folder / "report.html", differences=differed, command=outputs.command)]
     contents = partial(make_class_contents, results, columns, outputs, differences)
     publish(outputs, contents, draw if outputs.report else [], texts)
+
+
+def refuse_volumes(entries: Sequence[Entry]) -> None:
+    """Raises UserError if masks are volumes that are scored in 3D: the report has only pictures of images."""
+    for entry in entries:
+        if entry.slices is None and any(map(is_volume, list_files(entry.masks, volumes=True))):
+            raise UserError(f"{entry.masks} has volumes, which --report cannot show; give --slices")
 
 
 def make_class_contents(
