@@ -1,7 +1,7 @@
 """Predicts maps for folders of images. Threads read and write files while the model works."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,7 +37,7 @@ from .jobs import MapJobs, PredictFiles, check_targets, find_jobs, leave_out_wri
 from .outputs import Files, PredictOutputs, to_map_pixels, write_outputs
 from .photo_reader import LARGE, PredictNotes, allow_large_images, drop_unreadable, make_reader
 from .targets import MapArchive, MapFolder
-from .video import predict_video
+from .video import choose_video_paths, predict_video
 from .volume_maps import VolumeMaps
 
 
@@ -80,11 +80,9 @@ def run(
         return predictor
 
     if is_video(files.source) and files.source.is_file():
-        refuse_image_flags(files)
         if processes.first:  # one process predicts the whole video
-            predictor = start_predictor()
-            with hold_folder(files.target), memory:
-                predict_video(predictor, files.source, files.target, outputs, minmax, batch_size)
+            with memory:
+                run_video(start_predictor, files, outputs, minmax, batch_size)
         return
     first = checkpoints[0]
     seed = Recipe.seed if isinstance(first, Path) else find_recipe(first, size=options.size).seed
@@ -112,12 +110,25 @@ def run(
         raise SomeFailed(f"{len(notes.bad)} of {len(jobs)} images were left out: {shortlist(notes.bad, limit=20)}")
 
 
-def refuse_image_flags(files: PredictFiles) -> None:
-    """Raises UserError if the prediction of a video gets flags of images."""
+def run_video(
+    start_predictor: Callable[[], Predictor],
+    files: PredictFiles,
+    outputs: PredictOutputs,
+    minmax: bool,
+    batch_size: int,
+) -> None:
+    """Writes the maps of a video. Raises UserError for flags of images, and for a file of the user in the way."""
     if files.masks is not None:
         raise UserError("--test_gt_path is for images; a video's maps have its frames' size")
     if files.archive or files.shard.count > 1:
         raise UserError("--archive and --shard are for images; the maps of a video are one file; leave them out")
+    paths = choose_video_paths(files.source, files.target, outputs)
+    if files.skip_existing and all(path.is_file() for path in paths.values()):
+        print_line(f"the maps of {files.source} are already in {files.target}")
+        return
+    predictor = start_predictor()
+    with hold_folder(files.target):
+        predict_video(predictor, files.source, paths, outputs, minmax, batch_size)
 
 
 @contextmanager

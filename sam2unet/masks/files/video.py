@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -26,16 +26,19 @@ QUALITY = {"": "8", "overlay": "18", "contours": "18"}  # crf of libx264; 8 keep
 
 
 def predict_video(
-    predictor: Predictor, source: Path, target: Path, outputs: PredictOutputs, minmax: bool = True, batch_size: int = 1
+    predictor: Predictor,
+    source: Path,
+    paths: Mapping[str, Path],
+    outputs: PredictOutputs,
+    minmax: bool = True,
+    batch_size: int = 1,
 ) -> None:
-    """Writes `target/NAME.mp4` with the maps, and `target/overlay/NAME.mp4` with the maps on the frames.
+    """Writes the videos at `paths`, from `choose_video_paths`: the maps, and the maps on the frames.
 
-    The number, the size and the rate of the frames stay the same. `outputs.contours` adds a third video. The maps of
-    several classes are in colour, and the other videos have a legend below the frames. Raises UserError if the file or
-    an output cannot be used; then there is no video. Raises SomeFailed if the file ends early; the frames before its
-    end are written.
+    The number, the size and the rate of the frames stay the same. The maps of several classes are in colour, and the
+    other videos have a legend below the frames. Raises UserError if the file or an output cannot be used; then there is
+    no video. Raises SomeFailed if the file ends early; the frames before its end are written.
     """
-    paths = choose_video_paths(source, target, outputs)
     rate, turns, count = read_video_facts(source)
     start, made, classes = time.perf_counter(), 0, predictor.classes
 
@@ -68,7 +71,10 @@ def predict_video(
 
 
 def choose_video_paths(source: Path, target: Path, outputs: PredictOutputs) -> dict[str, Path]:
-    """Returns the videos to write, by kind. Raises UserError for outputs that videos lack, and files of the user."""
+    """Returns the paths of the videos by kind: `` for the maps, `overlay`, and `contours` if it is requested.
+
+    Raises UserError for outputs that videos do not have, and if a file of the user has one of these names.
+    """
     if outputs.probability is not None:
         raise UserError("--save_prob is for images; a video's probabilities would be larger than the disk")
     if outputs.uncertainty:

@@ -150,3 +150,18 @@ def test_videos_among_images_are_named(maps_of, clip, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".sam2unet", "a.png"}
     assert maps_of(folder / "b.mp4", folder).status == 2
     assert frames_of(folder / "b.mp4").shape[0] == COUNT
+
+
+def test_a_video_of_the_user_is_never_replaced_and_a_finished_one_is_left_out(maps_of, clip, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "clip.mp4").write_bytes(b"mine")
+    ended = maps_of(clip, out)
+    assert ended.is_refusal(f"{out} holds clip.mp4, not from test.py; give another --save_path"), ended
+    assert (out / "clip.mp4").read_bytes() == b"mine" and [path.name for path in out.iterdir()] == ["clip.mp4"]
+
+    assert maps_of(clip, tmp_path / "maps").status == 0
+    made = (tmp_path / "maps/clip.mp4").stat().st_mtime_ns
+    again = maps_of(clip, tmp_path / "maps", "--skip_existing")
+    assert again.status == 0 and f"the maps of {clip} are already in {tmp_path / 'maps'}" in again.out
+    assert (tmp_path / "maps/clip.mp4").stat().st_mtime_ns == made
