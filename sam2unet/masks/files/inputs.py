@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 from numpy import ndarray
@@ -177,12 +177,13 @@ def cut_input(item: Input, view: SliceView) -> list[Input]:
         open_volume(path) if is_volume(path) else None
     except UserError:
         return [item]  # the error appears when it is read, so that a run can leave it out
-    return [
-        Input(
-            part, f"{item.name}/{part.index:04d}" if isinstance(part, Slice) and part.index is not None else item.name
-        )
-        for part in list_slices(path, view)
-    ]
+    parts = list_slices(path, view)
+    return [Input(part, f"{item.name}/{part.index:04d}" if is_slice(part) else item.name) for part in parts]
+
+
+def is_slice(source: Source | None) -> TypeGuard[Slice]:
+    """Returns whether it is a slice of a volume. A picture with more than 8 bits is a `Slice` without index."""
+    return isinstance(source, Slice) and source.index is not None
 
 
 def is_picture(text: str) -> bool:

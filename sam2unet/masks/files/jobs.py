@@ -10,13 +10,12 @@ import numpy as np
 
 from ...atomic import MARKER, refuse_unmarked
 from ...data.index.select import IndexQuery, open_index_test
-from ...data.volumes.slices import Slice
 from ...errors import UserError, print_line
 from ...recipe import Recipe
 from ...runtime.shards import Shard
 from ...slice_view import DEFAULT_VIEW, SliceView
 from .find_inputs import find_inputs
-from .inputs import IndexInputs, Inputs, cut_input, find_masks, refuse_unpaired
+from .inputs import IndexInputs, Inputs, cut_input, find_masks, is_slice, refuse_unpaired
 from .outputs import PredictOutputs
 from .photo_reader import FirstNames, MapJob
 from .targets import MapArchive, MapFolder
@@ -65,8 +64,8 @@ class MapJobs:
         for item, mask in zip(self.inputs.list_files(), masks, strict=False):
             source = None
             if mask is not None:
-                source = cut_input(mask, self.inputs.view)[0].path
-                source = None if isinstance(source, Slice) else source  # a slice has the size of its image
+                first = cut_input(mask, self.inputs.view)[0].path
+                source = None if is_slice(first) else first  # a slice has the size of its image
             for part in cut_input(item, self.inputs.view):
                 yield MapJob(part, source)
 
@@ -146,6 +145,9 @@ def leave_out_written(
         return jobs
     all_paths = (outputs.paths(files.target, item.name, item.path).values() for item in jobs.inputs)
     is_missing = np.fromiter((not target.has_all(paths) for paths in all_paths), bool)
+    if jobs.inputs.volumes:  # the map of a volume needs all slices, so they are predicted together
+        starts = jobs.inputs.starts
+        is_missing = np.repeat(np.logical_or.reduceat(is_missing, starts[:-1]), np.diff(starts))
     missing = MapJobs(jobs.inputs, jobs.masks, is_missing)
     count = f"{len(jobs) - len(missing)} of {len(jobs)}" if len(missing) else f"all {len(jobs)}"
     print_line(f"{share}{count} maps are already in {files.target}")

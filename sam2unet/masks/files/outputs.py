@@ -22,11 +22,12 @@ from ...data.images.class_pictures import (
 from ...data.images.masks import FOREGROUND
 from ...data.images.pictures import encode_jpeg, encode_png, outline_, tint_, write_bytes
 from ...data.images.reading import read_image
-from ...data.volumes.slices import Slice, Source
+from ...data.volumes.slices import Source
 from ...data.volumes.write import choose_ending
 from ...errors import UserError
 from ...limits import check_numbers
 from ..prediction.probability import pick_classes, stretch_range, to_uint8
+from .inputs import is_slice
 from .volume_maps import VolumeMaps
 
 BAND = 1 << 24  # pixels of a map that are converted at once
@@ -64,7 +65,7 @@ class PredictOutputs:
         kinds["uncertainty"] = self.uncertainty
         endings = {"overlay": ".jpg", "contours": ".jpg", "prob": ".npz", "uncertainty": ".png"}
         extra = {kind: folder / kind / f"{name}{endings[kind]}" for kind, is_on in kinds.items() if is_on}
-        if not isinstance(source, Slice) or source.index is None:
+        if not is_slice(source):
             return {"map": folder / f"{name}.png"} | extra
         if self.slices:
             extra["slices"] = folder / "slices" / f"{name}.png"
@@ -152,7 +153,7 @@ def write_outputs(
     paths = outputs.paths(folder, name, photo)
     files: dict[Path, bytes | memoryview] = {}
     pixels = remove_small_parts(pixels, outputs.components, classes is not None)
-    piece = photo if isinstance(photo, Slice) and photo.index is not None else None
+    piece = photo if is_slice(photo) else None
     if piece:
         assert volumes is not None
         files |= volumes.add(piece, paths, pixels, probability)

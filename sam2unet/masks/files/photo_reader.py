@@ -14,10 +14,12 @@ from ...data.images.reading import LARGEST_TILED, open_image, read_image, uprigh
 from ...data.volumes.slices import Source
 from ...errors import UserError, print_line, shortlist, warn
 from ..prediction.predictor import Photo, Predictor
-from .inputs import Input
+from .inputs import Input, is_slice
+from .volume_maps import VolumeMaps
 
 SHOWN_DOUBTS = 5  # images that --uncertainty names
-LARGE = 50_000_000  # pixels or probabilities; of images with more, only one is read and one is written at a time
+# Pixels or probabilities. An image with more is large: one large image is read at a time, and one is written at a time.
+LARGE = 50_000_000
 
 
 class MapJob(NamedTuple):
@@ -62,9 +64,9 @@ class PredictNotes:
     rotated: FirstNames = field(default_factory=FirstNames)
     several: FirstNames = field(default_factory=FirstNames)
     stopped_by: UserError | None = None  # the error of the image that stops the run
-    # with --uncertainty: the largest numbers with the names of their images
+    # with --uncertainty: the largest uncertainties or disagreements, and the names of their images
     doubts: list[tuple[float, str]] = field(default_factory=list)
-    # names of images without a probability above 0.5; not of slices, most of which show no object
+    # names of images without a probability above 0.5. Slices of volumes are left out: most of them show no object.
     objectless: FirstNames = field(default_factory=FirstNames)
 
     def add_doubt(self, doubt: float, name: str) -> None:
@@ -106,8 +108,11 @@ def allow_large_images(is_on: bool) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
-    """Returns a function that reads and prepares the image of a job. It returns the error of an unreadable image."""
+def make_reader(predictor: Predictor, volumes: VolumeMaps) -> Callable[[MapJob], Photo | UserError]:
+    """Returns a function that reads and prepares the image of a job. It returns the error of an unreadable image.
+
+    `volumes` learns which slices cannot be read.
+    """
     one_large_at_a_time = threading.Lock()
 
     def read(job: MapJob) -> Photo | UserError:
@@ -128,6 +133,8 @@ def make_reader(predictor: Predictor) -> Callable[[MapJob], Photo | UserError]:
                 notes = ImageNotes(job.item, rotated=size != (height, width), several=several)
                 return predictor.prepare(picture, map_size, path, notes)
         except UserError as e:
+            if is_slice(path):
+                volumes.leave_out(path)
             return e
 
     return read

@@ -13,8 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...atomic import create_folder
-from ...data.volumes.slices import Slice
-from ...errors import SomeFailed, UserError, print_line, print_lines, shortlist
+from ...errors import SomeFailed, UserError, print_line, print_lines, shortlist, warn
 from ...families.load import Checkpoint
 from ...families.settings import find_recipe
 from ...limits import check_numbers
@@ -32,7 +31,7 @@ from ..prediction.options import PredictOptions
 from ..prediction.predictor import Photo, Predictor
 from ..prediction.probability import measure_entropy, to_uint8
 from .find_inputs import is_video
-from .inputs import Input
+from .inputs import Input, is_slice
 from .jobs import MapJobs, PredictFiles, check_targets, find_jobs, leave_out_written
 from .outputs import Files, PredictOutputs, to_map_pixels, write_outputs
 from .photo_reader import LARGE, PredictNotes, allow_large_images, drop_unreadable, make_reader
@@ -178,7 +177,7 @@ def write_maps(
         ThreadPoolExecutor(threads) as writers,
         tqdm(total=len(jobs), unit="img", disable=None if show else True) as bar,
     ):
-        photos = prefetch(readers, make_reader(predictor), jobs, 2 * batch_size + threads)
+        photos = prefetch(readers, make_reader(predictor, volumes), jobs, 2 * batch_size + threads)
         maps = predictor.predict(drop_unreadable(photos, files.on_bad_image, notes), batch_size)
         maps = note_objectless(maps, notes)
         predicted: Iterator[PredictedMap]
@@ -208,8 +207,8 @@ def write_maps(
             readers.shutdown(cancel_futures=True)
     if notes.stopped_by is not None:
         raise notes.stopped_by
-    for text in volumes.describe_unfinished():
-        notes.bad.append(text)
+    for path in sorted(volumes.broken):
+        warn(f"{path}: its map is not written, because slices of it cannot be read")
     return notes
 
 
@@ -232,7 +231,7 @@ def to_predicted_map(photo: Photo, probability: Tensor, minmax: bool, outputs: P
     if outputs.uncertainty:
         doubt = to_uint8(measure_entropy(probability, 0 if probability.ndim == 3 else None))
     # The labels of a volume are probabilities above a half, so its slices are never stretched.
-    pixels = to_map_pixels(probability, minmax and not isinstance(photo.source.item.path, Slice), outputs)
+    pixels = to_map_pixels(probability, minmax and not is_slice(photo.source.item.path), outputs)
     return PredictedMap(photo.source.item, pixels, kept, doubt, photo.disagreement)
 
 
@@ -240,7 +239,7 @@ def note_objectless(maps: Iterable[tuple[Photo, Tensor]], notes: PredictNotes) -
     """Notes the images whose probabilities of the foreground are all at most 0.5. Slices of volumes do not count."""
     for photo, probability in maps:
         path = photo.source.item.path
-        if probability.ndim == 2 and isinstance(path, Path) and probability.max() <= 0.5:
+        if probability.ndim == 2 and not is_slice(path) and probability.max() <= 0.5:
             notes.objectless.append(path.name)
         yield photo, probability
 

@@ -11,13 +11,16 @@ from ...data.volumes.open import open_volume
 from ...data.volumes.slices import Slice, restore_plane
 from ...data.volumes.write import encode_volume
 
-HALF = 127  # a map above it is foreground: a probability above 0.5
+HALF = 127  # a map above it is foreground: a probability of at least 128 / 255
 
 
 class VolumeMaps:
     """Collects the maps of slices. Several threads may add maps at the same time.
 
     The written labels are 0 and 1, or the values of the classes. `classes` is None for grey maps.
+
+    Attributes:
+        broken: volumes that are not written, because slices of them cannot be read.
     """
 
     def __init__(self, classes: Classes | None):
@@ -28,6 +31,7 @@ class VolumeMaps:
         self.lock = threading.Lock()
         self.volumes: dict[Path, dict[str, np.ndarray]] = {}  # kind of file -> values, of each unfinished volume
         self.missing: dict[Path, int] = {}  # number of slices that are not there yet
+        self.broken = set[Path]()
 
     def add(
         self, source: Slice, paths: Mapping[str, Path], pixels: np.ndarray, probability: np.ndarray | None
@@ -45,6 +49,8 @@ class VolumeMaps:
             pictures["prob"] = np.moveaxis(probability, 0, -1) if probability.ndim == 3 else probability
         volume, axis = open_volume(source.volume), source.view.axis
         with self.lock:
+            if source.volume in self.broken:
+                return {}
             if source.volume not in self.volumes:
                 self.volumes[source.volume] = {
                     kind: np.zeros((*volume.shape, *picture.shape[2:]), picture.dtype)
@@ -64,9 +70,12 @@ class VolumeMaps:
             for kind, values in complete.items()
         }
 
-    def describe_unfinished(self) -> list[str]:
-        """Returns a line for each volume that is not written, because slices of it could not be read."""
-        return [f"{path}: not written, because {count} slices are missing" for path, count in self.missing.items()]
+    def leave_out(self, source: Slice) -> None:
+        """Drops the maps of the volume of a slice that cannot be read. They would fill the memory until the end."""
+        with self.lock:
+            self.broken.add(source.volume)
+            self.volumes.pop(source.volume, None)
+            self.missing.pop(source.volume, None)
 
 
 def to_label_values(classes: Classes | None) -> np.ndarray:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -12,6 +13,9 @@ from sam2unet.data.images.reading import read_image
 from sam2unet.data.volumes.slices import list_slices
 from sam2unet.families.table import find_family_of
 from sam2unet.masks.files.jobs import PredictFiles, find_jobs
+from sam2unet.masks.files.volume_maps import VolumeMaps
+from sam2unet.masks.prediction.predictor import Predictor
+from sam2unet.masks.prediction.probability import stretch_range
 from sam2unet.masks.task import MaskTask
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.shards import Shard
@@ -240,3 +244,56 @@ def test_dicom_becomes_nifti_or_a_segmentation_of_the_series(train, test_py, eva
     tables = [read_numbers(tmp_path / f"{folder}_scores/per_image.csv") for folder in ("nifti", "seg")]
     assert tables[0].shape == (2, 9) and 0 < tables[0][:, 0].min()
     np.testing.assert_allclose(*tables, rtol=1e-6)  # a NIfTI file stores its affine in 32 bits
+
+
+def test_a_picture_with_16_bits_has_the_map_of_a_photograph(checkpoint, test_py, tmp_path):
+    """It is stretched, it has the size of its mask, and the script says that it shows no object."""
+    values = np.random.default_rng(0).integers(0, 3000, (40, 50)).astype(np.uint16)
+    save(tmp_path / "images/a.png", values)
+    save(tmp_path / "masks/a.png", np.zeros((60, 80), np.uint16))
+    state = torch.load(checkpoint)
+    torch.save(state | {"head.bias": state["head.bias"] - 30}, tmp_path / "low.pth")
+    flags = ["--checkpoint", tmp_path / "low.pth", "--size", 64, "--window", "1500,1000"]
+    folders = ["--test_image_path", tmp_path / "images", "--test_gt_path", tmp_path / "masks"]
+    ended = test_py(*flags, *folders, "--save_path", tmp_path / "out")
+    assert ended.status == 0 and "no object above 0.5 in 1 of 1 images: a.png" in ended.out, ended
+    pixels = np.asarray(Image.open(tmp_path / "out/a.png"))
+    assert pixels.shape == (60, 80)
+    picture = np.rint(((values - 1000.0) * 0.255).clip(0, 255)).astype(np.uint8)
+    model = sam2unet.load_model(tmp_path / "low.pth", device="cpu")
+    probability = Predictor.from_model(model, 64).predict_photo(Image.fromarray(picture).convert("RGB"), (60, 80))
+    assert np.abs(pixels - (stretch_range(probability) * 255).numpy()).max() <= 1
+
+
+def test_a_missing_picture_of_a_slice_makes_the_whole_volume_again(checkpoint, test_py, scans, tmp_path):
+    (scans / "images/c.nii.gz").unlink()
+    flags = ["--checkpoint", checkpoint, "--test_image_path", scans / "images", "--save_path", tmp_path / "out"]
+    flags += ["--size", 64, "--save_slices", "--skip_existing"]
+    assert test_py(*flags).status == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out/slices").rglob("*.png")}
+    (tmp_path / "out/slices/b.1/0005.png").unlink()
+    ended = test_py(*flags)
+    assert (ended.status, ended.err) == (0, []) and "8 of 16 maps are already in" in ended.out
+    assert {path: path.read_bytes() for path in (tmp_path / "out/slices").rglob("*.png")} == before
+
+
+def test_the_maps_of_a_volume_with_a_bad_slice_are_dropped(checkpoint, test_py, scans, tmp_path):
+    (scans / "images/c.nii.gz").unlink()
+    path = scans / "images/b.1.nii.gz"
+    image = nibabel.load(path)
+    values = np.asarray(image.dataobj).astype(np.float32)
+    values[0, 0, 3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), path)
+    flags = ["--checkpoint", checkpoint, "--test_image_path", scans / "images", "--save_path", tmp_path / "out"]
+    ended = test_py(*flags, "--size", 64, "--window", "100,200", "--on_bad_image", "skip")
+    assert ended.status == 1 and ended.err[-1].startswith("error: 1 of 16 images were left out: ")
+    assert f"warning: {path}: its map is not written, because slices of it cannot be read" in ended.err
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz"}
+
+    first, second, third, *_ = list_slices(path, SliceView(window="100,200"))
+    maps, paths = VolumeMaps(None), {"map": tmp_path / "b.1.nii.gz"}
+    pixels = np.zeros(read_image(first).size[::-1], np.uint8)
+    maps.add(first, paths, pixels, None)
+    assert maps.volumes
+    maps.leave_out(second)
+    assert maps.add(third, paths, pixels, None) == {} and not maps.volumes
