@@ -80,7 +80,8 @@ def print_cache_size(shape: tuple[int, ...], where: str, need: int, free: int) -
     """Prints the size of the cache. UserError if it needs more than nine tenths of the free space."""
     text = f"cache: {shape[0]} pairs at {shape[-1]}x{shape[-1]} take {need / 2**30:.2f} GiB of {where}"
     if need > 0.9 * free:
-        raise UserError(f"{text}, but {free / 2**30:.2f} are free; give --cache {'disk' if 'RAM' in where else 'off'}")
+        other = "disk" if where.startswith("RAM") else "off"
+        raise UserError(f"{text}, but {free / 2**30:.2f} are free; give --cache {other}")
     print_line(text)
 
 
@@ -107,17 +108,24 @@ def read_pair_rows(
 def compute_cache_key(pairs: Sequence[Pair], side: int, mask_threshold: MaskRule) -> str:
     """Returns a key of the content: the files with sizes and times, the resizing, and the version of Pillow."""
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for pair in pairs for path in pair]
-    views = {pair.image.view for pair in pairs if isinstance(pair.image, Slice)}
+    # Not a set: its order, and so the key, would differ from run to run.
+    views = dict.fromkeys(pair.image.view for pair in pairs if isinstance(pair.image, Slice))
     return hashlib.sha256(repr((facts, side, mask_threshold, PIL.__version__, *views)).encode()).hexdigest()[:16]
 
 
-def free_memory() -> int:
-    """Returns the bytes of memory that are free, as the kernel and the container report them."""
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Returns the bytes of memory that are free, as the kernel reports them for the machine and for the container.
+
+    Pages that cache files count as free, because the kernel drops them if memory is needed. `cgroup` is the folder of
+    the container's control group, version 2.
+    """
     if not (table := Path("/proc/meminfo")).is_file():
         return sys.maxsize
     lines = (line.split() for line in table.read_text().splitlines())
     free = [next(int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")]
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit = cgroup / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        free.append(int(text) - int(used.read_text()))
+        used = int((cgroup / "memory.current").read_text())
+        counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        free.append(int(text) - used + int(counts["active_file"]) + int(counts["inactive_file"]))
     return min(free)
