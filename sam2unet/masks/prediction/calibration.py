@@ -3,15 +3,15 @@
 The temperature of a checkpoint is in `calibration.yaml` beside it. Legend: N pixels, C classes.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
 from ...atomic import read_text, read_yaml, write_atomic
@@ -26,8 +26,8 @@ from .predictor import Predictor
 
 NAME = "calibration.yaml"
 HEADER = "# Temperatures of checkpoints, from scripts/calibrate.py"
-PIXELS = 2_000_000  # drawn from all images, and at most `PER_IMAGE` from each
-PER_IMAGE = 20_000
+PIXELS = 2_000_000  # are drawn from all images together
+PER_IMAGE = 20_000  # are drawn from one image, at most
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures
 
 
@@ -87,7 +87,8 @@ def write_temperature(checkpoint: Path, calibration: Calibration, images: int) -
     if path.exists() and not read_text(path).startswith(HEADER):
         raise UserError(f"{path} is not from sam2unet calibrate; move it away")
     values = (read_yaml(path) if path.exists() else {}) | {checkpoint.name: f"{calibration.temperature:.6g}"}
-    lines = "".join(f"{json.dumps(name)}: {value}\n" for name, value in values.items())
+    options: dict[str, Any] = {"default_style": '"', "width": math.inf}
+    lines = "".join(f"{yaml.safe_dump(name, **options).strip()}: {value}\n" for name, value in values.items())
     with write_atomic(path) as file:
         file.write(f"{HEADER}, the last one from {images} images\n{lines}".encode())
     return path

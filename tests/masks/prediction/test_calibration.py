@@ -7,6 +7,7 @@ import yaml
 
 import sam2unet
 from sam2unet.data.pairs import match
+from sam2unet.masks.prediction.calibration import Calibration, read_temperature, write_temperature
 from tests.conftest import save, write_classes
 
 SIDE = 64
@@ -125,3 +126,11 @@ def test_what_is_missing_or_not_ours_is_named(sharpened, data, run_py, test_py):
     fit = ["--checkpoint", sharpened / "plain.pth", "--image_path", data / "images", "--mask_path", data / "masks"]
     assert run_py("scripts/calibrate.py", *fit).is_refusal("calibration.yaml is not from sam2unet calibrate")
     assert (sharpened / "calibration.yaml").read_text() == "plain.pth: warm\n"
+
+
+def test_a_checkpoint_can_have_any_name(tmp_path):
+    names = ["model 🍃.pth", 'a "b": c.pth', "é\u2028x.pth", "plain.pth", f"{'long ' * 30}.pth", "\udcff.pth"]
+    for number, name in enumerate(names, 1):
+        write_temperature(tmp_path / name, Calibration(number, 0.5, 0.4), images=4)
+    assert [read_temperature(tmp_path / name) for name in names] == [1, 2, 3, 4, 5, 6]
+    assert '\n"plain.pth": 4\n' in (tmp_path / "calibration.yaml").read_text()
