@@ -125,8 +125,8 @@ def list_addresses(source: str) -> Iterable[str]:
     """Yields the addresses of the images in a folder, sorted, or those in a text file, relative to its folder."""
     import fsspec
 
-    files, path = fsspec.core.url_to_fs(source)
     try:
+        files, path = fsspec.core.url_to_fs(source)  # ImportError if a package for this kind of address is missing
         if path.endswith(".txt"):
             folder = files.unstrip_protocol(path).rpartition("/")[0]
             lines = map(str.strip, files.cat_file(path).decode("utf-8-sig").splitlines())
@@ -220,9 +220,7 @@ def run_blocks(
     if (options.folder / ROWS).exists() or not len(missing):
         return
     ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
-    resources = ray.cluster_resources()
-    gpus = gpus if gpus is not None else float(resources.get("GPU", 0) > 0)
-    actors = actors or max(1, int(resources["GPU"] / gpus if gpus else resources["CPU"]))
+    gpus, actors = choose_resources(ray.cluster_resources(), gpus, actors)
     print_line(f"{len(images)} images in {len(missing)} blocks on {actors} processes")
     use = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
     shared = ray.put(images)  # so that one copy on each machine serves all processes
@@ -236,6 +234,15 @@ def run_blocks(
     with tqdm(total=len(missing), unit="block", disable=None) as bar:
         for batch in done.iter_batches(batch_size=None):
             bar.update(len(batch["data"]))
+
+
+def choose_resources(resources: Mapping[str, float], gpus: float | None, actors: int | None) -> tuple[float, int]:
+    """Returns the GPUs of a process, and the number of processes that a cluster with these resources runs."""
+    available = resources.get("GPU", 0)
+    gpus = float(available > 0) if gpus is None else gpus
+    if actors is None and gpus > available:
+        raise UserError(f"--gpus is {gpus:g}, but the cluster has {available:g} GPUs; leave it out, or give --actors")
+    return gpus, actors or max(1, int(available / gpus if gpus else resources["CPU"]))
 
 
 def merge_rows(folder: Path, count: int) -> None:
