@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..atomic import sha256
+from ..classes import Classes
 from ..errors import UserError, print_line
 from ..recipe import Recipe
 from ..runtime.device import pick_device
@@ -128,7 +129,7 @@ def get_network_shape(family: Family, recipe: Recipe) -> NetworkShape:
 
 
 def check_network_options(family: Family, shape: NetworkShape, weight_paths: WeightPaths) -> None:
-    """Raises UserError for a value or a weight file that the model does not take, and for a side that does not fit."""
+    """Raises UserError for values and weight files that the model does not take, and for values outside limits."""
     flags = [source.flag for source in family.weight_flags]
     for known, names in ((family.options, shape.to_dict()), (flags, weight_paths)):
         for option in names:
@@ -137,6 +138,8 @@ def check_network_options(family: Family, shape: NetworkShape, weight_paths: Wei
                 raise UserError(f"{family.title} takes no --{option}; it takes --{others}")
     if shape.size is not None:
         check_size(family, shape.size)
+    if shape.class_count is not None:
+        Classes.number(shape.class_count)  # raises UserError for a wrong number
 
 
 def load_model(
@@ -170,7 +173,7 @@ def load_model(
 
 
 def open_model(
-    checkpoint: Checkpoint, weight_paths: WeightPaths, device: str | torch.device | None, recipe: Recipe | None = None
+    checkpoint: Checkpoint, weight_paths: WeightPaths, device: str | torch.device, recipe: Recipe | None = None
 ) -> nn.Module:
     """Returns the model of a checkpoint in evaluation mode. It carries `recipe`, by default that of the checkpoint."""
     check_network_options(checkpoint.family, ANY_SHAPE, weight_paths)
@@ -180,7 +183,7 @@ def open_model(
                 f"{checkpoint.path} holds all weights, also those of the {source.part}; leave --{source.flag} out"
             )
     model, _ = assemble(checkpoint, weight_paths, recipe)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model.to(device).eval()
 
 
 def save_checkpoint(

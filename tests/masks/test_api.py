@@ -219,6 +219,8 @@ def test_wrong_arguments_in_python_are_errors_without_flags(checkpoint, monkeypa
         (lambda: sam2unet.predict(torch.nn.DataParallel(model), RGB), "^DataParallel is not a model of this package"),
         (lambda: list(sam2unet.predict_many(model, None)), "an iterable of images, not NoneType; give"),
         (lambda: list(sam2unet.predict_many(model, [None])), "an image is a path, .* not NoneType"),
+        (lambda: list(sam2unet.predict_many(model, [RGB], batch_size=0)), "^batch_size is 0; it must be from 1 to"),
+        (lambda: list(sam2unet.predict_many(model, [RGB], batch_size=-1)), "^batch_size is -1; it must be from 1"),
         (
             lambda: sam2unet.load_model("no.pth", device="gpu"),
             "^device gpu cannot be used here; give cpu, or",

@@ -48,3 +48,9 @@ def test_models_are_listed_and_unknown_ones_named():
         sam2unet.create_model("sam4unet")
     with pytest.raises(sam2unet.UserError, match="no encoder named huge"):
         sam2unet.create_model("sam2unet", encoder="huge")
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 256])
+def test_a_number_of_classes_that_cannot_be_is_refused(count):
+    with pytest.raises(sam2unet.UserError, match=f"^there are {max(count, 0)} classes; wanted 2 to 255, with the"):
+        sam2unet.create_model("sam2unet", encoder="micro", classes=count)

@@ -21,7 +21,7 @@ from ...classes import Classes
 from ...errors import UserError
 from ...families.settings import get_settings
 from ...families.table import check_size, find_family_of
-from ...limits import round_size
+from ...limits import check_numbers, round_size
 from ...runtime.cpu import compute_in_parallel, use_fast_linear
 from ...runtime.device import autocast, check_output
 from ...runtime.parallel import batched
@@ -42,8 +42,8 @@ class Photo(NamedTuple):
         crops: uint8 (tiles, 3, S, S) for each input side S.
         size: (height, width) of its map.
         name: what an error message calls the photograph.
-        source: anything of the caller.
-        disagreement: of several models; `Predictor.predict` sets it, see `measure_disagreement`.
+        source: a value that the caller gets back with the map.
+        disagreement: how much several models differ. `Predictor.predict` sets it, see `measure_disagreement`.
     """
 
     crops: list[Tensor]
@@ -114,8 +114,16 @@ class Predictor:
         return predictor
 
     def add_models(self, others: Sequence[Predictor]) -> None:
-        """Averages over the models of other predictors too. UserError if they have other input sides or classes."""
+        """Averages over the models of other predictors too.
+
+        Raises UserError if they have other input sides or classes, or are on another device.
+        """
         for other in others:
+            if other.device != self.device:
+                raise UserError(
+                    f"one model is on {self.device} and another on {other.device}, and only models on one device are "
+                    "averaged; give --device cpu"
+                )
             if (other.sides, other.classes) != (self.sides, self.classes):
                 sides = " and ".join(str(predictor.sides[0]) for predictor in (self, other))
                 raise UserError(f"models are averaged only with one input side and the same classes (sides: {sides})")
@@ -153,8 +161,9 @@ class Predictor:
             batch_size: photographs in a batch, and tiles that the model takes at a time.
 
         Raises:
-            UserError: the model's output contains NaN or Inf.
+            UserError: the model's output contains NaN or Inf, or the batch size is outside its limits.
         """
+        check_numbers({"batch_size": batch_size})
         photos = iter(photos)
         peeked = list(itertools.islice(photos, 1))
         batches = batched(itertools.chain(peeked, photos), batch_size)
@@ -170,13 +179,13 @@ class Predictor:
         yield from itertools.chain.from_iterable(predicted)
 
     def limit_parallel(self, batch_size: int, map_size: tuple[int, int] = (0, 0)) -> int:
-        """Returns how many batches `predict` computes at the same time, if there are as many.
+        """Returns the largest number of batches that `predict` computes at the same time.
 
         On a CPU, two batches with one thread each take less time than one after the other with two threads each,
-        because threads that share an operation wait for each other. Each batch needs memory of its own; with classes,
-        also the maps of `map_size`, (height, width), need much.
+        because threads that share an operation wait for each other. Each batch needs memory of its own. With classes,
+        this includes maps of `map_size`, (height, width), because they are large.
         """
-        maps = 2 * 4 * math.prod(map_size) * len(self.classes.items) if self.classes else 0  # bytes, with a copy
+        maps = 2 * 4 * math.prod(map_size) * len(self.classes.items) if self.classes else 0  # bytes of two copies
         memory = batch_size * (max(self.sides) ** 2 * MEMORY_PER_PIXEL + maps)
         return max(1, min(torch.get_num_threads(), free_memory() // (2 * memory))) if self.in_parallel else 1
 

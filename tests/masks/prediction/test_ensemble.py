@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import sam2unet
+from sam2unet.masks.prediction.predictor import Predictor
 from sam2unet.masks.prediction.probability import measure_entropy
 from tests.conftest import save
 
@@ -105,3 +106,10 @@ def test_models_that_do_not_fit_together_are_refused(test_py, images, members, c
     ended = test_py(*flags, "--checkpoint", members[0], class_checkpoint, "--size", SIDE)
     assert ended.is_refusal("models are averaged only with one input side and the same classes")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_on_two_devices_are_refused():
+    """For example an .onnx file that runs on the CPU, beside a checkpoint on a GPU."""
+    one, other = (Predictor(torch.nn.Identity(), SIDE, torch.device(name)) for name in ("cpu", "meta"))
+    with pytest.raises(sam2unet.UserError, match="^one model is on cpu and another on meta, .*; give --device cpu$"):
+        one.add_models([other])
