@@ -1,6 +1,8 @@
 """Predict a map for every image of a folder or frame of a video; with SAM-Med2D, score answers to prompts."""
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,30 +26,16 @@ from ..weights.weight_files import add_weight_flags, read_weight_flags
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
     from ..families.load import Checkpoint
 
+# Flags that only one kind of model has. The others refuse them.
 OF_MAPS = (
-    *("test_image_path", "test_gt_path", "no_minmax", "threshold", "components", "tta", "tile", "overlay"),
-    "contours",
-    "save_prob",
-    "uncertainty",
-    "calibrated",
-    "save_slices",
-    "dicom_seg",
-    "window",
-    "axis",
-    "context",
-    "recursive",
-    "skip_existing",
-    "archive",
-    "workers",
-    "fast",
-    "exact",
-    "compile",
-)
+    "test_image_path test_gt_path no_minmax threshold components tta tile overlay contours save_prob uncertainty "
+    "calibrated save_slices dicom_seg window axis context recursive skip_existing archive workers fast exact compile"
+).split()
 OF_RECIPE = ("multimask", "rgb", "mask_prompt", "mask_threshold", "foreground", "seed")
-OF_PROMPTS = (
-    *("data_path", "boxes_prompt", "point_num", "iter_point", "prompt_path", "save_pred", "encoder_adapter"),
-    *(*OF_RECIPE, "metrics", "model_type"),
-)
+OF_PROMPTS = [
+    *"data_path boxes_prompt point_num iter_point prompt_path save_pred encoder_adapter metrics model_type".split(),
+    *OF_RECIPE,
+]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,80 +44,113 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         nargs="+",
-        help="<title>-<epoch>.pth, released or ours; .safetensors; .onnx. Of several, probabilities are averaged",
+        help="<title>-<epoch>.pth, released or trained here; .safetensors; .onnx. The maps of several are averaged",
     )
     add_weight_flags(p)
-    p.add_argument("--save_path", type=Path, help="folder for maps, or scores")
+    p.add_argument("--save_path", type=Path, help="folder for maps, or for the scores of answers to prompts")
     p.add_argument(
         "--size",
         "--image_size",
         type=int,
-        help="input side; default: that of the training, if known, or the released one",
+        help="side of the square input; default: the side of the training, or the released side if that is not known",
     )
-    p.add_argument("--on_bad_image", choices=("stop", "skip"), default="stop", help="at a file that cannot be read")
     p.add_argument(
-        "--batch_size", type=int, help="images at once; default: 1, or what --fast chooses; masks of an image: 16"
+        "--on_bad_image", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be read"
+    )
+    p.add_argument(
+        "--batch_size",
+        type=int,
+        help="images at once; default: 1, or what --fast chooses. Prompts: masks of an image at once; default: 16",
     )
     p.add_argument(
         "--amp", choices=PRECISIONS, help="half precision in the model; default: off, or what --fast chooses"
     )
     p.add_argument("--device", help="cuda, cuda:1, cpu, ...; default: a GPU if there is one")
     p.add_argument(
-        "--shard", metavar="I/N", help="do the share I of N, for example in a job array; all jobs have one --save_path"
+        "--shard",
+        metavar="I/N",
+        help="do share I of N, for example in a job array; all jobs have one --save_path",
     )
-    maps = p.add_argument_group("maps of images")
-    maps.add_argument("--test_image_path", type=Path, help="folder, image, video, list of files (.txt), quoted pattern")
-    maps.add_argument("--test_gt_path", type=Path, help="folder of masks: maps get their size instead of the images'")
+    add_map_flags(p.add_argument_group("maps of images"))
+    add_prompt_flags(
+        p.add_argument_group(
+            "answers to prompts (SAM-Med2D)",
+            "default: box, 1, 3 and 5 points, as in the paper; else all kinds that are given",
+        )
+    )
+    add_released_flags(p)
+    p.add_argument("--lr_scheduler", help=argparse.SUPPRESS)
+    return p
+
+
+def add_map_flags(maps: argparse._ArgumentGroup) -> None:
+    add_switch = partial(maps.add_argument, action="store_true")
+    maps.add_argument(
+        "--test_image_path",
+        type=Path,
+        help="folder, image, video, list of files (.txt), or pattern in quotes",
+    )
+    maps.add_argument(
+        "--test_gt_path", type=Path, help="folder of masks: a map gets the size of its mask, not of its image"
+    )
     add_data_flag(maps, "testing")
     add_index_flags(maps)
-    maps.add_argument("--no_minmax", action="store_true", help="probabilities; default: each map stretched to 0..255")
-    maps.add_argument("--threshold", type=float, metavar="T", help="binary maps: 255 above T, from 0 to 1, else 0")
+    add_switch("--no_minmax", help="write probabilities; default: each map is stretched to 0..255")
     maps.add_argument(
-        "--components", type=int, default=0, metavar="MIN_AREA", help="parts of fewer pixels become background"
+        "--threshold", type=float, metavar="T", help="write 255 where the value is above T (0 to 1), else 0"
     )
-    maps.add_argument("--tta", metavar="flip,scale", help="average over the mirrored image, 0.75 and 1.25 of the size")
-    maps.add_argument("--tile", metavar="SIDE,OVERLAP", help="cut large images into squares, blended where they meet")
-    maps.add_argument("--overlay", action="store_true", help="photographs under their maps too, in overlay/")
-    maps.add_argument("--contours", action="store_true", help="photographs with outlines too, in contours/")
+    maps.add_argument(
+        "--components", type=int, default=0, metavar="MIN_AREA", help="parts with fewer pixels become background"
+    )
+    maps.add_argument(
+        "--tta",
+        metavar="flip,scale",
+        help="average over the image and its mirror image (flip), and over 0.75, 1 and 1.25 of the size (scale)",
+    )
+    maps.add_argument(
+        "--tile", metavar="SIDE,OVERLAP", help="cut large images into overlapping squares, and blend their maps"
+    )
+    add_switch("--overlay", help="also write images with their maps on them, in overlay/")
+    add_switch("--contours", help="also write images with outlines, in contours/")
     maps.add_argument(
         "--save_prob",
         nargs="?",
         const=FLOAT_TYPES[0],
         choices=FLOAT_TYPES,
-        help="probabilities too, not stretched, in prob/NAME.npz as `probability`; float16 if not said otherwise",
+        help="also write the probabilities, not stretched, in prob/NAME.npz as `probability`; default type: float16",
     )
-    maps.add_argument(
-        "--uncertainty", action="store_true", help="the entropy of the probabilities too, in uncertainty/; names images"
+    add_switch(
+        "--uncertainty",
+        help="also write the entropy of the probabilities, in uncertainty/, and name the most uncertain images",
     )
-    maps.add_argument(
-        "--save_slices", action="store_true", help="of volumes, the map of each slice too, in slices/CASE/NUMBER.png"
-    )
-    maps.add_argument("--dicom_seg", action="store_true", help="of DICOM, write a SEG object; default: NIfTI")
+    add_switch("--save_slices", help="for volumes: also write the map of each slice, in slices/CASE/NUMBER.png")
+    add_switch("--dicom_seg", help="for DICOM: write SEG objects; default: NIfTI")
     add_recipe_flags(maps, "volumes")
+    add_switch("--calibrated", help="use the temperature from sam2unet calibrate; best with --no_minmax")
+    add_switch(
+        "--recursive",
+        help="also predict the images in folders inside the folder; the maps have the same tree of folders",
+    )
+    add_switch("--skip_existing", help="leave out images that have a map")
+    add_switch("--archive", help="write maps into tar files of about 10,000 files, maps-00000.tar, ...")
     maps.add_argument(
-        "--calibrated", action="store_true", help="use the temperature from sam2unet calibrate; best with --no_minmax"
+        "--workers",
+        type=int,
+        help="number of threads that read, and of threads that write; default: one per core, at most 8",
     )
-    maps.add_argument(
-        "--recursive", action="store_true", help="folders inside the folder too; the maps' tree is the same"
+    add_switch(
+        "--fast", help="turn on what is faster on the device: --amp, --compile and more; the script prints its choice"
     )
-    maps.add_argument("--skip_existing", action="store_true", help="leave out images whose map is there")
-    maps.add_argument(
-        "--archive", action="store_true", help="write maps into tar files of up to 10,000 members, maps-00000.tar, ..."
+    add_switch(
+        "--exact", help="compute in the order of the released script; without it, maps may differ by one grey level"
     )
-    maps.add_argument("--workers", type=int, help="threads that read, and as many that write; default: one per core")
-    maps.add_argument(
-        "--fast", action="store_true", help="turn on what suits the device of --amp, --compile and more, and say so"
+    add_switch(
+        "--compile",
+        help="compile the model with PyTorch, which takes minutes at the start; maps differ by rounding only",
     )
-    maps.add_argument(
-        "--exact", action="store_true", help="the released arithmetic; without it, maps may differ by one grey level"
-    )
-    maps.add_argument(
-        "--compile", action="store_true", help="PyTorch fuses operations; minutes at the start; same but for rounding"
-    )
-    prompts = p.add_argument_group(
-        "answers to prompts (SAM-Med2D)",
-        "default: box, 1, 3 and 5 points, as in the paper; else all kinds that are given",
-    )
+
+
+def add_prompt_flags(prompts: argparse._ArgumentGroup) -> None:
     prompts.add_argument("--data_path", type=Path, help="folder with label2image_test.json, {mask: image}")
     add_boolean(prompts, "boxes_prompt", "prompt with boxes; default: True")
     prompts.add_argument("--point_num", type=int, nargs="+", default=[], metavar="N", help="prompt with N points")
@@ -150,13 +171,15 @@ def parser() -> argparse.ArgumentParser:
         help="files of prompts that an earlier test wrote",
     )
     add_boolean(prompts, "save_pred", "write predicted masks, in a folder for each kind of prompt; default: False")
-    add_boolean(prompts, "encoder_adapter", "False: without the file's adapters; default: as in the file")
+    add_boolean(prompts, "encoder_adapter", "False: leave out the adapters; default: as in the checkpoint")
     add_boolean(
         prompts,
         "multimask",
         "best of the last three masks of the decoder; False: its first mask; default: as trained, or True",
     )
-    add_boolean(prompts, "rgb", "colours in the order of the constants; default: as trained, or False, as released")
+    add_boolean(
+        prompts, "rgb", "True: red, green, blue; False: the reverse; default: as trained, or False, as released"
+    )
     prompts.add_argument(
         "--mask_prompt",
         choices=CHOICES["mask_prompt"],
@@ -164,9 +187,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_mask_values(prompts)
     prompts.add_argument("--seed", type=int, help="for points and clicks; default: that of the training, or 1024")
-    add_released_flags(p)
-    p.add_argument("--lr_scheduler", help=argparse.SUPPRESS)
-    return p
 
 
 def run(args: argparse.Namespace) -> None:
@@ -194,10 +214,11 @@ def run(args: argparse.Namespace) -> None:
         predict_maps(checkpoints, args)
 
 
-def check_flags(args: argparse.Namespace, title: str, needed: str, others: tuple[str, ...]) -> None:
-    """UserError if what the model needs is missing, or flags of the other kind of model are there."""
-    if given := [name for name in others if getattr(args, name) != parser().get_default(name)]:
-        raise UserError(f"{title} has no use for --{' --'.join(given)}; it takes --{needed}")
+def check_flags(args: argparse.Namespace, title: str, needed: str, others: Sequence[str]) -> None:
+    """Raises UserError if the flag `needed` is missing, or if the user gave flags of the `others`."""
+    defaults = parser()
+    if wrong := [name for name in others if getattr(args, name) != defaults.get_default(name)]:
+        raise UserError(f"{title} has no use for --{' --'.join(wrong)}; it takes --{needed}")
     if getattr(args, needed) is None:
         raise UserError(f"--{needed}, which {title} takes, is missing")
 
@@ -217,7 +238,7 @@ def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespac
             recursive=args.recursive,
             skip_existing=args.skip_existing,
             on_bad_image=args.on_bad_image,
-            shard=Shard.read(args.shard) if args.shard else Shard(),
+            shard=Shard.read(args.shard) if args.shard is not None else Shard(),
             index=args.query,
             archive=args.archive,
             view={"axis": args.axis, "window": args.window, "context": args.context},
@@ -225,8 +246,8 @@ def predict_maps(checkpoints: "list[Path | Checkpoint]", args: argparse.Namespac
         PredictOptions(
             size=args.size,
             amp=args.amp or ("auto" if args.fast else "off"),
-            averaging=Averaging.read(args.tta) if args.tta else Averaging(),
-            tile=Tile.read(args.tile) if args.tile else None,
+            averaging=Averaging.read(args.tta) if args.tta is not None else Averaging(),
+            tile=Tile.read(args.tile) if args.tile is not None else None,
             exact=args.exact,
             compile=args.compile,
             calibrated=args.calibrated,
@@ -261,7 +282,7 @@ def score_answers(checkpoint: "Checkpoint", args: argparse.Namespace) -> None:
             prompts=args.prompt_path,
             save_masks=bool(args.save_pred),
             on_bad_image=args.on_bad_image,
-            shard=Shard.read(args.shard) if args.shard else Shard(),
+            shard=Shard.read(args.shard) if args.shard is not None else Shard(),
             index=args.query,
         ),
         score_list.PromptTestFlags(args.boxes_prompt, args.point_num, args.iter_point),

@@ -11,9 +11,9 @@ from .named import SOURCES
 
 WEIGHT_FLAGS = {  # flag -> what the file is
     "hiera_path": "SAM 2 checkpoint",
-    "dinov2_path": "for SAM2-UNeXT, DINOv2 weights, timm's or Meta's file,",
-    "sam3_path": "for SAM3-UNet, sam3.pt of huggingface.co/facebook/sam3,",
-    "sam_checkpoint": "for SAM-Med2D, a checkpoint of SAM or SAM-Med2D",
+    "dinov2_path": "SAM2-UNeXT: DINOv2 weights of timm or Meta, or DINOv3 weights of timm,",
+    "sam3_path": "SAM3-UNet: sam3.pt of huggingface.co/facebook/sam3",
+    "sam_checkpoint": "SAM-Med2D: checkpoint of SAM or SAM-Med2D",
 }
 
 

@@ -330,6 +330,9 @@ def test_a_signal_leaves_whole_files(script, checkpoint, photos, tmp_path, numbe
         (["--tile", "64,32"], "the overlap must be from 0 to below half of the side"),
         (["--tile", "0,0"], "tile is 0; it must be from 1 to"),
         (["--components", "-1"], "components is -1"),
+        (["--tta", ""], "tta is , and there is no empty word; wanted flip, scale or both"),
+        (["--tile", ""], "tile is ; wanted SIDE,OVERLAP"),
+        (["--shard", ""], "--shard is ; wanted I/N"),
         (["--save_prob", "int8"], "invalid choice: 'int8'"),
     ],
 )
