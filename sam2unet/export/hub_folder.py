@@ -89,7 +89,7 @@ CARD_TEXTS = {
     ),
     "prompts": CardText(
         "for segmentation by points, boxes and masks",
-        'found = sam2unet.Prompter(model).set_image("slice.png").predict(box=[40, 30, 90, 80])  # .masks, .quality',
+        'answer = sam2unet.Prompter(model).set_image("slice.png").predict(box=[40, 30, 90, 80])  # .masks, .quality',
         {
             "resize": "nearest pixel, aspect ratio not kept; images smaller on both sides are centred between zeros",
             "mean": list(framing.SAM_MEAN),
@@ -109,39 +109,41 @@ def describe_classes(classes: Classes) -> CardText:
 
 
 def write_folder(
-    folder: Path, found: Checkpoint, model: nn.Module, weight_files: WeightFiles, scores: Path | None
+    folder: Path, checkpoint: Checkpoint, model: nn.Module, weight_files: WeightFiles, scores: Path | None
 ) -> None:
     """Writes all files into `folder`, or none of them after an error. The folder must be new or empty.
 
-    `found` is the checkpoint of `model`, `weight_files` are the known files of its frozen parts, and `scores` is a
-    results.json of eval.py for this model, or of test.py for prompts.
+    `weight_files` are the known files of the frozen parts of `model`. `scores` is a results.json of eval.py for this
+    model, or of test.py for prompts.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give another")
     settings = get_settings(model)
     classes = settings.classes
-    text = describe_classes(classes) if classes else CARD_TEXTS[found.family.task]
+    text = describe_classes(classes) if classes else CARD_TEXTS[checkpoint.family.task]
     results, columns = ({}, ()) if scores is None else read_scores(scores)
-    title = found.family.describe(found.shape)
-    checkpoint = {"name": found.path.name, "sha256": sha256(found.path)}
-    config: dict[str, Any] = {"model": found.family.name, **found.shape.to_facts(), "size": settings.size}
-    colours = "red, green, blue" if settings.rgb or found.family.task == "masks" else "blue, green, red"
-    config |= {"channels": colours, **text.processing, "checkpoint": checkpoint, **weight_files_to_facts(weight_files)}
-    if locate_recipe(found) is not None:
+    title = checkpoint.family.describe(checkpoint.shape)
+    source = {"name": checkpoint.path.name, "sha256": sha256(checkpoint.path)}
+    config: dict[str, Any] = {"model": checkpoint.family.name, **checkpoint.shape.to_facts(), "size": settings.size}
+    colours = "red, green, blue" if settings.rgb or checkpoint.family.task == "masks" else "blue, green, red"
+    config |= {"channels": colours, **text.processing, "checkpoint": source, **weight_files_to_facts(weight_files)}
+    if locate_recipe(checkpoint) is not None:
         config["recipe"] = settings.to_dict()
-    origin = [f"Converted from {markdown_code(checkpoint['name'])}, SHA-256 `{checkpoint['sha256']}`."]
+    origin = [f"Converted from {markdown_code(source['name'])}, SHA-256 `{source['sha256']}`."]
     origin += [
         f"The weights of its {flag.part} come from {markdown_code(file.name)}, SHA-256 {markdown_code(file.sha256)}."
-        for flag in found.family.weight_flags
+        for flag in checkpoint.family.weight_flags
         if (file := weight_files.get(flag.flag))
     ]
-    (paper, number), size = found.family.paper, config["size"]
-    facts = front_matter(found.family.name, title, found.family.licence(found.shape), results, columns, bool(classes))
+    (paper, number), size = checkpoint.family.paper, config["size"]
+    facts = front_matter(
+        checkpoint.family.name, title, checkpoint.family.licence(checkpoint.shape), results, columns, bool(classes)
+    )
     texts = {"facts": facts, "title": title, "purpose": text.purpose, "paper": paper, "number": number, "size": size}
     texts |= {"use": text.use.format(size=size), "scores": format_scores(results, columns), "origin": "\n".join(origin)}
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     weights = safetensors.torch.save(state, {"format": "pt"})  # readers of the hub require this format
-    card = CARD.format(**texts, properties=format_properties(found, model, colours, len(weights)))
+    card = CARD.format(**texts, properties=format_properties(checkpoint, model, colours, len(weights)))
     contents = {CONFIG: json.dumps(config, indent=2).encode() + b"\n", CARD_FILE: card.encode(), WEIGHTS: weights}
     with write_together(folder) as part:
         for name, content in contents.items():
@@ -168,7 +170,7 @@ def read_scores(path: Path) -> tuple[Mapping, Sequence[str]]:
             raise UserError(f"{path} has scores of several models ({', '.join(several)}); score only this model")
         results: dict[str, dict[str, Any]] = {}
         for dataset, ((method, numbers),) in ((name, row.items()) for name, row in content["datasets"].items()):
-            numbers = numbers | {"images": content["files"][dataset][method]["images"]}
+            numbers = numbers | {"images": int(content["files"][dataset][method]["images"])}
             results[dataset] = {key: None if value is None else float(value + 0) for key, value in numbers.items()}
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as e:
         raise UserError(f"{path} is not a results.json of eval.py --save_dir, or of test.py for prompts") from e
@@ -199,7 +201,7 @@ def front_matter(
     return data.to_yaml()
 
 
-def format_properties(found: Checkpoint, model: nn.Module, colours: str, byte_count: int) -> str:
+def format_properties(checkpoint: Checkpoint, model: nn.Module, colours: str, byte_count: int) -> str:
     """Returns a table of properties and, if there are classes, a table of their indices and their values in masks."""
     count, settings = sum(weight.numel() for weight in model.parameters()), get_settings(model)
     size, classes = settings.size, settings.classes
@@ -207,7 +209,7 @@ def format_properties(found: Checkpoint, model: nn.Module, colours: str, byte_co
         "parameters": f"{count:,}",
         WEIGHTS: f"{byte_count:,} bytes",
         "input": f"{size}x{size} pixels; {colours}",
-        "licence of the pretrained parts": found.family.licence(found.shape),
+        "licence of the pretrained parts": checkpoint.family.licence(checkpoint.shape),
     }
     table = markdown_table([("property", [*properties]), ("value", [*properties.values()])], [])
     if not classes:

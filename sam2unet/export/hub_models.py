@@ -67,9 +67,9 @@ def push_to_hub(
         folder = Path(checkpoint)
         if not folder.is_dir():
             folder = Path(temporary) / "model"
-            found, paths = read_checkpoint(Path(checkpoint)), to_paths(**weight_paths)
-            check_network_options(found.family, ANY_SHAPE, paths)
-            write_folder(folder, found, *assemble(found, paths), None if scores is None else Path(scores))
+            content, paths = read_checkpoint(Path(checkpoint)), to_paths(**weight_paths)
+            check_network_options(content.family, ANY_SHAPE, paths)
+            write_folder(folder, content, *assemble(content, paths), None if scores is None else Path(scores))
         elif scores is not None or weight_paths:
             raise UserError(f"{folder} is a folder and is uploaded unchanged; leave out scores and weight files")
         files = [WEIGHTS, CONFIG, CARD_FILE]

@@ -59,7 +59,7 @@ class WholeGraph(nn.Module):
 
 
 def run(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     output: Path,
     pictures: Sequence[Image.Image],
     size: int | None = None,
@@ -73,17 +73,17 @@ def run(
     """
     writer, reader = pick_format(output)
     refuse_existing(output)
-    recipe = find_recipe(found, size=size)
+    recipe = find_recipe(checkpoint, size=size)
     size = recipe.size
-    check_size(found.family, size)
-    model, weight_files = assemble(found, weight_paths, recipe)
-    logits = Logits(found.family, model.eval())
+    check_size(checkpoint.family, size)
+    model, weight_files = assemble(checkpoint, weight_paths, recipe)
+    logits = Logits(checkpoint.family, model.eval())
     graph = WholeGraph(logits).eval() if whole else logits
-    facts = describe_mask_export(found, weight_files, size, whole, recipe.classes)
+    facts = describe_mask_export(checkpoint, weight_files, size, whole, recipe.classes)
     images = torch.stack([image_bytes(picture, size) for picture in pictures])
     with write_atomic(output) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about internals of the exporters
-        print_line(f"exporting {found.family.describe(found.shape)} at {size}x{size}; this can take minutes")
+        print_line(f"exporting {checkpoint.family.describe(checkpoint.shape)} at {size}x{size}; this can take minutes")
         writer(graph, to_graph_input(graph, images[:1].repeat(2, 1, 1, 1)), facts, file)
         file.flush()
         print_line(f"comparing the file with torch on {len(images)} images")
@@ -106,7 +106,7 @@ def pick_format(output: Path) -> tuple[Callable, Callable[[Path], Exported]]:
 
 
 def describe_mask_export(
-    found: Checkpoint, weight_files: WeightFiles, size: int, whole: bool, classes: Classes | None
+    checkpoint: Checkpoint, weight_files: WeightFiles, size: int, whole: bool, classes: Classes | None
 ) -> dict[str, str]:
     """Returns what a program must know to use the file, and the origin of the weights."""
     resize = f"RGB, resized to {size}x{size}, bilinear with antialiasing (Pillow), aspect ratio not kept"
@@ -114,28 +114,30 @@ def describe_mask_export(
     if classes:
         to_map = "the index of the largest logit, which is the index of a class"
     if whole:
-        given, made = f"photo uint8 (batch, {size}, {size}, 3)", f"map uint8 (batch, {size}, {size})"
-        before, after = resize, f"none but resizing{', by nearest neighbour' * bool(classes)}; inside: {to_map}"
+        inputs, outputs = f"photo uint8 (batch, {size}, {size}, 3)", f"map uint8 (batch, {size}, {size})"
+        preprocessing = resize
+        postprocessing = f"none but resizing{', by nearest neighbour' * bool(classes)}; inside: {to_map}"
     else:
-        channels = found.shape.class_count or 1
-        given, made = f"image float32 (batch, 3, {size}, {size})", f"logits float32 (batch, {channels}, {size}, {size})"
-        before = f"{resize}, divided by 255, minus mean, divided by std"
-        after = f"logits resized to the photograph's size (bilinear, corners not aligned), {to_map}"
+        channels = checkpoint.shape.class_count or 1
+        inputs = f"image float32 (batch, 3, {size}, {size})"
+        outputs = f"logits float32 (batch, {channels}, {size}, {size})"
+        preprocessing = f"{resize}, divided by 255, minus mean, divided by std"
+        postprocessing = f"logits resized to the photograph's size (bilinear, corners not aligned), {to_map}"
     facts = {
         "format": FORMAT,
         "version": VERSION,
-        "model": found.family.name,
-        **found.shape.to_facts(),
+        "model": checkpoint.family.name,
+        **checkpoint.shape.to_facts(),
         "size": str(size),
         "whole": "yes" if whole else "no",
-        "input": given,
-        "output": made,
-        "preprocessing": before,
+        "input": inputs,
+        "output": outputs,
+        "preprocessing": preprocessing,
         "mean": " ".join(f"{value:g}" for value in IMAGENET_MEAN.flatten().tolist()),
         "std": " ".join(f"{value:g}" for value in IMAGENET_STD.flatten().tolist()),
-        "postprocessing": after,
-        "checkpoint": found.path.name,
-        "checkpoint_sha256": sha256(found.path),
+        "postprocessing": postprocessing,
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": sha256(checkpoint.path),
     } | ({"classes": json.dumps(classes.to_entries())} if classes else {})
     return facts | weight_files_to_facts(weight_files)
 
@@ -181,12 +183,12 @@ def find_largest_difference(exported: Exported, graph: nn.Module, images: Tensor
     wanted = torch.stack([to_probability_(logits(normalise_image(image[None]))) for image in images])
     worst = []
     for count in (1, 2):
-        found = torch.cat([exported(to_graph_input(graph, part)) for part in images.split(count)])
+        results = torch.cat([exported(to_graph_input(graph, part)) for part in images.split(count)])
         if is_whole:
-            worst.append(compare_maps(found, wanted))
+            worst.append(compare_maps(results, wanted))
         else:
-            found = torch.stack([to_probability_(part[None]) for part in found])
-            worst.append((found - wanted).abs().max())
+            results = torch.stack([to_probability_(part[None]) for part in results])
+            worst.append((results - wanted).abs().max())
     return torch.stack(worst).max().item()
 
 

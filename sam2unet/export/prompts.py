@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 def run(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     output: Path,
     pictures: Sequence[Image.Image],
     options: GraphOptions = RELEASED,
@@ -66,11 +66,11 @@ def run(
 
     For the `client` "x-anylabeling", the encoder takes red first, and x.yaml is the file that the client loads.
     """
-    encoder, decoder = choose_paths(found, output, options.opset)
+    encoder, decoder = choose_paths(checkpoint, output, options.opset)
     config = None if client is None else choose_config_path(output, options)
-    model, weight_files = assemble(found, weight_paths)
+    model, weight_files = assemble(checkpoint, weight_paths)
     assert isinstance(model, SAMMed2D)
-    check_bytes(found, model)
+    check_bytes(checkpoint, model)
     recipe = get_settings(model)
     if config is not None:
         options = replace(options, reverse_colours=not recipe.rgb)
@@ -80,14 +80,15 @@ def run(
     if options.gelu_approximate:
         approximate_gelu_(model)
     facts = {
-        part: describe_prompt_export(found, weight_files, model, graph, recipe, part) for part in ("encoder", "decoder")
+        part: describe_prompt_export(checkpoint, weight_files, model, graph, recipe, part)
+        for part in ("encoder", "decoder")
     }
     with ExitStack() as files, warnings.catch_warnings():
         first, second = (files.enter_context(write_atomic(path)) for path in (encoder, decoder))
         if config is not None:
-            write_client_config(files.enter_context(write_atomic(config)), encoder, decoder, found, model.side)
+            write_client_config(files.enter_context(write_atomic(config)), encoder, decoder, checkpoint, model.side)
         warnings.simplefilter("ignore")  # about internals of the exporter
-        print_line(f"exporting the encoder of {found.family.describe(found.shape)}; this can take minutes")
+        print_line(f"exporting the encoder of {checkpoint.family.describe(checkpoint.shape)}; this can take minutes")
         write_encoder(model, options, facts["encoder"], first)
         print_line("exporting the decoder")
         write_decoder(graph, cases[0], facts["decoder"], second)
@@ -110,10 +111,10 @@ def print_export(
     print_line(f"largest difference from torch over {count}: {difference:.2g}")
 
 
-def choose_paths(found: Checkpoint, output: Path, opset: int | None) -> tuple[Path, Path]:
+def choose_paths(checkpoint: Checkpoint, output: Path, opset: int | None) -> tuple[Path, Path]:
     """Returns the paths of the encoder and the decoder. Raises UserError for a path or an opset that does not work."""
     if output.suffix == ".pt2":
-        raise UserError(f"{output}: {found.family.title} is exported only as .onnx, an encoder and a decoder")
+        raise UserError(f"{output}: {checkpoint.family.title} is exported only as .onnx, an encoder and a decoder")
     pick_format(output)
     import onnx  # `pick_format` checks that it is installed
 
@@ -125,12 +126,12 @@ def choose_paths(found: Checkpoint, output: Path, opset: int | None) -> tuple[Pa
     return encoder, decoder
 
 
-def check_bytes(found: Checkpoint, model: SAMMed2D) -> None:
+def check_bytes(checkpoint: Checkpoint, model: SAMMed2D) -> None:
     count = sum(parameter.nbytes for parameter in model.image_encoder.parameters())
     if count >= ONNX_BYTES:
         raise UserError(
-            f"{found.path}: the encoder of {found.family.describe(found.shape)} has {count:,} bytes of weights; an "
-            f"ONNX file holds at most {ONNX_BYTES:,}"
+            f"{checkpoint.path}: the encoder of {checkpoint.family.describe(checkpoint.shape)} has {count:,} bytes of "
+            f"weights; an ONNX file holds at most {ONNX_BYTES:,}"
         )
 
 
@@ -219,7 +220,7 @@ def compare_answers(outputs: NamedTensors, answer: NamedTensors, options: GraphO
 
 
 def describe_prompt_export(
-    found: Checkpoint, weight_files: WeightFiles, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
+    checkpoint: Checkpoint, weight_files: WeightFiles, model: SAMMed2D, decoder: Decoder, recipe: Recipe, part: str
 ) -> dict[str, str]:
     """Returns what a program must know to use the file, and the origin of the weights."""
     side, grid, options = model.side, model.image_encoder.grid, decoder.options
@@ -244,8 +245,8 @@ def describe_prompt_export(
         "format": FORMAT,
         "version": VERSION,
         "part": part,
-        "model": found.family.name,
-        **found.shape.to_facts(),
+        "model": checkpoint.family.name,
+        **checkpoint.shape.to_facts(),
         "input": inputs,
         "output": outputs,
         "preprocessing": "none" if options.use_preprocess else f"{order}, {stretch}{more}; minus mean, by std",
@@ -255,7 +256,7 @@ def describe_prompt_export(
         "multimask": "yes" if recipe.multimask else "no",
         "mask_prompt": recipe.mask_prompt,
         **{name: "yes" if value else "no" for name, value in asdict(options).items() if name != "opset"},
-        "checkpoint": found.path.name,
-        "checkpoint_sha256": sha256(found.path),
+        "checkpoint": checkpoint.path.name,
+        "checkpoint_sha256": sha256(checkpoint.path),
     }
     return facts | weight_files_to_facts(weight_files)

@@ -28,14 +28,14 @@ def choose_config_path(output: Path, options: GraphOptions) -> Path:
     return config
 
 
-def write_client_config(file: BinaryIO, encoder: Path, decoder: Path, found: Checkpoint, side: int) -> None:
+def write_client_config(file: BinaryIO, encoder: Path, decoder: Path, checkpoint: Checkpoint, side: int) -> None:
     """Writes the YAML file. It names the ONNX files without a folder, so all three files must stay in one folder."""
     name = encoder.stem.removesuffix("_encoder")
     facts = {
         "type": "sam_med2d",
         "name": re.sub("[^A-Za-z0-9._-]", "_", name),  # the client refuses other characters
         "provider": "sam2unet",
-        "display_name": f"{name} ({found.family.describe(found.shape)}, {found.path.name})",
+        "display_name": f"{name} ({checkpoint.family.describe(checkpoint.shape)}, {checkpoint.path.name})",
         "encoder_model_path": encoder.name,
         "decoder_model_path": decoder.name,
         "input_size": side,

@@ -145,7 +145,7 @@ class MaskTask:
     def validate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         size, rule = self.recipe.size, self.recipe.mask_rule
         assert not isinstance(rule, Classes)  # they have `ClassTask`
-        return validate(model, self.held_out, size, rule, processes.rank, processes.world).table
+        return validate(model, self.held_out, size, rule, processes).table
 
     def table(self, scores: Mapping[int, Mapping[str, float]]) -> str:
         images = [""] * len(self.held_out)

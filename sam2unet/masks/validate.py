@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,14 +18,14 @@ from ..errors import UserError
 from ..recipe import ForegroundRule, MaskRule
 from ..runtime.device import evaluation_copy
 from ..runtime.parallel import batched, prefetch
-from ..runtime.processes import Processes
+from ..runtime.processes import ALONE, Processes
 from ..scoring.aggregate import MethodResult
 from ..scoring.chunks import choose_block, join_scores
 from ..scoring.classes.confusion import count_confusion, count_pixels
 from ..scoring.score_folders import fill_, warn_undefined
 from ..scoring.score_pair import ImageScore, ScoreOptions, score_arrays
 from .prediction.predictor import Photo, Predictor
-from .prediction.probability import stretch_range, to_uint8
+from .prediction.probability import pick_classes, stretch_range, to_uint8
 
 Score = TypeVar("Score")
 THREADS = 4  # threads that read and score; with one thread, a GPU would wait
@@ -39,8 +38,7 @@ def validate(
     pairs: Sequence[Pair],
     size: int,
     mask_threshold: ForegroundRule = None,
-    rank: int = 0,
-    world: int = 1,
+    processes: Processes = ALONE,
 ) -> MethodResult:
     """Predicts maps for `pairs` at `size` and returns their scores, in the order of the pairs.
 
@@ -54,12 +52,13 @@ def validate(
         return score_arrays(prediction, mask, ScoreOptions(mask_threshold), ())
 
     with ThreadPoolExecutor(THREADS) as pool:
-        scores = score_maps(evaluation_copy(model), pairs[rank::world], size, mask_threshold, pool, score)
+        share = pairs[processes.rank :: processes.world]
+        scores = score_maps(evaluation_copy(model), share, size, mask_threshold, pool, score)
         block = choose_block(len(pairs))
-        exchanged = Processes(rank, world).exchange(scores, len(pairs), ROUND)
+        exchanged = processes.exchange(scores, len(pairs), ROUND)
         blocks = batched(map(to_problem, exchanged), block)
         fill_(result, (join_scores(part, block) for part in blocks))
-    if rank == 0:
+    if processes.first:
         warn_undefined(result)
     return result
 
@@ -74,7 +73,7 @@ def count_validation_classes(
 ) -> np.ndarray:
     """Predicts maps for `pairs` at `size`. Returns their pixels, int64 (N, 3, C); see `scoring.classes.confusion`.
 
-    With several processes, the same as `validate`.
+    Several processes share the work, as in `validate`.
     """
     share = pairs[processes.rank :: processes.world]
 
@@ -129,9 +128,7 @@ def score_maps(
 
 def to_map(probability: Tensor) -> np.ndarray:
     """Probabilities -> the 8-bit map (height, width): grey levels of (height, width), classes of (C, height, width)."""
-    if probability.dim() == 3:
-        return probability.argmax(0).to(torch.uint8).cpu().numpy()
-    return to_uint8(stretch_range(probability))
+    return pick_classes(probability) if probability.ndim == 3 else to_uint8(stretch_range(probability))
 
 
 def draw_validation(

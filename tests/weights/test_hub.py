@@ -190,3 +190,7 @@ def test_names_and_numbers_of_a_results_file_are_not_trusted(tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(sam2unet.UserError, match="is not a results.json"):
             read_scores(path)
+    path = results_file(tmp_path / "r.json", ["ours"])
+    path.write_text(path.read_text().replace('"images": 40', '"images": null'))
+    with pytest.raises(sam2unet.UserError, match="is not a results.json"):
+        read_scores(path)

@@ -16,15 +16,14 @@ from .inputs import Inputs, is_picture
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".3gp", ".gif")
 IMAGES = (*EXTENSIONS, *VOLUMES, "/")  # the ends of names of images; a slash ends the name of a folder
-CHECKED_LINES = 20_000  # of a list of files, so many are looked for before the prediction starts
+CHECKED_LINES = 20_000  # lines of a list of files that are checked before the prediction starts
 
 
 def find_inputs(source: Path, recursive: bool = False, view: SliceView = DEFAULT_VIEW) -> Inputs:
-    """Returns the images of `source`, sorted; of a volume all slices. Warns about videos, which it leaves out.
+    """Returns the images of `source`, sorted. Each slice of a volume is an image. Videos are left out, with a warning.
 
-    `source` is a folder, an image, a text file with a path per line, relative to the text file, or a pattern with `*`;
-    or a volume, or a folder of volumes. Raises UserError if it does not exist or has no image, or if two maps would
-    have the same name.
+    `source` is a folder, an image, a volume, a text file with a path per line, relative to the text file, or a pattern
+    with `*`. Raises UserError if it does not exist or has no image, or if two maps would have the same name.
     """
     videos: list[str] = []
     root = source if source.is_dir() and not is_volume(source) else None
@@ -64,9 +63,9 @@ def refuse_equal_names(inputs: Inputs, source: Path) -> None:
 
 
 def walk_files(folder: Path, recursive: bool) -> Iterator[str]:
-    """Yields the files in a folder, relative to it, and with a slash at the end the folders of DICOM series inside.
+    """Yields the paths of the files in a folder, relative to it. The path of a DICOM series, a folder, ends in a slash.
 
-    UserError if it cannot be read. Warns about folders inside that cannot be read.
+    Raises UserError if the folder cannot be read. Warns about folders inside that cannot be read.
     """
     waiting, failed = [""], list[str]()
     while waiting:
@@ -92,14 +91,14 @@ def walk_files(folder: Path, recursive: bool) -> Iterator[str]:
 
 
 def read_lines(file: Path) -> Iterator[Path]:
-    """Yields the paths in a text file. UserError if one of the first `CHECKED_LINES` does not exist.
+    """Yields the paths in a text file. Raises UserError if one of the first `CHECKED_LINES` paths does not exist.
 
-    If a later one does not exist, the error appears when it is read.
+    If a later path does not exist, the error appears when the image is read.
     """
     count, gone = 0, list[Path]()
     with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for line in lines:
-            for part in line.splitlines():  # also at separators that a file does not end lines with
+            for part in line.splitlines():  # also at rare line separators, as `read_path_list` does
                 if part.strip():
                     path = file.parent / part.strip()
                     count += 1

@@ -50,7 +50,7 @@ class MapArchive:
     neighbours in one archive. One thread writes.
     """
 
-    BYTES, MEMBERS = 10**9, 10_000  # an archive with as many is complete, and the next one starts
+    BYTES, MEMBERS = 10**9, 10_000  # an archive that has reached one of them is complete, and the next one starts
 
     def __init__(self, folder: Path, share: Shard, skip_existing: bool):
         self.folder, self.share, self.stack = folder, share, ExitStack()
@@ -63,7 +63,10 @@ class MapArchive:
         self.hashes = np.sort(hash_all(names))  # a set of names would need ten times the memory
 
     def list_archives(self) -> list[Path]:
-        """Returns the archives that may have maps of this share. Other shares of as many have other images."""
+        """Returns the archives that may have maps of this share.
+
+        They are all archives but those of the other shares of a run with the same number of shares.
+        """
         number, count = map(str, self.share)
         matches = ((path, ARCHIVE.fullmatch(path.name)) for path in sorted(self.folder.glob("maps*.tar")))
         return [path for path, m in matches if m and ((m[2] or "1") != count or (m[1] or "1") == number)]

@@ -62,8 +62,8 @@ class OnnxForward:
 
     def check_graph(self, path: Path) -> int:
         """Returns the input side of the graph. UserError if the graph does not match the metadata of the file."""
-        puts = [*self.session.get_inputs(), *self.session.get_outputs()]
-        size = puts[0].shape[2] if puts and len(puts[0].shape) == 4 else None
+        ports = [*self.session.get_inputs(), *self.session.get_outputs()]
+        size = ports[0].shape[2] if ports and len(ports[0].shape) == 4 else None
         channels = len(self.classes.items) if self.classes else 1
         wanted = {
             "no": [("tensor(float)", [3, size, size]), ("tensor(float)", [channels, size, size])],
@@ -73,9 +73,9 @@ class OnnxForward:
         if (
             not isinstance(size, int)
             or stated_size != str(size)
-            or [(put.type, put.shape[1:]) for put in puts] != wanted.get(whole)
+            or [(port.type, port.shape[1:]) for port in ports] != wanted.get(whole)
         ):
-            actual = ", ".join(f"{put.name} {put.type} {put.shape}" for put in puts)
+            actual = ", ".join(f"{port.name} {port.type} {port.shape}" for port in ports)
             count = f" and {channels} classes" if self.classes else ""
             raise UserError(
                 f"{path} is damaged: it says that it has size {shorten(stated_size)} and whole {shorten(whole)}{count}"
@@ -85,7 +85,7 @@ class OnnxForward:
         return size
 
     def __call__(self, images: Tensor) -> Tensor:
-        (name,) = (put.name for put in self.session.get_inputs())
+        (name,) = (port.name for port in self.session.get_inputs())
         try:
             (output,) = self.session.run(None, {name: images.cpu().contiguous().numpy()})
         except Exception as e:  # onnxruntime raises errors of many classes

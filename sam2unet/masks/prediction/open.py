@@ -55,7 +55,8 @@ def open_predictors(
 ) -> Predictor:
     """Returns a predictor that averages the probabilities of all models.
 
-    Errors are those of `open_predictor`; also with `options.calibrated`, a checkpoint that has no temperature.
+    Raises UserError as `open_predictor` does, if the models cannot be averaged, and if `options.calibrated` is set but
+    a checkpoint has no temperature.
     """
     predictors = [open_predictor(file, device, weight_paths, options) for file in model_files]
     for file, predictor in zip(model_files, predictors, strict=True):
