@@ -234,6 +234,8 @@ def split_values(path: Source, selected: ForegroundRule) -> list[tuple[int, np.n
         values = np.asarray(rotate_upright(image))
     if values.ndim != 2:
         raise UserError(f"{path} has {image.mode} pixels; a label map must be grey or have a palette")
+    if (values != np.rint(values)).any():
+        raise UserError(f"{path} has values that are not whole numbers; a label map has a whole number for each object")
     assert not isinstance(selected, int)
     numbers = set(np.unique(values).tolist())
     numbers = numbers & set(selected) if selected else numbers

@@ -128,3 +128,13 @@ def test_without_a_usable_mask_for_the_test_no_list_is_written(tmp_path):
     write_volume(tmp_path / "empty", "a", value=0)
     with pytest.raises(UserError, match="no slice of the masks in .* has an object"):
         make(tmp_path / "empty", tmp_path / "lists")
+
+
+def test_objects_with_fractions_as_values_are_refused(tmp_path):
+    write_picture_pair(tmp_path, "a")
+    values = np.zeros((40, 40), np.float32)
+    values[3:12, 3:12], values[20:30, 20:30] = 1.2, 1.7
+    (tmp_path / "masks/a.png").unlink()
+    Image.fromarray(values).save(tmp_path / "masks/a.tif")
+    with pytest.raises(UserError, match="a.tif has values that are not whole numbers"):
+        make(tmp_path, tmp_path / "lists", split="values")
