@@ -336,6 +336,7 @@ REFUSED = {
         ["--save_pred", "--save_path", "onto"],
         "would overwrite onto/boxes_prompt/m.png",
     ),
+    "prompts of the user": (["--save_path", "."], "holds 64_prompt.json, which this project did not write"),
     "another part's file": (["--hiera_path", "x.pt"], "SAM-Med2D takes no --hiera_path"),
 }
 

@@ -32,7 +32,7 @@ from ..lists import (
 from ..modes import PromptMode, PromptTestFlags
 from ..scores import PromptTestOptions
 from .parts import name_answer_part, refuse_other_file
-from .results import list_mask_paths
+from .results import list_mask_paths, name_prompt_files
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def prepare_test(
     modes = flags.choose_modes(sorted(prompts))
     options = replace(options, prompts=assign_prompts(modes, prompts))
     mask_paths = list_mask_paths(pairs, modes, files.target) if files.save_masks else {}
-    refuse_other_results(files.target, ("results.json", "per_mask.csv"))
+    prompt_names = () if prompts else name_prompt_files(modes, framing.size).values()
+    refuse_other_results(files.target, ("results.json", "per_mask.csv", *prompt_names))
     share = Shard(files.shard.number + files.shard.count * processes.rank, files.shard.count * processes.world)
     refuse_other_file(files.target / name_answer_part(share))
     return PromptTest(

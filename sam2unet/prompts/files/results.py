@@ -113,7 +113,7 @@ def list_csv_rows(pairs: Sequence[Pair], table: AnswerTable) -> Iterator[Sequenc
                 yield [*start, mode.title, *map(repr, scores)]
 
 
-def name_prompt_files(modes: Sequence[PromptMode], side: int | None) -> dict[int, str]:
+def name_prompt_files(modes: Sequence[PromptMode], side: int) -> dict[int, str]:
     """Returns the names of the files of prompts, by number of points.
 
     The smallest number of points has the released file name. The other names contain their number.
