@@ -52,10 +52,11 @@ def find_groups(stems: Sequence[str], group: str | None) -> list[str]:
         expression = re.compile(group)
     except re.error as e:
         raise UserError(f"group is not a regular expression ({e}): {group}") from e
-    found = [expression.search(stem) for stem in stems]
-    if missing := [stem for stem, match in zip(stems, found, strict=True) if match is None]:
+    part = 1 if expression.groups else 0
+    texts = [match and match[part] for match in map(expression.search, stems)]
+    if missing := [stem for stem, text in zip(stems, texts, strict=True) if text is None]:
         raise UserError(f"--group {group} finds nothing in {len(missing)} of {len(stems)} names: {shortlist(missing)}")
-    return [match[1] if expression.groups else match[0] for match in found if match]
+    return [text for text in texts if text is not None]
 
 
 def stratify(pairs: Sequence[Pair], mask_rule: MaskRule) -> np.ndarray:

@@ -41,6 +41,8 @@ def test_a_group_is_in_one_fold(tmp_path):
         assign_folds(pairs, 9, seed=0, group="^[^_]+")
     with pytest.raises(UserError, match=r"^--group \^x finds nothing in 40 of 40 names: p0_000"):
         assign_folds(pairs, 3, seed=0, group="^x")
+    with pytest.raises(UserError, match="finds nothing in 1 of 2 names: x_1"):  # the part in parentheses is optional
+        find_groups(["p1_0", "x_1"], "^(p[0-9])?")
     with pytest.raises(UserError, match=r"^group is not a regular expression \(.*\): \("):
         find_groups(["a"], "(")
 

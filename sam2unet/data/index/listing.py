@@ -165,7 +165,7 @@ def list_all(sources: Sequence[Path]) -> Iterator[tuple[int, Source, FileRole | 
     """Yields every file in folders and archives, the number of its source, and its role."""
     for number, source in enumerate(sources):
         if source.is_dir():
-            for path in walk_sorted(source):
+            for path in walk_all(source):
                 yield number, path, find_role(path.relative_to(source.parent).as_posix())
         elif source.suffix.lower() == ".json":
             yield from ((number, path, role) for path, role in read_list(source))
@@ -174,31 +174,40 @@ def list_all(sources: Sequence[Path]) -> Iterator[tuple[int, Source, FileRole | 
                 yield number, member, find_role(member.name_inside)
 
 
-def walk_sorted(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Yields the files in a folder and in the folders inside, sorted. It follows links to folders.
+def walk_all(folder: Path) -> Iterator[Path]:
+    """Yields the files in a folder and in the folders inside, sorted; then those of links to other folders.
 
-    `above` has the device and the inode of each folder above. A link to one of them is left out. Raises UserError if a
-    folder cannot be read.
+    Each folder comes once, and links to folders above `folder` are left out. Raises UserError if a folder cannot be
+    read.
     """
+    seen, waiting = {identify_folder(path) for path in folder.parents}, [folder]
+    while waiting:
+        yield from walk_sorted(waiting.pop(0), seen, links=waiting)
+
+
+def walk_sorted(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[Path]:
+    """Does the work of `walk_all` without links, and adds them to `links`. `seen` are the folders that do not count."""
     try:
-        status = os.stat(folder)
+        identity = identify_folder(folder)
         with os.scandir(folder) as found:
-            entries = sorted((entry.name, is_folder(entry)) for entry in found)
+            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()) for entry in found)
     except OSError as e:
         raise UserError(explain_no_folder(folder, e)) from e
-    identity = status.st_dev, status.st_ino
-    if identity in above:
+    if identity in seen:
         return
-    for name, has_files in entries:
-        if has_files:
-            yield from walk_sorted(folder / name, above | {identity})
+    seen.add(identity)
+    for name, is_folder, is_link in entries:
+        if is_folder:
+            yield from walk_sorted(folder / name, seen, links)
+        elif is_link and (folder / name).is_dir():
+            links.append(folder / name)
         else:
             yield folder / name
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns whether an entry is a folder, or a link to one. A broken link is none."""
-    return entry.is_dir(follow_symlinks=False) or entry.is_symlink() and os.path.isdir(entry)
+def identify_folder(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def read_list(path: Path) -> Iterator[tuple[Path, FileRole]]:

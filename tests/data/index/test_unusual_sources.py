@@ -30,16 +30,18 @@ def test_files_that_only_look_like_labels_of_imed361m_are_no_masks():
     assert find_role("d/label/x.(3, 20, 30, 1).npz").rows == find_role("d/label/x.(3,20,30,1).npz").rows == 3
 
 
-def test_folders_that_are_links_are_followed(tmp_path):
+def test_links_to_other_folders_are_followed(tmp_path):
     write_pairs(tmp_path / "disk", ["a", "b"])
     root = tmp_path / "data/train"
     root.mkdir(parents=True)
     for kind in ("images", "masks"):
         os.symlink(tmp_path / "disk" / kind, root / kind)
-    os.symlink(tmp_path / "data", root / "above")
+    write_pairs(tmp_path / "data/v2", ["c"])
+    os.symlink("v2", tmp_path / "data/latest")
+    os.symlink(tmp_path, root / "above")
     os.symlink("itself", root / "itself")
     opened = build_index([tmp_path / "data"], tmp_path / "index", workers=1)
-    assert list_names(opened) == ["data/train/images/a", "data/train/images/b"]
+    assert list_names(opened) == ["data/v2/images/c", "data/train/images/a", "data/train/images/b"]  # each once
 
 
 def test_many_data_sets_have_numbers_of_their_own(tmp_path):
