@@ -2,7 +2,7 @@
 
 import csv
 import logging
-import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -253,9 +253,7 @@ def merge_rows(folder: Path, count: int) -> None:
             file.write(csv_text([COLUMNS]).encode())
             for part in parts:
                 file.write(part.read_bytes())
-    for part in parts:
-        part.unlink(missing_ok=True)
-    os.rmdir(folder / "rows")
+    shutil.rmtree(folder / "rows")  # also unfinished files of processes that were killed
     with open(folder / ROWS, encoding="utf-8", newline="") as text:
         bad = [row["image"] for row in csv.DictReader(text) if row["error"]]
     print_line(f"{count - len(bad)} maps in {folder}, one row each in {ROWS}")
