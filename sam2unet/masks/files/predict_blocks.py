@@ -219,7 +219,11 @@ def run_blocks(
     missing = np.array([block for block in blocks if not options.rows(block).exists()], np.int64)
     if (options.folder / ROWS).exists() or not len(missing):
         return
-    ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    try:
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    except Exception as e:  # Ray raises exceptions of several kinds
+        what = f"connect to a Ray cluster at {address}" if address else "start a Ray cluster on this machine"
+        raise UserError(f"cannot {what}: {' '.join(str(e).split())}") from e
     gpus, actors = choose_resources(ray.cluster_resources(), gpus, actors)
     print_line(f"{len(images)} images in {len(missing)} blocks on {actors} processes")
     use = {"num_gpus": gpus} if gpus else {"num_cpus": 1}

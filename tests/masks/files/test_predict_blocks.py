@@ -27,6 +27,7 @@ from sam2unet.masks.files.predict_blocks import (
     describe_maps,
     list_images_to_predict,
     merge_rows,
+    run_blocks,
 )
 from tests.conftest import ROOT
 from tests.med2d import pack_zip, write_med2d
@@ -165,6 +166,15 @@ def find_workers(marker: str) -> list[int]:
         except OSError:
             pass
     return found
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_one_line(checkpoint, tmp_path):
+    pytest.importorskip("ray.data")
+    images = list_images_to_predict(str(write_images(tmp_path / "images", 1)), None, checkpoint)
+    options = BlockOptions(checkpoint, tmp_path / "maps", 32, True, 1, {})
+    with pytest.raises(UserError, match="^cannot connect to a Ray cluster at auto: Could not find any running Ray"):
+        run_blocks(images, options, None, None, address="auto")
 
 
 @pytest.mark.slow
