@@ -1,7 +1,6 @@
 """Plans a training that takes a given time: measures the computer, then chooses the input side and the updates."""
 
 import dataclasses
-import gc
 import json
 import math
 import time
@@ -19,7 +18,7 @@ from ..masks.cache import free_memory
 from ..masks.step import mask_step
 from ..recipe import Recipe
 from ..run_command import CONFIGS
-from ..runtime.device import is_out_of_memory, pick_device, pick_half_type, tune_malloc
+from ..runtime.device import is_out_of_memory, pick_device, pick_half_type, release_memory, tune_malloc
 from ..runtime.processes import Processes
 from ..training.prepare import choose_trained
 from ..training.speed import Speed
@@ -137,8 +136,7 @@ def make_plan(minutes: float, images: int, weights: Path | None = None, sides: S
         plan = divide_updates(minutes, images, weights is not None, seconds, str(device), recipe)
         print_line(f"measured: {seconds:.2g} s for an update at {side}x{side}, {int(budget / seconds)} updates in time")
     assert plan is not None
-    gc.collect()
-    torch.cuda.empty_cache()  # the training is another process
+    release_memory()  # the training is another process
     return plan
 
 

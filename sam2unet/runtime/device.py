@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import shutil
@@ -60,6 +61,14 @@ def tune_malloc() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(mmap_threshold, never)
         libc.mallopt(trim_threshold, never)
+
+
+def release_memory() -> None:
+    """Returns the memory that this process has freed, on GPUs and of glibc, so that other processes can use it."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
