@@ -12,7 +12,7 @@ from ..runtime.versions import import_extra, versions
 from .aggregate import CURVE_METRICS, MethodResult
 from .columns import METRICS, PROTOCOLS, Metric
 from .compare import Difference, compare
-from .expected import Figures, read_figures
+from .expected import Figures, find_figures, read_figures
 from .match import Entry
 from .parts import Parts, describe_settings
 from .pixels.medical_scores import SurfaceOptions
@@ -169,6 +169,9 @@ def write_and_print(
     mask_threshold: ForegroundRule = None,
 ) -> None:
     """Writes the files, then prints the tables."""
+    if expected and not any(set(find_figures(expected, r.dataset)) & set(columns) for r in results):
+        names = ", ".join(expected)
+        warn(f"--expect {outputs.expect} has no figure for these data sets and columns; its data sets are {names}")
     differences = compare(results, columns, METRICS if outputs.folder else ())
     shown = [d for d in differences if d.metric in columns]
     draw: list[Callable[[Path], object]] = []

@@ -152,6 +152,14 @@ def test_flags_that_another_flag_would_ignore_are_refused(evaluate, sets):
     assert ended.status == 2 and "--from does not go with --mask_threshold, --verify" in ended.err
 
 
+def test_published_figures_of_other_data_sets_are_a_warning(evaluate, sets):
+    words = flags(sets, ("A", "good"))
+    ended = evaluate(*words, "--expect", "sam2-unet")
+    assert ended.status == 0 and ended.err.startswith("warning: --expect sam2-unet has no figure for these data sets")
+    words[words.index("A")] = "camo"
+    assert "paper" in (ended := evaluate(*words, "--expect", "sam2-unet")).out and not ended.err
+
+
 def test_a_plot_of_the_user_is_not_overwritten(evaluate, sets):
     path = sets / "mine/curves_A.csv"
     path.parent.mkdir()
