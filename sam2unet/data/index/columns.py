@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from ...atomic import read_json, write_atomic
+from ...atomic import read_json, sync_disk, write_atomic
 from ...errors import UserError
 from ..archives.contents import describe_archive
 from ..archives.member import DEFLATED, PLAIN, STORED, Member
@@ -162,5 +162,10 @@ def refuse_changed(folder: Path, sources: Sequence[dict[str, Any]]) -> None:
 
 
 def write_facts(folder: Path, name: str, facts: dict[str, object]) -> None:
+    """Writes the facts when the disk has the columns, so that they are true also after a power failure."""
+    try:
+        sync_disk(folder)
+    except OSError as e:
+        raise UserError(f"cannot write into {folder}: {e.strerror}") from e
     with write_atomic(folder / name) as file:
         file.write((json.dumps(facts, indent=1) + "\n").encode())
