@@ -61,7 +61,7 @@ class PromptTask:
         self.index, self.groups = data.index, None
         self.index_facts: dict[str, object] | None = None
         if data.index:
-            training, held_out, self.index_facts = open_index_parts(data.index, recipe.seed, rule)
+            training, held_out, self.index_facts = open_index_parts(data.index, recipe.seed, rule, strict=True)
             self.items, self.groups = training.items, training.groups
             self.held_out: Sequence[Pair] = held_out.pairs if held_out else ()
         else:

@@ -13,7 +13,7 @@ class Fault(IntFlag):
     SIZE = 2  # the mask has another size than its image
     EMPTY = 4
     CODING = 8  # not a mask with the values 0/1 or 0/255: other values, a label map, colours
-    SOFT = 16  # some values lie between background and foreground; training takes such masks, the test does not
+    SOFT = 16  # some values lie between background and foreground; only tests of prompts leave out such masks
     KNOWN = 32  # a fault of `KNOWN_FAULTS`
     ONES = 64  # not a fault: the values are 0 and 1, not 0 and 255
     CHECKED = 128  # not a fault: the file was read

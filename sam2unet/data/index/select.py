@@ -212,12 +212,12 @@ class IndexParts(NamedTuple):
     facts: dict[str, object]  # what decides which samples a run uses; a run that resumes must have the same
 
 
-def open_index_parts(query: IndexQuery, seed: int, rule: object = None) -> IndexParts:
-    """Opens an index and returns its parts. `rule` is as in `select_items`."""
+def open_index_parts(query: IndexQuery, seed: int, rule: object = None, strict: bool = False) -> IndexParts:
+    """Opens an index and returns its parts. `rule` is as in `select_items`, `strict` too, for the held-out part."""
     index = Index.open(query.index)
     training = select_items(index, query, seed, held_out=False, rule=rule)
     facts = {"count": len(training.items), "index_sha256": index.facts["digest"]} | query.facts
     if not query.split:
         return IndexParts(training, None, facts)
-    held_out = select_items(index, replace(query, balance=None), seed, held_out=True, rule=rule, strict=True).items
+    held_out = select_items(index, replace(query, balance=None), seed, True, rule, strict).items
     return IndexParts(training, held_out, facts)

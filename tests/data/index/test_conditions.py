@@ -1,5 +1,6 @@
 """Conditions of --where that would choose other images than the user means, and images for maps."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -43,3 +44,18 @@ def sampled(tmp_path_factory):
 def test_conditions_that_would_choose_other_images_are_refused(sampled, where, words):
     with pytest.raises(UserError, match=words):
         open_index_parts(IndexQuery(sampled, where=where), seed=0)
+
+
+def test_soft_masks_are_validated_but_not_with_prompts(tmp_path):
+    names = [f"n{number}" for number in range(8)]
+    folder = write_pairs(tmp_path / "data", names)
+    for name in names:
+        soft = np.asarray(Image.open(folder / f"masks/{name}.png")).copy()
+        soft[4, 5:12] = 100
+        Image.fromarray(soft).save(folder / f"masks/{name}.png")
+    build_index([folder], tmp_path / "index", workers=1)
+    query = IndexQuery(tmp_path / "index", split="case:0.5")
+    parts = open_index_parts(query, seed=0)
+    assert len(parts.training.items) + len(parts.held_out) == 8
+    with pytest.raises(UserError, match="the held-out part has no image without faults"):
+        open_index_parts(query, seed=0, strict=True)
