@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..data.images.reading import open_image, read_image
+from ..data.volumes.open import is_volume
 from ..errors import UserError
 from ..limits import check_numbers
 
@@ -76,8 +77,10 @@ def check_pixels(path: Path, width: int, height: int, limits: Limits) -> None:
 
 
 def check_upload(path: Path, limits: Limits) -> None:
-    """Checks the sizes of the file and of its image. Reads only the header, so that no large image is decoded."""
+    """Checks the sizes of the file and of its image, and that it is one image. Reads only the header of the image."""
     check_file_size(path, limits)
+    if is_volume(path):
+        raise UserError(f"{path} has several pages or slices; this page takes single images; test.py takes it")
     with open_image(path) as image:
         check_pixels(path, image.width, image.height, limits)
 

@@ -178,6 +178,16 @@ def test_images_too_large_are_refused_before_they_are_decoded(session, dropped, 
             session.add_images([dropped("large.png", size, content)])
 
 
+def test_a_file_with_several_pages_is_refused(session, dropped):
+    pages, content = [Image.new("L", (60, 50), level) for level in (10, 90)], io.BytesIO()
+    pages[0].save(content, "TIFF", save_all=True, append_images=pages[1:])
+    path = dropped("stack.tif", content=content.getvalue())
+    with pytest.raises(UserError, match="^stack.tif has several pages or slices; this page takes single images"):
+        session.add_images([path])
+    session.add_images([dropped("stack.png")])
+    assert session.add_masks([path])[0].startswith("stack.tif has several pages") and not session.items[0].has_mask
+
+
 def test_the_good_files_of_a_drop_are_shown_and_the_bad_named(session, dropped):
     problems = session.add_images([dropped("a.png"), dropped("b.jpg", content=b"?"), dropped("a.jpg")])
     assert [item.name for item in session.items] == ["a", "a_2"]

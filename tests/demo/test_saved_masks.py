@@ -118,7 +118,7 @@ def test_a_saved_label_map_is_continued(session, dropped, model):
     assert [item.number for item in again.state.objects] == [1, 2]
     other = photo(dropped.with_name("two.png"), (50, 60))
     for path, line in (
-        (other, "two.png has colours; a label map has one number"),
+        (other, "two.png has colours, transparency or fractions; a label map has one whole number"),
         (grey(dropped.with_name("small.png"), np.eye(8)), "does not fit the image one: it has 8 x 8 pixels, the image"),
         (grey(dropped.with_name("black.png"), np.zeros((70, 90))), "black.png has no objects"),
         (grey(dropped.with_name("photo.png"), np.arange(6300).reshape(70, 90) % 256), "wanted at most 200 different"),

@@ -45,7 +45,8 @@ def read_object_map(path: Path) -> tuple[ndarray, dict[int, str]]:
     """Returns the pixels (height, width) and the class of each object, or "". UserError if it is no label map."""
     with open_image(path) as image:
         if image.mode not in MODES:
-            raise UserError(f"{path} has colours; a label map has one number for each pixel")
+            problem = "has colours, transparency or fractions; a label map has one whole number for each pixel"
+            raise UserError(f"{path} {problem}")
         labels = np.asarray(image) if image.mode != "1" else np.asarray(image).view(np.uint8)
         names = parse_names(getattr(image, "text", {}).get(CLASSES_NOTE, "{}"))
     numbers = [number for number in np.unique(labels).tolist() if number]
