@@ -122,7 +122,7 @@ def add_mask_values(group: argparse._ActionsContainer) -> None:
 
 def add_data_flag(group: argparse._ActionsContainer, split: str) -> None:
     """Adds `--data`, which `replace_data_flag` replaces."""
-    words = f"instead: a folder that contains image and mask folders with usual names; takes those for {split}"
+    words = f"instead of both folders: a folder that contains them under usual names; takes those for {split}"
     group.add_argument("--data", type=Path, metavar="DIR", help=words)
 
 

@@ -72,7 +72,7 @@ class Recipe:
         choices=("cosine", "step", "constant"),
     )
     weight_decay: float = define(5e-4, "weight decay of AdamW")
-    seed: int = define(1024, "seed for weights, order and flips; --workers and --cache change nothing")
+    seed: int = define(1024, "seed for weights, order and flips; the result does not depend on --workers and --cache")
     mask_threshold: int | None = define(None, "mask values above N are foreground; soft edges are cut", "mask values")
     foreground: tuple[int, ...] = define(
         (), "these mask values are foreground; for a mask with a palette, give palette indices", "mask values"

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--resume",
         metavar="auto|FILE",
-        help="continue from a file, or with auto from last.pt in --save_path if it exists",
+        help="continue a run: from a copy of its last.pt, or with auto from last.pt in --save_path if it exists",
     )
     weights.add_argument(
         "--best_metric", help="metric that decides which epoch is the best; default: mDice; sam_med2d: box Dice"
