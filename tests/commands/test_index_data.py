@@ -94,7 +94,7 @@ def test_split_validates_and_a_run_with_another_part_is_not_resumed(index, tmp_p
     out, _ = succeed(train, *flags, "--split", "case:0.6")
     assert "validation" in out
     status, _, message = run_main(train, *flags, "--split", "case:0.7", "--resume", "auto")
-    assert status == 2 and "another data (" in message and "split was case:0.6, is now case:0.7" in message
+    assert status == 2 and "another data set (" in message and "split was case:0.6, is now case:0.7" in message
 
 
 @pytest.mark.parametrize(
