@@ -64,12 +64,15 @@ def class_loss(logits: Tensor, indices: Tensor, weights: Tensor | None = None) -
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     weights = torch.ones_like(logits[0, :, 0, 0]) if weights is None else weights.to(logits)
     one_hot = split_classes(indices, logits)
-    entropy = F.cross_entropy(logits, indices[:, 0].long(), weights, ignore_index=IGNORED, reduction="sum")
+    # On a GPU, the sum over pixels inside `cross_entropy` has no deterministic implementation.
+    reduction = "none" if logits.is_cuda and torch.are_deterministic_algorithms_enabled() else "sum"
+    entropy = F.cross_entropy(logits, indices[:, 0].long(), weights, ignore_index=IGNORED, reduction=reduction).sum()
     prob = logits.softmax(1) * (indices != IGNORED)
     overlap, expected, present = (part.sum((0, 2, 3)) for part in (prob * one_hot, prob, one_hot))
     dice = (2 * overlap + 1e-5) / (expected + present + 1e-5)
     share = weights * (present > 0)
-    return entropy / (present @ weights).clamp(min=1e-7) + (share * (1 - dice)).sum() / share.sum().clamp(min=1e-7)
+    pixels = present.dot(weights)  # with `@`, autocast would count in half precision, in which fp16 ends at 65504
+    return entropy / pixels.clamp(min=1e-7) + (share * (1 - dice)).sum() / share.sum().clamp(min=1e-7)
 
 
 def one_against_rest_loss(

@@ -80,3 +80,13 @@ def test_a_batch_without_a_counted_pixel_changes_nothing(loss, class_data):
     value = loss(logits, torch.full_like(indices, IGNORED))
     value.backward()
     assert value == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
+def test_losses_of_classes_do_not_lose_digits_under_autocast(amp, fill):
+    """The class counts of a batch are above 65504, the largest number of fp16."""
+    logits, indices = 3 * fill.fill_input((2, 4, 211, 211), 5), torch.randint(0, 3, (2, 1, 211, 211), dtype=torch.uint8)
+    wanted = [loss(logits, indices) for loss in (class_loss, one_against_rest_loss)]
+    with torch.autocast("cpu", dtype=amp):
+        found = [loss(logits, indices) for loss in (class_loss, one_against_rest_loss)]
+    assert found == wanted
