@@ -111,7 +111,8 @@ class Trainer:
         self.scaler.update()
         self.steps += 1
         if self.average:
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - self.recipe.ema)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - self.recipe.ema)
 
     @property
     def rate(self) -> float:
@@ -158,10 +159,22 @@ class Trainer:
                 weights[name].copy_(value)
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
-        self.optimizer.load_state_dict(self.add_idle(state["optimizer"]))
+        self.restore_optimizer(self.add_idle(state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.steps = state["step"]
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        """Restores a state that may be of a run with other options of `Speed`.
+
+        The optimizer keeps its own kernel, and the moments get the memory order of their weights, which `fused` needs.
+        """
+        (own,), (group,) = self.optimizer.param_groups, state["param_groups"]
+        self.optimizer.load_state_dict(state | {"param_groups": [group | {"fused": own["fused"]}]})
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
     def add_idle(self, state: dict[str, Any]) -> dict[str, Any]:
         """Returns the state of the optimizer with the idle parameters, which older versions left out under torchrun."""

@@ -99,10 +99,32 @@ def test_averaged_weights_are_the_decaying_mean_and_do_not_train(trainer, batch)
         mean = {name: 0.8 * value + 0.2 * decoder(plain)[name] for name, value in mean.items()}
     own = decoder(averaging)
     assert all(torch.equal(value, own[name]) for name, value in decoder(plain).items())
+    assert not any(value.requires_grad for value in averaging.average.values())  # no graph that grows with each step
     with averaging.averaged():
         for name, value in decoder(averaging).items():
             torch.testing.assert_close(value, mean[name], rtol=0, atol=1e-12)
     assert all(torch.equal(value, own[name]) for name, value in decoder(averaging).items())
+
+
+@pytest.mark.parametrize(
+    ("amp", "before", "after"), [("off", False, True), ("off", True, False), ("fp16", False, True)]
+)
+def test_a_run_goes_on_with_other_options_of_speed(amp, before, after, trainer, batch):
+    plain, first, second = (trainer(Recipe(amp=amp), Speed(channels_last=x, fused=x)) for x in (False, before, after))
+    if amp == "fp16":
+        for each in (plain, first, second):
+            each.model.float()
+    batches = [tuple(part.to(next(plain.model.parameters())) for part in batch(seed)) for seed in range(2)]
+    for each, parts in ((plain, batches), (first, batches[:1])):
+        for part in parts:
+            update(each, [part])
+    second.restore(first.state(list(first.model.state_dict())))
+    update(second, batches[1:])
+    assert bool(second.optimizer.param_groups[0]["fused"]) == after
+    for name, value in decoder(plain).items():
+        torch.testing.assert_close(
+            decoder(second)[name], value, rtol=0, atol=1e-9 if amp == "off" else 2e-3
+        )  # two steps
 
 
 def test_half_precision_computes_close_to_the_same_and_keeps_full_weights(trainer, batch, fill):
