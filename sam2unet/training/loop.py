@@ -225,6 +225,7 @@ class Loop:
 
     def end_epoch(self) -> None:
         """Writes the checkpoint and validates. If this is interrupted, a run that resumes does it again."""
+        self.trainer.guard.flush()
         epoch, last = self.progress.epoch, self.progress.epoch == self.recipe.epoch
         validation = self.validation if self.validation and (epoch % self.validation.every == 0 or last) else None
         if validation:
