@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def explain(error: BaseException) -> Numbers:
 
 def time_call(work: Callable[[], object], device: torch.device) -> tuple[float, object]:
     """Returns the seconds until `work` and the device have finished, and what `work` returned."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
     value = work()

@@ -139,7 +139,7 @@ def quality_loss(logits: Tensor, mask: Tensor, quality: Tensor) -> Tensor:
     prob = to_probability(logits)
     overlap = (prob * mask).sum()
     iou = (overlap + 1e-7) / (prob.sum() + mask.sum() - overlap + 1e-7)
-    return (iou - quality).square().mean()
+    return (iou - quality.to(iou.dtype)).square().mean()
 
 
 def to_probability(logits: Tensor) -> Tensor:

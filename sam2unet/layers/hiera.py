@@ -8,6 +8,7 @@ Images are (B, 3, height, width). Tokens are channels-last, (B, H, W, C).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,7 +137,11 @@ class Hiera(Trunk):
 
         They are the sum of a map that is resized to the whole grid and a map that repeats in every window.
         """
-        smooth = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        resize = functools.partial(F.interpolate, size=(height, width), mode="bicubic")
+        if self.pos_embed.is_cuda and torch.are_deterministic_algorithms_enabled():  # a GPU lacks such a gradient
+            smooth = resize(self.pos_embed.cpu()).to(self.pos_embed.device)
+        else:
+            smooth = resize(self.pos_embed)
         side = self.pos_embed_window.shape[-1]
         tiled = self.pos_embed_window.tile(1, 1, height // side, width // side)
         return (smooth + tiled).permute(0, 2, 3, 1)

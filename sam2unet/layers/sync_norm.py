@@ -34,7 +34,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        sums_and_count = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
+        sums_and_count = torch.cat([wide.sum((0, 2, 3)), wide.new_full((1,), x.numel() / x.shape[1])])
         *sums, count = SumOverProcesses.apply(sums_and_count).split([x.shape[1], 1])
         mean = sums[0] / count
         centred = wide - mean.view(1, -1, 1, 1)

@@ -40,7 +40,7 @@ class MaskBatch(NamedTuple):
             selection = is_flipped.view(-1, 1, 1, 1)
             images, masks = (torch.where(selection, part.flip(axis), part) for part in (images, masks))
         if self.jitter is not None:
-            images, masks = jitter_pair(images, masks, self.jitter.to(device), self.has_classes)
+            images, masks = jitter_pair(images, masks, self.jitter.to(device, non_blocking=True), self.has_classes)
         return normalise_image(images), masks if self.has_classes else to_unit(masks)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from ..losses import class_loss, edge_weight, one_against_rest_loss, structure_loss
@@ -23,7 +24,10 @@ def mask_step(model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe) ->
         weight = edge_weight(masks)
         yield {name: structure_loss(logits, masks, weighted, weight) for name, logits in outputs.items()}
         return
-    weights = images.new_tensor([float(w) for w in recipe.class_weights]) if recipe.class_weights else None
+    weights = None
+    if recipe.class_weights:
+        weights = torch.tensor([float(weight) for weight in recipe.class_weights])
+        weights = weights.to(images, non_blocking=images.is_cuda)
     if recipe.loss == "released":
         yield {name: class_loss(logits, masks, weights) for name, logits in outputs.items()}
     else:

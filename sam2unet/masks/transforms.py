@@ -42,7 +42,8 @@ def to_bytes(image: Image.Image) -> Tensor:
 def normalise_image(image: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float of the default type, normalised with the ImageNet mean and deviation."""
     x = to_unit(image)
-    return x.sub_(IMAGENET_MEAN.to(x)).div_(IMAGENET_STD.to(x))
+    mean, std = (values.to(x, non_blocking=x.is_cuda) for values in (IMAGENET_MEAN, IMAGENET_STD))  # no wait for a GPU
+    return x.sub_(mean).div_(std)
 
 
 def to_unit(grey: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def draw_pixels(region: Tensor, count: int, generator: torch.Generator) -> Tenso
     """
     flat = region.flatten(1)
     counts = (flat | ~flat.any(1, keepdim=True)).cumsum(1)  # (M, H * W): pixels of the region up to this one
-    draws = torch.randint(2**31, (len(flat), count), generator=generator).to(region.device)
+    draws = torch.randint(2**31, (len(flat), count), generator=generator)
+    draws = draws.to(region.device, non_blocking=region.is_cuda)
     ranks = draws * counts[:, -1:] >> 31  # in integers: a fraction near 1 could be rounded up to one pixel too many
     indices = torch.searchsorted(counts, ranks, right=True)
     return torch.stack([indices % region.shape[2], indices // region.shape[2]], dim=-1)

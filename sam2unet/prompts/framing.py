@@ -167,7 +167,7 @@ def normalise_square(images: Tensor, frames: Sequence[Frame]) -> Tensor:
     # The released code computes in float64 and rounds to float32 at the end. A table does this for 256 values only.
     grey = torch.arange(256, dtype=torch.float64)
     table = torch.stack([(grey - mean) / std for mean, std in zip(SAM_MEAN, SAM_STD, strict=True)])
-    table = table.float().to(images.device)
+    table = table.float().to(images.device, non_blocking=images.is_cuda)
     out = torch.zeros(images.shape, device=images.device)
     for square, pixels, frame in zip(out, images, frames, strict=True):
         rows, columns = frame.inside

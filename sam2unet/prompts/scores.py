@@ -115,7 +115,7 @@ def answer_group(
         answer = answer_last_round(model, group, embedding, prompts, mode, options)
     check_output(answer.low, options.amp)
     logits, originals = group.frame.restore(answer.low.float()), group.originals.to(embedding.device)
-    ious, dices = (scores.cpu() for scores in iou_and_dice(logits, originals))
+    ious, dices = iou_and_dice(logits, originals)
     for i, index in enumerate(group.indices):
         losses = prompt_losses(logits[i : i + 1], originals[i : i + 1], answer.quality[i : i + 1].float())
         scores = ious[i].item(), dices[i].item(), answer.quality[i, 0].item(), float(sum(losses.values()))
@@ -196,12 +196,12 @@ def format_means(means: Mapping[PromptMode, Mapping[str, float]]) -> str:
 
 
 def iou_and_dice(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Computes IoU and Dice of each item in double precision, (B,) and (B,). Both are 1 if both masks are empty.
+    """Computes IoU and Dice of each item in double precision, (B,) and (B,), on the CPU. Both are 1 for empty masks.
 
     Logits and mask are (B, 1, H, W); values above 0 are foreground. The released code also takes probabilities, and
     uses the smallest value to decide which of the two it got.
     """
     predicted, truth = logits.flatten(1) > 0, mask.flatten(1) > 0
-    overlap = (predicted & truth).sum(1).double()
-    total = (predicted.sum(1) + truth.sum(1)).double()
+    overlap = (predicted & truth).sum(1).cpu().double()  # some devices have no float64
+    total = (predicted.sum(1) + truth.sum(1)).cpu().double()
     return (overlap + 1e-7) / (total - overlap + 1e-7), (2 * overlap + 1e-7) / (total + 1e-7)

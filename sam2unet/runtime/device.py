@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,11 @@ def pick_device(name: str | torch.device | None, local_rank: int = 0) -> torch.d
     Raises:
         UserError: the device cannot be used.
     """
+    if name in (None, "cuda") and torch.cuda.is_available() and local_rank >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"process {local_rank + 1} on this machine has no GPU, because there are {count}; start {count} processes "
+            "on it, or give --device cpu"
+        )
     if name is None:
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -72,7 +78,8 @@ def release_memory() -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the last one of cuBLAS and cuDNN
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
 
 @contextmanager
@@ -115,8 +122,10 @@ TYPES = dict(zip(PRECISIONS, (None, torch.bfloat16, torch.float16), strict=True)
 
 
 def can_compile(device: torch.device) -> bool:
-    """Returns whether compiling makes the model faster on `device` and a C compiler is installed."""
-    return device.type == "cuda" and bool(shutil.which("cc"))
+    """Returns whether compiling makes the model faster on `device`, and Triton and a C compiler can do it."""
+    if device.type != "cuda" or not find_spec("triton") or not shutil.which("cc"):
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def pick_half_type(device: torch.device) -> str:

@@ -70,13 +70,14 @@ class Processes:
 
         Raises NotConnected if a process does not arrive.
         """
-        if self.world == 1:
-            return
         import torch
-        import torch.distributed as dist
 
         if device.type == "cuda":
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(device)  # one process too: the thread that pins memory would use the first GPU
+        if self.world == 1:
+            return
+        import torch.distributed as dist
+
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             store, rank, world = next(iter(dist.rendezvous("env://", timeout=CONNECTING)))

@@ -196,15 +196,21 @@ class FiniteGuard:
 
     def __init__(self, late: bool):
         self.late = late
-        self.waiting: deque[tuple[Tensor, str, list[str]]] = deque()
+        self.waiting: deque[tuple[Tensor, torch.cuda.Event | None, str, list[str]]] = deque()
 
     def check(self, total: Tensor, where: str, files: list[str]) -> None:
-        self.waiting.append((total, where, files))
+        copied = None
+        if total.is_cuda:  # to read the loss itself later would wait for all work that the GPU has by then
+            stream = torch.cuda.current_stream(total.device)
+            total, copied = total.to("cpu", non_blocking=True), stream.record_event()
+        self.waiting.append((total, copied, where, files))
         self.flush(leave=1 if self.late else 0)
 
     def flush(self, leave: int = 0) -> None:
         while len(self.waiting) > leave:
-            total, where, files = self.waiting.popleft()
+            total, copied, where, files = self.waiting.popleft()
+            if copied is not None:
+                copied.synchronize()
             if not torch.isfinite(total):
                 raise UserError(
                     f"the loss is {total.item()} at {where}, batch {', '.join(files)}; last.pt holds an earlier "

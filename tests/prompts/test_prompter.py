@@ -125,6 +125,14 @@ def test_prompts_that_do_not_fit_are_refused(words, prompts, small):
     assert words in str(error.value)
 
 
+def test_prompts_can_be_tensors_of_a_training(small):
+    """They have gradients and half precision, for which NumPy has no array."""
+    prompter = sam2unet.Prompter(small).set_image(np.zeros((20, 24, 3), np.uint8))
+    points = torch.tensor([[5.0, 7.0]], dtype=torch.bfloat16, requires_grad=True)
+    wanted, found = (prompter.predict(prompts, [1]).logits for prompts in ([[5, 7]], points))
+    assert np.array_equal(found, wanted)
+
+
 def test_a_model_trained_with_logits_as_mask_prompts_is_given_them(small):
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     as_released = sam2unet.Prompter(small).set_image(image).predict([[5, 6]], [1])

@@ -74,7 +74,8 @@ def run(
     memory = explain_map_memory(target, batch_size)
 
     def start_predictor() -> Predictor:
-        predictor = open_predictors(checkpoints, target, weight_paths, options)
+        with explain_map_memory(target, batch_size):
+            predictor = open_predictors(checkpoints, target, weight_paths, options)
         check_grey_flags(predictor, outputs, minmax)
         return predictor
 

@@ -67,7 +67,7 @@ def collect_pixels(
     for pair in pairs:
         photo = predictor.prepare(read_image(pair.image))
         with torch.inference_mode():
-            values = predictor.predict_logits(photo.crops[0])[0, 0].flatten(1).T.double().cpu()  # (S * S, C)
+            values = predictor.predict_logits(photo.crops[0])[0, 0].flatten(1).T.cpu().double()  # (S * S, C)
         label = mask_bytes(read_mask(pair.mask, rule), side, rule).flatten()
         if not isinstance(rule, Classes):
             values, label = F.pad(values, (1, 0)), (label > FOREGROUND).to(torch.uint8)
