@@ -146,6 +146,7 @@ def test_checkpointing_gives_the_same_gradients():
     check_agreement((trunk, again), torch.randn(1, 3, 96, 160), 0)
 
 
+@pytest.mark.slow  # the contract test exports a whole model with windows
 def test_onnx_takes_any_number_of_images():
     attention = attention_pair(16)[0].eval()
     x, file = torch.randn(3, 6, 18, 12), io.BytesIO()

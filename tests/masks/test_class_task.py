@@ -65,6 +65,7 @@ def test_options_of_training_work_with_classes(options, train_py, words, tmp_pat
     assert len(model.head.bias) == 3 and all(p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(start, train_py, words, tmp_path):
     words = [*words, "--class_weights", "inverse", "--epoch", 5, "--save_minutes", 0, "--save_path"]
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -83,7 +83,7 @@ def follow(model, image) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "case", ["112x112_batch2", "336x336", pytest.param("448x448", marks=pytest.mark.slow)]
+    "case", ["112x112_batch2", *(pytest.param(case, marks=pytest.mark.slow) for case in ("336x336", "448x448"))]
 )  # at 112 and 448, windows have padding; at 112 and 336, the decoder crops
 def test_forward_agrees_with_the_released_system(case, large, golden, fill):
     side, count = int(case.split("x")[0]), 2 if case.endswith("batch2") else 1

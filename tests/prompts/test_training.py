@@ -170,6 +170,7 @@ def test_train_py_trains_validates_and_leaves_what_test_py_reads(whole, sam_file
         sam2unet.load_model(folder / "SAM-Med2D-2.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(whole, start, flags, lists, tmp_path):
     words = ["train.py", *flags, *FEW, "--val_data_path", lists, "--save_minutes", 0]
     words += ["--save_path", tmp_path / "run", "--resume", "auto"]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,14 @@ def wait_for(process: Started, happened: Callable[[], bool], seconds: float = 10
 
 def read_progress(run: Path) -> dict:
     """Where last.pt goes on."""
-    return torch.load(run / "last.pt", weights_only=True)["progress"]
+    state = run / "last.pt"
+    return load_progress(state, state.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def load_progress(state: Path, written: int) -> dict:
+    """Loads a file again only if it was written again, because who waits asks a thousand times a second."""
+    return torch.load(state, weights_only=True)["progress"]
 
 
 def wait_for_batch(process: Started, run: Path) -> None:

@@ -205,6 +205,7 @@ def test_a_file_that_cannot_be_read_leaves_the_old_page(results, tmp_path):
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".part"] == []
 
 
+@pytest.mark.slow
 def test_2000_images_stay_under_60_MB(shared, tmp_path):
     """Real maps and photographs at the thumbnail size of 2000 images; and all the numbers of 2000, with tiny ones."""
     folder = shared / "data/maps_sod_dss"
