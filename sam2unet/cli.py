@@ -23,6 +23,7 @@ from .run_command import CONFIGS
 from .runtime.versions import version
 from .typed_yaml import get_value_type
 
+HINTS = typing.get_type_hints(Recipe)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP)  # a path that the user gave is wrong
 
 
@@ -54,11 +55,10 @@ def add_boolean(group: argparse._ActionsContainer, name: str, words: str) -> Non
 
 def add_recipe_flags(container: argparse._ActionsContainer, group: str) -> None:
     """Adds a flag for each field of `Recipe` in `group`. The value is None if the user does not give the flag."""
-    hints = typing.get_type_hints(Recipe)
     for name, field in FIELDS.items():
         if field.metadata["group"] != group:
             continue
-        kind, choices = get_value_type(hints[name]), field.metadata.get("choices", ())
+        kind, choices = get_value_type(HINTS[name]), field.metadata.get("choices", ())
         kind = Path if kind is Classes else kind
         options: dict[str, typing.Any] = {"help": f"{field.metadata['help']}{describe_default(name)}"}
         if field.metadata.get("switch"):
@@ -67,7 +67,7 @@ def add_recipe_flags(container: argparse._ActionsContainer, group: str) -> None:
             options |= BOOLEAN
         else:  # `Recipe` checks the choices: SAM-Med2D's scripts give other values, which `released_flags` translates
             options |= {"type": kind, "metavar": "|".join(choices) or METAVARS.get(kind)}
-        if typing.get_origin(hints[name]) is tuple:
+        if typing.get_origin(HINTS[name]) is tuple:
             options["nargs"] = "+"
         container.add_argument(f"--{name}", *field.metadata.get("aliases", ()), **options)
 
