@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from benchmarks.models import describe_versions, name_device
 from sam2unet.classes import IGNORED, Classes
 from sam2unet.data.images.masks import FOREGROUND, read_grey, read_indices
 from sam2unet.data.pairs import match
+from sam2unet.runtime.parallel import count_cores
 from sam2unet.scoring.aggregate import MethodResult
 from sam2unet.scoring.chunks import score_chunk
 from sam2unet.scoring.classes.score_folders import count_pair
@@ -28,7 +28,7 @@ from sam2unet.scoring.pool import pool_map
 from sam2unet.scoring.score_folders import make_jobs
 from sam2unet.scoring.score_pair import ScoreJob, ScoreOptions, score_job
 
-CORES = os.cpu_count() or 1
+CORES = count_cores()
 CPU = torch.device("cpu")
 PACKAGES = ("pysodmetrics", "numpy", "opencv-python-headless", "numba")
 ROWS = ("released", *(f"{name} {n}" for name in ("numpy", "numba") for n in (1, CORES)))

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import shutil
 import sys
 from collections import deque
@@ -22,7 +21,7 @@ from ..data.pairs import Pair
 from ..data.volumes.slices import Slice
 from ..errors import UserError, print_line
 from ..recipe import MaskRule
-from ..runtime.parallel import prefetch
+from ..runtime.parallel import count_cores, prefetch
 from ..runtime.processes import ALONE, Processes
 from .transforms import pair_bytes
 
@@ -97,7 +96,7 @@ def read_pair_rows(
             return e
 
     share = range(processes.rank, len(pairs), processes.world)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         rows = processes.exchange(prefetch(pool, read, share, 4 * ROUND), len(pairs), ROUND)
         for row in tqdm(rows, total=len(pairs), desc="cache", leave=False, disable=None):
             if isinstance(row, UserError):

@@ -13,6 +13,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def count_cores() -> int:
+    """Returns the number of CPU cores that this process may use. A job of a cluster can have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def map_files(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Returns `function(item)` for each item, computed in threads, with a progress bar."""
     return list(iterate_files(function, items, len(items)))
@@ -20,7 +25,7 @@ def map_files(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 def iterate_files(function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
     """Yields `function(item)` for each of `count` items, computed in threads, with a progress bar."""
-    cores = os.cpu_count() or 1
+    cores = count_cores()
     with ThreadPoolExecutor(cores) as pool:  # decoding releases the interpreter's lock
         results = prefetch(pool, function, items, 16 * cores)
         yield from tqdm(results, desc="checking files", total=count, leave=False, disable=None)
@@ -34,8 +39,8 @@ def batched(items: Iterable, count: int) -> Iterator[tuple]:
 
 
 def default_workers() -> int:
-    """Returns the number of CPU cores, at most 8."""
-    return min(8, os.cpu_count() or 1)
+    """Returns `count_cores`, at most 8."""
+    return min(8, count_cores())
 
 
 def prefetch(

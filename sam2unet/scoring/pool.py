@@ -1,7 +1,6 @@
 """Worker processes that score pairs and format rows."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any
 import cv2
 
 from ..limits import check_numbers
-from ..runtime.parallel import prefetch
+from ..runtime.parallel import count_cores, prefetch
 from ..runtime.signals import end_with_parent
 from .pixels.histograms import reuse_freed_memory
 
@@ -26,7 +25,7 @@ def pool_map(workers: int | None) -> Iterator[Callable]:
     a number outside the limits.
     """
     check_numbers({"workers": workers})
-    workers = workers or os.cpu_count() or 1
+    workers = workers or count_cores()
     if workers == 1:
         yield map
         return

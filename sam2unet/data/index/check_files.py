@@ -1,6 +1,5 @@
 """The second phase of building an index: reads images and masks in several processes, and stores what it found."""
 
-import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from ...atomic import read_json
 from ...errors import UserError
-from ...runtime.parallel import prefetch
+from ...runtime.parallel import count_cores, prefetch
 from ...runtime.signals import end_with_parent
 from ..archives.member import Member
 from ..checks.check import Size, check_image
@@ -53,9 +52,10 @@ def check_files(index: Index, sample: float, workers: int | None) -> None:
     compile_undo_filters()  # once, before the processes start
     bar = tqdm(total=count, desc="checking", unit="mask", leave=False, disable=None)
     chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-    with ProcessPoolExecutor(workers or os.cpu_count(), initializer=prepare_checker) as pool, bar:
+    workers = workers or count_cores()
+    with ProcessPoolExecutor(workers, initializer=prepare_checker) as pool, bar:
         try:
-            for facts in prefetch(pool, partial(check_chunk, index.folder), chunks, 4 * (os.cpu_count() or 1)):
+            for facts in prefetch(pool, partial(check_chunk, index.folder), chunks, 4 * workers):
                 store_facts(columns, facts)
                 bar.update(len(facts.masks))
         except BrokenProcessPool as e:

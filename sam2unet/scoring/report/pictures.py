@@ -1,7 +1,6 @@
 """Makes the thumbnails of the report. Their size depends on their number, so that the page stays under its limit."""
 
 import base64
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -17,6 +16,7 @@ from ...data.images.masks import FOREGROUND, read_grey, read_mask
 from ...data.images.reading import read_image
 from ...data.volumes.slices import Source
 from ...recipe import MaskRule
+from ...runtime.parallel import count_cores
 
 BUDGET = 56_000_000  # bytes of all pictures as base64; 4 MB of the 60 MB are for the numbers
 PHOTOGRAPH = 3  # a photograph may have this many times the bytes of another picture
@@ -41,7 +41,7 @@ def thumbnails(rows: Sequence[Row], mask_threshold: MaskRule = None) -> Iterator
     "photograph" may be None. The lists "maps" and "errors" have None for a missing prediction.
     """
     max_bytes = picture_bytes(rows)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it works
+    with ThreadPoolExecutor(count_cores()) as pool:  # Pillow releases the interpreter lock while it works
         pictures = pool.map(lambda row: make_thumbnails(row, max_bytes, mask_threshold), rows)
         yield from tqdm(pictures, desc="thumbnails", total=len(rows), unit="img", leave=False, disable=None)
 
