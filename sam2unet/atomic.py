@@ -257,16 +257,35 @@ def read_json(path: Path, advice: str = "write it again", kind: type = dict) -> 
     return content
 
 
+class RepeatedKey(yaml.YAMLError):
+    """A mapping has a key twice."""
+
+
+class YamlLoader(yaml.BaseLoader):
+    """Reads all values as text. Refuses a mapping with two equal keys, of which PyYAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise RepeatedKey(f"{key.value} occurs twice, again in line {key.start_mark.line + 1}")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, text: str | None = None) -> dict[str, Any]:
     """Returns the mapping in a YAML file. All values are text, because PyYAML guesses types: 2e-4, off, 2024-13-45.
 
-    `text` is YAML or JSON that is stored inside the file `path`. Raises UserError if the content is not a mapping.
+    `text` is YAML or JSON that is stored inside the file `path`. Raises UserError if the content is not a mapping, or a
+    key occurs twice.
     """
     text = read_text(path) if text is None else text
     try:
-        values = yaml.load(text, Loader=yaml.BaseLoader)
+        values = yaml.load(text, Loader=YamlLoader)
     except RecursionError as e:
         raise UserError(f"{path} is nested too deep for YAML of this project; write it again") from e
+    except RepeatedKey as e:
+        raise UserError(f"{path}: {e}; remove one of them") from e
     except yaml.YAMLError as e:
         raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
     if values is not None and not isinstance(values, dict) and values != "":

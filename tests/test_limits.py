@@ -41,6 +41,7 @@ DIGITS = "32" * 20
         ("[" * 5000, "is nested too deep for YAML"),
         ("- 1", "must hold lines of the form `key: value`"),
         ("? [a]\n: b", "is not YAML: "),
+        ("lr: 1\nsize: 64\nlr: 2", "lr occurs twice, again in line 3; remove one of them"),
     ],
 )
 def test_a_recipe_with_a_value_that_cannot_be_is_one_line_with_its_file(line, words, tmp_path):
