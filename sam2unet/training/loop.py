@@ -228,6 +228,8 @@ class Loop:
         self.trainer.guard.flush()
         epoch, last = self.progress.epoch, self.progress.epoch == self.recipe.epoch
         validation = self.validation if self.validation and (epoch % self.validation.every == 0 or last) else None
+        if self.recipe.ema and epoch == 1:
+            warn_slow_average(self.recipe.ema, self.trainer.steps * self.recipe.epoch)
         if validation:
             self.save()
         with self.trainer.averaged():
@@ -269,6 +271,17 @@ class Loop:
         self.writer.numbered.add(picture)
         self.log.write("validation", self.trainer.steps, epoch=epoch, **scores[epoch])
         self.log.picture("validation", picture, self.trainer.steps)
+
+
+def warn_slow_average(decay: float, steps: int) -> None:
+    """Warns if an average of the weights keeps much of the first weights in a run with this number of steps."""
+    share = decay**steps
+    if share > 0.05:
+        fitting = 1 - min(0.9, float(f"{4.6 / steps:.1g}"))  # leaves about 1 %, because ln 0.01 = -4.6
+        warn(
+            f"the run has {steps} optimizer steps, after which the averaged weights are still {share:.0%} those of the "
+            f"start; give a lower --ema, for example {fitting:g}"
+        )
 
 
 def read_peak_memory(device: torch.device) -> float:

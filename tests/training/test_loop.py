@@ -15,7 +15,7 @@ from sam2unet.masks.dataset import MaskFolder
 from sam2unet.masks.step import mask_step
 from sam2unet.recipe import Recipe
 from sam2unet.runtime.processes import Processes
-from sam2unet.training.loop import CheckpointWriter, Loop
+from sam2unet.training.loop import CheckpointWriter, Loop, warn_slow_average
 from sam2unet.training.metrics_log import MetricsLog
 from sam2unet.training.numbered_files import NumberedFiles
 from sam2unet.training.readers import make_loader
@@ -60,3 +60,12 @@ def test_the_remedies_for_too_little_memory_are_those_that_are_left():
     line = explain(Recipe(model="sam2unext", batch_size=1, amp="bf16"))
     assert "--batch_size" not in line and "--amp" not in line and line.endswith("a smaller --size (another result)")
     assert explain_training_memory(RuntimeError("x"), Recipe(), Speed(), torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("steps", [1, 12, 200, 2000])
+def test_the_decay_in_the_warning_about_a_slow_average_is_fast_enough(steps, capsys):
+    warn_slow_average(0.9999, steps)
+    line = capsys.readouterr().err
+    assert f"still {0.9999**steps:.0%} those of the start" in line
+    warn_slow_average(float(line.split()[-1]), steps + 1)
+    assert capsys.readouterr().err == ""
