@@ -68,10 +68,10 @@ def test_killed_at_some_moments_a_run_ends_in_the_same_bits(moments, train, unin
     """`moments` are in savings of last.pt. Two other moments are always there."""
     log = []
     for moment in (*moments, "in the middle of an epoch", "while last.pt is written"):
+        before, unfinished = saved(tmp_path), set(tmp_path.glob(".last.pt.*.part"))  # of the run that was killed
         process = train(tmp_path, "--resume", "auto")
-        before = saved(tmp_path)
         if moment == "while last.pt is written":
-            wait_for(process, lambda: list(tmp_path.glob(".last.pt.*.part")))
+            wait_for(process, lambda known=unfinished: set(tmp_path.glob(".last.pt.*.part")) - known)
         elif isinstance(moment, str):
             wait_for(process, lambda before=before: saved(tmp_path) > before and read_progress(tmp_path)["batch"] > 0)
         else:
