@@ -1,6 +1,7 @@
 """Temperature scaling (Guo et al., ICML 2017): one number divides the logits, so that probabilities are calibrated.
 
-The temperature of a checkpoint is in `calibration.yaml` beside it. Legend: N pixels, C classes.
+The temperature of a checkpoint is in `calibration.yaml` beside it, with the SHA-256 of its file.
+Legend: N pixels, C classes.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from ...atomic import read_text, read_yaml, write_atomic
+from ...atomic import read_text, read_yaml, sha256, write_atomic
 from ...classes import IGNORED, Classes
 from ...data.images.masks import FOREGROUND, read_mask
 from ...data.images.reading import read_image
@@ -25,6 +26,7 @@ from ..transforms import mask_bytes
 from .predictor import Predictor
 
 NAME = "calibration.yaml"
+DIGESTS = "sha256"  # the key of the digests in this file
 HEADER = "# Temperatures of checkpoints, from scripts/calibrate.py"
 PIXELS = 2_000_000  # are drawn from all images together
 PER_IMAGE = 20_000  # are drawn from one image, at most
@@ -86,18 +88,30 @@ def write_temperature(checkpoint: Path, calibration: Calibration, images: int) -
     path = checkpoint.with_name(NAME)
     if path.exists() and not read_text(path).startswith(HEADER):
         raise UserError(f"{path} is not from sam2unet calibrate; move it away")
-    values = (read_yaml(path) if path.exists() else {}) | {checkpoint.name: f"{calibration.temperature:.6g}"}
+    values = read_yaml(path) if path.exists() else {}
+    digests = values.pop(DIGESTS, None)
+    digests = (digests if isinstance(digests, dict) else {}) | {checkpoint.name: sha256(checkpoint)}
     options: dict[str, Any] = {"default_style": '"', "width": math.inf}
-    lines = "".join(f"{yaml.safe_dump(name, **options).strip()}: {value}\n" for name, value in values.items())
+
+    def format_lines(values: dict[str, str], indent: str = "") -> str:
+        return "".join(f"{indent}{yaml.safe_dump(k, **options).strip()}: {value}\n" for k, value in values.items())
+
+    lines = format_lines(values | {checkpoint.name: f"{calibration.temperature:.6g}"})
+    lines += f"{DIGESTS}:\n{format_lines(digests, '  ')}"
     with write_atomic(path) as file:
         file.write(f"{HEADER}, the last one from {images} images\n{lines}".encode())
     return path
 
 
 def read_temperature(checkpoint: Path) -> float:
-    """Returns the temperature of a checkpoint. Raises UserError if there is none, or the file is damaged."""
+    """Returns the temperature of a checkpoint.
+
+    Raises UserError if there is none, if it was fitted before the checkpoint was written again, or if the file is
+    damaged.
+    """
     path = checkpoint.with_name(NAME)
-    text = read_yaml(path).get(checkpoint.name) if path.is_file() else None
+    values = read_yaml(path) if path.is_file() else {}
+    text, digests = values.get(checkpoint.name), values.get(DIGESTS)
     if text is None:
         raise UserError(f"{checkpoint} has no temperature in {path}; sam2unet calibrate fits it on validation images")
     try:
@@ -106,4 +120,10 @@ def read_temperature(checkpoint: Path) -> float:
         value = math.nan
     if not LOWEST <= value <= HIGHEST:
         raise UserError(f"{path}: the temperature of {checkpoint.name} is {text}; wanted {LOWEST} to {HIGHEST}")
+    digest = digests.get(checkpoint.name) if isinstance(digests, dict) else None  # older files have none
+    if digest and digest != sha256(checkpoint):
+        raise UserError(
+            f"{path}: the temperature was fitted to other weights, because {checkpoint.name} has changed since "
+            "then; run sam2unet calibrate again"
+        )
     return value

@@ -7,6 +7,7 @@ import yaml
 
 import sam2unet
 from sam2unet.data.pairs import match
+from sam2unet.errors import UserError
 from sam2unet.masks.prediction.calibration import Calibration, read_temperature, write_temperature
 from tests.conftest import save, write_classes
 
@@ -131,6 +132,19 @@ def test_what_is_missing_or_not_ours_is_named(sharpened, data, run_py, test_py):
 def test_a_checkpoint_can_have_any_name(tmp_path):
     names = ["model 🍃.pth", 'a "b": c.pth', "é\u2028x.pth", "plain.pth", f"{'long ' * 30}.pth", "\udcff.pth"]
     for number, name in enumerate(names, 1):
+        (tmp_path / name).touch()
         write_temperature(tmp_path / name, Calibration(number, 0.5, 0.4), images=4)
     assert [read_temperature(tmp_path / name) for name in names] == [1, 2, 3, 4, 5, 6]
     assert '\n"plain.pth": 4\n' in (tmp_path / "calibration.yaml").read_text()
+
+
+def test_the_temperature_of_other_weights_is_refused(tmp_path):
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).write_text("first")
+        write_temperature(tmp_path / name, Calibration(2, 0.5, 0.4), images=4)
+    (tmp_path / "a.pth").write_text("second")
+    with pytest.raises(UserError, match="fitted to other weights, because a.pth has changed since then; run"):
+        read_temperature(tmp_path / "a.pth")
+    assert read_temperature(tmp_path / "b.pth") == 2
+    write_temperature(tmp_path / "a.pth", Calibration(3, 0.5, 0.4), images=4)
+    assert (read_temperature(tmp_path / "a.pth"), read_temperature(tmp_path / "b.pth")) == (3, 2)
