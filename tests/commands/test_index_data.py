@@ -134,7 +134,8 @@ def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, 
     flags = "--model", "sam_med2d", *SMALL, "--mask_num", 2, "--iter_point", 2, "--seed", 5
     succeed(train, *training, *flags, "--save_path", tmp_path / "run")
     flags = "--checkpoint", tmp_path / "run/SAM-Med2D-1.pth", *training, "--device", "cpu"
-    succeed(test, *flags, "--save_path", tmp_path / "whole")
+    _, message = succeed(test, *flags, "--save_path", tmp_path / "whole")
+    assert "seen in training" not in message
     for share in ("2/2", "1/2"):
         succeed(test, *flags, "--shard", share, "--save_path", tmp_path / "shares")
     files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "shares")]
@@ -144,6 +145,16 @@ def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, 
     assert {row.split(",")[1].rpartition("/")[2] for row in rows} == {mask.name for _, mask in held_out.pairs}
     status, _, message = run_main(test, *flags, "--data_path", tmp_path, "--save_path", tmp_path / "other")
     assert status == 2 and "--index takes the place" in message
+    succeed(test, *flags, "--seed", 6, "--save_path", tmp_path / "clicks")  # a seed for clicks holds out no other cases
+    names = [
+        [line.split(",")[:2] for line in (tmp_path / name / "per_mask.csv").read_text().splitlines()]
+        for name in ("whole", "clicks")
+    ]
+    assert names[0] == names[1]
+    for split, is_seen in ((["--split", "case:0.5"], True), (["--split", "case:0.7"], False), ([], True)):
+        wrong = "--checkpoint", tmp_path / "run/SAM-Med2D-1.pth", "--index", index, *split, "--shard", "0/1"
+        _, _, message = run_main(test, *wrong, "--save_path", tmp_path / "other")
+        assert ("with --split case:0.6. With" in message and "seen in training" in message) == is_seen
 
 
 def test_balance_draws_every_data_set_equally_often(tmp_path, index):

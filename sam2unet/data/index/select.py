@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from ...errors import UserError, print_line, shortlist
+from ...atomic import read_json
+from ...errors import UserError, print_line, shortlist, warn
 from ..order import STEP, mix
 from .columns import Index
 from .faults import BAD, WORDS, Fault
@@ -202,6 +203,20 @@ def open_index_test(query: IndexQuery, seed: int, rule: object = None, only_imag
     held_out = query.split is not None
     part = select_items(index, query, seed, held_out, rule, strict=True, only_images=only_images)
     return IndexTest(index, part.items, {"index_sha256": index.facts["digest"], "seed": seed} | query.facts)
+
+
+def warn_of_training_cases(query: IndexQuery, record: Path) -> None:
+    """Warns if a test uses cases that the model was trained on. `record` is the `run.json` of the training, if any."""
+    data = read_json(record, "move it away").get("data") if record.is_file() else None
+    if not isinstance(data, dict) or data.get("index_sha256") != Index.open(query.index).facts["digest"]:
+        return
+    fraction = parse_split(data["split"]) if data.get("split") else 1.0
+    if fraction > (parse_split(query.split) if query.split else 0.0):
+        then, now = (f"--split {split}" if split else "no --split" for split in (data.get("split"), query.split))
+        warn(
+            f"the model was trained on this index with {then}. With {now}, it is also tested on cases that it has "
+            "seen in training, so the scores are too good"
+        )
 
 
 class IndexParts(NamedTuple):

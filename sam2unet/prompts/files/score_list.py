@@ -72,6 +72,7 @@ def run(
     processes = Processes.from_environment()
     target = pick_device(device, processes.local_rank)
     settings = find_recipe(checkpoint, size=size, encoder_adapter=adapters, **recipe)
+    training_seed = find_recipe(checkpoint, size=size, encoder_adapter=adapters).seed
     settings.refuse_others(("classes",), checkpoint.family.title)
     checkpoint = resize_checkpoint(checkpoint, size=size, encoder_adapter=adapters)
     side, rule = checkpoint.shape.size, settings.mask_rule
@@ -83,7 +84,7 @@ def run(
         with processes.end_together():
             processes.connect(target)
             with processes.silence_other_ranks():
-                test = prepare_test(files, flags, framing, options, processes, settings.seed)
+                test = prepare_test(files, flags, framing, options, processes, training_seed)
             model = open_model(checkpoint, weight_paths, target, settings)
         facts = describe_prompt_test(checkpoint, settings, amp)
         print_line(f"{test.describe(files.shard)} at {side}x{side} on {target}")
