@@ -43,9 +43,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("give SOURCE or --index")
     check_numbers({name: getattr(args, name) for name in ("size", "actors", "gpus", "batch_size")})
     weight_paths, model_options = read_weight_flags(args), PredictOptions(size=args.size)
-    open_predictor(
-        args.checkpoint, torch.device("cpu"), weight_paths, model_options
-    )  # one error here, not one in each process
+    # A wrong checkpoint or flag gives one error here, and not one in each process.
+    open_predictor(args.checkpoint, torch.device("cpu"), weight_paths, model_options)
     import_extra("ray.data", 'predict-ray needs Ray: pip install "sam2unet[ray]"')
     images = list_images_to_predict(args.source, read_index_flags(args), args.checkpoint)
     options = BlockOptions(

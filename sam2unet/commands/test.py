@@ -193,6 +193,7 @@ def run(args: argparse.Namespace) -> None:
     from ..data.index.select import warn_of_training_cases
     from ..families.load import Checkpoint
     from ..masks.prediction.open import read_model_file
+    from ..runtime.processes import Processes
 
     translate_test_flags(args)
     checkpoints = [read_model_file(path) for path in args.checkpoint]
@@ -206,8 +207,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--index takes the place of --test_image_path, --test_gt_path and --data_path; leave them out")
     if args.query:
         args.data_path, args.test_image_path = (args.index, None) if takes_lists else (None, args.index)
-    for file in checkpoints if args.query else ():
-        warn_of_training_cases(args.query, (file.path if isinstance(file, Checkpoint) else file).with_name("run.json"))
+    with Processes.from_environment().silence_other_ranks():
+        for file in checkpoints if args.query else ():
+            path = file.path if isinstance(file, Checkpoint) else file
+            warn_of_training_cases(args.query, path.with_name("run.json"))
     if isinstance(checkpoint, Checkpoint) and takes_lists:
         check_flags(args, checkpoint.family.title, "data_path", OF_MAPS)
         score_answers(checkpoint, args)

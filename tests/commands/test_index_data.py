@@ -129,7 +129,7 @@ def test_maps_of_an_archive_are_those_of_its_files_also_in_shares(checkpoint, in
     assert len(read_maps(tmp_path / "a")) == 8 and read_maps(tmp_path / "a") == read_maps(tmp_path / "b")
 
 
-def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, succeed, run_main):
+def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, succeed, run_main, monkeypatch):
     training = "--index", index, "--split", "case:0.6"
     flags = "--model", "sam_med2d", *SMALL, "--mask_num", 2, "--iter_point", 2, "--seed", 5
     succeed(train, *training, *flags, "--save_path", tmp_path / "run")
@@ -155,6 +155,11 @@ def test_answers_for_the_held_out_cases_are_the_same_in_shares(index, tmp_path, 
         wrong = "--checkpoint", tmp_path / "run/SAM-Med2D-1.pth", "--index", index, *split, "--shard", "0/1"
         _, _, message = run_main(test, *wrong, "--save_path", tmp_path / "other")
         assert ("with --split case:0.6. With" in message and "seen in training" in message) == is_seen
+    numbers = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (numbers | {"TORCHELASTIC_RUN_ID": "x"}).items():
+        monkeypatch.setenv(name, value)
+    _, _, message = run_main(test, *wrong, "--save_path", tmp_path / "other")  # only the first process says it
+    assert "0/1" in message and "seen in training" not in message
 
 
 def test_balance_draws_every_data_set_equally_often(tmp_path, index):

@@ -210,7 +210,7 @@ def warn_of_training_cases(query: IndexQuery, record: Path) -> None:
     data = read_json(record, "move it away").get("data") if record.is_file() else None
     if not isinstance(data, dict) or data.get("index_sha256") != Index.open(query.index).facts["digest"]:
         return
-    fraction = parse_split(data["split"]) if data.get("split") else 1.0
+    fraction = parse_split(str(data["split"])) if data.get("split") else 1.0
     if fraction > (parse_split(query.split) if query.split else 0.0):
         then, now = (f"--split {split}" if split else "no --split" for split in (data.get("split"), query.split))
         warn(
